@@ -1,0 +1,17 @@
+"""Text collections that train.py can make by itself, by the name that `source` has in a config."""
+
+from pathlib import Path
+
+from minist.data.sources import python_docs
+
+SOURCES = {"python_docs": python_docs.prepare}
+
+
+def prepare_source(name: str) -> None:
+    """Make the files data/<name>/ unless they are there. ValueError lists the sources."""
+    if name not in SOURCES:
+        raise ValueError(f"config: source is {name!r}, known are {', '.join(SOURCES)}")
+    folder = Path("data") / name
+    if not folder.exists():
+        print(f"making the text collection {folder}", flush=True)
+        SOURCES[name](folder)

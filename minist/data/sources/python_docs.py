@@ -1,0 +1,92 @@
+"""A text collection that every Python installation carries: the documentation of its own libraries.
+
+The docstrings of the standard library, torch and numpy are read with `ast`: nothing is imported and
+nothing is downloaded. Each gives a pair, the summary line (what a person might search for) and the
+body (what they hope to find):
+
+    {"summary": "Return a list of the words in the string.", "body": "sep The separator used to ..."}
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from minist.files import complete_folder
+from minist.progress import progress_bar
+
+HELD_OUT = 1000  # pairs that training never sees
+SKIPPED = {"test", "tests", "testing", "idle_test", "site-packages", "__pycache__", "_vendor", "_internal"}
+MIN_SUMMARY_WORDS, MIN_BODY_WORDS = 3, 8
+MAX_BODY_WORDS = 300
+WORD = re.compile(r"[a-z0-9]+")
+
+
+def prepare(folder: Path) -> None:
+    """Write train.jsonl and heldout.jsonl into `folder`. The split depends on the texts alone."""
+    pairs = collect_pairs(library_folders())
+    with complete_folder(folder, marker="train.jsonl") as partial:
+        for name, rows in (("heldout", pairs[:HELD_OUT]), ("train", pairs[HELD_OUT:])):
+            lines = (json.dumps({"summary": summary, "body": body}, ensure_ascii=False) for summary, body in rows)
+            (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def library_folders() -> list[Path]:
+    """Where the standard library, torch and numpy are installed; find_spec does not run them."""
+    folders = [Path(sysconfig.get_path("stdlib"))]
+    for name in ("torch", "numpy"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None, f"{name} is a dependency of minist"
+        folders.append(Path(spec.origin).parent)
+    return folders
+
+
+def collect_pairs(folders: list[Path]) -> list[tuple[str, str]]:
+    """All (summary, body) pairs below `folders`; no summary, and no body, comes twice. In hash order."""
+    files = [
+        f for folder in folders for f in sorted(folder.rglob("*.py")) if not SKIPPED & set(f.relative_to(folder).parts)
+    ]
+    pairs: dict[str, tuple[str, str]] = {}
+    seen: set[str] = set()
+    with progress_bar(len(files), "files", "reading docstrings") as bar:
+        for file in files:
+            for summary, body in read_pairs(file):
+                keys = {" ".join(words(summary)), " ".join(words(body))}
+                if not keys & seen:
+                    seen |= keys
+                    pairs[hashlib.sha256(f"{summary}\n{body}".encode()).hexdigest()] = (summary, body)
+            bar.update(1)
+    return [pairs[key] for key in sorted(pairs)]
+
+
+def read_pairs(file: Path) -> Iterator[tuple[str, str]]:
+    """The pairs of one source file; a file that is not Python has none."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            pair = split_docstring(ast.get_docstring(node) or "")
+            if pair:
+                yield pair
+
+
+def split_docstring(text: str) -> tuple[str, str] | None:
+    """First paragraph and the rest; None where either says too little, or the rest repeats the first."""
+    summary, _, body = text.partition("\n\n")
+    summary, body = " ".join(summary.split()), " ".join(body.split()[:MAX_BODY_WORDS])
+    if len(words(summary)) < MIN_SUMMARY_WORDS or len(words(body)) < MIN_BODY_WORDS or len(summary) > 200:
+        return None
+    if " ".join(words(summary)) in " ".join(words(body)):
+        return None
+    return summary, body
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words and numbers."""
+    return WORD.findall(text.lower())

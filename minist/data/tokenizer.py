@@ -1,0 +1,103 @@
+"""Text to token ids, on the `tokenizers` library.
+
+tokenizer.json may carry truncation and padding that somebody's last call left in it. Both are
+dropped on load: we never pad, and the maximum length is ours.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers
+from torch import Tensor
+
+from minist.data.packed import Packed
+
+Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
+
+
+class Tokenized(NamedTuple):
+    """Token ids of N texts, end to end, on the CPU."""
+
+    input_ids: Tensor  # [T] int64
+    token_type_ids: Tensor  # [T] int64
+    lengths: Tensor  # [N] int64
+    was_cut: Tensor  # [N] bool: longer than the maximum, so its end is missing
+
+    def packed(self, prompt_length: int = 0) -> Packed:
+        """As a Packed; the first `prompt_length` tokens of each text are its prompt."""
+        prompts = torch.full_like(self.lengths, prompt_length)
+        return Packed.of(self.input_ids, self.lengths, self.token_type_ids, prompts)
+
+
+class Tokenizer:
+    """A trained tokenizer and the number of tokens at which texts are cut."""
+
+    def __init__(self, backend: Backend, max_length: int) -> None:
+        """`max_length` counts special tokens too. ValueError if it leaves no room for text."""
+        backend.no_padding()
+        self.backend = backend
+        self.max_length = max_length
+        self.config: dict[str, Any] = {}  # tokenizer_config.json as read, so that saving loses nothing
+        specials = backend.num_special_tokens_to_add(is_pair=True)
+        if max_length <= specials:
+            raise ValueError(f"max_length is {max_length}: a pair alone has {specials} special tokens, use more")
+        backend.enable_truncation(max_length, strategy="longest_first")
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = {i for i, token in added.items() if token.special}
+
+    def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokenized:
+        """Tokenize; `prompt` is put before each text, or before the first text of a pair."""
+        if prompt:
+            texts = [prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts]
+        encodings = self.backend.encode_batch_fast(list(texts))
+        ids = [e.ids for e in encodings]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        # overflowing is slow to ask for, and a shorter text has none
+        cut = [n >= self.max_length and bool(e.overflowing) for n, e in zip(lengths, encodings, strict=True)]
+        has_pairs = any(not isinstance(t, str) for t in texts)
+        types = _flat((e.type_ids for e in encodings), lengths) if has_pairs else np.zeros(lengths.sum(), np.int64)
+        return Tokenized(
+            torch.from_numpy(_flat(ids, lengths)),
+            torch.from_numpy(types),
+            torch.from_numpy(lengths),
+            torch.tensor(cut, dtype=torch.bool),
+        )
+
+    def prompt_length(self, prompt: str) -> int:
+        """Leading tokens that belong to `prompt`, [CLS] among them; a closing special token does not count."""
+        if not prompt:
+            return 0
+        ids = self.backend.encode(prompt).ids
+        return len(ids) - 1 if ids[-1] in self.special_ids else len(ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, V."""
+        return self.backend.get_vocab_size()
+
+    def to_json(self) -> str:
+        """The text of a tokenizer.json, without our truncation."""
+        content = json.loads(self.backend.to_str())
+        return json.dumps(content | {"truncation": None, "padding": None}, ensure_ascii=False, indent=2)
+
+
+def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(lists), np.int64, int(lengths.sum()))
+
+
+def load_tokenizer(file: Path, max_length: int, lower_case: bool) -> Tokenizer:
+    """Read a tokenizer.json; ValueError if it is none. `lower_case` lowers text that its own normalizer would not."""
+    try:
+        backend = Backend.from_file(str(file))
+    except Exception as e:  # the library raises bare Exception
+        raise ValueError(f"{file} is not a tokenizer.json: {e}") from None
+    if lower_case:
+        steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
+        backend.normalizer = normalizers.Sequence(steps)
+    return Tokenizer(backend, max_length)

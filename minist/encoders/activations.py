@@ -1,0 +1,22 @@
+"""The activation functions that a config.json may name in `hidden_act`."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,  # exact, by the error function
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The function called `name`; ValueError lists those there are."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"hidden_act is {name!r}, known are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]

@@ -1,0 +1,118 @@
+"""BERT (Devlin et al. 2019, arXiv:1810.04805) on a packed token stream.
+
+Read it beside mpnet.py: the two differ in positions, token types and a relative bias.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from minist.data.packed import Packed
+from minist.encoders.activations import activation
+from minist.encoders.attention import attention
+
+# our modules -> theirs in a checkpoint; the three of qkv are stacked into one
+WEIGHTS = {
+    "embeddings.word": ("embeddings.word_embeddings",),
+    "embeddings.position": ("embeddings.position_embeddings",),
+    "embeddings.token_type": ("embeddings.token_type_embeddings",),
+    "embeddings.norm": ("embeddings.LayerNorm",),
+    "layers.{i}.qkv": (
+        "encoder.layer.{i}.attention.self.query",
+        "encoder.layer.{i}.attention.self.key",
+        "encoder.layer.{i}.attention.self.value",
+    ),
+    "layers.{i}.attention_out": ("encoder.layer.{i}.attention.output.dense",),
+    "layers.{i}.attention_norm": ("encoder.layer.{i}.attention.output.LayerNorm",),
+    "layers.{i}.up": ("encoder.layer.{i}.intermediate.dense",),
+    "layers.{i}.down": ("encoder.layer.{i}.output.dense",),
+    "layers.{i}.output_norm": ("encoder.layer.{i}.output.LayerNorm",),
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The fields of a BERT config.json that shape the encoder, under their own names."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+
+    @property
+    def max_length(self) -> int:
+        """Longest text that has a position for every token."""
+        return self.max_position_embeddings
+
+
+class BertEmbeddings(nn.Module):
+    """word + token type + position, normalized."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type = nn.Embedding(config.type_vocab_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Packed -> [T, D]."""
+        x = self.word(packed.input_ids) + self.token_type(packed.token_type_ids) + self.position(packed.position_ids)
+        return self.dropout(self.norm(x))
+
+
+class BertLayer(nn.Module):
+    """Attention, then a two-layer perceptron, each added to its input and normalized after (post-LN)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        width, self.heads = config.hidden_size, config.num_attention_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.up = nn.Linear(width, config.intermediate_size)
+        self.act = activation(config.hidden_act)
+        self.down = nn.Linear(config.intermediate_size, width)
+        self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        """[T, D] -> [T, D]."""
+        q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # [T, 3D] -> 3 x [T, H, D/H]
+        mixed = attention(q, k, v, packed, dropout=self.attention_dropout.p if self.training else 0.0)
+        x = self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))
+        return self.output_norm(x + self.dropout(self.down(self.act(self.up(x)))))
+
+
+class BertEncoder(nn.Module):
+    """Token module: Packed -> [T, D]."""
+
+    model_type = "bert"
+    architecture = "BertModel"
+    prefix = "bert."  # of this encoder inside BertForMaskedLM and its like
+    weights = WEIGHTS
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = BertEmbeddings(config)
+        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Packed -> [T, D], the last layer's output for every token."""
+        x = self.embeddings(packed)
+        for layer in self.layers:
+            x = layer(x, packed)
+        return x

@@ -1,0 +1,74 @@
+"""Checkpoint weights to parameters and back, by a table of names, with every name and shape checked.
+
+A table maps a module of ours to one or more modules of a Hugging Face checkpoint; several are stacked
+along the first axis (query, key and value are one matrix here). `{i}` stands for a layer's number.
+"""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+Table = dict[str, tuple[str, ...]]
+
+
+def initialize(module: nn.Module, std: float) -> None:
+    """BERT's random start: matrices normal(0, std), biases 0, norms 1."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def checkpoint_names(parameter: str, table: Table) -> list[str]:
+    """`layers.3.qkv.bias` -> the names of its parts in a checkpoint."""
+    module, _, kind = parameter.rpartition(".")
+    layer = re.search(r"\d+", module)
+    number = layer.group() if layer else ""
+    theirs = table[module.replace(f".{number}.", ".{i}.", 1)]
+    return [f"{name.format(i=number)}.{kind}" for name in theirs]
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], table: Table) -> None:
+    """Fill `module`, which may be on the meta device, from the checkpoint `state`, as float32.
+
+    ValueError names a weight that is missing, has another shape, or belongs to no parameter.
+    """
+    loaded, known = {}, set()
+    for ours, parameter in module.named_parameters():
+        theirs = checkpoint_names(ours, table)
+        shape = (parameter.shape[0] // len(theirs), *parameter.shape[1:])
+        parts = [_checked(state, name, shape) for name in theirs]
+        loaded[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        known.update(theirs)
+    roots = {name.split(".")[0] for name in known}  # heads and poolers lie under other roots, and are not read here
+    unknown = sorted(n for n in state.keys() - known if n.split(".")[0] in roots and not n.endswith("position_ids"))
+    if unknown:
+        raise ValueError(f"the checkpoint holds {unknown[0]}, but by its config.json the encoder has no such weight")
+    module.load_state_dict(loaded, assign=True)
+
+
+def _checked(state: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    if name not in state:
+        raise ValueError(f"the checkpoint lacks the weight {name}")
+    if tuple(state[name].shape) != shape:
+        raise ValueError(f"the weight {name} has shape {list(state[name].shape)}, by config.json it is {list(shape)}")
+    return state[name].float()
+
+
+def save_weights(module: nn.Module, table: Table) -> dict[str, Tensor]:
+    """The parameters of `module` under their checkpoint names, on the CPU."""
+    state = {}
+    for ours, parameter in module.named_parameters():
+        names = checkpoint_names(ours, table)
+        for name, part in zip(names, parameter.detach().cpu().chunk(len(names)), strict=True):
+            state[name] = part.contiguous()
+    return state
+
+
+def modernize(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Strip `prefix` (of the encoder inside a ...ForMaskedLM), and write weight and bias for gamma and beta."""
+    if any(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    return {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): t for name, t in state.items()}

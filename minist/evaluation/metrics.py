@@ -1,0 +1,56 @@
+"""Metrics of rankings and correlations, from their definitions."""
+
+import numpy as np
+
+
+def accuracy_at(hits: np.ndarray, k: int) -> float:
+    """1 if any of the first k results is relevant. `hits` [k or more] bool, best result first."""
+    return float(hits[:k].any())
+
+
+def precision_at(hits: np.ndarray, k: int) -> float:
+    """Share of the first k results that is relevant."""
+    return hits[:k].sum() / k
+
+
+def recall_at(hits: np.ndarray, k: int, relevant: int) -> float:
+    """Share of the `relevant` documents that is among the first k results."""
+    return hits[:k].sum() / relevant
+
+
+def mrr_at(hits: np.ndarray, k: int) -> float:
+    """1 / rank of the first relevant result, 0 if it is not among the first k."""
+    places = np.flatnonzero(hits[:k])
+    return 1 / (places[0] + 1) if len(places) else 0.0
+
+
+def ndcg_at(hits: np.ndarray, k: int, relevant: int) -> float:
+    """DCG / best possible DCG, with DCG = sum over relevant results of 1 / log2(rank + 1), ranks from 1."""
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    found = hits[:k]
+    return float((found * discounts[: len(found)]).sum() / discounts[: min(k, relevant)].sum())
+
+
+def map_at(hits: np.ndarray, k: int, relevant: int) -> float:
+    """Mean of the precision at each relevant result, over min(k, relevant)."""
+    places = np.flatnonzero(hits[:k])
+    return float(((np.arange(len(places)) + 1) / (places + 1)).sum() / min(k, relevant))
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Linear correlation; nan where x or y is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of the ranks; equal values share the mean of their ranks."""
+    return pearson(ranks(x), ranks(y))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of each value from 1, averaged over ties."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[places]

@@ -1,0 +1,15 @@
+"""Progress bars, from tqdm, which arrives with tokenizers. The only file that imports it."""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+Update = Callable[[int], object]  # "so many more are done"
+
+
+def progress_bar(total: int, unit: str, what: str, show: bool | None = None) -> AbstractContextManager[tqdm]:
+    """A bar with rate and time left, on standard error. `show=None`: only where a person watches a terminal."""
+    hidden = not sys.stderr.isatty() if show is None else not show
+    return tqdm(total=total, unit=f" {unit}", desc=what, disable=hidden, dynamic_ncols=True, smoothing=0.1)

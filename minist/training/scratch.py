@@ -1,0 +1,100 @@
+"""A model from random weights: a WordPiece vocabulary trained on the texts at hand, and a small encoder."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+
+from minist.data.tokenizer import Tokenizer
+from minist.encoders.weights import initialize
+from minist.models.folder import ENCODERS, Encoder
+from minist.models.sentence_transformer import SentenceTransformer
+from minist.modules.pooling import Pooling
+from minist.training.config import ModelConfig, Table, TokenizerConfig
+
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+def new_model(config: ModelConfig, texts: Iterable[str]) -> SentenceTransformer:
+    """Train a vocabulary on `texts` and draw the weights of an encoder that fits it."""
+    tokenizer = train_wordpiece(texts, config.tokenizer)
+    encoder = new_encoder(config.encoder | {"vocab_size": tokenizer.vocab_size}, tokenizer.max_length)
+    return SentenceTransformer.from_modules(
+        [encoder, Pooling(encoder.config.hidden_size, (config.pooling.mode,))], tokenizer
+    )
+
+
+def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """BERT's way to cut text (Wu et al. 2016, arXiv:1609.08144): words, then their most frequent pieces.
+
+    The library's own WordPieceTrainer breaks ties by chance. Its BpeTrainer does not, and learns the
+    same pieces if a letter inside a word is another letter than the same one at its start.
+    """
+    normalizer, splitter = BertNormalizer(lowercase=config.lower_case), BertPreTokenizer()
+
+    def marked(text: str) -> str:
+        words = (word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+        return " ".join(word[0] + word[1:].translate(_INSIDE) for word in words)
+
+    learner = Backend(BPE())
+    learner.pre_tokenizer = WhitespaceSplit()
+    trainer = BpeTrainer(
+        vocab_size=config.vocab_size, min_frequency=2, special_tokens=list(SPECIAL.values()), show_progress=False
+    )
+    learner.train_from_iterator(map(marked, texts), trainer)
+    pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    backend = Backend(WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizer, splitter
+    backend.add_special_tokens(list(SPECIAL.values()))
+    special = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    tokenizer = Tokenizer(backend, config.max_length)
+    tokenizer.config = dict(SPECIAL)
+    return tokenizer
+
+
+_PRIVATE = 0xF0000  # a plane of 65,534 characters that no text uses
+_INSIDE = {code: _PRIVATE + code for code in range(0xFFFE)}
+
+
+def _unmarked(piece: str) -> str:
+    letters = "".join(chr(ord(c) - _PRIVATE) if _PRIVATE <= ord(c) < 0x100000 else c for c in piece)
+    return f"##{letters}" if ord(piece[0]) >= _PRIVATE else letters
+
+
+def new_encoder(table: Table, max_length: int) -> Encoder:
+    """An encoder with random weights. `table`: model_type, and any fields of its config.json."""
+    options = dict(table)
+    model_type = options.pop("model_type", "bert")
+    if model_type not in ENCODERS:
+        raise ValueError(f"config: model_type in [model.encoder] is {model_type!r}, known are {', '.join(ENCODERS)}")
+    config_class, encoder_class = ENCODERS[model_type]
+    known = [f.name for f in fields(config_class)]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise ValueError(f"config: [model.encoder] has no key {unknown[0]!r}, known are {', '.join(known)}")
+    config = config_class(**options)
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"config: hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads"
+        )
+    if config.max_length < max_length:
+        raise ValueError(
+            f"config: max_length is {max_length}, but max_position_embeddings gives room for {config.max_length}"
+        )
+    encoder = encoder_class(config)
+    initialize(encoder, config.initializer_range)
+    return encoder

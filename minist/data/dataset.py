@@ -9,6 +9,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from minist.data.packed import Packed, ranges
 from minist.data.rows import read_texts
-from minist.data.tokenizer import Tokenizer
+from minist.data.tokenizer import Tokenized, Tokenizer
 from minist.files import complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
+KINDS = ("ids", "offsets", "hashes")
 CHUNK = 4096  # rows that are tokenized at a time
 
 
@@ -39,6 +41,31 @@ class Column:
         lengths = torch.from_numpy(self.offsets[rows.numpy() + 1]) - starts
         ids = self.ids[ranges(starts, lengths).numpy()]
         return Packed.of(torch.from_numpy(ids.astype(np.int64)), lengths)
+
+
+class ColumnWriter:
+    """Writes the files of one column, chunk by chunk."""
+
+    def __init__(self, stem: Path, dtype: type) -> None:
+        self.stem, self.dtype, self.end = stem, dtype, 0
+
+    def __enter__(self) -> "ColumnWriter":
+        self.ids, self.offsets, self.hashes = (open(f"{self.stem}.{kind}", "wb") for kind in KINDS)  # noqa: SIM115
+        self.offsets.write(np.zeros(1, np.int64).tobytes())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for stream in (self.ids, self.offsets, self.hashes):
+            stream.close()
+
+    def write(self, texts: Sequence[str], tokens: Tokenized) -> int:
+        """Append texts; returns how many of them were cut."""
+        offsets = self.end + tokens.lengths.numpy().cumsum()
+        self.ids.write(tokens.input_ids.numpy().astype(self.dtype).tobytes())
+        self.offsets.write(offsets.tobytes())
+        self.hashes.write(np.array([text_hash(text) for text in texts], np.uint64).tobytes())
+        self.end = int(offsets[-1])
+        return int(tokens.was_cut.sum())
 
 
 class Dataset:
@@ -91,28 +118,16 @@ def prepare_dataset(files: Sequence[Path], columns: Mapping[str, str], tokenizer
 
 def _tokenize(files: Sequence[Path], columns: Mapping[str, str], tokenizer: Tokenizer, folder: Path) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
-    streams = {
-        (name, kind): open(folder / f"{name}.{kind}", "wb") for name in columns for kind in ("ids", "offsets", "hashes")
-    }
-    ends, cut, rows = dict.fromkeys(columns, 0), dict.fromkeys(columns, 0), 0
-    for name in columns:
-        streams[name, "offsets"].write(np.zeros(1, np.int64).tobytes())
-    with progress_bar(0, "rows", "tokenizing") as bar:
+    cut, rows = dict.fromkeys(columns, 0), 0
+    with ExitStack() as stack, progress_bar(0, "rows", "tokenizing") as bar:
+        writers = {name: stack.enter_context(ColumnWriter(folder / name, dtype)) for name in columns}
         for chunk in _chunks(files, columns):
             for name, texts in zip(columns, zip(*chunk, strict=True), strict=True):
-                tokens = tokenizer(texts)
-                offsets = ends[name] + tokens.lengths.numpy().cumsum()
-                streams[name, "ids"].write(tokens.input_ids.numpy().astype(dtype).tobytes())
-                streams[name, "offsets"].write(offsets.tobytes())
-                streams[name, "hashes"].write(np.array([text_hash(t) for t in texts], np.uint64).tobytes())
-                ends[name], cut[name] = int(offsets[-1]), cut[name] + int(tokens.was_cut.sum())
+                cut[name] += writers[name].write(texts, tokenizer(texts))
             rows += len(chunk)
             bar.update(len(chunk))
-    for stream in streams.values():
-        stream.close()
-    write_json(
-        folder / "meta.json", {"rows": rows, "columns": list(columns), "dtype": np.dtype(dtype).name, "cut": cut}
-    )
+    meta = {"rows": rows, "columns": list(columns), "dtype": np.dtype(dtype).name, "cut": cut}
+    write_json(folder / "meta.json", meta)
 
 
 def _chunks(files: Sequence[Path], columns: Mapping[str, str]) -> Iterator[list[tuple[str, ...]]]:

@@ -51,6 +51,7 @@ def load_folder(folder: Path) -> Content:
     """Read a model folder. ValueError if `folder` is none, or holds something that we cannot run."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give the path of a saved model")
+    modules: list[Any]
     if (folder / "modules.json").exists():
         modules = [_load_module(folder, entry) for entry in read_json(folder / "modules.json")]
         encoder_folder = _inside(folder, read_json(folder / "modules.json")[0]["path"])

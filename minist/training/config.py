@@ -193,9 +193,8 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted:
-        raise ValueError(
-            f"config: {name} in {where} must be of type {getattr(wanted, '__name__', wanted)}, it is {value!r}"
-        )
+        kind = getattr(wanted, "__name__", wanted)
+        raise ValueError(f"config: {name} in {where} must be of type {kind}, it is {value!r}")
     return value
 
 

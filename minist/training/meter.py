@@ -38,8 +38,7 @@ class Meter:
         """A record for the terminal, with the time left."""
         step = int(record["step"])
         left = (time.perf_counter() - self.started) / (step - self.first) * (self.total - step)
-        return (
-            f"step {step:>{len(str(self.total))}}/{self.total}  loss {record['loss']:.4f}"
-            f"  lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.2f}  {record['texts_per_second']:,.0f} texts/s"
-            f"  {record['tokens_per_second']:,.0f} tokens/s  {int(left) // 60}:{int(left) % 60:02d} left"
-        )
+        optimization = f"loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.2f}"
+        speed = f"{record['texts_per_second']:,.0f} texts/s  {record['tokens_per_second']:,.0f} tokens/s"
+        remaining = f"{int(left) // 60}:{int(left) % 60:02d} left"
+        return f"step {step:>{len(str(self.total))}}/{self.total}  {optimization}  {speed}  {remaining}"

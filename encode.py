@@ -10,7 +10,13 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
+
 from minist.cli import run_command
+from minist.data.rows import read_lines
+from minist.files import complete_file
+from minist.models.sentence_transformer import CHUNK, SentenceTransformer
+from minist.progress import progress_bar
 
 
 def parse() -> argparse.Namespace:
@@ -39,24 +45,20 @@ def encode(args: argparse.Namespace) -> None:
     if args.batch_tokens < 0:
         raise ValueError(f"--batch-tokens is {args.batch_tokens}: it must be positive")
     lines = read_file(args.input)
-
-    # torch is imported only now, so that a mistyped command is answered at once
-    import numpy as np
-
-    from minist.files import complete_file
-    from minist.models.sentence_transformer import CHUNK, SentenceTransformer
-    from minist.progress import progress_bar
-
     model = SentenceTransformer(args.model, device=args.device, dtype=args.dtype, truncate_dim=args.truncate_dim)
     prompt = model.role_prompt(args.role) if args.role else model.find_prompt(args.prompt_name, None)
     started, cut = time.perf_counter(), 0
-    with complete_file(args.output) as partial, progress_bar(len(lines), "texts", "encoding") as bar:
-        result = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(len(lines), model.out_width))
+    with (
+        complete_file(args.output) as partial,
+        open(partial, "wb") as stream,
+        progress_bar(len(lines), "texts", "encoding") as bar,
+    ):
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(lines), model.out_width)}
+        np.lib.format.write_array_header_1_0(stream, header)
         for start in range(0, len(lines), CHUNK):
             embeddings, cut_here = model.embed(lines[start : start + CHUNK], prompt, args.batch_tokens, bar.update)
-            result[start : start + CHUNK] = model.finish(embeddings, None, args.normalize).cpu().numpy()
+            stream.write(model.finish(embeddings, None, args.normalize).cpu().numpy().tobytes())
             cut += cut_here
-        result.flush()
     seconds = time.perf_counter() - started
     was_cut = f"{cut} cut at {model.tokenizer.max_length} tokens" if cut else "none cut"
     print(f"{len(lines)} texts, {model.out_width} dimensions, {seconds:.1f} s, {was_cut}, in {args.output}")
@@ -64,8 +66,6 @@ def encode(args: argparse.Namespace) -> None:
 
 def read_file(file: Path) -> list[str]:
     """The lines of a UTF-8 file, split on \\n alone. ValueError if there are none, or one is not UTF-8."""
-    from minist.data.rows import read_lines
-
     lines = [line.removesuffix("\n").removesuffix("\r") for line in read_lines(file)]
     if not lines:
         raise ValueError(f"{file} is empty")

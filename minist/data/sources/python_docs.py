@@ -5,12 +5,16 @@ nothing is downloaded. Each gives a pair, the summary line (what a person might 
 body (what they hope to find):
 
     {"summary": "Return a list of the words in the string.", "body": "sep The separator used to ..."}
+
+Eight thousand pairs are few, so for training each body gives further ones by the Inverse Cloze Task
+(Lee et al. 2019, arXiv:1906.00300): a span of it is the query, the rest is what to find.
 """
 
 import ast
 import hashlib
 import importlib.util
 import json
+import random
 import re
 import sysconfig
 from collections.abc import Iterator
@@ -23,14 +27,19 @@ HELD_OUT = 1000  # pairs that training never sees
 SKIPPED = {"test", "tests", "testing", "idle_test", "site-packages", "__pycache__", "_vendor", "_internal"}
 MIN_SUMMARY_WORDS, MIN_BODY_WORDS = 3, 8
 MAX_BODY_WORDS = 300
+CLOZES = 3  # further training pairs from each body
+MIN_SPAN, MAX_SPAN = 5, 12  # words of a span: as long as summaries are
+WINDOW = 50  # words of the rest that are kept: short texts train faster
 WORD = re.compile(r"[a-z0-9]+")
 
 
 def prepare(folder: Path) -> None:
     """Write train.jsonl and heldout.jsonl into `folder`. The split depends on the texts alone."""
     pairs = collect_pairs(library_folders())
+    held_out, train = pairs[:HELD_OUT], pairs[HELD_OUT:]
+    train += [cloze for summary, body in train for cloze in cloze_pairs(summary, body)]
     with complete_folder(folder, marker="train.jsonl") as partial:
-        for name, rows in (("heldout", pairs[:HELD_OUT]), ("train", pairs[HELD_OUT:])):
+        for name, rows in (("heldout", held_out), ("train", train)):
             lines = (json.dumps({"summary": summary, "body": body}, ensure_ascii=False) for summary, body in rows)
             (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -82,9 +91,28 @@ def split_docstring(text: str) -> tuple[str, str] | None:
     summary, body = " ".join(summary.split()), " ".join(body.split()[:MAX_BODY_WORDS])
     if len(words(summary)) < MIN_SUMMARY_WORDS or len(words(body)) < MIN_BODY_WORDS or len(summary) > 200:
         return None
-    if " ".join(words(summary)) in " ".join(words(body)):
-        return None
-    return summary, body
+    return None if contains(body, summary) else (summary, body)
+
+
+def cloze_pairs(summary: str, body: str) -> list[tuple[str, str]]:
+    """Random spans of `body`, each with a window of what is left, every other one under its summary."""
+    text, draw = body.split(), random.Random(body)
+    pairs = []
+    for i in range(CLOZES if len(text) >= MIN_BODY_WORDS + MAX_SPAN else 0):
+        size = draw.randint(MIN_SPAN, MAX_SPAN)
+        start = draw.randrange(len(text) - size)
+        rest = text[:start] + text[start + size :]
+        first = draw.randrange(max(1, len(rest) - WINDOW))
+        kept = " ".join(rest[first : first + WINDOW])
+        query, found = " ".join(text[start : start + size]), kept if i % 2 else f"{summary} {kept}"
+        if not contains(found, query):
+            pairs.append((query, found))
+    return pairs
+
+
+def contains(text: str, part: str) -> bool:
+    """Whether the words of `part` stand in `text`, in a row."""
+    return f" {' '.join(words(part))} " in f" {' '.join(words(text))} "
 
 
 def words(text: str) -> list[str]:

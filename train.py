@@ -81,6 +81,8 @@ def train(args: argparse.Namespace) -> None:
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     say(f"model  {millions:.1f} million parameters, {batches.total} steps, {world} x {device.type}")
 
+    loss([torch.zeros(2, model.width, device=device) for _ in data.columns], Batch())  # can it take these columns?
+
     # ---------------------------------------------------------------- optimizer, run directory
     optimizer = make_optimizer([model, loss], settings.lr, settings.weight_decay)
     warmup = warmup_steps(settings.warmup, batches.total)
@@ -90,7 +92,7 @@ def train(args: argparse.Namespace) -> None:
     if rank == 0:
         open_run(output, config, done, args.overwrite)
     wrapped = distributed.wrap(model)  # the same model; backward through it averages gradients over ranks
-    meter, metrics = Meter(batches.total, done), {}
+    meter = Meter(batches.total, done)
 
     for step, rows in batches.start_at(done):
         # ------------------------------------------------------------ one step
@@ -119,26 +121,30 @@ def train(args: argparse.Namespace) -> None:
             say(meter.line(record))
             if rank == 0:
                 log(output, record)
-        due = settings.eval_every and done % settings.eval_every == 0
-        if rank == 0 and evaluators and (due or done == batches.total):
+        if rank == 0 and settings.eval_every and done % settings.eval_every == 0 and done < batches.total:
             metrics = evaluate(evaluators, model)
             log(output, {"step": done, **metrics})
-            say(
-                "eval   "
-                + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES))
-            )
+            say(headline(metrics))
         if rank == 0 and settings.save_every and done % settings.save_every == 0:
             save_checkpoint(output, done, model, loss, optimizer, settings.keep)
 
     # ---------------------------------------------------------------- the end
     if rank == 0:
         model.save(output / "model")
+        metrics = evaluate(evaluators, model)
+        log(output, {"step": done, **metrics})
+        say(headline(metrics))
         for entry, evaluator in zip(config.eval, evaluators, strict=True):
-            report(entry, evaluator, model, say)
+            report(entry, evaluator, model, metrics, say)
         say(f"\nsaved {output / 'model'} after {time.perf_counter() - started:.0f} s; for instance:")
         say(f"  python encode.py --model {output / 'model'} some.txt --output some.npy")
         check_expectations(config, metrics)
     distributed.stop()
+
+
+def headline(metrics: dict[str, float]) -> str:
+    """A line with the few metrics that people look at first."""
+    return "eval   " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES))
 
 
 def make_model(config: Config) -> SentenceTransformer:

@@ -36,9 +36,20 @@ def read_texts(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, ..
     for number, row in enumerate(read_rows(file, list(columns.values())), 1):
         texts = tuple(row[column] for column in columns.values())
         for column, text in zip(columns.values(), texts, strict=True):
+            if isinstance(text, str) and not is_unicode(text):
+                raise ValueError(f"{file}, row {number}: {column!r} holds half a character (a lone surrogate)")
             if not isinstance(text, str):
                 raise ValueError(f"{file}, row {number}: {column!r} is {json.dumps(text)[:60]}, but a text is wanted")
         yield texts
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written as UTF-8; JSON escapes can spell what cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_lines(file: Path) -> Iterator[str]:
@@ -71,10 +82,10 @@ def _jsonl(file: Path, lines: Iterator[str]) -> Iterator[Row]:
 
 def _table(file: Path, lines: Iterator[str], delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default refuses a text of 128 KiB
-    reader = csv.DictReader(lines, delimiter=delimiter, restkey="", strict=True)
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
         for row in reader:
-            if None in row.values() or "" in row:
+            if None in row.values() or None in row:  # too few cells, too many
                 wanted = len(reader.fieldnames or ())
                 raise ValueError(f"{file}, line {reader.line_num}: the row has not {wanted} cells as the header has")
             yield row

@@ -44,6 +44,7 @@ class Tokenizer:
         self.backend = backend
         self.max_length = max_length
         self.config: dict[str, Any] = {}  # tokenizer_config.json as read, so that saving loses nothing
+        self.has_types = True  # the second text of a pair has token type 1
         specials = backend.num_special_tokens_to_add(is_pair=True)
         if max_length <= specials:
             raise ValueError(f"max_length is {max_length}: a pair alone has {specials} special tokens, use more")
@@ -60,7 +61,7 @@ class Tokenizer:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         # overflowing is slow to ask for, and a shorter text has none
         cut = [n >= self.max_length and bool(e.overflowing) for n, e in zip(lengths, encodings, strict=True)]
-        has_pairs = any(not isinstance(t, str) for t in texts)
+        has_pairs = self.has_types and any(not isinstance(t, str) for t in texts)
         types = _flat((e.type_ids for e in encodings), lengths) if has_pairs else np.zeros(lengths.sum(), np.int64)
         return Tokenized(
             torch.from_numpy(_flat(ids, lengths)),

@@ -19,6 +19,12 @@ from torch import Tensor
 from minist.data.packed import Packed
 
 
+def check_heads(width: int, heads: int) -> None:
+    """ValueError unless `heads` vectors of the same length make up `width`."""
+    if not (isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads == 0):
+        raise ValueError(f"hidden_size {width!r} is no multiple of num_attention_heads {heads!r}")
+
+
 def attention(
     q: Tensor,  # [T, H, D/H]
     k: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.activations import activation
-from minist.encoders.attention import attention
+from minist.encoders.attention import attention, check_heads
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
 WEIGHTS = {
@@ -47,6 +47,9 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_size, self.num_attention_heads)
 
     @property
     def max_length(self) -> int:

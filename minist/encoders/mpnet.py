@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.activations import activation
-from minist.encoders.attention import attention
+from minist.encoders.attention import attention, check_heads
 
 PADDING_ID = 1  # MPNet's own, whatever pad_token_id says
 MAX_DISTANCE = 128  # further tokens share the last bucket of the relative bias
@@ -53,6 +53,9 @@ class MPNetConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int = PADDING_ID
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_size, self.num_attention_heads)
 
     @property
     def max_length(self) -> int:

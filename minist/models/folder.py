@@ -10,8 +10,11 @@ Both generations of the format are read (versions 2 to 5, and 6); the older one 
 both can open it. Nothing in a folder is ever executed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -53,23 +56,40 @@ def load_folder(folder: Path) -> Content:
         raise ValueError(f"{folder} is not a folder: give the path of a saved model")
     modules: list[Any]
     if (folder / "modules.json").exists():
-        modules = [_load_module(folder, entry) for entry in read_json(folder / "modules.json")]
-        encoder_folder = _inside(folder, read_json(folder / "modules.json")[0]["path"])
+        with _reading(folder / "modules.json"):
+            entries = read_json(folder / "modules.json")
+            places = [(entry["type"], _inside(folder, entry["path"])) for entry in entries]
+            encoder_folder = places[0][1]
+        modules = [_load_module(kind, path) for kind, path in places]
     elif (folder / "config.json").exists():
         encoder = load_encoder(folder)
         modules, encoder_folder = [encoder, Pooling(encoder.config.hidden_size)], folder
     else:
         raise ValueError(f"{folder} is not a model: it has neither modules.json nor config.json")
-    return Content(modules, _load_tokenizer(encoder_folder, modules[0].config.max_length), **_load_settings(folder))
+    if not isinstance(modules[0], Encoder):
+        raise ValueError(f"{folder}/modules.json: the first module must be a Transformer")
+    config, tokenizer = modules[0].config, _load_tokenizer(encoder_folder, modules[0].config.max_length)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, the encoder {config.vocab_size}")
+    return Content(modules, tokenizer, **_load_settings(folder))
 
 
-def _load_module(folder: Path, entry: dict[str, Any]) -> nn.Module:
-    kind = entry["type"].split(".")[-1]  # both generations end in the class name
-    path = _inside(folder, entry["path"])
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """The file is somebody's: whatever shape its content has, say so, and do not fail on it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as e:
+        raise ValueError(f"{file} is not as a saved model has it ({type(e).__name__}: {e})") from e
+
+
+def _load_module(kind: str, path: Path) -> nn.Module:
     loaders = {"Transformer": load_encoder, "Pooling": _load_pooling, "Dense": _load_dense, "Normalize": _normalize}
-    if kind not in loaders:
-        raise ValueError(f"{folder}/modules.json names {entry['type']}, known are {', '.join(loaders)}")
-    return loaders[kind](path)
+    name = kind.split(".")[-1]  # both generations end in the class name
+    if name not in loaders:
+        raise ValueError(f"modules.json in {path.parent} names {kind}, known are {', '.join(loaders)}")
+    with _reading(path / "config.json"):
+        return loaders[name](path)
 
 
 def _inside(folder: Path, relative: str) -> Path:
@@ -86,25 +106,34 @@ def load_encoder(folder: Path) -> Encoder:
     if model_type not in ENCODERS:
         raise ValueError(f"{folder}/config.json: model_type is {model_type!r}, known are {', '.join(ENCODERS)}")
     config_class, encoder_class = ENCODERS[model_type]
-    config = config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
+    try:
+        config = config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
+    except ValueError as e:
+        raise ValueError(f"{folder}/config.json: {e}") from None
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be read
         encoder = encoder_class(config)
+    state = _read_weights(folder)
     try:
-        load_weights(encoder, modernize(_read_weights(folder), encoder.prefix), encoder.weights)
+        load_weights(encoder, modernize(state, encoder.prefix), encoder.weights)
     except ValueError as e:
         raise ValueError(f"{folder}: {e}") from None
     return encoder
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
+    state: Any = None
     try:
         if (folder / "model.safetensors").exists():
-            return load_file(folder / "model.safetensors")
-        if (folder / "pytorch_model.bin").exists():
-            return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError) as e:
-        raise ValueError(f"the weights are damaged: {e}") from None
-    raise ValueError("no weights: neither model.safetensors nor pytorch_model.bin is there")
+            state = load_file(folder / "model.safetensors")
+        elif (folder / "pytorch_model.bin").exists():
+            state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+        else:
+            raise ValueError(f"{folder}: no weights: neither model.safetensors nor pytorch_model.bin is there")
+    except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as e:
+        raise ValueError(f"{folder}: the weights are damaged: {str(e).partition(chr(10))[0]}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{folder}: the weights are no table of names and tensors")
+    return state
 
 
 def _load_pooling(folder: Path) -> Pooling:
@@ -127,7 +156,10 @@ def _load_dense(folder: Path) -> Dense:
     content = read_json(folder / "config.json")
     dense = Dense(content["in_features"], content["out_features"], content["bias"], content["activation_function"])
     state = _read_weights(folder)
-    for name, parameter in dense.named_parameters():
+    known = dict(dense.named_parameters())
+    for name in state.keys() - known.keys():
+        raise ValueError(f"{folder}: the weight {name} belongs to no Dense layer, which has {', '.join(known)}")
+    for name, parameter in known.items():
         if name not in state or state[name].shape != parameter.shape:
             given = list(state[name].shape) if name in state else "missing"
             raise ValueError(f"{folder}: {name} is {given}, by its config.json it has shape {list(parameter.shape)}")
@@ -147,6 +179,10 @@ def _load_tokenizer(folder: Path, longest: int) -> Tokenizer:
     wanted = own.get("max_seq_length") or config.get("model_max_length") or NO_LIMIT
     tokenizer = load_tokenizer(folder / "tokenizer.json", int(min(wanted, longest)), own.get("do_lower_case", False))
     tokenizer.config = config
+    # as transformers decides whether the second text of a pair has token type 1
+    generic = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    default = ("input_ids", "attention_mask") if generic else ("input_ids", "attention_mask", "token_type_ids")
+    tokenizer.has_types = "token_type_ids" in config.get("model_input_names", default)
     return tokenizer
 
 
@@ -184,7 +220,7 @@ def write_folder(content: Content, folder: Path) -> None:
     for module, path in zip(content.modules, paths, strict=True):
         (folder / path).mkdir(exist_ok=True)
         _save_module(module, folder / path)
-    _save_tokenizer(content.tokenizer, folder)
+    _save_tokenizer(content.tokenizer, folder, isinstance(content.modules[0], BertEncoder))
     _save_settings(content, folder)
     write_json(folder / "modules.json", entries)
 
@@ -193,12 +229,16 @@ def _save_module(module: nn.Module, folder: Path) -> None:
     if isinstance(module, BertEncoder | MPNetEncoder):
         about: dict[str, Any] = {"architectures": [module.architecture], "model_type": module.model_type}
         write_json(folder / "config.json", about | asdict(module.config))
-        save_file(save_weights(module, module.weights), folder / "model.safetensors", metadata={"format": "pt"})
+        _write_weights(save_weights(module, module.weights), folder)
     elif isinstance(module, Pooling):
         other = ("mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")  # the old format lists every mode
         flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
         modes = {f"pooling_mode_{flag}": mode in module.modes for flag, mode in flags.items()}
-        content = {"word_embedding_dimension": module.width} | modes | {f"pooling_mode_{o}": False for o in other}
+        content: dict[str, Any] = {"word_embedding_dimension": module.width} | modes
+        content |= {f"pooling_mode_{o}": False for o in other}
+        if list(module.modes) != sorted(module.modes, key=MODES.index):
+            # flags have no order: only the spelling of version 6 can keep another one
+            content = {"embedding_dimension": module.width, "pooling_mode": list(module.modes)}
         write_json(folder / "config.json", content | {"include_prompt": module.include_prompt})
     elif isinstance(module, Dense):
         linear = module.linear
@@ -206,15 +246,27 @@ def _save_module(module: nn.Module, folder: Path) -> None:
         bias, activation = linear.bias is not None, module.activation_name
         write_json(folder / "config.json", shape | {"bias": bias, "activation_function": activation})
         weights = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        _write_weights(weights, folder)
     else:
         assert isinstance(module, Normalize), f"no file format for {type(module).__name__}"
 
 
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def _write_weights(state: dict[str, Tensor], folder: Path) -> None:
+    try:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})  # transformers 4 asks for the format
+    except SafetensorError as e:  # a full disk, for instance
+        raise OSError(f"{folder}/model.safetensors could not be written: {e}") from None
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path, encoder_has_types: bool) -> None:
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
     # PreTrainedTokenizerFast reads any tokenizer.json, in all versions of transformers
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.max_length}
+    types = ["token_type_ids"] if encoder_has_types and tokenizer.has_types else []
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": tokenizer.max_length,
+        "model_input_names": ["input_ids", *types, "attention_mask"],
+    }
     write_json(folder / "tokenizer_config.json", tokenizer.config | about)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": tokenizer.max_length, "do_lower_case": False})
 

@@ -19,10 +19,8 @@ from minist.modules.pooling import Pooling
 from minist.progress import Update, progress_bar
 from minist.similarity import pairwise_similarity, similarity
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}  # per forward pass when encoding: what caches hold, what keeps a GPU busy
 CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first of these that a model has is its document prompt
 
 
 class SentenceTransformer(nn.Module):
@@ -71,6 +69,11 @@ class SentenceTransformer(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def default_batch_tokens(self) -> int:
+        """Tokens per forward pass when encoding: what a CPU's caches hold, or what keeps a GPU busy."""
+        return 65536 if self.device.type == "cuda" else 2048
 
     @property
     def width(self) -> int:
@@ -193,9 +196,8 @@ class SentenceTransformer(nn.Module):
         return "" if name is None else self.prompts[name]
 
     def role_prompt(self, role: str) -> str:
-        """The prompt of "query" or "document"; a document prompt may also be called passage or corpus."""
-        names = DOCUMENT_PROMPTS if role == "document" else (role,)
-        return next((self.prompts[name] for name in names if self.prompts.get(name)), "")
+        """The prompt for a "query" or "document"; empty unless the model's folder names one."""
+        return self.prompts[role]
 
     def embed(self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on its device, and how many of them were cut."""
@@ -206,7 +208,7 @@ class SentenceTransformer(nn.Module):
         was_training = self.training
         self.eval()
         with torch.inference_mode():
-            for batch in packed.take(order).split(batch_tokens or BATCH_TOKENS[self.device.type]):
+            for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
                 outputs += [x.float() for x in self([batch])]
                 done(batch.n)
         self.train(was_training)
@@ -253,8 +255,8 @@ def _device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.zeros(0, device=found)
-    except (RuntimeError, AssertionError) as e:
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ValueError(f"device is {str(device)!r}, which cannot be used here: {str(e).splitlines()[0]}") from None
     return found
 

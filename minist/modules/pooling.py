@@ -44,15 +44,18 @@ def cls_pool(x: Tensor, packed: Packed, skip: Tensor) -> Tensor:
 def max_pool(x: Tensor, packed: Packed, skip: Tensor) -> Tensor:
     """The maximum over the tokens of each text but the first `skip` [N]."""
     left_out = packed.position_ids < skip[packed.text_ids]
-    return torch.segment_reduce(x.masked_fill(left_out[:, None], float("-inf")), "max", lengths=packed.lengths)
+    return torch.segment_reduce(
+        x.masked_fill(left_out[:, None], float("-inf")), "max", lengths=packed.lengths, unsafe=True
+    )
 
 
 def mean_pool(x: Tensor, packed: Packed, skip: Tensor) -> Tensor:
     """The mean over the tokens of each text but the first `skip` [N]; zeros where none is left.
 
-    segment_reduce and not index_add, because on CUDA the latter adds in a random order.
+    segment_reduce and not index_add, because on CUDA the latter adds in a random order; unsafe means that
+    it does not check the lengths, as Packed.of did, and has no minimum to take where N is 0.
     """
     kept = packed.position_ids >= skip[packed.text_ids]
     wide = x if x.dtype == torch.float64 else x.float()
-    totals = torch.segment_reduce(wide * kept[:, None], "sum", lengths=packed.lengths)
+    totals = torch.segment_reduce(wide * kept[:, None], "sum", lengths=packed.lengths, unsafe=True)
     return (totals / (packed.lengths - skip).clamp(min=1)[:, None]).to(x.dtype)

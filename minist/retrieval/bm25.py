@@ -36,8 +36,9 @@ class BM25:
         self.size = len(documents)
         self.postings: dict[str, tuple[Tensor, Tensor]] = {}  # word -> documents that hold it, and what it adds to each
         for word, pairs in found.items():
-            rows, f = torch.tensor(pairs).T
+            rows, f = torch.tensor(pairs).T  # both int64
             idf = math.log(1 + (self.size - len(rows) + 0.5) / (len(rows) + 0.5))
+            f = f.double()
             self.postings[word] = rows, idf * f * (k1 + 1) / (f + norm[rows])
 
     def scores(self, query: str) -> Tensor:

@@ -24,7 +24,11 @@ def save_checkpoint(
     with complete_folder(output / f"checkpoint-{step}", marker=STATE) as partial:
         write_folder(model.content(), partial)
         state = {"step": step, "optimizer": optimizer.state_dict(), "loss": loss.state_dict()}
-        torch.save(state, partial / STATE)
+        try:
+            with open(partial / STATE, "wb") as stream:
+                torch.save(state, stream)
+        except RuntimeError as e:  # torch hides the OSError of a full disk behind its own
+            raise OSError(f"{STATE} could not be written: {e.__context__ or e}") from e
     for old in checkpoints(output)[:-keep]:
         shutil.rmtree(old)
 

@@ -13,6 +13,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -154,6 +155,8 @@ def _override(table: Table, override: str) -> None:
             place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
         except (ValueError, IndexError):
             raise ValueError(f"--set {override}: {parent!r} is no entry, there are 0 to {len(place) - 1}") from None
+        if not isinstance(place, dict | list):
+            raise ValueError(f"--set {override}: {parent!r} is a value, it has no keys")
     if not isinstance(place, dict):
         raise ValueError(
             f"--set {override}: {'.'.join(parents)} has no keys; for a list name the entry: {parents[0]}.0.{last}"
@@ -199,23 +202,41 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
 
 
 def _check(config: Config) -> None:
-    train = config.train
-    limits = {"batch_size": (train.batch_size, 1), "epochs": (train.epochs, 1), "lr": (train.lr, 0.0),
-              "warmup": (train.warmup, 0.0), "log_every": (train.log_every, 1), "keep": (train.keep, 1)}  # fmt: skip
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"config: {name} in [train] is {value}, it must be at least {least}")
-    choices = {"schedule": SCHEDULES, "dtype": ("float32", "bfloat16")}
-    for name, allowed in choices.items():
-        if getattr(train, name) not in allowed:
-            raise ValueError(f"config: {name} in [train] is {getattr(train, name)!r}, known are {', '.join(allowed)}")
+    train, tokenizer = config.train, config.model.tokenizer
+    ranges: dict[str, tuple[float, float, float]] = {  # value, least, most
+        "batch_size in [train]": (train.batch_size, 1, math.inf),
+        "epochs in [train]": (train.epochs, 1, math.inf),
+        "max_steps in [train]": (train.max_steps, 0, math.inf),
+        "lr in [train]": (train.lr, 0, math.inf),
+        "warmup in [train]": (train.warmup, 0, math.inf),
+        "max_grad_norm in [train]": (train.max_grad_norm, 0, math.inf),
+        "dropout in [train]": (train.dropout, -1, 1),
+        "attention_dropout in [train]": (train.attention_dropout, -1, 1),
+        "log_every in [train]": (train.log_every, 1, math.inf),
+        "eval_every in [train]": (train.eval_every, 0, math.inf),
+        "save_every in [train]": (train.save_every, 0, math.inf),
+        "keep in [train]": (train.keep, 1, math.inf),
+        "vocab_size in [model.tokenizer]": (tokenizer.vocab_size, 10, math.inf),
+    }
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise ValueError(f"config: {name} is {value}, it must be at least {least} and at most {most}")
+    choices = {"schedule": (train.schedule, SCHEDULES), "dtype": (train.dtype, ("float32", "bfloat16"))}
+    for name, (choice, allowed) in choices.items():
+        if choice not in allowed:
+            raise ValueError(f"config: {name} in [train] is {choice!r}, known are {', '.join(allowed)}")
     if config.model.type != "SentenceTransformer":
         raise ValueError(f"config: type in [model] is {config.model.type!r}, known is SentenceTransformer")
     if bool(config.model.path) == bool(config.model.encoder):
         raise ValueError(
             "config: [model] takes path, or [model.encoder] to start from random weights: give one of them"
         )
+    for name, number in config.expect.items():
+        if type(number) not in (int, float):
+            raise ValueError(f"config: {name} in [expect] is {number!r}, it must be a number")
     for entry in config.data:
+        if not entry.columns:
+            raise ValueError('config: columns in [[data]] is empty: write { anchor = "its name in the file", .. }')
         if bool(entry.files) == bool(entry.source):
             raise ValueError("config: [[data]] takes files or source: give one of them")
         if entry.sampler not in SAMPLERS:
@@ -231,6 +252,8 @@ def make(what: str, table: Mapping[str, Any], package: Any) -> Any:
     """
     arguments = dict(table)
     name = arguments.pop("name", "")
+    if not isinstance(name, str):
+        raise ValueError(f"config: {what} is {name!r}, it must be a name")
     found = _from_file(name) if ".py:" in name else getattr(package, name, None) if name in package.__all__ else None
     if found is None:
         raise ValueError(f"config: {what} is {name!r}, known are {', '.join(package.__all__)}, or path/to/file.py:Name")
@@ -238,7 +261,10 @@ def make(what: str, table: Mapping[str, Any], package: Any) -> Any:
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"config: {name} has no argument {argument!r}, it takes {', '.join(known)}")
-    return found(**arguments)
+    try:
+        return found(**arguments)
+    except TypeError as e:  # an argument of another type than it takes, or one that it lacks
+        raise ValueError(f"config: {name} with {arguments}: {e}") from e
 
 
 def _from_file(reference: str) -> Callable[..., Any]:

@@ -63,19 +63,32 @@ def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
     return evaluator.measure(ranking.numpy(), "bm25")
 
 
-def report(entry: EvalConfig, evaluator: Evaluator, model: SentenceTransformer, say: Callable[[str], None]) -> None:
+def report(
+    entry: EvalConfig,
+    evaluator: Evaluator,
+    model: SentenceTransformer,
+    metrics: dict[str, float],
+    say: Callable[[str], None],
+) -> None:
     """Show nDCG@10 beside BM25's, and some searches with their hits, where the config asks for it."""
     if not isinstance(evaluator, InformationRetrievalEvaluator):
         return
     if entry.bm25:
-        metrics = evaluator(model) | bm25_metrics(evaluator)
-        ours, theirs = (metrics[f"{entry.name}_{by}_ndcg@10"] for by in (model.similarity_name, "bm25"))
+        ours = metrics[f"{entry.name}_{model.similarity_name}_ndcg@10"]
+        theirs = bm25_metrics(evaluator)[f"{entry.name}_bm25_ndcg@10"]
         say(f"\nnDCG@10 on {entry.name}: {ours:.4f}   BM25: {theirs:.4f}   difference: {ours - theirs:+.4f}")
     if entry.searches:
-        documents = torch.as_tensor(model.encode_document(evaluator.documents))
-        queries = torch.as_tensor(model.encode_query(entry.searches))
-        scores, rows = search(queries, documents, SHOWN, model.similarity_name)
-        for query, found, where in zip(entry.searches, scores.tolist(), rows.tolist(), strict=True):
-            say(f"\nsearch: {query}")
-            for score, row in zip(found, where, strict=True):
-                say(f"  {score:.3f}  {evaluator.documents[row][:100]}")
+        show_searches(entry.searches, evaluator.documents, model, say)
+
+
+def show_searches(
+    searches: list[str], documents: list[str], model: SentenceTransformer, say: Callable[[str], None]
+) -> None:
+    """Print the best documents of each search."""
+    found = torch.as_tensor(model.encode_document(documents))
+    queries = torch.as_tensor(model.encode_query(searches))
+    scores, rows = search(queries, found, SHOWN, model.similarity_name)
+    for query, best, where in zip(searches, scores.tolist(), rows.tolist(), strict=True):
+        say(f"\nsearch: {query}")
+        for score, row in zip(best, where, strict=True):
+            say(f"  {score:.3f}  {documents[row][:100]}")

@@ -1,6 +1,7 @@
 """The run directory: config.toml, metrics.jsonl, checkpoint-<step>/, model/."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,15 @@ def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:
     (output / MARKER).write_text(to_toml(config), "utf-8")
     metrics = output / "metrics.jsonl"
     if metrics.exists():
-        lines = [line for line in metrics.read_text("utf-8").splitlines() if json.loads(line)["step"] <= step]
-        metrics.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        kept = [line for line in metrics.read_text("utf-8").splitlines() if _step(line) <= step]
+        metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # a run that was killed may have left half a line
+        return math.inf
 
 
 def log(output: Path, record: dict[str, Any]) -> None:

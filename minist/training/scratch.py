@@ -1,7 +1,7 @@
 """A model from random weights: a WordPiece vocabulary trained on the texts at hand, and a small encoder."""
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict
 
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordPiece
@@ -82,15 +82,14 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
     if model_type not in ENCODERS:
         raise ValueError(f"config: model_type in [model.encoder] is {model_type!r}, known are {', '.join(ENCODERS)}")
     config_class, encoder_class = ENCODERS[model_type]
-    known = [f.name for f in fields(config_class)]
+    known = asdict(config_class())
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(f"config: [model.encoder] has no key {unknown[0]!r}, known are {', '.join(known)}")
+    for key, value in options.items():
+        if type(value) is not type(known[key]):
+            raise ValueError(f"config: {key} in [model.encoder] is {value!r}, it must be like {known[key]!r}")
     config = config_class(**options)
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"config: hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads"
-        )
     if config.max_length < max_length:
         raise ValueError(
             f"config: max_length is {max_length}, but max_position_embeddings gives room for {config.max_length}"

@@ -27,9 +27,9 @@ HELD_OUT = 1000  # pairs that training never sees
 SKIPPED = {"test", "tests", "testing", "idle_test", "site-packages", "__pycache__", "_vendor", "_internal"}
 MIN_SUMMARY_WORDS, MIN_BODY_WORDS = 3, 8
 MAX_BODY_WORDS = 300
-CLOZES = 3  # further training pairs from each body
+CLOZES = 12  # further training pairs from each body
 MIN_SPAN, MAX_SPAN = 5, 12  # words of a span: as long as summaries are
-WINDOW = 50  # words of the rest that are kept: short texts train faster
+WINDOW = 30  # words of the rest that are kept: short texts train faster
 WORD = re.compile(r"[a-z0-9]+")
 
 

@@ -1,0 +1,211 @@
+"""Model folders go both ways: what either library saves, the other opens, and gives the same embeddings."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from models import DATA, real_model
+from sentence_transformers import SentenceTransformer as Real
+from sentence_transformers.sentence_transformer import modules as real_modules
+from transformers import AutoTokenizer
+
+from minist import SentenceTransformer
+from minist.data.tokenizer import load_tokenizer
+from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
+from minist.training.scratch import new_model
+
+FOLDERS = ["st5/dense", "st5/dense2", "st6/dense", "st6/dense2"]
+TEXTS = ["The cat sat.", "a", "", "the cat sat, the cat? sat zebra quiz", "sat the", "🙂 猫", "quiz, " * 9]
+PAIRS = [("the cat", "sat."), ("a", "the cat sat, the cat? sat zebra quiz"), ("", "b"), ("zebra", "")]
+
+
+def ours(folder):
+    return SentenceTransformer(folder, device="cpu")
+
+
+def theirs(folder, **options):
+    return Real(str(folder), device="cpu", **options)
+
+
+def check_same(model, real, texts=TEXTS):
+    """All ways to encode give the same."""
+    a = model.encode(texts)
+    check_close(a, real.encode(texts))
+    check_close(model.encode_query(texts), real.encode_query(texts))
+    check_close(model.encode_document(texts), real.encode_document(texts))
+    # its tokens are left out of pooling where the folder says include_prompt = false
+    check_close(model.encode(texts, prompt="the cat sat: "), real.encode(texts, prompt="the cat sat: "))
+    half = {"truncate_dim": a.shape[1] // 2, "normalize_embeddings": True}
+    check_close(model.encode(texts, **half), real.encode(texts, **half))
+    check_close(model.similarity(a, a), real.similarity(a, a))
+    check_close(model.similarity_pairwise(a, a[::-1].copy()), real.similarity_pairwise(a, a[::-1].copy()))
+
+
+def check_same_pairs(model, real):
+    """Pairs are one sequence; whether its second text has token type 1 is for the tokenizer's config to say."""
+    check_close(model.encode(PAIRS), real.encode([list(pair) for pair in PAIRS]))
+
+
+def check_close(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    scale = max(1, np.abs(b).max())  # some of the models have no Normalize
+    np.testing.assert_allclose(a / scale, b / scale, atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------- folders of both generations
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_opens_and_embeds_the_same(name):
+    check_same(ours(DATA / "folders" / name), theirs(DATA / "folders" / name))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_pairs(name):
+    check_same_pairs(ours(DATA / "folders" / name), theirs(DATA / "folders" / name))
+
+
+def test_saved_prompt_changes_queries():
+    """Otherwise the comparison of encode_query above would say little."""
+    model = ours(DATA / "folders" / "st6" / "dense")
+    assert model.prompts["query"] == "q: "
+    assert np.abs(model.encode_query(TEXTS) - model.encode(TEXTS)).max() > 0.1
+
+
+def test_saved_truncate_dim():
+    folder = DATA / "folders" / "st6" / "dense2"
+    assert ours(folder).encode(TEXTS).shape == theirs(folder).encode(TEXTS).shape == (len(TEXTS), 4)
+
+
+# ---------------------------------------------------------------- ours, opened by the real library
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_saved_again(name, tmp_path):
+    ours(DATA / "folders" / name).save(tmp_path / "model")
+    check_same(ours(tmp_path / "model"), theirs(tmp_path / "model"))
+    check_same(ours(tmp_path / "model"), theirs(DATA / "folders" / name))
+    check_same_pairs(ours(DATA / "folders" / name), theirs(tmp_path / "model"))
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "all-mpnet-base-v2"])
+def test_real_model_saved_again(name, tmp_path):
+    folder = real_model(name)
+    model, real = ours(folder), theirs(folder)
+    model.save(tmp_path / "model")
+    long = "the cat sat on the mat. " * 100  # longer than the model takes
+    check_close(theirs(tmp_path / "model").encode([*TEXTS, long]), real.encode([*TEXTS, long]))
+    check_same(ours(tmp_path / "model"), real)
+    check_same_pairs(model, real)
+    check_same_pairs(model, theirs(tmp_path / "model"))
+
+
+ENCODER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+    "initializer_range": 0.3,  # so that attention is far from uniform
+}
+
+
+def from_scratch(model_type, mode):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        encoder=ENCODER | {"model_type": model_type},
+        tokenizer=TokenizerConfig(vocab_size=100, max_length=24),
+        pooling=PoolingConfig(mode),
+    )
+    return new_model(config, TEXTS * 3).eval()
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", "max"])
+@pytest.mark.parametrize("model_type", ["bert", "mpnet"])
+def test_model_from_scratch(model_type, mode, tmp_path):
+    model = from_scratch(model_type, mode)
+    model.prompts = {"query": "the quiz: ", "document": "sat "}
+    model.save(tmp_path / "model")
+    texts = [*TEXTS, "unknown ☃ words ☃"]  # in this vocabulary the unknown token has MPNet's padding id
+    check_same(model, theirs(tmp_path / "model"), texts)
+    check_same(ours(tmp_path / "model"), theirs(tmp_path / "model"), texts)
+    check_same_pairs(model, theirs(tmp_path / "model"))
+    check_same_pairs(ours(tmp_path / "model"), theirs(tmp_path / "model"))
+
+
+def test_half_precision_model(tmp_path):
+    """Its weights are saved as they are, and read as float32."""
+    from_scratch("bert", "mean").to(torch.bfloat16).save(tmp_path / "model")
+    check_same(ours(tmp_path / "model"), theirs(tmp_path / "model", model_kwargs={"dtype": "float32"}))
+
+
+# ---------------------------------------------------------------- theirs, opened by us
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_saved_by_the_real_library(name, tmp_path):
+    real = theirs(DATA / "folders" / name)
+    real.prompts |= {"query": "quiz: ", "other": "zebra "}
+    real.default_prompt_name = "other"
+    real.save(str(tmp_path / "model"), create_model_card=False)
+    check_same(ours(tmp_path / "model"), real)
+    check_same(ours(tmp_path / "model"), theirs(tmp_path / "model"))
+
+
+POOLINGS = ["cls", "max", "mean", ("cls", "max", "mean"), ("cls", "mean"), ("mean", "cls")]
+ACTIVATIONS = [torch.nn.Tanh, torch.nn.Identity, torch.nn.ReLU, torch.nn.GELU, torch.nn.SiLU, torch.nn.Sigmoid]
+
+
+@pytest.mark.parametrize("pooling, activation", list(zip(POOLINGS, ACTIVATIONS, strict=True)), ids=str)
+def test_other_modules_saved_by_the_real_library(pooling, activation, tmp_path):
+    torch.manual_seed(0)
+    transformer = theirs(DATA / "folders" / "st6" / "dense")[0]
+    pool = real_modules.Pooling(16, pooling_mode=pooling)
+    dense = real_modules.Dense(pool.get_embedding_dimension(), 7, bias=False, activation_function=activation())
+    real = Real(modules=[transformer, pool, dense, real_modules.Normalize()], device="cpu")
+    real.save(str(tmp_path / "theirs"), create_model_card=False)
+    check_same(ours(tmp_path / "theirs"), real)
+    ours(tmp_path / "theirs").save(tmp_path / "ours")
+    check_same(ours(tmp_path / "ours"), real)
+    check_same(ours(tmp_path / "ours"), theirs(tmp_path / "ours"))
+
+
+# ---------------------------------------------------------------- tokenizers
+
+
+def random_text(draw):
+    words = ["the", "cat", "sat", ",", "quiz?", "zebra", "xyz", "🙂", "猫", "É", "[SEP]", "[MASK]", "  ", "\t", "\n"]
+    return " ".join(draw.choices(words, k=draw.choice([0, 1, 2, 5, 10, 40])))
+
+
+@pytest.mark.parametrize("max_length", [4, 5, 12, 30, 60])
+@pytest.mark.parametrize("name", ["folders/st5/dense", "folders/st6/dense2", "enc/bert_cls", "enc/mpnet"])
+def test_tokens(name, max_length):
+    draw = random.Random(max_length)
+    texts = [random_text(draw) for _ in range(60)]
+    pairs = [(random_text(draw), random_text(draw)) for _ in range(60)]
+    check_tokens(DATA / name, max_length, texts, pairs)
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "all-mpnet-base-v2", "splade-tiny"])
+def test_tokens_of_real_models(name):
+    draw = random.Random(0)
+    texts = [random_text(draw) + " ".join(draw.choices(TEXTS, k=3)) for _ in range(100)]
+    check_tokens(real_model(name), 16, texts, list(zip(texts[:50], texts[50:], strict=True)))
+
+
+def check_tokens(folder, max_length, texts, pairs):
+    real = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer.json", max_length, lower_case=False)
+    options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
+    for batch, wanted in (
+        (texts, real(texts, **options)),
+        (pairs, real([a for a, _ in pairs], [b for _, b in pairs], **options)),
+    ):
+        tokens = tokenizer(batch)
+        assert tokens.lengths.tolist() == [len(ids) for ids in wanted["input_ids"]]
+        assert tokens.input_ids.tolist() == [i for ids in wanted["input_ids"] for i in ids]
+        assert tokens.token_type_ids.tolist() == [i for ids in wanted["token_type_ids"] for i in ids]

@@ -1,0 +1,173 @@
+"""The configuration: defaults, overrides, and what each mistake is answered with."""
+
+from pathlib import Path
+
+import pytest
+from tiny import ROOT
+
+from minist import evaluation, losses
+from minist.training.config import load_config, make, to_toml
+
+BASE = """
+output = "runs/x"
+[model]
+path = "m"
+[[data]]
+files = ["d.jsonl"]
+columns = { anchor = "q", positive = "d" }
+"""
+
+
+def load(tmp_path, text=BASE, overrides=()):
+    (tmp_path / "c.toml").write_text(text)
+    return load_config(tmp_path / "c.toml", list(overrides))
+
+
+def test_defaults(tmp_path):
+    config = load(tmp_path)
+    assert (config.output, config.seed, config.eval, config.expect) == ("runs/x", 42, [], {})
+    assert config.data[0].loss == {"name": "MultipleNegativesRankingLoss"}
+    assert config.data[0].paths() == [Path("d.jsonl")]
+    assert (config.train.batch_size, config.train.lr, config.train.schedule) == (32, 5e-5, "linear")
+
+
+def test_a_source_has_its_own_files(tmp_path):
+    config = load(tmp_path, BASE.replace('files = ["d.jsonl"]', 'source = "python_docs"'))
+    assert config.data[0].paths() == [Path("data/python_docs/train.jsonl")]
+
+
+def test_order_of_columns_is_kept(tmp_path):
+    config = load(tmp_path, BASE.replace('{ anchor = "q", positive = "d" }', '{ z = "1", a = "2", m = "3" }'))
+    assert list(config.data[0].columns.items()) == [("z", "1"), ("a", "2"), ("m", "3")]
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("train.lr=3e-5", lambda c: c.train.lr, 3e-5),
+        ("train.lr=1", lambda c: c.train.lr, 1.0),
+        ("seed=7", lambda c: c.seed, 7),
+        ("output=runs/other", lambda c: c.output, "runs/other"),
+        ('output="runs/a b=c"', lambda c: c.output, "runs/a b=c"),
+        ("train.drop_last=true", lambda c: c.train.drop_last, True),
+        ("data.0.sampler=no_duplicates", lambda c: c.data[0].sampler, "no_duplicates"),
+        ("data.0.columns.negative=n", lambda c: c.data[0].columns, {"anchor": "q", "positive": "d", "negative": "n"}),
+        ('data.0.files=["a.csv", "b.csv"]', lambda c: c.data[0].files, ["a.csv", "b.csv"]),
+        (
+            "data.0.loss=MultipleNegativesRankingLoss",
+            lambda c: c.data[0].loss,
+            {"name": "MultipleNegativesRankingLoss"},
+        ),
+        ("expect.ndcg=0.5", lambda c: c.expect, {"ndcg": 0.5}),
+        ("model.pooling.mode=cls", lambda c: c.model.pooling.mode, "cls"),
+    ],
+)
+def test_overrides(tmp_path, override, read, value):
+    found = read(load(tmp_path, overrides=[override]))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_last_override_counts(tmp_path):
+    assert load(tmp_path, overrides=["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.toml")))
+def test_written_out_and_read_again(tmp_path, name):
+    config = load_config(ROOT / "configs" / name, ["expect.a_b-c@10=0.5", 'model.encoder.hidden_act="a \\"b\\" \\n ü"'])
+    text = to_toml(config)
+    assert load(tmp_path, text) == config
+    assert "max_grad_norm = 1.0" in text  # defaults too
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("output", "ouput", "the top level has no key 'ouput', the nearest is 'output'; known are output, data, seed"),
+        ('output = "runs/x"', "", "the top level lacks the key 'output'"),
+        ("[model]", "[modle]", "no key 'modle', the nearest is 'model'"),
+        ("path =", "pth =", r"\[model\] has no key 'pth', the nearest is 'path'"),
+        ("columns", "colums", r"\[\[data\]\] has no key 'colums', the nearest is 'columns'"),
+        ('path = "m"', 'path = "m"\nencoder = { hidden_size = 8 }', "takes path, or .*: give one of them"),
+        ('path = "m"', "", "takes path, or .*: give one of them"),
+        ('path = "m"', 'path = "m"\ntype = "Other"', "type in .* is 'Other', known is SentenceTransformer"),
+        ('["d.jsonl"]', '"d.jsonl"', r"files in \[\[data\]\] must be of type list, it is 'd\.jsonl'"),
+        ('files = ["d.jsonl"]', "", "takes files or source: give one of them"),
+        ("[[data]]", "[data]", r"data is a list of tables: write \[\[data\]\]"),
+        ("[[data]]", '[[data]]\nsampler = "s"', r"sampler in \[\[data\]\] is 's', known are shuffled, no_duplicates"),
+        ("[model]", "[model", "is not TOML: .*line 3"),
+        ("[model]", "[train]\nlr = 'high'\n[model]", r"lr in \[train\] must be of type float, it is 'high'"),
+        ("[model]", "[train]\nepochs = 1.5\n[model]", r"epochs in \[train\] must be of type int, it is 1\.5"),
+        ("[model]", "[train]\ndrop_last = 1\n[model]", r"drop_last in \[train\] must be of type bool"),
+        ("[model]", "[train]\nepochs = true\n[model]", r"epochs in \[train\] must be of type int, it is True"),
+        ("[model]", "train = 3\n[model]", r"\[train\] must be a table of keys and values, it is 3"),
+        ("[model]", "[train]\nbatch_size = 0\n[model]", r"batch_size in \[train\] is 0, it must be at least 1"),
+        ("[model]", "[train]\nmax_steps = -1\n[model]", r"max_steps in \[train\] is -1"),
+        ("[model]", "[train]\nmax_grad_norm = -1.0\n[model]", r"max_grad_norm in \[train\] is -1"),
+        ("[model]", "[train]\nschedule = 'x'\n[model]", r"schedule in \[train\] is 'x', known are linear, cosine"),
+        ("[model]", "[train]\ndtype = 'half'\n[model]", r"dtype in \[train\] is 'half', known are float32, bfloat16"),
+        ("[model]", "[model.tokenizer]\nsize = 3\n[model]", r"\[tokenizer\] has no key 'size'"),
+    ],
+)
+def test_mistakes(tmp_path, old, new, message):
+    assert old in BASE
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, BASE.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr", "--set train.lr: write key=value"),
+        ("train.lrr=1", r"\[train\] has no key 'lrr', the nearest is 'lr'"),
+        ("data.3.sampler=shuffled", "'3' is no entry, there are 0 to 0"),
+        ("data.sampler=shuffled", "for a list name the entry: data.0.sampler"),
+        ("output.x=1", "it has no keys"),
+        ("output.x.y=1", "output"),
+        ("train.epochs=many", r"epochs in \[train\] must be of type int, it is 'many'"),
+    ],
+)
+def test_mistaken_overrides(tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, overrides=[override])
+
+
+def test_two_data_sets(tmp_path):
+    more = '\n[[data]]\nfiles = ["e.jsonl"]\ncolumns = { a = "q" }\n'
+    with pytest.raises(ValueError, match=r"there are 2 \[\[data\]\] entries, one is supported"):
+        load(tmp_path, BASE + more)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no config file .*none\.toml"):
+        load_config(tmp_path / "none.toml", [])
+
+
+# ---------------------------------------------------------------- objects by name
+
+
+def test_make():
+    loss = make("loss", {"name": "MultipleNegativesRankingLoss", "scale": 30.0}, losses)
+    assert type(loss) is losses.MultipleNegativesRankingLoss
+    assert loss.scale == 30.0
+
+
+def test_make_from_a_file(tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self, power=2):\n        self.power = power\n")
+    assert make("loss", {"name": f"{tmp_path}/mine.py:Mine", "power": 3}, losses).power == 3
+    with pytest.raises(ValueError, match=r"mine\.py has no Other"):
+        make("loss", {"name": f"{tmp_path}/mine.py:Other"}, losses)
+    with pytest.raises(ValueError, match=r"there is no file .*none\.py"):
+        make("loss", {"name": f"{tmp_path}/none.py:Mine"}, losses)
+
+
+@pytest.mark.parametrize("name", ["Other", "", "nn", "Tensor", "contrastive"])
+def test_only_what_the_package_offers(name):
+    with pytest.raises(ValueError, match=f"loss is '{name}', known are MultipleNegativesRankingLoss"):
+        make("loss", {"name": name}, losses)
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="MultipleNegativesRankingLoss has no argument 'size', it takes scale, sim"):
+        make("loss", {"name": "MultipleNegativesRankingLoss", "size": 3}, losses)
+    assert "InformationRetrievalEvaluator" in evaluation.__all__

@@ -1,0 +1,139 @@
+"""InformationRetrievalEvaluator against recorded values, and the [[eval]] entry that makes one."""
+
+import numpy as np
+import pytest
+from tiny import sentences, tiny_model, write_jsonl
+
+from minist.evaluation import InformationRetrievalEvaluator
+from minist.retrieval.bm25 import BM25
+from minist.training.config import EvalConfig
+from minist.training.evaluations import bm25_metrics, evaluate, make_evaluator, report
+
+# recorded from sentence-transformers 6.2; metrics of 5 queries on 40 documents
+RECORDED = {
+    "cosine_accuracy@1": 0.0,
+    "cosine_accuracy@3": 0.2,
+    "cosine_accuracy@5": 0.2,
+    "cosine_accuracy@10": 0.4,
+    "cosine_precision@1": 0.0,
+    "cosine_precision@3": 0.06666666666666667,
+    "cosine_precision@5": 0.04,
+    "cosine_precision@10": 0.06000000000000001,
+    "cosine_recall@1": 0.0,
+    "cosine_recall@3": 0.1,
+    "cosine_recall@5": 0.1,
+    "cosine_recall@10": 0.2333333333333333,
+    "cosine_ndcg@10": 0.14041084353673533,
+    "cosine_mrr@10": 0.13333333333333333,
+    "cosine_map@100": 0.12831557331557333,
+}
+RELEVANT = {"q0": {"d5"}, "q1": {"d12", "d15"}, "q2": {"d19", "d22", "d25"}, "q3": {"d26"}, "q4": {"d33", "d36"}}
+
+
+class Table:
+    """A model that looks its embeddings up; text s<i> has the random vector of seed 100 + i."""
+
+    similarity_name = "cosine"
+
+    def encode(self, texts):
+        return np.stack([np.random.RandomState(100 + int(text[1:])).randn(6).astype(np.float32) for text in texts])
+
+    encode_query = encode_document = encode
+
+
+class Prompted(Table):
+    """Queries and documents must not be embedded alike."""
+
+    def encode_query(self, texts):
+        return -self.encode(texts)
+
+
+def recorded_evaluator(name=""):
+    queries = {f"q{i}": f"s{i}" for i in range(5)}
+    return InformationRetrievalEvaluator(queries, {f"d{i}": f"s{i}" for i in range(5, 45)}, RELEVANT, name)
+
+
+def test_recorded():
+    assert recorded_evaluator()(Table()) == pytest.approx(RECORDED, abs=1e-12)
+    named = recorded_evaluator("held")(Table())
+    assert named == pytest.approx({f"held_{key}": value for key, value in RECORDED.items()}, abs=1e-12)
+
+
+def test_each_side_has_its_own_prompt():
+    assert recorded_evaluator()(Prompted())["cosine_ndcg@10"] != recorded_evaluator()(Table())["cosine_ndcg@10"]
+
+
+def test_of_equal_scores_the_lower_id_is_first():
+    class Constant(Table):
+        def encode_document(self, texts):
+            return np.ones((len(texts), 6), np.float32)
+
+    corpus = {"b": "s1", "c": "s2", "a": "s3"}  # not in order
+    for document, rank in (("a", 1), ("b", 2), ("c", 3)):
+        found = InformationRetrievalEvaluator({"q": "s0"}, corpus, {"q": {document}})(Constant())
+        assert found["cosine_mrr@10"] == pytest.approx(1 / rank, abs=1e-12)
+
+
+def test_a_query_without_relevant_documents_is_left_out():
+    queries = {f"q{i}": f"s{i}" for i in range(9)}
+    corpus = {f"d{i}": f"s{i}" for i in range(5, 45)}
+    found = InformationRetrievalEvaluator(queries, corpus, RELEVANT | {"q7": set()})(Table())
+    assert found == pytest.approx(RECORDED, abs=1e-12)
+
+
+def test_from_pairs():
+    """The document is the query's own text, so each is found first; precision@3 of one relevant is 1/3."""
+    found = InformationRetrievalEvaluator.from_pairs([(f"s{i}", f"s{i}") for i in range(12)])(Table())
+    assert found["cosine_accuracy@1"] == found["cosine_ndcg@10"] == 1
+    assert found["cosine_precision@3"] == pytest.approx(1 / 3, abs=1e-12)
+
+
+def test_no_relevant_document_in_the_corpus():
+    with pytest.raises(ValueError, match="no query has a relevant document in the corpus: do the ids agree"):
+        InformationRetrievalEvaluator({"1": "q"}, {"1": "d"}, {"1": {"2"}})
+
+
+# ---------------------------------------------------------------- as an [[eval]] entry
+
+
+@pytest.fixture
+def entry(tmp_path):
+    rows = [{"q": text, "d": f"{text} {text}", "n": 1} for text in dict.fromkeys(sentences(30, seed=4))]
+    file = write_jsonl(tmp_path / "held.jsonl", rows)
+    columns = {"query": "q", "document": "d"}
+    return EvalConfig("InformationRetrievalEvaluator", columns, "held", [str(file)], bm25=True, searches=["sort list"])
+
+
+def test_entry(entry):
+    evaluator = make_evaluator(entry)
+    found = evaluate([evaluator], tiny_model())
+    assert 0 < found["held_cosine_ndcg@10"] <= 1
+    baseline = bm25_metrics(evaluator)
+    index = BM25(evaluator.documents)
+    best = [int(index.scores(query).argmax()) == i for i, query in enumerate(evaluator.queries)]
+    assert baseline["held_bm25_accuracy@1"] == pytest.approx(np.mean(best), abs=1e-12)
+
+
+def test_report(entry):
+    lines, evaluator, model = [], make_evaluator(entry), tiny_model()
+    report(entry, evaluator, model, evaluate([evaluator], model), lines.append)
+    ours, theirs = evaluator(model)["held_cosine_ndcg@10"], bm25_metrics(evaluator)["held_bm25_ndcg@10"]
+    assert lines[0] == f"\nnDCG@10 on held: {ours:.4f}   BM25: {theirs:.4f}   difference: {ours - theirs:+.4f}"
+    assert lines[1] == "\nsearch: sort list"
+    assert len(lines) == 2 + 3  # three hits
+    assert all(line.split("  ")[-1] in evaluator.documents for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluator": "Nothing"}, "evaluator in .* is 'Nothing', known are InformationRetrievalEvaluator"),
+        ({"columns": {"query": "q"}}, "InformationRetrievalEvaluator takes query, document"),
+        ({"files": []}, "'held' has no files"),
+        ({"columns": {"query": "q", "document": "x"}}, "there is no column 'x', it has q, d, n"),
+        ({"columns": {"query": "q", "document": "n"}}, "row 1: 'n' is 1, but a text is wanted"),
+    ],
+)
+def test_entries_that_cannot_be(entry, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_evaluator(EvalConfig(**(vars(entry) | changes)))

@@ -1,0 +1,43 @@
+"""What a run says of itself, and the progress bar."""
+
+import pytest
+import torch
+
+from minist import progress
+from minist.training import meter as module
+from minist.training.meter import Meter
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_means_since_the_last_reading(clock):
+    meter = Meter(10, 0)
+    for loss in (1.0, 2.0, 6.0):
+        meter.count(torch.tensor(loss, requires_grad=True), texts=8, tokens=50)
+    clock[0] += 2
+    assert meter.read() == {"loss": 3.0, "texts_per_second": 12.0, "tokens_per_second": 75.0}
+    meter.count(torch.tensor(5.0), texts=8, tokens=50)
+    clock[0] += 4
+    assert meter.read() == {"loss": 5.0, "texts_per_second": 2.0, "tokens_per_second": 12.5}
+
+
+def test_line_of_a_resumed_run(clock):
+    meter = Meter(total=100, step=40)
+    clock[0] += 20  # 10 steps in 20 s: 50 more take 100 s
+    record = {"step": 50, "loss": 1.5, "learning_rate": 1e-3, "grad_norm": 2.0}
+    line = meter.line(record | {"texts_per_second": 1234.0, "tokens_per_second": 56789.0})
+    assert line == "step  50/100  loss 1.5000  lr 1.00e-03  grad 2.00  1,234 texts/s  56,789 tokens/s  1:40 left"
+
+
+@pytest.mark.parametrize(("show", "seen"), [(True, True), (False, False), (None, False)])
+def test_progress_bar(capsys, show, seen):
+    """By itself only where a person watches a terminal, which a test is not."""
+    with progress.progress_bar(3, "texts", "encoding", show) as bar:
+        bar.update(3)
+    assert ("encoding" in capsys.readouterr().err) == seen

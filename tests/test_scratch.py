@@ -1,0 +1,108 @@
+"""A vocabulary of the texts at hand, and random weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import ENCODER, ROOT, WORDS, sentences
+
+from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
+from minist.training.scratch import new_encoder, new_model, train_wordpiece
+
+CODE = """
+from minist.training.config import TokenizerConfig
+from minist.training.scratch import train_wordpiece
+texts = [a + b + " " + b for a in ("ab", "ba", "aab", "zé") for b in ("cd", "dc", "xyz", "q")]  # many ties
+print(train_wordpiece(texts, TokenizerConfig(vocab_size=30, max_length=16)).to_json())
+"""
+
+
+def test_training_is_deterministic():
+    outputs = []
+    for seed in ("0", "1"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        command = [sys.executable, "-c", CODE]
+        outputs.append(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert outputs[0] == outputs[1]
+    assert len(json.loads(outputs[0])["model"]["vocab"]) == 30  # fewer than there are pieces, so ties decide
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_wordpiece(sentences(200), TokenizerConfig(vocab_size=60, max_length=32))
+
+
+def test_vocabulary(tokenizer):
+    vocabulary = tokenizer.backend.get_vocab()
+    assert [vocabulary[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [0, 1, 2, 3, 4]
+    assert sorted(vocabulary.values()) == list(range(60))
+    first = {word[0] for word in WORDS}
+    inside = {f"##{letter}" for word in WORDS for letter in word[1:]}
+    assert first | inside <= vocabulary.keys()  # so no word of the texts is unknown
+    assert not any(ord(letter) > 0xFFFF for piece in vocabulary for letter in piece)  # no mark of the training is left
+
+
+def test_pieces_put_together_give_the_words(tokenizer):
+    for text in sentences(30, seed=9):
+        pieces = tokenizer.backend.encode(text).tokens[1:-1]
+        assert " ".join(pieces).replace(" ##", "") == text
+
+
+def test_frequent_words_are_one_piece():
+    tokenizer = train_wordpiece(["banana ananas"] * 5 + ["xy"], TokenizerConfig(vocab_size=100, max_length=16))
+    assert tokenizer.backend.encode("banana ananas").tokens[1:-1] == ["banana", "ananas"]
+    assert tokenizer.backend.encode("xy").tokens[1:-1] == ["x", "##y"]  # seen once
+
+
+@pytest.mark.parametrize(("lower_case", "same"), [(True, True), (False, False)])
+def test_case(lower_case, same):
+    config = TokenizerConfig(vocab_size=100, max_length=16, lower_case=lower_case)
+    tokenizer = train_wordpiece(["Read read"] * 3, config)
+    assert (tokenizer.backend.encode("READ").ids == tokenizer.backend.encode("read").ids) == same
+
+
+def test_weights_depend_on_the_seed_alone():
+    def weights(seed):
+        torch.manual_seed(seed)
+        config = ModelConfig(encoder=ENCODER, tokenizer=TokenizerConfig(vocab_size=100, max_length=32))
+        return torch.cat([p.flatten() for p in new_model(config, sentences(20)).parameters()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_initial_weights():
+    encoder = new_encoder(ENCODER | {"hidden_size": 64, "vocab_size": 500, "initializer_range": 0.02}, 32)
+    for name, parameter in encoder.named_parameters():
+        if parameter.ndim == 2:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.15), name  # the smallest has 128 values
+            assert abs(parameter.mean().item()) < 0.01, name
+        else:
+            assert (parameter == (1.0 if "norm" in name and name.endswith("weight") else 0.0)).all(), name
+
+
+def test_pooling_and_length_are_as_asked():
+    tokenizer = TokenizerConfig(vocab_size=100, max_length=20)
+    model = new_model(ModelConfig(encoder=ENCODER, tokenizer=tokenizer, pooling=PoolingConfig("cls")), sentences(20))
+    assert model.stack[1].modes == ("cls",)
+    assert model.tokenizer.max_length == 20
+    assert model.stack[0].config.vocab_size == model.tokenizer.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt"}, "model_type in .* is 'gpt', known are bert, mpnet"),
+        ({"width": 3}, "has no key 'width', known are vocab_size, hidden_size"),
+        ({"hidden_size": 15}, "hidden_size 15 is no multiple of"),
+        ({"max_position_embeddings": 8}, "max_length is 32, but max_position_embeddings gives room for 8"),
+        ({"model_type": "mpnet", "max_position_embeddings": 33}, "gives room for 31"),
+        ({"hidden_act": "sine"}, "hidden_act is 'sine', known are gelu"),
+    ],
+)
+def test_impossible_encoders(changes, message):
+    with pytest.raises(ValueError, match=message):
+        new_encoder(ENCODER | {"vocab_size": 100} | changes, 32)

@@ -1,0 +1,88 @@
+"""Similarities against recorded values and against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from minist.similarity import PAIRWISE_SIMILARITIES, SIMILARITIES, pairwise_similarity, similarity
+
+# recorded from sentence-transformers 6.2, on random(1, 3, 8) with random(2, 4, 8), and with random(3, 3, 8)
+RECORDED = {
+    "cosine": [
+        [0.06871297210454941, 0.007825145497918129, 0.05968273803591728, -0.16247352957725525],
+        [-0.341839998960495, -0.2507816553115845, 0.052387479692697525, -0.084577776491642],
+        [0.2313499003648758, 0.18006493151187897, -0.12599103152751923, 0.2767714858055115],
+    ],
+    "dot": [
+        [0.9363988637924194, 0.09013515710830688, 0.43588200211524963, -1.839457392692566],
+        [-3.7801244258880615, -2.344003915786743, 0.31046223640441895, -0.7770064473152161],
+        [1.8250175714492798, 1.2006217241287231, -0.5326421856880188, 1.813861608505249],
+    ],
+    "euclidean": [
+        [-5.039766311645508, -4.830514430999756, -4.12558650970459, -5.184025764465332],
+        [-5.478326320648193, -4.835484504699707, -3.5286080837249756, -4.464189052581787],
+        [-3.7733492851257324, -3.4247701168060303, -3.094135046005249, -3.1911814212799072],
+    ],
+    "manhattan": [
+        [-12.762502670288086, -10.802634239196777, -10.336359977722168, -12.00397777557373],
+        [-10.932611465454102, -9.495901107788086, -7.813308238983154, -9.706783294677734],
+        [-9.127565383911133, -8.001299858093262, -7.229995250701904, -7.776700973510742],
+    ],
+}
+RECORDED_PAIRWISE = {
+    "cosine": [0.5351361036300659, -0.5204772353172302, 0.5305576324462891],
+    "dot": [5.496161937713623, -4.077327251434326, 3.3790924549102783],
+    "euclidean": [-3.254978656768799, -4.904211521148682, -2.5589964389801025],
+    "manhattan": [-7.679078102111816, -11.387752532958984, -5.950724124908447],
+}
+DEFINITIONS = {
+    "cosine": lambda x, y: x @ y / np.sqrt((x @ x) * (y @ y)),
+    "dot": lambda x, y: x @ y,
+    "euclidean": lambda x, y: -np.sqrt(((x - y) ** 2).sum()),
+    "manhattan": lambda x, y: -np.abs(x - y).sum(),
+}
+NAMES = list(RECORDED)
+
+
+def random(seed, *shape):
+    return torch.from_numpy(np.random.RandomState(seed).randn(*shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded(name):
+    a, b, c = random(1, 3, 8), random(2, 4, 8), random(3, 3, 8)
+    torch.testing.assert_close(similarity(name)(a, b), torch.tensor(RECORDED[name]), atol=2e-6, rtol=0)
+    pairwise = pairwise_similarity(name)(a, c)
+    torch.testing.assert_close(pairwise, torch.tensor(RECORDED_PAIRWISE[name]), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_definitions(name):
+    a, b = random(4, 40, 6).double(), random(5, 40, 6).double()
+    expected = np.array([[DEFINITIONS[name](x, y) for y in b.numpy()] for x in a.numpy()])
+    np.testing.assert_allclose(similarity(name)(a, b).numpy(), expected, atol=1e-10, rtol=0)
+    np.testing.assert_allclose(pairwise_similarity(name)(a, b).numpy(), expected.diagonal(), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_single_precision(name, dtype):
+    a, b = random(6, 5, 64).to(dtype), random(7, 5, 64).to(dtype)
+    for functions in (similarity, pairwise_similarity):
+        found = functions(name)(a, b)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, functions(name)(a.float(), b.float()))
+
+
+def test_a_zero_vector_has_cosine_zero():
+    assert similarity("cosine")(torch.zeros(1, 3), torch.ones(1, 3)).item() == 0
+
+
+def test_both_tables_hold_the_same_names():
+    assert list(SIMILARITIES) == list(PAIRWISE_SIMILARITIES) == NAMES
+
+
+def test_unknown_name():
+    for find in (similarity, pairwise_similarity):
+        with pytest.raises(ValueError, match="similarity is 'cos', known are cosine, dot, euclidean, manhattan"):
+            find("cos")

@@ -132,8 +132,9 @@ def train(args: argparse.Namespace) -> None:
     if rank == 0:
         model.save(output / "model")
         metrics = evaluate(evaluators, model)
-        log(output, {"step": done, **metrics})
-        say(headline(metrics))
+        if metrics:
+            log(output, {"step": done, **metrics})
+            say(headline(metrics))
         for entry, evaluator in zip(config.eval, evaluators, strict=True):
             report(entry, evaluator, model, metrics, say)
         say(f"\nsaved {output / 'model'} after {time.perf_counter() - started:.0f} s; for instance:")

@@ -50,13 +50,16 @@ class ColumnWriter:
         self.stem, self.dtype, self.end = stem, dtype, 0
 
     def __enter__(self) -> "ColumnWriter":
-        self.ids, self.offsets, self.hashes = (open(f"{self.stem}.{kind}", "wb") for kind in KINDS)  # noqa: SIM115
+        with ExitStack() as stack:
+            self.ids, self.offsets, self.hashes = (
+                stack.enter_context(open(f"{self.stem}.{kind}", "wb")) for kind in KINDS
+            )
+            self.streams = stack.pop_all()  # closed in __exit__
         self.offsets.write(np.zeros(1, np.int64).tobytes())
         return self
 
     def __exit__(self, *error: object) -> None:
-        for stream in (self.ids, self.offsets, self.hashes):
-            stream.close()
+        self.streams.close()
 
     def write(self, texts: Sequence[str], tokens: Tokenized) -> int:
         """Append texts; returns how many of them were cut."""

@@ -43,6 +43,7 @@ def cls_pool(x: Tensor, packed: Packed, skip: Tensor) -> Tensor:
 
 def max_pool(x: Tensor, packed: Packed, skip: Tensor) -> Tensor:
     """The maximum over the tokens of each text but the first `skip` [N]."""
+    skip = torch.minimum(skip, packed.lengths - 1)  # of a text that is all prompt, the last token
     left_out = packed.position_ids < skip[packed.text_ids]
     return torch.segment_reduce(
         x.masked_fill(left_out[:, None], float("-inf")), "max", lengths=packed.lengths, unsafe=True

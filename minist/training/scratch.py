@@ -9,6 +9,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
+from torch import nn
 
 from minist.data.tokenizer import Tokenizer
 from minist.encoders.weights import initialize
@@ -96,4 +97,5 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
         )
     encoder = encoder_class(config)
     initialize(encoder, config.initializer_range)
+    nn.init.zeros_(encoder.embeddings.position.weight)  # at first a word means the same wherever it stands
     return encoder

@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> None:
         SAMPLERS[data.sampler], dataset.hashes(), settings.batch_size, config.seed, drop_last=settings.drop_last
     )
     batches = Batches(sampler, settings.epochs, settings.max_steps)
-    say(f"data   {dataset.describe()}")
+    say(f"data   {data.name}, {dataset.describe()}")
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     say(f"model  {millions:.1f} million parameters, {batches.total} steps, {world} x {device.type}")
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -413,13 +414,18 @@ def test_a_folder_that_cannot_be_written(folder, small_disk):
 def test_interrupted_while_writing(folder):
     (folder / "t.txt").write_text("read file sort list\n" * 200_000)
     command = process("encode.py", "t.txt", "--model", "m", "--output", "out.npy", "--batch-tokens", "64")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    # a shell starts its background jobs deaf to SIGINT, and children inherit that: hear it again
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear) as running:
         deadline = time.monotonic() + 60
         while not partial_files(folder) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert partial_files(folder)
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=60)
+        try:
+            _, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert running.returncode == 130
     assert err == "interrupted\n"
     assert not (folder / "out.npy").exists()

@@ -109,7 +109,7 @@ def test_a_whole_run(folder):
     assert config["train"]["weight_decay"] == 0.0  # a default, written out
 
     rows = pairs()
-    assert f"data   {len(rows)} rows: anchor" in out
+    assert f"data   train, {len(rows)} rows: anchor" in out
     assert "6 steps, 1 x cpu" in out
     assert "nDCG@10 on held: " in out
     assert "search: sort list" in out

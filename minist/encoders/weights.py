@@ -5,11 +5,29 @@ along the first axis (query, key and value are one matrix here). `{i}` stands fo
 """
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Table = dict[str, tuple[str, ...]]
+
+
+class WithoutInitialization(TorchFunctionMode):
+    """Modules built inside draw no random weights: for those that are about to be read from a file.
+
+    On the meta device the drawing itself is free, but torch imports its compiler for it, which takes a second.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Pass every call on but those that fill a tensor with random numbers."""
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def initialize(module: nn.Module, std: float) -> None:

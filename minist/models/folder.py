@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from minist.data.tokenizer import Tokenizer, load_tokenizer
 from minist.encoders.bert import BertConfig, BertEncoder
 from minist.encoders.mpnet import MPNetConfig, MPNetEncoder
-from minist.encoders.weights import load_weights, modernize, save_weights
+from minist.encoders.weights import WithoutInitialization, load_weights, modernize, save_weights
 from minist.files import complete_folder, read_json, write_json
 from minist.modules.dense import Dense, Normalize
 from minist.modules.pooling import MODES, Pooling
@@ -110,7 +110,7 @@ def load_encoder(folder: Path) -> Encoder:
         config = config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
     except ValueError as e:
         raise ValueError(f"{folder}/config.json: {e}") from None
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be read
+    with torch.device("meta"), WithoutInitialization():  # no memory for weights that are about to be read
         encoder = encoder_class(config)
     state = _read_weights(folder)
     try:

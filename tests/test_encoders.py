@@ -1,6 +1,9 @@
 """Encoders against recorded outputs, the branches of attention against each other, and loading of weights."""
 
 import json
+import weakref
+from dataclasses import asdict, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,11 +12,21 @@ from models import DATA
 from safetensors.torch import load_file
 
 from minist import Packed
+from minist.encoders import attention as attention_file
 from minist.encoders.attention import _padded, _runs, _varlen_flash, attention
-from minist.encoders.weights import load_weights, modernize, save_weights
+from minist.encoders.bert import BertConfig
+from minist.encoders.checks import LARGEST
+from minist.encoders.distilbert import DistilBertConfig
+from minist.encoders.families import ENCODERS, Encoder
+from minist.encoders.layers import last
+from minist.encoders.modernbert import FULL, SLIDING, ModernBertConfig
+from minist.encoders.mpnet import MPNetConfig
+from minist.encoders.roberta import RobertaConfig, RobertaEncoder, roberta_positions
+from minist.encoders.weights import initialize, load_weights, modernize, save_weights
 from minist.models.folder import load_encoder
 
 RECORDED = json.loads((DATA / "encoders.json").read_text("utf-8"))["models"]
+MODELS = ["bert", "mpnet", "roberta", "xlmr", "distilbert", "modernbert"]
 
 
 # ---------------------------------------------------------------- recorded outputs
@@ -36,7 +49,12 @@ def run_encoder(name, packed):
         return load_encoder(DATA / "enc" / name).eval()(packed)
 
 
-@pytest.mark.parametrize("name", ["bert", "mpnet"])
+def test_every_recorded_model_is_tested():
+    assert RECORDED.keys() == {*MODELS, *HEADS, *CLASSIFIERS} == {path.name for path in (DATA / "enc").iterdir()}
+    assert len(MODELS) == len(ENCODERS)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_last_hidden_state(name):
     entry = RECORDED[name]["texts"]
     output = run_encoder(name, packed_of(entry))
@@ -44,30 +62,44 @@ def test_last_hidden_state(name):
 
 
 def linear(x, state, name):
-    return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+    return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
 
 def layer_norm(x, state, name):
-    return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-12)
+    eps = 1e-5 if name == "head.norm" else 1e-12  # ModernBERT's, of the others
+    return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state.get(f"{name}.bias"), eps)
 
 
 # The heads are not the encoder's, but their recorded logits tell whether the hidden states below them are right.
+WORDS = "embeddings.word_embeddings.weight"
 HEADS = {  # name -> (dense, norm, word embeddings, bias)
-    "bert_mlm": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "bert", "cls.predictions"),
-    "mpnet_mlm": ("lm_head.dense", "lm_head.layer_norm", "mpnet", "lm_head"),
+    "bert_mlm": (
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        f"bert.{WORDS}",
+        "cls.predictions",
+    ),
+    "mpnet_mlm": ("lm_head.dense", "lm_head.layer_norm", f"mpnet.{WORDS}", "lm_head"),
+    "roberta_mlm": ("lm_head.dense", "lm_head.layer_norm", f"roberta.{WORDS}", "lm_head"),
+    "distilbert_mlm": ("vocab_transform", "vocab_layer_norm", f"distilbert.{WORDS}", "vocab_projector"),
+    "modernbert_mlm": ("head.dense", "head.norm", "model.embeddings.tok_embeddings.weight", "decoder"),
 }
-CLASSIFIERS = {
-    "bert_cls": ("bert.pooler.dense", "classifier"),
-    "mpnet_cls": ("classifier.dense", "classifier.out_proj"),
+CLASSIFIERS = {  # name -> (dense, activation, out)
+    "bert_cls": ("bert.pooler.dense", torch.tanh, "classifier"),
+    "mpnet_cls": ("classifier.dense", torch.tanh, "classifier.out_proj"),
+    "roberta_cls": ("classifier.dense", torch.tanh, "classifier.out_proj"),
+    "xlmr_cls": ("classifier.dense", torch.tanh, "classifier.out_proj"),
+    "distilbert_cls": ("pre_classifier", F.relu, "classifier"),
+    "modernbert_cls": ("head.dense", F.gelu, "classifier"),
 }
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_masked_language_model_checkpoint(name):
     state, entry = load_file(DATA / "enc" / name / "model.safetensors"), RECORDED[name]["texts"]
-    dense, norm, prefix, bias = HEADS[name]
+    dense, norm, words, bias = HEADS[name]
     x = layer_norm(F.gelu(linear(run_encoder(name, packed_of(entry)), state, dense)), state, norm)
-    logits = x @ state[f"{prefix}.embeddings.word_embeddings.weight"].T + state[f"{bias}.bias"]
+    logits = x @ state[words].T + state[f"{bias}.bias"]
     torch.testing.assert_close(logits, attended(entry, "logits"), atol=1e-4, rtol=0)
 
 
@@ -75,37 +107,51 @@ def test_masked_language_model_checkpoint(name):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifier_checkpoint(name, key):
     state, entry = load_file(DATA / "enc" / name / "model.safetensors"), RECORDED[name][key]
-    dense, out = CLASSIFIERS[name]
+    dense, act, out = CLASSIFIERS[name]
     packed = packed_of(entry)
-    first = run_encoder(name, packed)[packed.cu_seqlens[:-1]]
-    logits = linear(torch.tanh(linear(first, state, dense)), state, out)
-    torch.testing.assert_close(logits, torch.tensor(entry["logits"]), atol=1e-5, rtol=0)
+    x = act(linear(run_encoder(name, packed)[packed.cu_seqlens[:-1]], state, dense))
+    x = layer_norm(x, state, "head.norm") if "head.norm.weight" in state else x
+    torch.testing.assert_close(linear(x, state, out), torch.tensor(entry["logits"]), atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------- attention
 
 HEADS_AND_WIDTH = (3, 8)
 LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
+LONG = [3, 60, 60, 64, 65, 129, 385, 450, 450, 512]  # beside windows and blocks: shorter, multiples of them, neither
 
 
-def attention_inputs(dtype, device="cpu"):
+def attention_inputs(dtype, device="cpu", lengths=LENGTHS):
     generator = torch.Generator().manual_seed(0)
-    packed = Packed.of(torch.zeros(sum(LENGTHS), dtype=torch.long), torch.tensor(LENGTHS)).to(torch.device(device))
-    shape = (sum(LENGTHS), *HEADS_AND_WIDTH)
+    packed = Packed.of(torch.zeros(sum(lengths), dtype=torch.long), torch.tensor(lengths)).to(torch.device(device))
+    shape = (sum(lengths), *HEADS_AND_WIDTH)
     qkv = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for _ in range(3)]
-    bias = torch.randn(HEADS_AND_WIDTH[0], max(LENGTHS), max(LENGTHS), generator=generator).to(device, dtype)
+    bias = torch.randn(HEADS_AND_WIDTH[0], max(lengths), max(lengths), generator=generator).to(device, dtype)
     return packed, qkv, bias.requires_grad_()
 
 
-def naive(q, k, v, packed, bias):
-    """softmax(q k^T / sqrt(D/H) + bias) v, one text after the other."""
+def naive(q, k, v, packed, bias, window=None):
+    """softmax(q k^T / sqrt(D/H) + bias) v, one text after the other, over the tokens within the window."""
     outputs = []
     for qt, kt, vt in zip(*(x.split(packed.lengths.tolist()) for x in (q, k, v)), strict=True):
         scores = torch.einsum("ihd,jhd->hij", qt, kt) / qt.shape[-1] ** 0.5
         if bias is not None:
             scores = scores + bias[:, : len(qt), : len(qt)]
+        if window is not None:
+            far = [[abs(i - j) > window for j in range(len(qt))] for i in range(len(qt))]
+            scores = scores.masked_fill(torch.tensor(far, device=q.device), float("-inf"))
         outputs.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), vt))
     return torch.cat(outputs)
+
+
+def check_branch(branch, packed, qkv, bias=None, window=None):
+    """Values and gradients."""
+    inputs, dtype = qkv if bias is None else [*qkv, bias], qkv[0].dtype
+    weights = torch.linspace(-1, 1, 24, dtype=dtype).view(HEADS_AND_WIDTH)  # so that every output counts differently
+    wanted, given = naive(*qkv, packed, bias, window), branch(*qkv, packed, bias, window, 0.0)
+    torch.testing.assert_close(given, wanted, atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=0)
+    gradients = [torch.autograd.grad((x * weights).sum(), inputs) for x in (given, wanted)]
+    torch.testing.assert_close(*gradients, atol=3e-6 if dtype == torch.float32 else 1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -113,36 +159,99 @@ def naive(q, k, v, packed, bias):
 @pytest.mark.parametrize("branch", [_padded, _runs])
 def test_branches_equal_the_definition(branch, dtype, has_bias):
     packed, qkv, bias = attention_inputs(dtype)
-    bias = bias if has_bias else None
-    inputs = [*qkv, bias] if has_bias else qkv
-    weights = torch.linspace(-1, 1, 24, dtype=dtype).view(HEADS_AND_WIDTH)  # so that every output counts differently
-    wanted, given = naive(*qkv, packed, bias), branch(*qkv, packed, bias, 0.0)
-    torch.testing.assert_close(given, wanted, atol=1e-6, rtol=0)
-    gradients = [torch.autograd.grad((x * weights).sum(), inputs) for x in (given, wanted)]
-    torch.testing.assert_close(*gradients, atol=3e-6 if dtype == torch.float32 else 1e-12, rtol=0)
+    check_branch(branch, packed, qkv, bias if has_bias else None)
 
 
-@pytest.mark.parametrize("has_bias", [False, True])
-def test_half_precision_with_gradients(has_bias):
+@pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])
+@pytest.mark.parametrize("branch", [_padded, _runs])
+def test_windows_equal_the_definition(branch, window):
+    for dtype in (torch.float32, torch.float64):
+        packed, qkv, _ = attention_inputs(dtype)
+        check_branch(branch, packed, qkv, window=window)
+
+
+@pytest.mark.parametrize("window", [3, 64])
+@pytest.mark.parametrize("branch", [_padded, _runs])
+def test_windows_on_long_texts(branch, window):
+    packed, qkv, _ = attention_inputs(torch.float64, lengths=LONG)
+    check_branch(branch, packed, qkv, window=window)
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 4, 5, 11])
+def test_blocks_of_every_length(window, monkeypatch):
+    monkeypatch.setattr(attention_file, "_block", lambda window: 4)
+    packed, qkv, _ = attention_inputs(torch.float64, lengths=[*range(1, 60), 40, 40, 40])
+    check_branch(_runs, packed, qkv, window=window)
+
+
+def test_long_texts_meet_their_surroundings_only(monkeypatch):
+    """No scores of 8192 x 8192."""
+    sizes, real = [], F.scaled_dot_product_attention
+
+    def recorded(q, k, v, attn_mask, dropout_p):
+        sizes.append((*q.shape[1:3], k.shape[2]))
+        return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    q = torch.randn(10 + 8192, 1, 8)
+    attention(q, q, q, Packed.of(torch.zeros(len(q), dtype=torch.long), torch.tensor([10, 8192])), window=64)
+    assert sizes == [(1, 10, 10), (128, 64, 192)]  # 128 blocks of 64 queries, of which each meets 192 keys
+
+
+@pytest.mark.parametrize("branch", [_padded, _runs])
+def test_every_query_sees_a_key(branch, monkeypatch):
+    """Padding too: only some kernels give zeros and no NaN where there is none."""
+    rows, real = [], F.scaled_dot_product_attention
+
+    def recorded(q, k, v, attn_mask, dropout_p):
+        if attn_mask is not None:
+            rows.append((attn_mask if attn_mask.dtype == torch.bool else attn_mask == 0).any(-1).all().item())
+        return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    monkeypatch.setattr(attention_file, "_block", lambda window: 8)
+    packed, qkv, _ = attention_inputs(torch.float32, lengths=[49, 1, 50, 77])
+    branch(*qkv, packed, None, 2, 0.0)
+    assert rows
+    assert all(rows)
+
+
+@pytest.mark.parametrize("window", [None, 4, 15, 16, 20])
+def test_window_of_the_function(window):
+    packed, qkv, _ = attention_inputs(torch.float32)
+    torch.testing.assert_close(
+        attention(*qkv, packed, window=window), naive(*qkv, packed, None, window), atol=1e-6, rtol=0
+    )
+    # the longest text has 17 tokens
+    assert torch.equal(attention(*qkv, packed, window=window), attention(*qkv, packed)) == (window not in (4, 15))
+
+
+@pytest.mark.parametrize(("has_bias", "window"), [(False, None), (True, None), (False, 3)])
+def test_half_precision_with_gradients(has_bias, window):
     packed, qkv, bias = attention_inputs(torch.bfloat16)
     bias = bias if has_bias else None
-    given = attention(*qkv, packed, bias=bias)
-    wanted = naive(*(x.float() for x in qkv), packed, None if bias is None else bias.float())
+    given = attention(*qkv, packed, bias=bias, window=window)
+    wanted = naive(*(x.float() for x in qkv), packed, None if bias is None else bias.float(), window)
     assert given.dtype == torch.bfloat16
     torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
 
 
-def test_dropout_is_applied():
-    packed, qkv, _ = attention_inputs(torch.float32)
-    assert not torch.equal(attention(*qkv, packed, dropout=0.5), attention(*qkv, packed))
+@pytest.mark.parametrize("lengths", [LENGTHS, LONG])
+@pytest.mark.parametrize("window", [None, 3])
+def test_dropout_is_applied(window, lengths):
+    packed, qkv, _ = attention_inputs(torch.float32, lengths=lengths)
+    with_dropout, without = (attention(*qkv, packed, window=window, dropout=p) for p in (0.5, 0.0))
+    texts = zip(*(x.split(lengths) for x in (with_dropout, without)), strict=True)
+    assert not any(torch.equal(a, b) for a, b in texts if len(a) > 9)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("window", [None, 3, 64])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_varlen_flash_equals_the_definition(dtype):
-    packed, qkv, _ = attention_inputs(dtype, "cuda")
+def test_varlen_flash_equals_the_definition(dtype, window):
+    packed, qkv, _ = attention_inputs(dtype, "cuda", LENGTHS if window is None else LONG)
     wide = [x.detach().float().requires_grad_() for x in qkv]
-    given, wanted = _varlen_flash(*qkv, packed), naive(*wide, packed, None)
+    given, wanted = _varlen_flash(*qkv, packed, window), naive(*wide, packed, None, window)
     torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
     gradients = torch.autograd.grad(given.float().pow(2).sum(), qkv)
     torch.testing.assert_close(
@@ -150,12 +259,258 @@ def test_varlen_flash_equals_the_definition(dtype):
     )
 
 
+# ---------------------------------------------------------------- layers
+
+FAMILIES = list(ENCODERS)
+
+
+def tiny_config(model_type, **fields):
+    """A config of `model_type` with four layers of width 16."""
+    own = {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}
+    common = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
+    shape = {"vocab_size": 50, "max_position_embeddings": 64, "initializer_range": 0.3}
+    return ENCODERS[model_type][0](**{**shape, **(own if model_type == "distilbert" else common), **fields})
+
+
+def tiny_encoder(model_type, **fields):
+    """The same with random weights, in eval mode."""
+    torch.manual_seed(0)
+    encoder = ENCODERS[model_type][1](tiny_config(model_type, **fields))
+    initialize(encoder, 0.3)
+    return encoder.eval()
+
+
+def tiny_texts():
+    lengths = torch.tensor([7, 1, 30])
+    return Packed.of(torch.randint(2, 50, (38,), generator=torch.Generator().manual_seed(0)), lengths)
+
+
+def layers_of(config):
+    return config.n_layers if isinstance(config, DistilBertConfig) else config.num_hidden_layers
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_encoder_says_what_it_is(model_type):
+    encoder = tiny_encoder(model_type)
+    assert isinstance(encoder, Encoder)
+    assert encoder.model_type == model_type
+    assert encoder.width == encoder(tiny_texts()).shape[1] == 16
+    assert encoder.config.vocab_size == 50
+    assert encoder.config.max_length == (62 if model_type in ("mpnet", "roberta", "xlm-roberta") else 64)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_longest_text(model_type):
+    encoder = tiny_encoder(model_type)
+    longest = encoder.config.max_length
+    assert encoder(Packed.of(torch.full((longest,), 5), torch.tensor([longest]))).shape == (longest, 16)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_hidden_states(model_type):
+    encoder, packed = tiny_encoder(model_type), tiny_texts()
+    states = list(encoder.hidden_states(packed))
+    assert [x.shape for x in states] == [(38, 16)] * 5
+    assert torch.equal(states[0], encoder.embeddings(packed))
+    assert torch.equal(states[-1], encoder(packed))
+    for a, b in pairwise(states):
+        assert not torch.allclose(a, b)
+
+
+def test_last_keeps_no_other_alive():
+    seen = []
+
+    def states():
+        for i in range(4):
+            assert all(x() is None for x in seen[:-1])  # the one before is still held where this one is made
+            x = torch.full((2,), i)
+            seen.append(weakref.ref(x))
+            yield x
+
+    assert last(states()).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("numbers", [[0], [0, 1], [0, 2], [0, 1, 2, 3], (0, 3), range(3)])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_keep_layers(model_type, numbers):
+    encoder, packed = tiny_encoder(model_type), tiny_texts()
+    whole = list(tiny_encoder(model_type).hidden_states(packed))
+    encoder.keep_layers(numbers)
+    kept = list(encoder.hidden_states(packed))
+    assert layers_of(encoder.config) == len(encoder.layers) == len(numbers) == len(kept) - 1
+    alike = [n for n, number in enumerate(numbers, start=1) if number == n - 1]  # the layers below are all there
+    for n in alike[: -1 if model_type == "modernbert" else None]:  # whose last one is normalized
+        assert torch.equal(kept[n], whole[n])
+    check_reloads(encoder, packed)
+
+
+def check_reloads(encoder, packed):
+    """The shortened config and the weights, numbered anew, make the same encoder."""
+    again = type(encoder)(type(encoder.config)(**asdict(encoder.config))).eval()
+    load_weights(again, save_weights(encoder, encoder.weights), encoder.weights)
+    assert torch.equal(again(packed), encoder(packed))
+
+
+@pytest.mark.parametrize("model_type", sorted({*FAMILIES} - {"modernbert"}))
+def test_keep_layers_without_the_first(model_type):
+    encoder, packed = tiny_encoder(model_type), tiny_texts()
+    second, third = encoder.layers[1], encoder.layers[2]
+    encoder.keep_layers([1, 2])
+    assert list(encoder.layers) == [second, third]
+    check_reloads(encoder, packed)
+
+
+@pytest.mark.parametrize("numbers", [[], [1, 1], [2, 1], [4], [-1], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_layers_that_cannot_be_kept(model_type, numbers):
+    encoder = tiny_encoder(model_type)
+    with pytest.raises(ValueError, match=rf"given are \[{str(numbers)[1:-1]}\], .* from 0 to 3$"):
+        encoder.keep_layers(numbers)
+    assert len(encoder.layers) == layers_of(encoder.config) == 4
+
+
+def test_modernbert_keeps_its_first_layer():
+    with pytest.raises(ValueError, match=r"given are \[1, 2\], a ModernBERT must keep its layer 0"):
+        tiny_encoder("modernbert").keep_layers([1, 2])
+
+
+def test_modernbert_keeps_the_kinds_of_its_layers():
+    encoder = tiny_encoder("modernbert")
+    assert encoder.config.kinds == [FULL, SLIDING, SLIDING, FULL]
+    encoder.keep_layers([0, 1, 3])
+    assert encoder.config.kinds == encoder.config.layer_types == [FULL, SLIDING, FULL]
+    assert [layer.window for layer in encoder.layers] == [None, 64, None]
+
+
+# ---------------------------------------------------------------- what only some families have
+
+
+def test_positions_of_roberta():
+    packed = Packed.of(torch.tensor([5, 1, 7, 1, 9, 3, 1, 4]), torch.tensor([4, 0, 1, 3]))
+    assert roberta_positions(packed, 1).tolist() == [2, 1, 3, 1, 2, 2, 1, 3]
+    assert roberta_positions(packed, 0).tolist() == [1, 2, 3, 4, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("types", [1, 2])
+def test_roberta_has_no_token_types(types):
+    """As with its tokenizers, also where there is a second row in the table."""
+    encoder, packed = tiny_encoder("roberta", type_vocab_size=types), tiny_texts()
+    assert torch.equal(encoder(packed), encoder(packed._replace(token_type_ids=torch.ones(38, dtype=torch.long))))
+
+
+def test_modernbert_windows_matter():
+    packed = tiny_texts()
+    narrow, wide = tiny_encoder("modernbert", local_attention=8), tiny_encoder("modernbert", local_attention=60)
+    a, b = ([*x(packed).split([7, 1, 30])] for x in (narrow, wide))
+    assert torch.equal(a[1], b[1])
+    assert not torch.allclose(a[2], b[2])
+    odd = replace(narrow.config, local_attention=9)
+    assert torch.equal(tiny_encoder("modernbert", **asdict(odd))(packed), narrow(packed))
+
+
+def test_modernbert_reads_both_spellings():
+    """Of transformers 4 and 5."""
+    old = tiny_encoder("modernbert", global_attn_every_n_layers=2, global_rope_theta=500.0, local_rope_theta=50)
+    rope = {FULL: {"rope_type": "default", "rope_theta": 500}, SLIDING: {"rope_type": "default", "rope_theta": 50.0}}
+    new = tiny_encoder("modernbert", layer_types=[FULL, SLIDING, FULL, SLIDING], rope_parameters=rope)
+    other = tiny_encoder("modernbert", layer_types=[FULL, SLIDING, FULL, SLIDING])
+    assert torch.equal(old(tiny_texts()), new(tiny_texts()))
+    assert not torch.allclose(old(tiny_texts()), other(tiny_texts()))
+    assert (new.config.global_rope_theta, new.config.local_rope_theta) == (500, 50)  # for readers of the older one
+    half = tiny_config("modernbert", rope_parameters={FULL: None, SLIDING: {"rope_theta": 7.0}})
+    assert (half.global_rope_theta, half.local_rope_theta) == (160000, 7)
+
+
+@pytest.mark.parametrize("field", ["attention_bias", "mlp_bias", "norm_bias"])
+def test_modernbert_biases(field):
+    plain, with_bias = tiny_encoder("modernbert"), tiny_encoder("modernbert", **{field: True})
+    more = dict(with_bias.named_parameters()).keys() - dict(plain.named_parameters()).keys()
+    per_layer, once = {"attention_bias": (2, 0), "mlp_bias": (2, 0), "norm_bias": (2, 1)}[field]
+    assert len(more) == 4 * per_layer + once  # norm_bias: the first layer's norm lacks, the embeddings have one
+    assert all(name.endswith(".bias") for name in more)
+    check_reloads(with_bias, tiny_texts())
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_dropout_of_an_encoder(model_type):
+    rates = [name for name in asdict(tiny_config(model_type)) if "dropout" in name]
+    assert len(rates) == (3 if model_type == "modernbert" else 2)
+    for rate in rates:
+        encoder = tiny_encoder(model_type, **(dict.fromkeys(rates, 0.0) | {rate: 0.5}))
+        assert torch.equal(encoder(tiny_texts()), encoder(tiny_texts()))
+        encoder.train()
+        assert not torch.equal(encoder(tiny_texts()), encoder(tiny_texts())), rate
+
+
+# ---------------------------------------------------------------- configs
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_wrong_values_of_every_field(model_type):
+    """All that a config.json may hold in place of a number, a name, or true and false."""
+    config = tiny_config(model_type)
+    for name, value in asdict(config).items():
+        wrong = ["16", [1], {}, None, -1, float("nan"), float("inf")] if type(value) in (int, float) else [1, None, []]
+        wrong += [True, 0, 1.0, LARGEST + 1] if type(value) is int else []
+        if value is None:
+            wrong = ["x", 5, ["x"], {"x": 1}, [1] * 4]
+        if name == "pad_token_id":
+            wrong = [-1, None, "1", 50, True] if isinstance(config, RobertaConfig) else []
+        for given in wrong:
+            with pytest.raises(ValueError, match=name.replace("rope_theta", "(rope_theta|attention)")):
+                replace(config, **{name: given})
+
+
+IMPOSSIBLE = {
+    "heads": (BertConfig, {"hidden_size": 15, "num_attention_heads": 2}, "hidden_size 15 is no multiple of num_att"),
+    "heads of DistilBERT": (DistilBertConfig, {"dim": 15, "n_heads": 2}, "dim 15 is no multiple of n_heads 2"),
+    "odd heads": (ModernBertConfig, {"hidden_size": 30, "num_attention_heads": 2}, "30 is no even multiple of 2 heads"),
+    "positions": (RobertaConfig, {"max_position_embeddings": 2}, "max_position_embeddings is 2, it must be 3"),
+    "positions of MPNet": (MPNetConfig, {"max_position_embeddings": 2}, "max_position_embeddings is 2, it must be 3"),
+    "few buckets": (MPNetConfig, {"relative_attention_num_buckets": 3}, "is 3, it must be from 4 to 511"),
+    "many buckets": (MPNetConfig, {"relative_attention_num_buckets": 512}, "is 512, it must be from 4 to 511"),
+    "activation": (BertConfig, {"hidden_act": "sine"}, "hidden_act is 'sine', known are gelu"),
+    "activation of DistilBERT": (DistilBertConfig, {"activation": "sine"}, "^activation is 'sine', known are gelu"),
+    "activation of ModernBERT": (ModernBertConfig, {"hidden_activation": "sine"}, "hidden_activation is 'sine'"),
+    "no window": (ModernBertConfig, {"local_attention": 0}, "local_attention is 0, it must be a whole number from 1"),
+    "number of kinds": (ModernBertConfig, {"layer_types": [FULL]}, "must be a list of 22 times"),
+    "unknown kind": (ModernBertConfig, {"num_hidden_layers": 1, "layer_types": ["x"]}, r"layer_types is \['x'\]"),
+    "flat rotations": (ModernBertConfig, {"rope_parameters": {"rope_theta": 5}}, "must be a table with full_attention"),
+    "scaled rotations": (
+        ModernBertConfig,
+        {"rope_parameters": {FULL: {"rope_type": "yarn", "rope_theta": 5}}},
+        "'yarn'.* known is the rope_type 'default'",
+    ),
+    "theta 0": (ModernBertConfig, {"global_rope_theta": 0}, "rope_theta of full_attention is 0, it must be a number"),
+    "theta is a text": (
+        ModernBertConfig,
+        {"rope_parameters": {SLIDING: {"rope_theta": "5"}}},
+        "rope_theta of sliding_attention is '5'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_values(case):
+    config_class, fields, message = IMPOSSIBLE[case]
+    with pytest.raises(ValueError, match=message):
+        config_class(**fields)
+
+
+@pytest.mark.parametrize("buckets", [4, 5, 511])
+def test_extreme_buckets(buckets):
+    assert tiny_encoder("mpnet", relative_attention_num_buckets=buckets)(tiny_texts()).isfinite().all()
+
+
 # ---------------------------------------------------------------- weights
 
-MODELS = ["bert", "mpnet"]
-FIRST_QUERY = {
-    "bert": "encoder.layer.0.attention.self.query.weight",
-    "mpnet": "encoder.layer.0.attention.attn.q.weight",
+FIRST_QUERY = {  # name, shape
+    "bert": ("encoder.layer.0.attention.self.query.weight", 16),
+    "mpnet": ("encoder.layer.0.attention.attn.q.weight", 16),
+    "roberta": ("encoder.layer.0.attention.self.query.weight", 16),
+    "xlmr": ("encoder.layer.0.attention.self.query.weight", 16),
+    "distilbert": ("transformer.layer.0.attention.q_lin.weight", 16),
+    "modernbert": ("layers.0.attn.Wqkv.weight", 48),
 }
 
 
@@ -175,26 +530,36 @@ def test_saved_weights_are_the_loaded_ones(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_missing_weight(name):
     state, encoder = checkpoint(name)
-    del state[FIRST_QUERY[name]]
-    with pytest.raises(ValueError, match=f"lacks the weight {FIRST_QUERY[name]}$"):
-        load_weights(encoder, state, encoder.weights)
+    for missing in (FIRST_QUERY[name][0], *list(save_weights(encoder, encoder.weights))[::7]):
+        with pytest.raises(ValueError, match=f"lacks the weight {missing}$"):
+            load_weights(encoder, {key: weight for key, weight in state.items() if key != missing}, encoder.weights)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_wrong_shape(name):
     state, encoder = checkpoint(name)
-    state[FIRST_QUERY[name]] = state[FIRST_QUERY[name]][:, :-1]
-    with pytest.raises(ValueError, match=rf"{FIRST_QUERY[name]} has shape \[16, 15\].* \[16, 16\]"):
+    query, rows = FIRST_QUERY[name]
+    state[query] = state[query][:, :-1]
+    with pytest.raises(ValueError, match=rf"{query} has shape \[{rows}, 15\].* \[{rows}, 16\]"):
         load_weights(encoder, state, encoder.weights)
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("unknown", ["encoder.layer.2.output.dense.weight", "embeddings.more.weight"])
-def test_unknown_weight(name, unknown):
-    state, encoder = checkpoint(name)
-    state[unknown] = torch.zeros(16, 32)
-    with pytest.raises(ValueError, match=f"holds {unknown}"):
-        load_weights(encoder, state, encoder.weights)
+def test_unknown_weight(name):
+    _, encoder = checkpoint(name)
+    third_layer = FIRST_QUERY[name][0].replace(".0.", ".2.")  # the models have two
+    for unknown in (third_layer, "embeddings.more.weight"):
+        state, _ = checkpoint(name)
+        state[unknown] = torch.zeros(16, 32)
+        with pytest.raises(ValueError, match=f"holds {unknown}"):
+            load_weights(encoder, state, encoder.weights)
+
+
+@pytest.mark.parametrize("name", ["layers.0.attn_norm.weight", "layers.1.attn_norm.bias", "final_norm.bias"])
+def test_norms_that_a_modernbert_does_not_have(name):
+    state, encoder = checkpoint("modernbert")
+    with pytest.raises(ValueError, match=f"holds {name}"):
+        load_weights(encoder, state | {name: torch.ones(16)}, encoder.weights)
 
 
 def test_what_lies_beside_the_encoder_is_ignored():
@@ -207,6 +572,11 @@ def test_half_precision_weights_become_float32():
     state, encoder = checkpoint("bert")
     load_weights(encoder, {key: weight.bfloat16() for key, weight in state.items()}, encoder.weights)
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+
+
+def test_xlm_roberta_is_a_roberta_of_another_name():
+    assert isinstance(checkpoint("xlmr")[1], RobertaEncoder)
+    assert checkpoint("xlmr")[1].architecture == "XLMRobertaModel"
 
 
 def test_old_names_and_prefixes():

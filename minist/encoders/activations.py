@@ -1,4 +1,4 @@
-"""The activation functions that a config.json may name in `hidden_act`."""
+"""The activation functions that a config.json may name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +16,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function called `name`; ValueError lists those there are."""
+def activation(name: str, field: str = "hidden_act") -> Callable[[Tensor], Tensor]:
+    """The function called `name`; ValueError lists those there are. `field`: where config.json names it."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"hidden_act is {name!r}, known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"{field} is {name!r}, known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

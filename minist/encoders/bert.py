@@ -3,13 +3,16 @@
 Read it beside mpnet.py: the two differ in positions, token types and a relative bias.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.activations import activation
-from minist.encoders.attention import attention, check_heads
+from minist.encoders.attention import attention
+from minist.encoders.checks import check_heads, check_values
+from minist.encoders.layers import check_layers, last
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
 WEIGHTS = {
@@ -46,10 +49,12 @@ class BertConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
-    pad_token_id: int = 0
+    pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
+        check_values(self)
         check_heads(self.hidden_size, self.num_attention_heads)
+        activation(self.hidden_act)
 
     @property
     def max_length(self) -> int:
@@ -113,9 +118,25 @@ class BertEncoder(nn.Module):
         self.embeddings = BertEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.config.hidden_size
+
     def forward(self, packed: Packed) -> Tensor:
         """Packed -> [T, D], the last layer's output for every token."""
+        return last(self.hidden_states(packed))
+
+    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
         x = self.embeddings(packed)
+        yield x
         for layer in self.layers:
             x = layer(x, packed)
-        return x
+            yield x
+
+    def keep_layers(self, numbers: Sequence[int]) -> None:
+        """Drop all layers but `numbers`, which rise from 0. ValueError for others."""
+        check_layers(numbers, len(self.layers))
+        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
+        self.config = replace(self.config, num_hidden_layers=len(self.layers))

@@ -5,14 +5,18 @@ layers add one relative bias to their attention scores.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.activations import activation
-from minist.encoders.attention import attention, check_heads
+from minist.encoders.attention import attention
+from minist.encoders.checks import check_heads, check_positions, check_values
+from minist.encoders.layers import check_layers, last
+from minist.encoders.roberta import roberta_positions
 
 PADDING_ID = 1  # MPNet's own, whatever pad_token_id says
 MAX_DISTANCE = 128  # further tokens share the last bucket of the relative bias
@@ -52,10 +56,16 @@ class MPNetConfig:
     relative_attention_num_buckets: int = 32
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
-    pad_token_id: int = PADDING_ID
+    pad_token_id: int | None = PADDING_ID
 
     def __post_init__(self) -> None:
+        check_values(self)
         check_heads(self.hidden_size, self.num_attention_heads)
+        activation(self.hidden_act)
+        check_positions(self.max_position_embeddings, PADDING_ID)
+        if not 4 <= self.relative_attention_num_buckets < 4 * MAX_DISTANCE:  # a quarter of them: exact distances
+            given = self.relative_attention_num_buckets
+            raise ValueError(f"relative_attention_num_buckets is {given}, it must be from 4 to {4 * MAX_DISTANCE - 1}")
 
     @property
     def max_length(self) -> int:
@@ -75,16 +85,8 @@ class MPNetEmbeddings(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """Packed -> [T, D]."""
-        x = self.word(packed.input_ids) + self.position(mpnet_positions(packed))
+        x = self.word(packed.input_ids) + self.position(roberta_positions(packed, PADDING_ID))
         return self.dropout(self.norm(x))
-
-
-def mpnet_positions(packed: Packed) -> Tensor:
-    """Positions count from 2; a padding id that stands in the text itself has position 1 and is not counted. [T]"""
-    counted = packed.input_ids != PADDING_ID
-    so_far = torch.cat([counted.new_zeros(1, dtype=torch.long), counted.cumsum(0)])  # [T+1]
-    before_text = so_far[packed.cu_seqlens[:-1].long()]  # [N]
-    return (so_far[1:] - before_text[packed.text_ids]) * counted + PADDING_ID
 
 
 class MPNetLayer(nn.Module):
@@ -126,15 +128,31 @@ class MPNetEncoder(nn.Module):
         self.relative_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
         self.layers = nn.ModuleList(MPNetLayer(config) for _ in range(config.num_hidden_layers))
 
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.config.hidden_size
+
     def forward(self, packed: Packed) -> Tensor:
         """Packed -> [T, D], the last layer's output for every token."""
+        return last(self.hidden_states(packed))
+
+    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
         places = torch.arange(packed.max_seqlen, device=packed.input_ids.device)
         buckets = relative_buckets(places[None, :] - places[:, None], self.config.relative_attention_num_buckets)
         bias = self.relative_bias(buckets).permute(2, 0, 1)  # [L, L, H] -> [H, L, L], L = max_seqlen
         x = self.embeddings(packed)
+        yield x
         for layer in self.layers:
             x = layer(x, packed, bias)
-        return x
+            yield x
+
+    def keep_layers(self, numbers: Sequence[int]) -> None:
+        """Drop all layers but `numbers`, which rise from 0. ValueError for others."""
+        check_layers(numbers, len(self.layers))
+        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
+        self.config = replace(self.config, num_hidden_layers=len(self.layers))
 
 
 def relative_buckets(distance: Tensor, buckets: int) -> Tensor:

@@ -1,0 +1,220 @@
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663) on a packed token stream.
+
+Beside bert.py: it normalizes before each half of a layer and once at the end (pre-LN), has rotations for
+positions, a gate in its perceptron, no biases, and two kinds of layers: most see only a window of neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minist.data.packed import Packed
+from minist.encoders.activations import activation
+from minist.encoders.attention import attention
+from minist.encoders.checks import check_heads, check_values
+from minist.encoders.layers import check_layers, last
+from minist.encoders.weights import Table
+
+FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
+
+# our modules -> theirs in a checkpoint
+WEIGHTS: Table = {
+    "embeddings.word": ("embeddings.tok_embeddings",),
+    "embeddings.norm": ("embeddings.norm",),
+    "layers.{i}.attention_norm": ("layers.{i}.attn_norm",),
+    "layers.{i}.qkv": ("layers.{i}.attn.Wqkv",),
+    "layers.{i}.attention_out": ("layers.{i}.attn.Wo",),
+    "layers.{i}.mlp_norm": ("layers.{i}.mlp_norm",),
+    "layers.{i}.up": ("layers.{i}.mlp.Wi",),
+    "layers.{i}.down": ("layers.{i}.mlp.Wo",),
+    "final_norm": ("final_norm",),
+}
+
+
+@dataclass(frozen=True)
+class ModernBertConfig:
+    """The fields of a ModernBERT config.json that shape the encoder, under their own names.
+
+    The kinds of layers and the bases of the rotations have two spellings. Where the one of transformers 5
+    (layer_types, rope_parameters) is given, it counts.
+    """
+
+    vocab_size: int = 50368
+    hidden_size: int = 768
+    num_hidden_layers: int = 22
+    num_attention_heads: int = 12
+    intermediate_size: int = 1152
+    hidden_activation: str = "gelu"
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    norm_eps: float = 1e-5
+    max_position_embeddings: int = 8192
+    local_attention: int = 128  # a token of a sliding layer sees half of it to either side
+    global_attn_every_n_layers: int = 3
+    global_rope_theta: float = 160000.0
+    local_rope_theta: float = 10000.0
+    layer_types: list[str] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0  # not used here, but transformers refuses one beyond a small vocabulary
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        check_heads(self.hidden_size, self.num_attention_heads)
+        if self.hidden_size // self.num_attention_heads % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} is no even multiple of {self.num_attention_heads} heads")
+        activation(self.hidden_activation, "hidden_activation")
+        _check_layer_types(self.layer_types, self.num_hidden_layers)
+        # both spellings say the same from here on, for a reader of the older one
+        object.__setattr__(self, "global_rope_theta", _rope_theta(self.rope_parameters, FULL, self.global_rope_theta))
+        object.__setattr__(self, "local_rope_theta", _rope_theta(self.rope_parameters, SLIDING, self.local_rope_theta))
+
+    @property
+    def max_length(self) -> int:
+        """Longest text it was made for; rotations as such know no end."""
+        return self.max_position_embeddings
+
+    @property
+    def kinds(self) -> list[str]:
+        """FULL or SLIDING, for each layer."""
+        if self.layer_types is not None:
+            return list(self.layer_types)
+        return [SLIDING if i % self.global_attn_every_n_layers else FULL for i in range(self.num_hidden_layers)]
+
+
+def _check_layer_types(given: Any, layers: int) -> None:
+    if given is None:
+        return
+    if not isinstance(given, list) or len(given) != layers or not all(kind in (FULL, SLIDING) for kind in given):
+        raise ValueError(f"layer_types is {given!r}, it must be a list of {layers} times {FULL} or {SLIDING}")
+
+
+def _rope_theta(given: Any, kind: str, otherwise: float) -> float:
+    """The base in rope_parameters (`given`) for this kind of layer, or else `otherwise`."""
+    parts = {} if given is None else given
+    if not isinstance(parts, dict) or not parts.keys() <= {FULL, SLIDING}:
+        raise ValueError(f"rope_parameters is {given!r}, it must be a table with {FULL} and {SLIDING}")
+    part = parts.get(kind) or {}
+    if not isinstance(part, dict) or part.get("rope_type", part.get("type", "default")) != "default":
+        raise ValueError(f"rope_parameters has {part!r} for {kind}, known is the rope_type 'default' with a rope_theta")
+    theta = part.get("rope_theta", otherwise)
+    if type(theta) not in (int, float) or not 0 < theta < float("inf"):
+        raise ValueError(f"the rope_theta of {kind} is {theta!r}, it must be a number above 0")
+    return float(theta)
+
+
+class ModernBertEmbeddings(nn.Module):
+    """Words, normalized."""
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Packed -> [T, D]."""
+        return self.dropout(self.norm(self.word(packed.input_ids)))
+
+
+class ModernBertLayer(nn.Module):
+    """Attention, then a gated perceptron (GeGLU, Shazeer 2020, arXiv:2002.05202), each of the normalized input and
+    added to it."""
+
+    def __init__(self, config: ModernBertConfig, number: int) -> None:
+        super().__init__()
+        width, self.heads = config.hidden_size, config.num_attention_heads
+        self.window = config.local_attention // 2 if config.kinds[number] == SLIDING else None
+        # the embeddings come normalized, so the first layer has nothing to do here
+        self.attention_norm = nn.Identity() if number == 0 else _norm(config)
+        self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)
+        self.attention_out = nn.Linear(width, width, bias=config.attention_bias)
+        self.mlp_norm = _norm(config)
+        self.up = nn.Linear(width, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.act = activation(config.hidden_activation)
+        self.down = nn.Linear(config.intermediate_size, width, bias=config.mlp_bias)
+        self.dropout = nn.Dropout(config.mlp_dropout)
+        self.attention_dropout = nn.Dropout(config.attention_dropout)  # of the scores and of the output
+
+    def forward(self, x: Tensor, packed: Packed, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """[T, D] -> [T, D]."""
+        q, k, v = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1)).unbind(1)  # 3 x [T, H, D/H]
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        dropout = self.attention_dropout.p if self.training else 0.0
+        mixed = attention(q, k, v, packed, window=self.window, dropout=dropout)
+        x = x + self.attention_dropout(self.attention_out(mixed.flatten(1)))
+        up, gate = self.up(self.mlp_norm(x)).chunk(2, dim=1)
+        return x + self.down(self.dropout(self.act(up) * gate))
+
+
+def _norm(config: ModernBertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+def rotations(packed: Packed, size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each token's angles, [T, 1, size/2] each, for heads of `size` numbers (RoPE, Su et al.
+    2021, arXiv:2104.09864): the token in place p turns its i-th pair by p / theta^(2i / size)."""
+    device = packed.position_ids.device
+    frequencies = 1.0 / theta ** (torch.arange(0, size, 2, device=device) / size)
+    angles = torch.arange(packed.max_seqlen, device=device)[:, None, None] * frequencies
+    return angles.cos()[packed.position_ids], angles.sin()[packed.position_ids]
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (x_i, x_{i + half}) of every head in `x` [T, H, D/H]. In float32: half types lose the angle."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=2)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=2).to(x.dtype)
+
+
+class ModernBertEncoder(nn.Module):
+    """Token module: Packed -> [T, D]."""
+
+    model_type = "modernbert"
+    architecture = "ModernBertModel"
+    prefix = "model."  # of this encoder inside ModernBertForMaskedLM and its like
+    weights = WEIGHTS
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = ModernBertEmbeddings(config)
+        self.layers = nn.ModuleList(ModernBertLayer(config, i) for i in range(config.num_hidden_layers))
+        self.final_norm = _norm(config)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.config.hidden_size
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Packed -> [T, D], the last layer's output for every token, normalized."""
+        return last(self.hidden_states(packed))
+
+    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]. Only the last one is normalized."""
+        thetas = {FULL: self.config.global_rope_theta, SLIDING: self.config.local_rope_theta}
+        size = self.width // self.config.num_attention_heads
+        turns = {kind: rotations(packed, size, thetas[kind]) for kind in sorted(set(self.config.kinds))}
+        x = self.embeddings(packed)
+        yield x
+        for number, (kind, layer) in enumerate(zip(self.config.kinds, self.layers, strict=True), start=1):
+            x = layer(x, packed, turns[kind])
+            yield x if number < len(self.layers) else self.final_norm(x)
+
+    def keep_layers(self, numbers: Sequence[int]) -> None:
+        """Drop all layers but `numbers`, which rise from 0. ValueError for others, and where layer 0 is not kept:
+        only that one does without a norm before its attention."""
+        check_layers(numbers, len(self.layers))
+        if numbers[0] != 0:
+            raise ValueError(f"keep_layers: given are {list(numbers)}, a ModernBERT must keep its layer 0")
+        kinds = [self.config.kinds[i] for i in numbers]
+        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
+        self.config = replace(self.config, num_hidden_layers=len(kinds), layer_types=kinds)

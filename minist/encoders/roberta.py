@@ -1,0 +1,113 @@
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa (Conneau et al. 2020, arXiv:1911.02116) on a packed
+token stream.
+
+Their layer is BERT's. Positions start after the padding id, and there is one token type for all texts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from minist.data.packed import Packed
+from minist.encoders.bert import WEIGHTS, BertConfig, BertLayer
+from minist.encoders.checks import check_positions
+from minist.encoders.layers import check_layers, last
+
+
+@dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """BERT's fields, with the numbers of roberta-base; both families write the same config.json."""
+
+    vocab_size: int = 50265
+    max_position_embeddings: int = 514
+    type_vocab_size: int = 1
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.pad_token_id) is not int or not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id is {self.pad_token_id!r}, it must be from 0 to {self.vocab_size - 1}")
+        check_positions(self.max_position_embeddings, self.pad_token_id)
+
+    @property
+    def max_length(self) -> int:
+        """Longest text that has a position for every token: the first of the table are never used."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+
+class RobertaEmbeddings(nn.Module):
+    """word + token type 0 + position, normalized."""
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__()
+        width, self.padding_id = config.hidden_size, config.pad_token_id
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type = nn.Embedding(config.type_vocab_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Packed -> [T, D]."""
+        position = self.position(roberta_positions(packed, self.padding_id))
+        # RoBERTa was trained without token types, and its tokenizers give none, also for the second text of a pair
+        return self.dropout(self.norm(self.word(packed.input_ids) + self.token_type.weight[0] + position))
+
+
+def roberta_positions(packed: Packed, padding_id: int) -> Tensor:
+    """The positions of RoBERTa and MPNet, [T]: the tokens of a text count from `padding_id` + 1.
+
+    A padding id that stands in the text itself has the position `padding_id`, and is not counted.
+    """
+    counted = packed.input_ids != padding_id
+    so_far = torch.cat([counted.new_zeros(1, dtype=torch.long), counted.cumsum(0)])  # [T+1]
+    before_text = so_far[packed.cu_seqlens[:-1].long()]  # [N]
+    return (so_far[1:] - before_text[packed.text_ids]) * counted + padding_id
+
+
+class RobertaEncoder(nn.Module):
+    """Token module: Packed -> [T, D]."""
+
+    model_type = "roberta"
+    architecture = "RobertaModel"
+    prefix = "roberta."  # of this encoder inside RobertaForMaskedLM and its like, XLM-RoBERTa's too
+    weights = WEIGHTS
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = RobertaEmbeddings(config)
+        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.config.hidden_size
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Packed -> [T, D], the last layer's output for every token."""
+        return last(self.hidden_states(packed))
+
+    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
+        x = self.embeddings(packed)
+        yield x
+        for layer in self.layers:
+            x = layer(x, packed)
+            yield x
+
+    def keep_layers(self, numbers: Sequence[int]) -> None:
+        """Drop all layers but `numbers`, which rise from 0. ValueError for others."""
+        check_layers(numbers, len(self.layers))
+        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
+        self.config = replace(self.config, num_hidden_layers=len(self.layers))
+
+
+class XLMRobertaEncoder(RobertaEncoder):
+    """RoBERTa for a hundred languages: another vocabulary, the same encoder."""
+
+    model_type = "xlm-roberta"
+    architecture = "XLMRobertaModel"

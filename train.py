@@ -150,8 +150,9 @@ def headline(metrics: dict[str, float]) -> str:
 
 def make_model(config: Config) -> SentenceTransformer:
     """The model to start from: a saved one, or random weights and a vocabulary of the training texts."""
-    if config.model.path:
-        return SentenceTransformer(config.model.path)
+    start = config.model
+    if start.path:
+        return SentenceTransformer(start.path, revision=start.revision or None, keep_layers=start.keep_layers or None)
     rows = (row for file in config.data[0].paths() for row in read_texts(file, config.data[0].columns))
     return new_model(config.model, (text for row in rows for text in row))
 

@@ -1,5 +1,6 @@
 """What a person can do wrong ends as one line and exit code 2, with nothing left behind."""
 
+import gzip
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -113,6 +116,33 @@ def shrink_vocabulary():
     change_weights(lambda w: w.update({WORD: w[WORD][:6].clone()}))
 
 
+def begun():
+    """A run that was killed before its first block was complete."""
+    with (
+        mock.patch("minist.models.sentence_transformer.SentenceTransformer.embed", side_effect=SystemExit),
+        mock.patch("minist.data.embedding_file.EmbeddingFile.discard"),
+    ):
+        run_script("encode.py", "t.txt", "--model", "m", "--output", "out.npy")
+
+
+def named(name):
+    """The input has this name instead."""
+
+    def rename():
+        INPUT[0] = name
+        return Path(name)
+
+    return rename
+
+
+def shards():
+    """An index of shards that are not there."""
+    Path("m/model.safetensors").unlink()
+    index = {"weight_map": {WORD: "model-00001-of-00002.safetensors"}}
+    Path("m/model.safetensors.index.json").write_text(json.dumps(index))
+
+
+INPUT = ["t.txt"]
 WORD, KEY = "embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.key.weight"
 # name: (what to break, arguments that are added, words of the message)
 ENCODE = {
@@ -120,14 +150,16 @@ ENCODE = {
     "empty input": (lambda: Path("t.txt").write_text(""), (), ["t.txt is empty"]),
     "input is a folder": (lambda: (Path("t.txt").unlink(), Path("t.txt").mkdir()), (), ["no file t.txt"]),
     "input is not UTF-8": (lambda: Path("t.txt").write_bytes(b"a\nb\n\xff\n"), (), ["t.txt, line 3 is not UTF-8"]),
-    "no model": (lambda: shutil.rmtree("m"), (), ["m is not a folder"]),
+    "no model": (lambda: shutil.rmtree("m"), (), ["there is no folder m", "HF_HUB_OFFLINE is set"]),
+    "no model at a path": (lambda: None, ("--model", "runs/x/model"), ["there is no folder 'runs/x/model'"]),
+    "revision of a folder": (lambda: None, ("--revision", "main"), ["which has no revision 'main'"]),
     "model is a file": (lambda: (shutil.rmtree("m"), Path("m").touch()), (), ["m is not a folder"]),
     "folder without a model": (lambda: (shutil.rmtree("m"), Path("m").mkdir()), (), ["m is not a model"]),
     "broken config.json": (lambda: Path("m/config.json").write_text('{"a":'), (), ["m/config.json is not JSON"]),
     "config.json is a list": (lambda: Path("m/config.json").write_text("[]"), (), ["config.json"]),
     "no config.json": (lambda: Path("m/config.json").unlink(), (), ["m/config.json"]),
     "unknown model_type": (
-        lambda: edit("m/config.json", model_type="gpt"), (), ["model_type is 'gpt', known are bert, mpnet"]
+        lambda: edit("m/config.json", model_type="gpt"), (), ["model_type is 'gpt', known are bert, mpnet, roberta"]
     ),
     "no model_type": (lambda: edit("m/config.json", model_type=None), (), ["model_type is None"]),
     "text for a number": (lambda: edit("m/config.json", hidden_size="16"), (), ["config.json", "hidden_size"]),
@@ -175,7 +207,7 @@ ENCODE = {
     "broken tokenizer.json": (lambda: Path("m/tokenizer.json").write_text("{"), (), ["is not a tokenizer.json"]),
     "tokenizer of a larger vocabulary": (shrink_vocabulary, (), ["token", "6"]),
     "no room for text": (lambda: edit("m/sentence_bert_config.json", max_seq_length=2), (), ["max_length is 2"]),
-    "output is no .npy": (lambda: None, ("--output", "out.txt"), ["--output is out.txt: it must end in .npy"]),
+    "output is no .npy": (lambda: None, ("--output", "out.txt"), ["--output is out.txt", "end in .npy, .safetensors"]),
     "output below a file": (lambda: None, ("--output", "t.txt/out.npy"), ["t.txt"]),
     "output is a folder": (lambda: Path("out.npy").mkdir(), (), ["out.npy"]),
     "unknown prompt": (lambda: None, ("--prompt-name", "x"), ["prompt name is 'x'", "has query, document, topic"]),
@@ -184,6 +216,39 @@ ENCODE = {
     "unknown dtype": (lambda: None, ("--dtype", "int3"), ["dtype is 'int3', known are float32, bfloat16"]),
     "unknown device": (lambda: None, ("--device", "toaster"), ["device is 'toaster'"]),
     "a device without numbers": (lambda: None, ("--device", "meta"), ["device is 'meta'"]),
+    "no such layer": (lambda: None, ("--keep-layers", "0,2"), ["keep_layers", "[0, 2]", "0 to 1"]),
+    "layers are no numbers": (lambda: None, ("--keep-layers", "first"), ["--keep-layers is 'first'", "0,1,2"]),
+    "ranges of floats": (lambda: None, ("--ranges", "r.npy"), ["--ranges is for int8 and uint8"]),
+    "no ranges file": (lambda: None, ("--precision", "int8", "--ranges", "r.npy"), ["there is no file r.npy"]),
+    "ranges of another width": (
+        lambda: np.save("r.npy", np.zeros((2, 5))), ("--precision", "int8", "--ranges", "r.npy"), ["[2, 5]", "[2, 8]"]
+    ),
+    "ranges are no .npy": (
+        lambda: Path("r.npy").write_text("x"), ("--precision", "int8", "--ranges", "r.npy"), ["--ranges r.npy"]
+    ),
+    "int8 of one text": (lambda: Path("t.txt").write_text("a\n"), ("--precision", "int8"), ["1 embedding cannot tell"]),
+    "resume of standard input": (lambda: None, ("-", "--resume"), ["standard input is read once"]),
+    "resume with other settings": (begun, ("--resume", "--normalize"), ["--resume: normalize is true", "with false"]),
+    "resume with another file": (
+        lambda: (begun(), Path("t.txt").write_text("a\nb\n")), ("--resume",), ["--resume: the file", "t.txt is"]
+    ),
+    "jsonl without a field": (lambda: None, ("d.jsonl",), ["d.jsonl is jsonl: name the field", "--field"]),
+    "unknown field": (named("d.jsonl"), ("--field", "text"), ["row 1: there is no column 'text', it has q, d"]),
+    "field is no text": (
+        lambda: write_jsonl(named("d.jsonl")(), [{"q": "a"}, {"q": 3}]), ("--field", "q"), ["d.jsonl, row 2: 'q' is 3"]
+    ),
+    "jsonl is broken": (
+        lambda: named("d.jsonl")().write_text('{"q": "a"}\n{"q"\n'), ("--field", "q"), ["d.jsonl, line 2 is not JSON"]
+    ),
+    "csv without a column": (lambda: named("d.csv")().write_text("q\na\n"), (), ["d.csv is a table", "--column"]),
+    "unknown column": (lambda: named("d.csv")().write_text("q\na\n"), ("--column", "x"), ["no column 'x', it has q"]),
+    "column of lines": (lambda: None, ("--column", "q"), ["--column is for .csv", "t.txt is none"]),
+    "field of lines": (lambda: None, ("--field", "q"), ["--field is for jsonl, but t.txt is not"]),
+    "damaged gzip": (
+        lambda: named("t.gz")().write_bytes(gzip.compress(b"read\n" * 99)[:-9]), (), ["t.gz", "data is damaged"]
+    ),
+    "no parquet": (lambda: named("d.parquet")().write_text("x"), ("--column", "q"), ["d.parquet"]),
+    "missing shard": (shards, (), ["the shard model-00001-of-00002.safetensors of the weights is missing"]),
     "negative batch-tokens": (lambda: None, ("--batch-tokens", "-1"), ["--batch-tokens is -1"]),
 }  # fmt: skip
 
@@ -191,9 +256,10 @@ ENCODE = {
 @pytest.mark.parametrize("case", ENCODE)
 def test_encode(folder, case):
     damage, extra, words = ENCODE[case]
+    INPUT[0] = "t.txt"
     damage()
     before = sorted(folder.rglob("*"))
-    check_refusal(run_script("encode.py", "t.txt", "--model", "m", "--output", "out.npy", *extra), words)
+    check_refusal(run_script("encode.py", "--model", "m", "--output", "out.npy", INPUT[0], *extra), words)
     assert sorted(folder.rglob("*")) == before
 
 
@@ -296,7 +362,13 @@ TRAIN = {
     ),
     "no model at path": (lambda: Path("c.toml").write_text(
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "none"\n' + CONFIG[CONFIG.index("[[data"):]
-    ), (), ["none is not a folder"]),
+    ), (), ["there is no folder none"]),
+    "keep_layers of a new model": (
+        lambda: None, ("--set", "model.keep_layers=[0]"), ["keep_layers in [model] belong to a model with a path"]
+    ),
+    "keep_layers that are not there": (lambda: Path("c.toml").write_text(
+        CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "m"\n' + CONFIG[CONFIG.index("[[data"):]
+    ), ("--set", "model.keep_layers=[7]"), ["keep_layers: given are [7], allowed are rising numbers from 0 to 1"]),
     "unknown encoder key": (lambda: replace("hidden_size", "hidden_sizes"), (), ["no key 'hidden_sizes', known are"]),
     "unknown encoder": (lambda: replace('"bert"', '"gpt"'), (), ["model_type", "'gpt', known are bert, mpnet"]),
     "heads do not divide the width": (
@@ -418,9 +490,10 @@ def test_interrupted_while_writing(folder):
     hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear) as running:
         deadline = time.monotonic() + 60
-        while not partial_files(folder) and time.monotonic() < deadline:
+        unfinished = folder / ".out.npy.unfinished"
+        while not unfinished.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert partial_files(folder)
+        assert unfinished.exists()
         running.send_signal(signal.SIGINT)
         try:
             _, err = running.communicate(timeout=60)
@@ -429,7 +502,7 @@ def test_interrupted_while_writing(folder):
     assert running.returncode == 130
     assert err == "interrupted\n"
     assert not (folder / "out.npy").exists()
-    assert partial_files(folder) == []
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize("script", ["encode.py", "train.py"])

@@ -12,7 +12,8 @@ from tiny import sentences, tiny_model
 from minist.encoders.bert import BertConfig
 from minist.encoders.mpnet import MPNetConfig
 from minist.encoders.weights import checkpoint_names, modernize
-from minist.models.folder import load_encoder, load_folder
+from minist.models.folder import load_folder
+from minist.models.module_files import load_encoder
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.dense import Dense, Normalize
 
@@ -95,7 +96,7 @@ def test_bfloat16_weights_are_read_as_single_precision(folder):
 def test_pooling_of_version_6(folder, mode, modes):
     content = {"embedding_dimension": 16, "pooling_mode": mode, "include_prompt": False}
     (folder / "1_Pooling/config.json").write_text(json.dumps(content))
-    pooling = load_folder(folder).modules[1]
+    pooling = load_folder(folder).stack[1]
     assert (pooling.modes, pooling.include_prompt) == (modes, False)
 
 
@@ -197,8 +198,8 @@ def test_a_pickle_is_not_executed(folder, tmp_path):
 
 
 def test_unknown_pooling_of_version_5(folder):
-    edit(folder / "1_Pooling/config.json", pooling_mode_lasttoken=True)
-    with pytest.raises(ValueError, match="asks for pooling_mode_lasttoken, known are"):
+    edit(folder / "1_Pooling/config.json", pooling_mode_median=True)
+    with pytest.raises(ValueError, match="asks for pooling_mode_median, known are"):
         load_folder(folder)
 
 

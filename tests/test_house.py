@@ -34,7 +34,11 @@ ARROWS = {
     "__main__": (*MODELS, "losses", "retrieval", "evaluation", "training", "cli"),
 }
 PACKAGES = {"torch", "tokenizers", "safetensors", "numpy"}
-ONLY_IN = {"tqdm": "minist/progress.py", "huggingface_hub": "minist/models/hub.py"}
+ONLY_IN = {
+    "tqdm": "minist/progress.py",
+    "huggingface_hub": "minist/models/hub.py",
+    "pyarrow": "minist/data/parquet.py",  # which does without, but for parquet
+}
 # A name that is only known at run time: the origin and name of a type, a field of [train], a class of a package
 GETATTR = {"minist/training/config.py": 5}
 

@@ -17,19 +17,35 @@ def packed(lengths, prompts=None):
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
-    [("cls", [[1, 2], [10, 20]]), ("max", [[5, 6], [70, 80]]), ("mean", [[3, 4], [40, 50]])],
+    [
+        ("cls", [[1, 2], [10, 20]]),
+        ("max", [[5, 6], [70, 80]]),
+        ("mean", [[3, 4], [40, 50]]),
+        ("mean_sqrt_len_tokens", [[9 / 3**0.5, 12 / 3**0.5], [80, 100]]),
+        ("weightedmean", [[22 / 6, 28 / 6], [50, 60]]),
+        ("lasttoken", [[5, 6], [70, 80]]),
+    ],
 )
 def test_known_values(mode, expected):
-    assert Pooling(2, (mode,))(TOKENS, packed([3, 4])).tolist() == expected
+    found = Pooling(2, (mode,))(TOKENS, packed([3, 4]))
+    np.testing.assert_allclose(found.numpy(), expected, atol=0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
-    [("cls", [[3, 4], [30, 40]]), ("max", [[5, 6], [70, 80]]), ("mean", [[4, 5], [50, 60]])],
+    [
+        ("cls", [[3, 4], [30, 40]]),
+        ("max", [[5, 6], [70, 80]]),
+        ("mean", [[4, 5], [50, 60]]),
+        ("mean_sqrt_len_tokens", [[8 / 2**0.5, 10 / 2**0.5], [150 / 3**0.5, 180 / 3**0.5]]),
+        ("weightedmean", [[21 / 5, 26 / 5], [490 / 9, 580 / 9]]),
+        ("lasttoken", [[5, 6], [70, 80]]),
+    ],
 )
 def test_known_values_without_the_prompt(mode, expected):
     batch = packed([3, 4], [1, 1])
-    assert Pooling(2, (mode,), include_prompt=False)(TOKENS, batch).tolist() == expected
+    found = Pooling(2, (mode,), include_prompt=False)(TOKENS, batch)
+    np.testing.assert_allclose(found.numpy(), expected, atol=0, rtol=1e-6)
     assert Pooling(2, (mode,))(TOKENS, batch).tolist() == Pooling(2, (mode,))(TOKENS, packed([3, 4])).tolist()
 
 
@@ -43,7 +59,16 @@ def slowly(mode, x, lengths, skips):
     rows, start = [], 0
     for length, skip in zip(lengths, skips, strict=True):
         tokens = x[start + skip : start + length]
-        rows.append({"cls": tokens[0], "max": tokens.max(0), "mean": tokens.mean(0)}[mode])
+        weights = np.arange(skip + 1, length + 1)[:, None]
+        pools = {
+            "cls": tokens[0],
+            "max": tokens.max(0),
+            "mean": tokens.mean(0),
+            "mean_sqrt_len_tokens": tokens.sum(0) / np.sqrt(len(tokens)),
+            "weightedmean": (weights * tokens).sum(0) / weights.sum(),
+            "lasttoken": tokens[-1],
+        }
+        rows.append(pools[mode])
         start += length
     return np.stack(rows)
 
@@ -66,10 +91,10 @@ def test_gradient(mode):
     assert torch.autograd.gradcheck(lambda x: pooling(x, batch), x)
 
 
-@pytest.mark.parametrize("mode", ["cls", "mean"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_text_that_is_all_prompt_is_finite(mode):
     found = Pooling(2, (mode,), include_prompt=False)(TOKENS, packed([3, 4], [9, 1]))
-    assert found[0].tolist() == {"cls": [5, 6], "mean": [0, 0]}[mode]
+    assert found[0].tolist() == ([5, 6] if mode in ("cls", "max", "lasttoken") else [0, 0])
 
 
 def test_mean_is_summed_in_single_precision():
@@ -80,11 +105,12 @@ def test_mean_is_summed_in_single_precision():
 
 
 def test_no_texts():
-    assert Pooling(2, MODES)(torch.zeros(0, 2), Packed.of(torch.zeros(0).long(), torch.zeros(0).long())).shape == (0, 6)
+    no_texts = Packed.of(torch.zeros(0).long(), torch.zeros(0).long())
+    assert Pooling(2, MODES)(torch.zeros(0, 2), no_texts).shape == (0, 2 * len(MODES))
 
 
 def test_unknown_mode():
-    with pytest.raises(ValueError, match="pooling mode is median, known are cls, max, mean"):
+    with pytest.raises(ValueError, match="pooling mode is median, known are cls, max, mean,"):
         Pooling(2, ("mean", "median"))
     with pytest.raises(ValueError, match="pooling mode is missing"):
         Pooling(2, ())

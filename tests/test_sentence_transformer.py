@@ -10,6 +10,7 @@ from minist.data.packed import Packed
 from minist.models import sentence_transformer as module
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
+from minist.quantization import find_ranges, quantize
 
 TEXTS = ["", *sentences(30, seed=2, longest=40)]
 
@@ -199,3 +200,93 @@ def test_similarity_is_the_models_own(embeddings):
     model.similarity_name = "dot"
     close(model.similarity(embeddings[:3], embeddings), embeddings[:3] @ embeddings.T, 1e-5)
     close(model.similarity_pairwise(embeddings, embeddings), (embeddings**2).sum(1), 1e-5)
+
+
+# ---------------------------------------------------------------- prompts of documents
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ({}, ""),
+        ({"document": "d: ", "passage": "p: ", "corpus": "c: "}, "d: "),
+        ({"passage": "p: ", "corpus": "c: "}, "p: "),
+        ({"corpus": "c: "}, "c: "),
+    ],
+)
+def test_prompt_of_documents(prompts, expected):
+    model = tiny_model()
+    model.prompts |= prompts
+    assert model.role_prompt("document") == expected
+    close(model.encode_document(TEXTS), model.encode(TEXTS, prompt=expected))
+
+
+def test_prompts_that_are_given(tmp_path, model):
+    model.save(tmp_path / "m")
+    opened = SentenceTransformer(
+        tmp_path / "m", prompts={"query": "find: ", "topic": "sort: "}, default_prompt_name="topic"
+    )
+    close(opened.encode_query(TEXTS), model.encode(TEXTS, prompt="find: "))
+    close(opened.encode(TEXTS), model.encode(TEXTS, prompt="sort: "))
+    with pytest.raises(ValueError, match="the prompt name is 'other', this model has query, document"):
+        SentenceTransformer(tmp_path / "m", default_prompt_name="other")
+
+
+# ---------------------------------------------------------------- fewer layers, fewer bits, tokens
+
+
+def test_keep_layers(tmp_path, model, embeddings):
+    model.save(tmp_path / "m")
+    smaller = SentenceTransformer(tmp_path / "m", keep_layers=[1])
+    assert len(smaller.stack[0].layers) == 1
+    assert np.abs(smaller.encode(TEXTS) - embeddings).max() > 1e-3
+    smaller.save(tmp_path / "s")
+    close(SentenceTransformer(tmp_path / "s").encode(TEXTS), smaller.encode(TEXTS), 0)
+    both = SentenceTransformer(tmp_path / "m", keep_layers=[0, 1])
+    close(both.encode(TEXTS), embeddings)
+
+
+@pytest.mark.parametrize("numbers", [[], [2], [1, 0], [0, 0], [-1]])
+def test_layers_that_are_not_there(tmp_path, model, numbers):
+    model.save(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"keep_layers: given are .*, allowed are rising numbers from 0 to 1"):
+        SentenceTransformer(tmp_path / "m", keep_layers=numbers)
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_precision_comes_last(model, precision):
+    ranges = find_ranges(model.encode(TEXTS, truncate_dim=9, normalize_embeddings=True))
+    options = {"truncate_dim": 9, "normalize_embeddings": True}
+    found = model.encode(TEXTS, precision=precision, ranges=ranges, **options)
+    assert np.array_equal(found, quantize(model.encode(TEXTS, **options), precision, ranges))
+    assert model.encode(TEXTS[3], precision=precision, ranges=ranges, **options).shape == found[3].shape
+    assert model.encode(TEXTS, precision=precision, convert_to_tensor=True).dtype in (torch.int8, torch.uint8)
+
+
+def test_unknown_precision(model):
+    with pytest.raises(ValueError, match="precision is 'int4', known are float32"):
+        model.encode(TEXTS, precision="int4")
+
+
+def test_vectors_of_tokens(model, embeddings):
+    found = model.encode_tokens(TEXTS)
+    assert [len(tokens) for tokens in found] == model.tokenizer(TEXTS).lengths.tolist()
+    close(np.stack([tokens.mean(0) for tokens in found]), embeddings)  # the model's pooling is a mean
+    close(model.encode_tokens(TEXTS[3]), found[3])
+    with_prompt = model.encode_tokens(TEXTS[3], prompt="sort: ")
+    assert len(with_prompt) == model.tokenizer(["sort: " + TEXTS[3]]).lengths.item()
+    assert model.encode_tokens([]) == []
+
+
+def test_push_to_hub(model, embeddings, monkeypatch):
+    """What is uploaded is the saved model; how, is hub.py's."""
+    pushed = []
+
+    def push(folder, repo, *, private, token, revision):
+        pushed.append((repo, private, token, revision))
+        close(SentenceTransformer(folder).encode(TEXTS), embeddings)
+        return "address"
+
+    monkeypatch.setattr(module, "push_folder", push)
+    assert model.push_to_hub("me/mine", private=True, token="t", revision="dev") == "address"
+    assert pushed == [("me/mine", True, "t", "dev")]

@@ -4,17 +4,20 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+STANDARD_INPUT = Path("-")
 
 
 def read_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Each row of `file` as a dict, with at least `columns`. ValueError for a file that cannot be read so."""
-    kind = Path(file.name.removesuffix(".gz")).suffix
+    kind = ".jsonl" if file == STANDARD_INPUT else file_kind(file)
     if kind not in (".jsonl", *DELIMITERS):
         raise ValueError(f"{file}: its ending is {kind or 'missing'}, known are .jsonl, .csv, .tsv, and these with .gz")
     lines = read_lines(file)
@@ -52,18 +55,30 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def read_lines(file: Path) -> Iterator[str]:
-    """Lines with their ends, of UTF-8 text; ValueError names the line that is not."""
+def file_kind(file: Path) -> str:
+    """The ending that says what is inside: .jsonl of rows.jsonl and of rows.jsonl.gz."""
+    return Path(file.name.removesuffix(".gz")).suffix
+
+
+def open_stream(file: Path) -> BufferedIOBase:
+    """The bytes of a file, decompressed if it ends in .gz, or of standard input."""
+    if file == STANDARD_INPUT:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
     if not file.is_file():
         raise ValueError(f"there is no file {file}")
-    with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+    return gzip.open(file) if file.suffix == ".gz" else open(file, "rb")
+
+
+def read_lines(file: Path) -> Iterator[str]:
+    """Lines with their ends, of UTF-8 text; ValueError names the line that is not."""
+    with open_stream(file) as stream:
         number = 0
         try:
             for number, line in enumerate(stream, 1):
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as e:
             raise ValueError(f"{file}, line {number} is not UTF-8 text: {e.reason}") from None
-        except (gzip.BadGzipFile, EOFError) as e:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as e:
             raise ValueError(f"{file}, after line {number}: the compressed data is damaged ({e})") from None
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minist.data.packed import Packed
 
+NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none; tokenizer_config.json writes 1e30 for it
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
 
 
@@ -38,11 +39,15 @@ class Tokenized(NamedTuple):
 class Tokenizer:
     """A trained tokenizer and the number of tokens at which texts are cut."""
 
-    def __init__(self, backend: Backend, max_length: int) -> None:
-        """`max_length` counts special tokens too. ValueError if it leaves no room for text."""
+    def __init__(self, backend: Backend, max_length: int, special_tokens: bool = True) -> None:
+        """`max_length` counts special tokens too. ValueError if it leaves no room for text.
+
+        `special_tokens` False puts none round a text, as StaticEmbedding wants it.
+        """
         backend.no_padding()
         self.backend = backend
         self.max_length = max_length
+        self.special_tokens = special_tokens
         self.config: dict[str, Any] = {}  # tokenizer_config.json as read, so that saving loses nothing
         self.has_types = True  # the second text of a pair has token type 1
         specials = backend.num_special_tokens_to_add(is_pair=True)
@@ -56,7 +61,7 @@ class Tokenizer:
         """Tokenize; `prompt` is put before each text, or before the first text of a pair."""
         if prompt:
             texts = [prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts]
-        encodings = self.backend.encode_batch_fast(list(texts))
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=self.special_tokens)
         ids = [e.ids for e in encodings]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         # overflowing is slow to ask for, and a shorter text has none
@@ -74,8 +79,8 @@ class Tokenizer:
         """Leading tokens that belong to `prompt`, [CLS] among them; a closing special token does not count."""
         if not prompt:
             return 0
-        ids = self.backend.encode(prompt).ids
-        return len(ids) - 1 if ids[-1] in self.special_ids else len(ids)
+        ids = self.backend.encode(prompt, add_special_tokens=self.special_tokens).ids
+        return len(ids) - 1 if ids and ids[-1] in self.special_ids else len(ids)
 
     @property
     def vocab_size(self) -> int:
@@ -83,9 +88,11 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def to_json(self) -> str:
-        """The text of a tokenizer.json, without our truncation."""
+        """The text of a tokenizer.json, without our truncation, unless there is no other file to write it to."""
         content = json.loads(self.backend.to_str())
-        return json.dumps(content | {"truncation": None, "padding": None}, ensure_ascii=False, indent=2)
+        if self.special_tokens or self.max_length == NO_LIMIT:
+            content["truncation"] = None
+        return json.dumps(content | {"padding": None}, ensure_ascii=False, indent=2)
 
 
 def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:
@@ -94,11 +101,24 @@ def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:
 
 def load_tokenizer(file: Path, max_length: int, lower_case: bool) -> Tokenizer:
     """Read a tokenizer.json; ValueError if it is none. `lower_case` lowers text that its own normalizer would not."""
-    try:
-        backend = Backend.from_file(str(file))
-    except Exception as e:  # the library raises bare Exception
-        raise ValueError(f"{file} is not a tokenizer.json: {e}") from None
+    backend = _read_backend(file)
     if lower_case:
         steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
         backend.normalizer = normalizers.Sequence(steps)
     return Tokenizer(backend, max_length)
+
+
+def load_static_tokenizer(file: Path) -> Tokenizer:
+    """Read the tokenizer.json of a StaticEmbedding: no special tokens, and only the maximum length that it holds."""
+    backend = _read_backend(file)
+    limit = backend.truncation["max_length"] if backend.truncation else NO_LIMIT
+    return Tokenizer(backend, limit, special_tokens=False)
+
+
+def _read_backend(file: Path) -> Backend:
+    if not file.exists():
+        raise ValueError(f"{file.parent} has no tokenizer.json: save the model once with a fast tokenizer")
+    try:
+        return Backend.from_file(str(file))
+    except Exception as e:  # the library raises bare Exception
+        raise ValueError(f"{file} is not a tokenizer.json: {e}") from None

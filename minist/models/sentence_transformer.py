@@ -3,8 +3,10 @@
 texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -13,14 +15,19 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.data.tokenizer import Text, Tokenizer
+from minist.encoders.families import Encoder
+from minist.models.device import find_device, find_dtype
 from minist.models.folder import Content, load_folder, save_folder
-from minist.modules.dense import Dense
-from minist.modules.pooling import Pooling
+from minist.models.hub import find_model, push_folder
+from minist.models.parallel import embed_on
+from minist.models.stack import Stack
+from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 from minist.progress import Update, progress_bar
+from minist.quantization import check_precision, quantize
 from minist.similarity import pairwise_similarity, similarity
 
 CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that is not empty
 
 
 class SentenceTransformer(nn.Module):
@@ -35,22 +42,37 @@ class SentenceTransformer(nn.Module):
         self,
         name_or_path: str | Path,
         *,
+        revision: str | None = None,
+        token: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         truncate_dim: int | None = None,
+        keep_layers: Sequence[int] | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
     ) -> None:
-        """Read a model folder. `device` None takes the GPU if there is one, `dtype` None is float32;
-        `truncate_dim` keeps the first dimensions of each embedding (None: as the folder says).
-        ValueError for a folder that is no model, and for settings that cannot be."""
+        """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py.
+
+        `device` None takes the GPU if there is one. `dtype`: None is float32, "auto" is bfloat16 where that is
+        fast. `truncate_dim` keeps the first dimensions of each embedding, `keep_layers` these layers of the
+        encoder (the first is 0). `prompts` are added to those of the folder. ValueError for a folder that is no
+        model, and for settings that cannot be.
+        """
         super().__init__()
-        content = load_folder(Path(name_or_path))
+        content = load_folder(find_model(name_or_path, revision, token))
         self._assemble(content)
+        self.prompts |= prompts or {}
+        self.default_prompt_name = default_prompt_name or content.default_prompt_name
+        self.find_prompt(None, None)
         self.truncate_dim = content.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim)
-        self.to(device=_device(device), dtype=_dtype(dtype))
+        if keep_layers is not None:
+            self.keep_layers(keep_layers)
+        place = find_device(device)
+        self.to(device=place, dtype=find_dtype(dtype, place))
         self.eval()
 
     def _assemble(self, content: Content) -> None:
-        self.stack = nn.ModuleList(content.modules)
+        self.stack = content.stack
         self.tokenizer = content.tokenizer
         self.prompts = {"query": "", "document": ""} | content.prompts
         self.default_prompt_name = content.default_prompt_name
@@ -59,16 +81,29 @@ class SentenceTransformer(nn.Module):
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer) -> "SentenceTransformer":
-        """A model of the given parts: an encoder, a Pooling, then any text modules."""
+        """A model of the given parts, see stack.py for the order."""
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._assemble(Content(list(modules), tokenizer))
+        model._assemble(Content(Stack(modules), tokenizer))
         return model
+
+    def keep_layers(self, numbers: Sequence[int]) -> None:
+        """Keep only these layers of the encoder, the first is 0: a smaller model to distil, or to run as it is after
+        AdaptiveLayerLoss. ValueError for layers that it has not."""
+        encoder = self.stack[0]
+        if not isinstance(encoder, Encoder) or any(isinstance(m, WeightedLayerPooling) for m in self.stack):
+            raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
+        encoder.keep_layers(numbers)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The numbers that the weights are."""
+        return next(self.parameters()).dtype
 
     @property
     def default_batch_tokens(self) -> int:
@@ -78,8 +113,7 @@ class SentenceTransformer(nn.Module):
     @property
     def width(self) -> int:
         """Dimensions of an embedding, D, before `truncate_dim`."""
-        widths = [module.out_width for module in self.stack if isinstance(module, Pooling | Dense)]
-        return widths[-1]
+        return self.stack.out_width
 
     @property
     def out_width(self) -> int:
@@ -94,9 +128,7 @@ class SentenceTransformer(nn.Module):
         packed = Packed.cat(columns)
         order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
         packed = packed.take(order).to(self.device)
-        x = self.stack[0](packed)
-        for module in self.stack[1:]:
-            x = module(x, packed) if isinstance(module, Pooling) else module(x)
+        x = self.stack(packed)
         return list(x[order.argsort().to(x.device)].split([column.n for column in columns]))
 
     def set_dropout(self, hidden: float | None, attention: float | None) -> None:
@@ -117,6 +149,9 @@ class SentenceTransformer(nn.Module):
         batch_tokens: int = 0,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        precision: str = "float32",
+        ranges: np.ndarray | None = None,
+        device: str | Sequence[str] | None = None,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray | Tensor:
@@ -124,19 +159,38 @@ class SentenceTransformer(nn.Module):
 
         `prompt`, or the model's own of that name, is put before each text. Texts are cut at
         `tokenizer.max_length` tokens. `truncate_dim` keeps the first dimensions, then
-        `normalize_embeddings` scales to length one. `batch_tokens` bounds the memory and does not
-        change the result; 0 is a good number for the device. `convert_to_tensor` leaves the result on
-        that device.
+        `normalize_embeddings` scales to length one, then `precision` makes codes of them, see
+        quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is a good
+        number for the device. Several in `device`, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"], share the
+        texts, see parallel.py. `convert_to_tensor` gives a tensor, on the model's device.
         """
+        check_precision(precision)
         prefix = self.find_prompt(prompt_name, prompt)
         many = [texts] if isinstance(texts, str) else texts
-        chunks = [torch.zeros(0, self.width, device=self.device)]
+        if isinstance(device, str):
+            self.to(find_device(device))
+        places = [] if device is None or isinstance(device, str) else [str(find_device(d)) for d in device]
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            for start in range(0, len(many), CHUNK):
-                chunks.append(self.embed(many[start : start + CHUNK], prefix, batch_tokens, bar.update)[0])
-        result = self.finish(torch.cat(chunks), truncate_dim, normalize_embeddings)
+            embeddings = self._embed_all(many, prefix, batch_tokens, places, bar.update)
+        result = self.finish(embeddings, truncate_dim, normalize_embeddings)
+        if precision != "float32":
+            result = torch.from_numpy(quantize(result.cpu().numpy(), precision, ranges))
         result = result[0] if isinstance(texts, str) else result
-        return result if convert_to_tensor else result.cpu().numpy()
+        return result.to(self.device) if convert_to_tensor else result.cpu().numpy()
+
+    def _embed_all(
+        self, texts: Sequence[Text], prompt: str, batch_tokens: int, devices: Sequence[str], done: Update
+    ) -> Tensor:
+        """All texts, chunk after chunk: [N, D]."""
+        chunks = [torch.zeros(0, self.width, device=self.device)]
+        if devices:
+            for part in embed_on(devices, self, texts, prompt, batch_tokens):
+                chunks.append(torch.from_numpy(part).to(self.device))
+                done(len(part))
+            return torch.cat(chunks)
+        for start in range(0, len(texts), CHUNK):
+            chunks.append(self.embed(texts[start : start + CHUNK], prompt, batch_tokens, done)[0])
+        return torch.cat(chunks)
 
     def encode_query(
         self,
@@ -147,6 +201,9 @@ class SentenceTransformer(nn.Module):
         batch_tokens: int = 0,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        precision: str = "float32",
+        ranges: np.ndarray | None = None,
+        device: str | Sequence[str] | None = None,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray | Tensor:
@@ -158,6 +215,9 @@ class SentenceTransformer(nn.Module):
             batch_tokens=batch_tokens,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
+            precision=precision,
+            ranges=ranges,
+            device=device,
             convert_to_tensor=convert_to_tensor,
             show_progress_bar=show_progress_bar,
         )
@@ -171,6 +231,9 @@ class SentenceTransformer(nn.Module):
         batch_tokens: int = 0,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        precision: str = "float32",
+        ranges: np.ndarray | None = None,
+        device: str | Sequence[str] | None = None,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray | Tensor:
@@ -182,6 +245,9 @@ class SentenceTransformer(nn.Module):
             batch_tokens=batch_tokens,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
+            precision=precision,
+            ranges=ranges,
+            device=device,
             convert_to_tensor=convert_to_tensor,
             show_progress_bar=show_progress_bar,
         )
@@ -196,8 +262,8 @@ class SentenceTransformer(nn.Module):
         return "" if name is None else self.prompts[name]
 
     def role_prompt(self, role: str) -> str:
-        """The prompt for a "query" or "document"; empty unless the model's folder names one."""
-        return self.prompts[role]
+        """The prompt for a "query" or "document"; empty unless the model has one, by a name that is used for it."""
+        return next((self.prompts[name] for name in ROLE_PROMPTS[role] if self.prompts.get(name)), "")
 
     def embed(self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on its device, and how many of them were cut."""
@@ -205,14 +271,52 @@ class SentenceTransformer(nn.Module):
         packed = tokens.packed(self.tokenizer.prompt_length(prompt))
         order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
         outputs = []
-        was_training = self.training
-        self.eval()
-        with torch.inference_mode():
+        with self._inference():
             for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
                 outputs += [x.float() for x in self([batch])]
                 done(batch.n)
-        self.train(was_training)
         return torch.cat(outputs)[order.argsort().to(self.device)], int(tokens.was_cut.sum())
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Without dropout and gradients."""
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode():
+            yield
+        self.train(was_training)
+
+    def encode_tokens(
+        self,
+        texts: str | Sequence[Text],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_tokens: int = 0,
+        show_progress_bar: bool | None = None,
+    ) -> list[np.ndarray] | np.ndarray:
+        """What the pooling sees: for each text its tokens' vectors, [tokens, D] in float32, special tokens and prompt
+        among them; of a single string one array. ValueError for a model that has no vectors of tokens in a text."""
+        if not self.stack.token_modules:
+            raise ValueError("a StaticEmbedding knows no vector of a token in its text")
+        prefix = self.find_prompt(prompt_name, prompt)
+        many = [texts] if isinstance(texts, str) else texts
+        outputs: list[np.ndarray] = []
+        with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
+            for start in range(0, len(many), CHUNK):
+                packed = self.tokenizer(many[start : start + CHUNK], prefix).packed()
+                outputs += self._token_vectors(packed, batch_tokens, bar.update)
+        return outputs[0] if isinstance(texts, str) else outputs
+
+    def _token_vectors(self, packed: Packed, batch_tokens: int, done: Update) -> list[np.ndarray]:
+        order = packed.lengths.argsort(descending=True, stable=True)
+        outputs: list[np.ndarray] = []
+        with self._inference():
+            for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
+                x = self.stack.token_vectors(batch.to(self.device)).float().cpu()
+                outputs += [text.numpy() for text in x.split(batch.lengths.tolist())]
+                done(batch.n)
+        return [outputs[place] for place in order.argsort().tolist()]
 
     def finish(self, embeddings: Tensor, truncate_dim: int | None, normalize: bool) -> Tensor:
         """Keep the first dimensions, then scale to length one: [N, D] -> [N, truncate_dim]."""
@@ -237,7 +341,7 @@ class SentenceTransformer(nn.Module):
     def content(self) -> Content:
         """Everything that a model folder holds."""
         return Content(
-            modules=list(self.stack),
+            stack=self.stack,
             tokenizer=self.tokenizer,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
@@ -249,21 +353,10 @@ class SentenceTransformer(nn.Module):
         """Write a model folder that sentence-transformers opens too."""
         save_folder(self.content(), Path(path))
 
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise ValueError(f"device is {str(device)!r}, which cannot be used here: {str(e).splitlines()[0]}") from None
-    return found
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype or torch.float32
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, known are {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder) / "model")
+            return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)

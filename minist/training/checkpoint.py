@@ -41,7 +41,7 @@ def checkpoints(output: Path) -> list[Path]:
 
 def load_checkpoint(folder: Path, model: SentenceTransformer, loss: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Restore everything in place; returns the number of steps that were done."""
-    for module, saved in zip(model.stack, load_folder(folder).modules, strict=True):
+    for module, saved in zip(model.stack, load_folder(folder).stack, strict=True):
         module.load_state_dict(saved.state_dict())
     state: dict[str, Any] = torch.load(folder / STATE, map_location=model.device, weights_only=True)
     loss.load_state_dict(state["loss"])

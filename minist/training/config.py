@@ -39,7 +39,7 @@ class TokenizerConfig:
 class PoolingConfig:
     """How token vectors become one vector."""
 
-    mode: str = "mean"  # mean, cls or max
+    mode: str = "mean"  # mean, cls, max, mean_sqrt_len_tokens, weightedmean or lasttoken
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class ModelConfig:
     """A saved model to start from, or the parts of a new one."""
 
     type: str = "SentenceTransformer"
-    path: str = ""
+    path: str = ""  # a folder, or a name on the Hugging Face hub
+    revision: str = ""  # of a model on the hub: branch, tag or commit
+    keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
@@ -231,6 +233,10 @@ def _check(config: Config) -> None:
         raise ValueError(
             "config: [model] takes path, or [model.encoder] to start from random weights: give one of them"
         )
+    if (config.model.revision or config.model.keep_layers) and not config.model.path:
+        raise ValueError("config: revision and keep_layers in [model] belong to a model with a path")
+    if not all(type(number) is int for number in config.model.keep_layers):
+        raise ValueError(f"config: keep_layers in [model] is {config.model.keep_layers}, it must be a list of numbers")
     for name, number in config.expect.items():
         if type(number) not in (int, float):
             raise ValueError(f"config: {name} in [expect] is {number!r}, it must be a number")

@@ -12,8 +12,9 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 
 from minist.data.tokenizer import Tokenizer
+from minist.encoders.families import ENCODERS, Encoder
+from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.weights import initialize
-from minist.models.folder import ENCODERS, Encoder
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
 from minist.training.config import ModelConfig, Table, TokenizerConfig
@@ -31,9 +32,7 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> SentenceTransformer:
     """Train a vocabulary on `texts` and draw the weights of an encoder that fits it."""
     tokenizer = train_wordpiece(texts, config.tokenizer)
     encoder = new_encoder(config.encoder | {"vocab_size": tokenizer.vocab_size}, tokenizer.max_length)
-    return SentenceTransformer.from_modules(
-        [encoder, Pooling(encoder.config.hidden_size, (config.pooling.mode,))], tokenizer
-    )
+    return SentenceTransformer.from_modules([encoder, Pooling(encoder.width, (config.pooling.mode,))], tokenizer)
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -88,7 +87,7 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
     if unknown:
         raise ValueError(f"config: [model.encoder] has no key {unknown[0]!r}, known are {', '.join(known)}")
     for key, value in options.items():
-        if type(value) is not type(known[key]):
+        if known[key] is not None and type(value) is not type(known[key]):
             raise ValueError(f"config: {key} in [model.encoder] is {value!r}, it must be like {known[key]!r}")
     config = config_class(**options)
     if config.max_length < max_length:
@@ -97,5 +96,6 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
         )
     encoder = encoder_class(config)
     initialize(encoder, config.initializer_range)
-    nn.init.zeros_(encoder.embeddings.position.weight)  # at first a word means the same wherever it stands
+    if not isinstance(encoder, ModernBertEncoder):  # which has no table of positions
+        nn.init.zeros_(encoder.embeddings.position.weight)  # at first a word means the same wherever it stands
     return encoder

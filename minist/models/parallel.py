@@ -1,0 +1,52 @@
+"""Encoding on several devices of one machine: a process for each, the texts shared out among them."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+import torch
+from torch.multiprocessing import get_context
+
+from minist.data.tokenizer import Text
+
+SHARES = 8  # parts of the texts for each device: a fast one takes more of them
+
+_model: Any = None  # in a worker: given once, and not with each part of the texts
+
+
+def embed_on(
+    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int
+) -> Iterator[np.ndarray]:
+    """`model.embed` of the texts, part after part, [n, D] each. ValueError if a process dies.
+
+    The processes start from nothing, so a script that calls this must do so below `if __name__ == "__main__":`.
+    """
+    size = max(1, -(-len(texts) // (SHARES * len(devices))))
+    jobs = [(texts[start : start + size], prompt, batch_tokens) for start in range(0, len(texts), size)]
+    context = get_context("spawn")  # a process that used CUDA cannot be forked
+    free = context.SimpleQueue()
+    for device in devices:
+        free.put(device)
+    on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()  # its weights lie in shared memory
+    threads = max(1, torch.get_num_threads() // len(devices))
+    try:
+        with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
+            yield from pool.map(_work, jobs)
+    except BrokenProcessPool:
+        raise ValueError(
+            f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and does "
+            'the script call encode below `if __name__ == "__main__":`?'
+        ) from None
+
+
+def _start(model: Any, free: Any, threads: int) -> None:
+    global _model
+    torch.set_num_threads(threads)
+    _model = model.to(free.get())
+
+
+def _work(job: tuple[Sequence[Text], str, int]) -> np.ndarray:
+    return _model.embed(*job, lambda n: None)[0].cpu().numpy()

@@ -1,0 +1,34 @@
+"""WeightedLayerPooling: a learned average over the encoder's layers, before the pooling over tokens."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightedLayerPooling(nn.Module):
+    """sum of w_l h_l over sum of w_l, for the layers l = first_layer .. L; layer 0 is the embedding layer.
+
+    All weights start at 1, the plain average. Source: sentence-transformers; the idea of ELMo (Peters et al.
+    2018, arXiv:1802.05365), whose weights are a softmax.
+    """
+
+    def __init__(self, width: int, num_layers: int, first_layer: int = 4) -> None:
+        """`num_layers` is L, the encoder's. ValueError where no layer is left."""
+        super().__init__()
+        if not 0 <= first_layer <= num_layers:
+            raise ValueError(
+                f"WeightedLayerPooling: layer_start is {first_layer}, the encoder has layers 0 to {num_layers}"
+            )
+        self.width, self.num_layers, self.first_layer = width, num_layers, first_layer
+        self.layer_weights = nn.Parameter(torch.ones(num_layers + 1 - first_layer))
+
+    def forward(self, hidden_states: Iterable[Tensor]) -> Tensor:
+        """The L + 1 hidden states of the encoder, [T, D] each -> [T, D]."""
+        total = None
+        for layer, x in enumerate(hidden_states):
+            if layer >= self.first_layer:
+                weighted = self.layer_weights[layer - self.first_layer] * x
+                total = weighted if total is None else total + weighted
+        assert total is not None, "the encoder has fewer layers than the pooling"
+        return total / self.layer_weights.sum()

@@ -1,0 +1,89 @@
+"""Embeddings in fewer bits: one byte per dimension, or one bit.
+
+int8, uint8    each dimension's range from its minimum to its maximum is cut into 255 steps:
+               code = clip(floor((x - min) / step), 0, 255), step = (max - min) / 255; int8 is that minus 128
+ubinary        bit = x > 0, eight dimensions to a byte, the first in the highest bit
+binary         the same byte minus 128, as int8
+
+Source: the definitions of sentence-transformers 6 (`quantize_embeddings`).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+PRECISIONS: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "int8": np.dtype("i1"),
+    "uint8": np.dtype("u1"),
+    "binary": np.dtype("i1"),
+    "ubinary": np.dtype("u1"),
+}
+
+
+def check_precision(precision: str) -> None:
+    """ValueError unless `precision` is one that we know."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, known are {', '.join(PRECISIONS)}")
+
+
+def needs_ranges(precision: str) -> bool:
+    """Whether the codes depend on the ranges of the dimensions."""
+    return precision in ("int8", "uint8")
+
+
+def quantized_width(width: int, precision: str) -> int:
+    """Numbers per embedding of `width` dimensions."""
+    return -(-width // 8) if precision in ("binary", "ubinary") else width
+
+
+def find_ranges(embeddings: np.ndarray) -> np.ndarray:
+    """Minimum and maximum of each dimension, [N, D] -> [2, D]. ValueError for fewer than two rows."""
+    return merge_ranges([embeddings])
+
+
+def merge_ranges(chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """`find_ranges` of all rows of several arrays [n, D], one after the other."""
+    total, lows, highs = 0, [], []
+    for chunk in chunks:
+        total += len(chunk)
+        lows.append(chunk.min(0))
+        highs.append(chunk.max(0))
+    if total < 2:
+        raise ValueError(f"{total} embedding cannot tell the range of a dimension: give ranges found on more texts")
+    return np.stack([np.min(lows, 0), np.max(highs, 0)])
+
+
+def check_ranges(ranges: np.ndarray, width: int) -> np.ndarray:
+    """`ranges` itself; ValueError unless it holds a minimum and a maximum for each of `width` dimensions."""
+    if ranges.shape != (2, width) or not (ranges[0] <= ranges[1]).all():
+        raise ValueError(f"the ranges have shape {list(ranges.shape)}: wanted are minimum and maximum, [2, {width}]")
+    return ranges
+
+
+def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
+    """[N, D] floats -> [N, quantized_width(D)] of the type PRECISIONS[precision].
+
+    `ranges` [2, D], for int8 and uint8, should come from many texts of the kind that is searched, and be the same
+    for queries and documents; None takes those of `embeddings`. ValueError for what cannot be quantized.
+    """
+    check_precision(precision)
+    if embeddings.dtype.kind != "f":
+        raise ValueError(f"the embeddings are {embeddings.dtype}: only floating point numbers can be quantized")
+    if precision == "float32":
+        return embeddings.astype(np.float32)
+    if not needs_ranges(precision):
+        bits = np.packbits(embeddings > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if not len(embeddings):
+        return embeddings.astype(PRECISIONS[precision])
+    codes = _codes(embeddings, find_ranges(embeddings) if ranges is None else check_ranges(ranges, embeddings.shape[1]))
+    return codes.astype(np.uint8) if precision == "uint8" else (codes - 128).astype(np.int8)
+
+
+def _codes(embeddings: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    low, high = ranges.astype(np.float32)
+    step = (high - low) / 255
+    step = np.where(step == 0, 1, step)  # a dimension that never changes has code 0
+    return np.clip(np.floor((embeddings - low) / step), 0, 255)

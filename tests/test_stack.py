@@ -1,0 +1,177 @@
+"""The order of modules: what is refused, and that a model is its modules called one after the other."""
+
+import pytest
+import torch
+from tiny import sentences, tiny_model
+
+from minist.data.packed import Packed
+from minist.encoders.bert import BertConfig, BertEncoder
+from minist.encoders.weights import initialize
+from minist.models.stack import Stack
+from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
+from minist.modules.pooling import Pooling
+from minist.modules.static_embedding import StaticEmbedding
+from minist.modules.weighted_layer_pooling import WeightedLayerPooling
+
+
+def encoder(layers=2):
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=12,
+        max_position_embeddings=16,
+    )
+    module = BertEncoder(config).eval()
+    initialize(module, 0.5)
+    return module
+
+
+def packed():
+    return Packed.of(torch.arange(10) + 3, torch.tensor([3, 1, 6]))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+# ---------------------------------------------------------------- what is refused
+
+PARTS = {  # fresh ones each time
+    "Encoder": encoder,
+    "Static": lambda: StaticEmbedding(20, 8),
+    "Weighted": lambda: WeightedLayerPooling(8, 2, 0),
+    "Pooling": lambda: Pooling(8),
+    "Dense": lambda: Dense(8, 8),
+    "Normalize": Normalize,
+    "LayerNorm": lambda: LayerNorm(8),
+    "Dropout": Dropout,
+}
+
+
+def build(order):
+    return [PARTS[name]() for name in order.split()]
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ("", "the modules are none: the first must be an encoder or a StaticEmbedding"),
+        ("Pooling", "the modules are Pooling: the first must be an encoder"),
+        ("Dense Encoder Pooling", "Dense -> BertEncoder -> Pooling: the first must be an encoder"),
+        ("Weighted Pooling", "WeightedLayerPooling -> Pooling: the first must be an encoder"),
+        ("Encoder", "the modules are BertEncoder: behind BertEncoder there must be 1 Pooling"),
+        ("Encoder Dense Normalize", "BertEncoder -> Dense -> Normalize: behind BertEncoder there must be 1 Pooling"),
+        ("Encoder Pooling Pooling", "-> Pooling -> Pooling: behind BertEncoder there must be 1 Pooling"),
+        ("Static Pooling", "StaticEmbedding -> Pooling: behind StaticEmbedding there must be 0 Pooling"),
+        ("Static Dense Pooling", "behind StaticEmbedding there must be 0 Pooling"),
+        ("Static Weighted", "StaticEmbedding -> WeightedLayerPooling: WeightedLayerPooling must be the second, behind"),
+        ("Encoder Pooling Weighted", "BertEncoder -> Pooling -> WeightedLayerPooling: .* must be the second"),
+        ("Encoder Dense Weighted Pooling", "Dense -> WeightedLayerPooling -> Pooling: .* must be the second"),
+        ("Encoder Weighted Weighted Pooling", "WeightedLayerPooling must be the second"),
+        ("Encoder Encoder Pooling", "BertEncoder -> BertEncoder -> Pooling: only the first can read texts"),
+        ("Encoder Pooling Encoder", "only the first can read texts"),
+        ("Encoder Pooling Static", "BertEncoder -> Pooling -> StaticEmbedding: only the first can read texts"),
+        ("Static Static", "StaticEmbedding -> StaticEmbedding: only the first can read texts"),
+        ("Static Dense Encoder", "only the first can read texts"),
+        ("Encoder LayerNorm Pooling", "LayerNorm -> Pooling: LayerNorm and Dropout must stand behind the Pooling"),
+        ("Encoder Weighted Dropout Pooling", "LayerNorm and Dropout must stand behind the Pooling"),
+    ],
+)
+def test_orders_that_cannot_be(order, message):
+    with pytest.raises(ValueError, match=message):
+        Stack(build(order))
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (lambda: [encoder(), Pooling(6)], "Pooling takes vectors of width 6, but gets 8"),
+        (lambda: [encoder(), Dense(6, 8), Pooling(8)], "Dense takes vectors of width 6, but gets 8"),
+        (lambda: [encoder(), Dense(8, 6), Normalize(), Pooling(8)], "Pooling takes vectors of width 8, but gets 6"),
+        (lambda: [encoder(), Pooling(8, ("cls", "mean")), Dense(8, 4)], "Dense takes vectors of width 8, but gets 16"),
+        (lambda: [encoder(), Pooling(8), LayerNorm(6)], "LayerNorm takes vectors of width 6, but gets 8"),
+        (lambda: [encoder(), Pooling(8), Dense(8, 6), Dropout(), Dense(8, 6)], "Dense takes .* width 8, but gets 6"),
+        (lambda: [StaticEmbedding(20, 8), Normalize(), Dense(6, 8)], "Dense takes vectors of width 6, but gets 8"),
+        (lambda: [encoder(), WeightedLayerPooling(6, 2, 0), Pooling(8)], "WeightedLayerPooling takes .* 6, but gets 8"),
+        (lambda: [encoder(3), WeightedLayerPooling(8, 2, 0), Pooling(8)], "is made for 2 layers, not 3"),
+        (lambda: [encoder(1), WeightedLayerPooling(8, 2, 0), Pooling(8)], "is made for 2 layers, not 1"),
+    ],
+)
+def test_widths_that_do_not_fit(modules, message):
+    with pytest.raises(ValueError, match=message):
+        Stack(modules())
+
+
+# ---------------------------------------------------------------- what is computed
+
+
+@pytest.mark.parametrize("tail", ["", "Dense", "Normalize Dense", "LayerNorm Dropout Normalize", "Dense Dense"])
+@pytest.mark.parametrize("head", ["", "Dense", "Normalize", "Dense Normalize"])
+def test_encoder_and_pooling(head, tail):
+    before, after = build(head), build(tail)
+    first, pooling, texts = encoder(), Pooling(8, ("max",)), packed()
+    stack = Stack([first, *before, pooling, *after]).eval()
+    x = first(texts)
+    for module in before:
+        x = module(x)
+    assert torch.equal(stack.token_vectors(texts), x)
+    assert stack.token_modules == [first, *before]
+    x = pooling(x, texts)
+    for module in after:
+        x = module(x)
+    assert torch.equal(stack(texts), x)
+    assert stack.out_width == x.shape[1] == 8
+
+
+@pytest.mark.parametrize("head", ["", "Dense", "Normalize"])
+def test_weighted_layer_pooling(head):
+    before, first, texts = build(head), encoder(), packed()
+    layers = WeightedLayerPooling(8, 2, 0)
+    layers.layer_weights.data = torch.tensor([0.3, -0.2, 1.1])
+    stack = Stack([first, layers, *before, Pooling(8), Normalize()]).eval()
+    x = layers(first.hidden_states(texts))
+    assert not torch.allclose(x, first(texts), atol=0.1)
+    for module in before:
+        x = module(x)
+    assert torch.equal(stack.token_vectors(texts), x)
+    assert torch.equal(stack(texts), Normalize()(Pooling(8)(x, texts)))
+    assert stack.token_modules == [first, layers, *before]
+
+
+def test_static_embedding():
+    first, dense, texts = StaticEmbedding(20, 8), Dense(8, 5), packed()
+    stack = Stack([first, dense, Normalize()])
+    assert torch.equal(stack(texts), Normalize()(dense(first(texts))))
+    assert stack.token_modules == []
+    assert stack.out_width == 5
+    assert Stack([first]).out_width == 8
+    assert torch.equal(Stack([first])(texts), first(texts))
+
+
+@pytest.mark.parametrize(
+    ("modules", "width"),
+    [
+        (lambda: [encoder(), Pooling(8)], 8),
+        (lambda: [encoder(), Pooling(8, ("cls", "max", "mean")), Normalize()], 24),
+        (lambda: [encoder(), Dense(8, 6), Pooling(6, ("cls", "max")), LayerNorm(12)], 12),
+        (lambda: [encoder(), Pooling(8), Dense(8, 3), Dropout(), Dense(3, 7), Normalize()], 7),
+    ],
+)
+def test_width(modules, width):
+    stack = Stack(modules()).eval()
+    assert stack.out_width == width
+    assert stack(packed()).shape == (3, width)
+
+
+def test_a_model_of_these_modules():
+    model = tiny_model()
+    texts = sentences(5)
+    tokens = model.tokenizer(texts).packed()
+    expected = model.stack[1](model.stack[0](tokens), tokens)
+    torch.testing.assert_close(model.encode(texts, convert_to_tensor=True), expected, atol=1e-5, rtol=0)
+    found = model.encode_tokens(texts)
+    for row, x in zip(found, model.stack.token_vectors(tokens).split(tokens.lengths.tolist()), strict=True):
+        torch.testing.assert_close(torch.from_numpy(row), x, atol=1e-5, rtol=0)

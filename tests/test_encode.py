@@ -174,6 +174,13 @@ def test_two_processes_make_one_result(saved, many):
     check_close(np.load("out.npy"), wanted)
 
 
+def test_more_processes_than_texts(saved, here):
+    Path("t.txt").write_text("sort\n")
+    done = run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command(saved)[1:]])
+    assert done.returncode == 0, done.stderr
+    check_close(np.load("out.npy"), SentenceTransformer(saved).encode(["sort"]))
+
+
 def test_killed_and_resumed(saved, many):
     wanted = encode(saved, "t.txt", output="whole.npy")[0]
     progress = Path(".out.npy.unfinished/done.json")

@@ -3,10 +3,11 @@
 import csv
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
-from minist.data.rows import read_lines, read_rows, read_texts
+from minist.data.rows import file_kind, read_lines, read_rows, read_texts
 
 ROWS = [
     {"a": "plain", "b": "two words"},
@@ -95,3 +96,8 @@ def test_damage_in_the_middle_of_a_compressed_file(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(ValueError, match="there is no file"):
         list(read_rows(tmp_path / "none.jsonl", []))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "A.JSONL", "a.jsonl.gz", "a.b.Jsonl.GZ"])
+def test_kinds_of_files(name):
+    assert file_kind(Path(name)) == ".jsonl"

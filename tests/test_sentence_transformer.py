@@ -290,3 +290,8 @@ def test_push_to_hub(model, embeddings, monkeypatch):
     monkeypatch.setattr(module, "push_folder", push)
     assert model.push_to_hub("me/mine", private=True, token="t", revision="dev") == "address"
     assert pushed == [("me/mine", True, "t", "dev")]
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_one_device(model, embeddings, device):
+    close(model.encode(TEXTS, device=device), embeddings)

@@ -70,6 +70,7 @@ def build(order):
         ("Static Weighted", "StaticEmbedding -> WeightedLayerPooling: WeightedLayerPooling must be the second, behind"),
         ("Encoder Pooling Weighted", "BertEncoder -> Pooling -> WeightedLayerPooling: .* must be the second"),
         ("Encoder Dense Weighted Pooling", "Dense -> WeightedLayerPooling -> Pooling: .* must be the second"),
+        ("Encoder Dense Normalize Weighted Pooling", "Normalize -> WeightedLayerPooling -> Pooling: .* must be the"),
         ("Encoder Weighted Weighted Pooling", "WeightedLayerPooling must be the second"),
         ("Encoder Encoder Pooling", "BertEncoder -> BertEncoder -> Pooling: only the first can read texts"),
         ("Encoder Pooling Encoder", "only the first can read texts"),

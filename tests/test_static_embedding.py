@@ -86,16 +86,17 @@ VECTORS = {
 
 @pytest.mark.parametrize("dtype", VECTORS, ids=str)
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("weighted", [None, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("weighted", [None, torch.float16, torch.float32, torch.float64], ids=str)
 def test_vectors_of_model2vec(dtype, mapped, weighted):
     """What model2vec averages: embedding[mapping[token]] * weights[token], in single precision at least."""
     state = {"embeddings": VECTORS[dtype][:3] if mapped else VECTORS[dtype]}
     state |= {"mapping": MAPPING} if mapped else {}
-    state |= {"weights": WEIGHTS.to(weighted)} if weighted else {}
+    weights = WEIGHTS.to(weighted or torch.float32)
+    state |= {"weights": weights} if weighted else {}
     expected = np.zeros((6, 3))
     for token in range(6):
         row = state["embeddings"][MAPPING[token] if mapped else token].double().numpy()
-        expected[token] = row * (WEIGHTS[token].item() if weighted else 1)
+        expected[token] = row * (weights[token].item() if weighted else 1)
     found = fold_model2vec(state)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=0)

@@ -56,8 +56,8 @@ def is_unicode(text: str) -> bool:
 
 
 def file_kind(file: Path) -> str:
-    """The ending that says what is inside: .jsonl of rows.jsonl and of rows.jsonl.gz."""
-    return Path(file.name.removesuffix(".gz")).suffix
+    """The ending that says what is inside, in small letters: .jsonl of rows.jsonl and of ROWS.JSONL.gz."""
+    return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
 def open_stream(file: Path) -> BufferedIOBase:
@@ -66,7 +66,7 @@ def open_stream(file: Path) -> BufferedIOBase:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     if not file.is_file():
         raise ValueError(f"there is no file {file}")
-    return gzip.open(file) if file.suffix == ".gz" else open(file, "rb")
+    return gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb")
 
 
 def read_lines(file: Path) -> Iterator[str]:

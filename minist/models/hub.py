@@ -8,12 +8,12 @@ the cache. The imports stand inside the functions: they take 0.2 seconds, for wh
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
 
 from minist.files import read_json
+from minist.models.module_files import reading
 
 PART = r"\w([\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(--|\.\.|\.git$))({PART}/)?{PART}", re.ASCII)
@@ -27,6 +27,13 @@ WEIGHTS = (  # the first kind that a folder has
     r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json",
     r"pytorch_model\.bin",
 )
+REQUIRED: dict[str, tuple[str, ...]] = {  # what a module of a class is not read without; see also missing_files
+    **dict.fromkeys(("Transformer", "MLMTransformer"), ("config.json", "tokenizer.json", "weights")),
+    **dict.fromkeys(("StaticEmbedding", "SparseStaticEmbedding"), ("tokenizer.json", "weights")),
+    **dict.fromkeys(("Pooling", "SpladePooling", "Dropout"), ("config.json",)),
+    "Router": ("router_config.json",),
+    "Normalize": (),
+}
 
 
 def find_model(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
@@ -34,8 +41,8 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
 
     A name is "owner/name"; one without a slash is looked for under sentence-transformers/. `revision` is a branch, tag
     or commit (None: main); `token` opens private and gated models (None: the one you are logged in with). What is all
-    in the cache stays as it is: the hub is not asked, not even whether the branch has moved on. ValueError says why
-    there is no model; errors of the disk are OSErrors.
+    in the cache, whoever put it there, stays as it is: the hub is not asked, not even whether the branch has moved on.
+    ValueError says why there is no model; errors of the disk are OSErrors.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.exists():
@@ -43,11 +50,11 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     if isinstance(name_or_path, Path) or not NAME.fullmatch(name):
         raise ValueError(f"there is no folder {name!r}: give one, or a name on the hub, which looks like owner/name")
     repo = name if "/" in name else f"sentence-transformers/{name}"
-    snapshot = _in_cache(repo, revision)
-    if snapshot is None or snapshot.missing():
+    folder = _cached_folder(repo, revision)
+    if folder is None or missing_files(folder):
         with _explained(name, repo, revision), _bars():
-            snapshot = _download(repo, revision, token)
-    return snapshot.folder
+            folder = _download(repo, revision, token)
+    return folder
 
 
 def _local_folder(path: Path, revision: str | None) -> Path:
@@ -72,65 +79,68 @@ def needed_files(files: Sequence[str], folders: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(needed))
 
 
+def missing_files(folder: Path) -> list[str]:
+    """What a snapshot folder of the Hugging Face cache lacks for its model to be read; [] says that it can be.
+
+    A file is there under its name only when it is complete. Where modules.json is not, it must be known that the hub
+    has none: what another library needed of a model can look like a plain checkpoint, and lack the pooling.
+    """
+    without = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # where huggingface_hub notes that
+    needed = [] if without.exists() else ["modules.json"]
+    for path, kind in _modules(folder):
+        for name in REQUIRED.get(kind, ("config.json", "weights")):
+            names = _weights(folder / path) if name == "weights" else [name]
+            needed += [str(PurePosixPath(path, name)) for name in names]
+    return [file for file in needed if not (folder / file).exists()]
+
+
+def _weights(folder: Path) -> list[str]:
+    """The files of the weights that are read from a folder; model.safetensors if it has none."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return ["model.safetensors"]
+    if index.exists():
+        with reading(index):
+            return sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
+    return ["pytorch_model.bin" if (folder / "pytorch_model.bin").exists() else "model.safetensors"]
+
+
+def _is_weights(file: str) -> bool:
+    return any(re.fullmatch(kind, PurePosixPath(file).name) for kind in WEIGHTS)
+
+
 def module_folders(folder: Path) -> list[str]:
     """The folders that modules.json names, and those of a Router's routes; without modules.json the root alone.
 
     ValueError for a path that leaves the model folder, and for a file of another shape.
     """
+    return list(dict.fromkeys(path for path, _ in _modules(folder)))
+
+
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """The folder and the class of each module."""
     file = folder / "modules.json"
     if not file.exists():
-        return [""]
-    try:
-        folders = [_inside(file, entry["path"]) for entry in read_json(file)]
-        for module in folders:  # it grows: a route may lead to a Router again
-            file = folder / module / "router_config.json"
-            routes = [_inside(file, f"{module}/{name}") for name in read_json(file)["types"]] if file.exists() else []
-            folders += [route for route in routes if route not in folders]
-    except (KeyError, TypeError) as e:
-        raise ValueError(f"{file} is not as a saved model has it ({type(e).__name__}: {e})") from None
-    return folders
+        return [("", "Transformer")]
+    with reading(file):
+        modules = [_module(file, entry["path"], entry["type"]) for entry in read_json(file)]
+    for path, _ in modules:  # it grows: a route may lead to a Router again
+        file = folder / path / "router_config.json"
+        with reading(file):
+            types = read_json(file)["types"] if file.exists() else {}
+            routes = [_module(file, f"{path}/{name}", kind) for name, kind in types.items()]
+        modules += [route for route in routes if route not in modules]
+    return modules
 
 
-def _inside(file: Path, relative: str) -> str:
+def _module(file: Path, relative: str, kind: str) -> tuple[str, str]:
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{file} names the path {relative!r}, which leaves the model folder")
-    return str(path)
+    return str(path), str(kind).split(".")[-1]
 
 
 # ---------------------------------------------------------------- cache and hub
-
-
-class _Snapshot(NamedTuple):
-    """One commit of a repository: its folder in the cache, and the size of each file that it has on the hub."""
-
-    folder: Path
-    sizes: dict[str, int]
-
-    def missing(self) -> list[str]:
-        """What is needed and not here, or not with its size. First the lists of modules, which say what else."""
-        lists = [file for file in self.sizes if PurePosixPath(file).name == "router_config.json"]
-        lists.append("modules.json" if "modules.json" in self.sizes else "config.json")
-        return self._lacking(lists) or self._lacking(needed_files(list(self.sizes), module_folders(self.folder)))
-
-    def _lacking(self, files: Sequence[str]) -> list[str]:
-        here = {file: (self.folder / file).stat().st_size for file in files if (self.folder / file).is_file()}
-        return [file for file in files if here.get(file, -1) != self.sizes.get(file)]
-
-
-def _in_cache(repo: str, revision: str | None) -> _Snapshot | None:
-    """What is known of a revision without the network; None where the cache does not say which files belong to it."""
-    try:
-        from huggingface_hub import get_cached_repo_tree
-        from huggingface_hub.errors import CachedRepoTreeNotFoundError
-    except ImportError:
-        raise ValueError(f"for {repo} huggingface_hub 1.31 is needed: pip install -U huggingface_hub") from None
-    try:
-        sizes = {file.path: file.size for file in get_cached_repo_tree(repo, revision=revision)}
-    except CachedRepoTreeNotFoundError:
-        return None
-    folder = _cached_folder(repo, revision)
-    return _Snapshot(folder, sizes) if folder else None
 
 
 def _cached_folder(repo: str, revision: str | None) -> Path | None:
@@ -144,27 +154,33 @@ def _cached_folder(repo: str, revision: str | None) -> Path | None:
         return None
 
 
-def _download(repo: str, revision: str | None, token: str | None) -> _Snapshot:
-    """Bring what is missing into the cache."""
-    from huggingface_hub import HfApi, RepoFile, constants, hf_hub_download, snapshot_download
+def _download(repo: str, revision: str | None, token: str | None) -> Path:
+    """Bring what is missing into the cache, in an order in which half of it is never taken for all."""
+    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
-    api = HfApi(token=token)  # asked first: snapshot_download answers many an error with whatever the cache has
-    commit = api.model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha
-    listing = api.list_repo_tree(repo, recursive=True, revision=commit)
-    sizes = {file.path: file.size for file in listing if isinstance(file, RepoFile)}
-    first = ["modules.json", "config.json"]
-    if not any(file in sizes for file in first):
+    # asked first: hf_hub_download answers many an error with whatever the cache has
+    info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    files = [file.rfilename for file in info.siblings or []]
+    roots = [file for file in ("modules.json", "config.json") if file in files]
+    if not roots:
         raise ValueError(f"{repo} on the hub is no model: it has neither modules.json nor config.json")
-    # this also notes in the cache which commit the revision is, and which files belong to it
-    folder = Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=first))
-    snapshot = _Snapshot(folder, sizes)
-    for _ in range(2):  # the lists of modules, then what they name
-        for file in snapshot.missing():
-            damaged = (folder / file).exists()
-            hf_hub_download(repo, file, revision=folder.name, token=token, force_download=damaged)
-    if missing := snapshot.missing():
-        raise ValueError(f"{missing[0]} of {repo} did not arrive with the size that the hub says: try again")
-    return snapshot
+
+    def fetch(file: str) -> Path:
+        return Path(hf_hub_download(repo, file, revision=info.sha, token=token))
+
+    # Another library may have left the weights here. So what a model can be read without, though differently, comes
+    # before modules.json, and weights come last.
+    routes = [file for file in files if PurePosixPath(file).name == "router_config.json"]
+    for file in [*routes, *needed_files(files, [""])]:
+        if file != "modules.json" and not _is_weights(file):
+            fetch(file)
+    folder = fetch(roots[0]).parent
+    for file in sorted(needed_files(files, module_folders(folder)), key=_is_weights):
+        fetch(file)
+    with suppress(EntryNotFoundError):  # by its name: the cache notes which commit it is, or that modules.json is none
+        hf_hub_download(repo, "modules.json", revision=revision, token=token)
+    return folder
 
 
 def push_folder(
@@ -201,13 +217,21 @@ def push_folder(
     return str(url)
 
 
-def _bars() -> AbstractContextManager[Any]:
+@contextmanager
+def _bars() -> Iterator[None]:
     """The hub's progress bars only where a person watches a terminal, as ours; its environment variable goes first."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    hide = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty()
-    return disable_progress_bars() if hide else nullcontext()
+    told = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
+    if told or sys.stderr.isatty():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 # ---------------------------------------------------------------- what may go wrong
@@ -238,9 +262,9 @@ def _explained(name: str, repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _without_network(repo: str, revision: str | None) -> str:
-    """What a person can do. Another library may have cached everything without a list of it: only a person knows."""
-    folder = None if _in_cache(repo, revision) else _cached_folder(repo, revision)
-    known = f", or give {folder} if you know that it is whole" if folder else ""
+    """What a person can do. That a checkpoint without modules.json has none on the hub either, only a person knows."""
+    folder = _cached_folder(repo, revision)
+    known = f", or give {folder} if you know that it is whole" if folder and missing_files(folder) == ["modules.json"] else ""
     return f"download it where there is a network, and give the folder{known}"
 
 
@@ -256,7 +280,7 @@ def _reason(error: Exception) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):
-        said = error.server_message or error.response.reason_phrase
+        said = error.server_message or str(error)
         return f"the hub answered {error.response.status_code}, {' '.join(said.split())}"
     if isinstance(error, OSError) and error.errno is not None:
         raise error

@@ -151,7 +151,7 @@ class SentenceTransformer(nn.Module):
         truncate_dim: int | None = None,
         precision: str = "float32",
         ranges: np.ndarray | None = None,
-        device: str | Sequence[str] | None = None,
+        device: str | torch.device | Sequence[str] | None = None,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray | Tensor:
@@ -167,11 +167,13 @@ class SentenceTransformer(nn.Module):
         check_precision(precision)
         prefix = self.find_prompt(prompt_name, prompt)
         many = [texts] if isinstance(texts, str) else texts
-        if isinstance(device, str):
+        several: Sequence[str] = []
+        if isinstance(device, str | torch.device):
             self.to(find_device(device))
-        places = [] if device is None or isinstance(device, str) else [str(find_device(d)) for d in device]
+        elif device is not None:
+            several = [str(find_device(d)) for d in device]
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            embeddings = self._embed_all(many, prefix, batch_tokens, places, bar.update)
+            embeddings = self._embed_all(many, prefix, batch_tokens, several, bar.update)
         result = self.finish(embeddings, truncate_dim, normalize_embeddings)
         if precision != "float32":
             result = torch.from_numpy(quantize(result.cpu().numpy(), precision, ranges))
@@ -203,7 +205,7 @@ class SentenceTransformer(nn.Module):
         truncate_dim: int | None = None,
         precision: str = "float32",
         ranges: np.ndarray | None = None,
-        device: str | Sequence[str] | None = None,
+        device: str | torch.device | Sequence[str] | None = None,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray | Tensor:
@@ -233,7 +235,7 @@ class SentenceTransformer(nn.Module):
         truncate_dim: int | None = None,
         precision: str = "float32",
         ranges: np.ndarray | None = None,
-        device: str | Sequence[str] | None = None,
+        device: str | torch.device | Sequence[str] | None = None,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray | Tensor:
@@ -270,7 +272,7 @@ class SentenceTransformer(nn.Module):
         tokens = self.tokenizer(texts, prompt)
         packed = tokens.packed(self.tokenizer.prompt_length(prompt))
         order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
-        outputs = []
+        outputs = [torch.zeros(0, self.width, device=self.device)]
         with self._inference():
             for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
                 outputs += [x.float() for x in self([batch])]

@@ -19,7 +19,6 @@ class LocalHub:
         self.readers = {}  # repository -> the token that may see it
         self.gated = set()  # repositories whose files need a token
         self.cut = set()  # paths of which the second half does not arrive
-        self.claimed = {}  # path -> a size that the list of files gives instead of its own
         self.status = {}  # beginning of a path -> the status that it is answered with
         self.pushes = []  # ('create', repository, visibility) and ('commit', repository, revision, message, files)
         self.requests = []
@@ -69,8 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def refuse(self, status, code, message=""):
-        self.send(status, {"error": message or code}, X_Error_Code=code)
+    def refuse(self, status, code, message="", **headers):
+        self.send(status, {"error": message or code}, X_Error_Code=code, **headers)
 
     def note(self):
         """The path, after writing down who asked for it; None where this was the answer."""
@@ -97,13 +96,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not api:
             self.file(repo, commit, "/".join(rest[2:]))
         elif rest[:1] == ["tree"]:
-            sizes = {path: len(content) for path, content in self.state.commits[commit].items()}
-            listing = (sizes | self.state.claimed).items()
-            folders = {path.rpartition("/")[0] for path in sizes} - {""}
-            entries = [{"type": "file", "path": path, "size": n, "oid": "0"} for path, n in listing]
+            files = self.state.commits[commit]
+            folders = {path.rpartition("/")[0] for path in files} - {""}
+            entries = [{"type": "file", "path": path, "size": len(files[path]), "oid": "0"} for path in files]
             self.send(200, entries + [{"type": "directory", "path": path, "oid": "0"} for path in sorted(folders)])
         else:
-            self.send(200, {"id": repo, "sha": commit, "siblings": []})
+            siblings = [{"rfilename": path} for path in self.state.commits[commit]]
+            self.send(200, {"id": repo, "sha": commit, "siblings": siblings})
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -121,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repo in self.state.gated and not self.headers.get("Authorization"):
             self.refuse(401, "GatedRepo", "Access to this model is restricted")
         elif content is None:
-            self.refuse(404, "EntryNotFound")
+            self.refuse(404, "EntryNotFound", X_Repo_Commit=commit)
         else:
             sent = content[: len(content) // 2] if self.command == "GET" and path in self.state.cut else content
             self.send(200, sent, ETag=f'"{etag(content)}"', X_Repo_Commit=commit)

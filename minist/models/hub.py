@@ -9,11 +9,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
 from minist.files import read_json
 from minist.models.module_files import reading
+from minist.models.weight_files import INDEX
 
 PART = r"\w([\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(--|\.\.|\.git$))({PART}/)?{PART}", re.ASCII)
@@ -52,7 +54,7 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     repo = name if "/" in name else f"sentence-transformers/{name}"
     folder = _cached_folder(repo, revision)
     if folder is None or missing_files(folder):
-        with _explained(name, repo, revision), _bars():
+        with _explained(name, repo, revision):
             folder = _download(repo, revision, token)
     return folder
 
@@ -80,14 +82,14 @@ def needed_files(files: Sequence[str], folders: Sequence[str]) -> list[str]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a snapshot folder of the Hugging Face cache lacks for its model to be read; [] says that it can be.
+    """What a snapshot folder of the Hugging Face cache lacks for its model to be read; nothing: it can be used.
 
-    A file is there under its name only when it is complete. Where modules.json is not, it must be known that the hub
-    has none: what another library needed of a model can look like a plain checkpoint, and lack the pooling.
+    A file has its name there only when it is complete. Without modules.json it must be known that the commit has none:
+    what another library fetched of a model may look like a plain checkpoint, and lack the pooling.
     """
-    without = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # where huggingface_hub notes that
-    needed = [] if without.exists() else ["modules.json"]
-    for path, kind in _modules(folder):
+    none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # where huggingface_hub notes that
+    needed = [] if none.exists() else ["modules.json"]
+    for path, kind in module_folders(folder):
         for name in REQUIRED.get(kind, ("config.json", "weights")):
             names = _weights(folder / path) if name == "weights" else [name]
             needed += [str(PurePosixPath(path, name)) for name in names]
@@ -95,30 +97,20 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def _weights(folder: Path) -> list[str]:
-    """The files of the weights that are read from a folder; model.safetensors if it has none."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        return ["model.safetensors"]
-    if index.exists():
-        with reading(index):
-            return sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
-    return ["pytorch_model.bin" if (folder / "pytorch_model.bin").exists() else "model.safetensors"]
+    """The files of the kind of weights that would be read; model.safetensors where there are none."""
+    kinds = ("model.safetensors", INDEX, "pytorch_model.bin")
+    kind = next((name for name in kinds if (folder / name).exists()), kinds[0])
+    if kind != INDEX:
+        return [kind]
+    with reading(folder / INDEX):
+        return sorted({str(shard) for shard in read_json(folder / INDEX)["weight_map"].values()})
 
 
-def _is_weights(file: str) -> bool:
-    return any(re.fullmatch(kind, PurePosixPath(file).name) for kind in WEIGHTS)
-
-
-def module_folders(folder: Path) -> list[str]:
-    """The folders that modules.json names, and those of a Router's routes; without modules.json the root alone.
+def module_folders(folder: Path) -> list[tuple[str, str]]:
+    """The folder and the class of each module in modules.json and of each route; without it an encoder in the root.
 
     ValueError for a path that leaves the model folder, and for a file of another shape.
     """
-    return list(dict.fromkeys(path for path, _ in _modules(folder)))
-
-
-def _modules(folder: Path) -> list[tuple[str, str]]:
-    """The folder and the class of each module."""
     file = folder / "modules.json"
     if not file.exists():
         return [("", "Transformer")]
@@ -155,30 +147,30 @@ def _cached_folder(repo: str, revision: str | None) -> Path | None:
 
 
 def _download(repo: str, revision: str | None, token: str | None) -> Path:
-    """Bring what is missing into the cache, in an order in which half of it is never taken for all."""
+    """Bring what is missing into the cache, in an order in which half of it is never taken for all.
+
+    Weights come last. Those may be there already, from another library: so modules.json, which can then be the last
+    that missing_files waits for, comes after the small files beside it that a model can be read without.
+    """
     from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     # asked first: hf_hub_download answers many an error with whatever the cache has
     info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     files = [file.rfilename for file in info.siblings or []]
-    roots = [file for file in ("modules.json", "config.json") if file in files]
-    if not roots:
+    root = next((file for file in ("modules.json", "config.json") if file in files), None)
+    if root is None:
         raise ValueError(f"{repo} on the hub is no model: it has neither modules.json nor config.json")
-
-    def fetch(file: str) -> Path:
-        return Path(hf_hub_download(repo, file, revision=info.sha, token=token))
-
-    # Another library may have left the weights here. So what a model can be read without, though differently, comes
-    # before modules.json, and weights come last.
-    routes = [file for file in files if PurePosixPath(file).name == "router_config.json"]
-    for file in [*routes, *needed_files(files, [""])]:
-        if file != "modules.json" and not _is_weights(file):
+    fetch = partial(hf_hub_download, repo, revision=info.sha, token=token)
+    routers = [file for file in files if PurePosixPath(file).name == "router_config.json"]
+    for file in [*routers, *needed_files(files, [""])]:
+        if file.endswith(".json") and file != root:
             fetch(file)
-    folder = fetch(roots[0]).parent
-    for file in sorted(needed_files(files, module_folders(folder)), key=_is_weights):
+    folder = Path(fetch(root)).parent
+    needed = needed_files(files, [path for path, _ in module_folders(folder)])
+    for file in sorted(needed, key=lambda file: not file.endswith(".json")):
         fetch(file)
-    with suppress(EntryNotFoundError):  # by its name: the cache notes which commit it is, or that modules.json is none
+    with suppress(EntryNotFoundError):  # the cache notes which commit the revision is, and whether modules.json exists
         hf_hub_download(repo, "modules.json", revision=revision, token=token)
     return folder
 
@@ -219,19 +211,18 @@ def push_folder(
 
 @contextmanager
 def _bars() -> Iterator[None]:
-    """The hub's progress bars only where a person watches a terminal, as ours; its environment variable goes first."""
+    """Bars of uploads, as those of downloads, only where a person watches a terminal; HF_HUB_* variables go first."""
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    told = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
-    if told or sys.stderr.isatty():
-        yield
-        return
-    disable_progress_bars()
+    free = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
+    if hide := free and not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        if hide:
+            enable_progress_bars()
 
 
 # ---------------------------------------------------------------- what may go wrong
@@ -262,9 +253,10 @@ def _explained(name: str, repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _without_network(repo: str, revision: str | None) -> str:
-    """What a person can do. That a checkpoint without modules.json has none on the hub either, only a person knows."""
+    """What a person can do. Of what looks like a plain checkpoint only a person knows that the hub has no more."""
     folder = _cached_folder(repo, revision)
-    known = f", or give {folder} if you know that it is whole" if folder and missing_files(folder) == ["modules.json"] else ""
+    plain = folder is not None and missing_files(folder) == ["modules.json"]
+    known = f", or give {folder} if you know that it is whole" if plain else ""
     return f"download it where there is a network, and give the folder{known}"
 
 

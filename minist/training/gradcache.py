@@ -1,4 +1,6 @@
-"""GradCache: the gradient of a loss over a large batch in the memory of a small one (Gao et al. 2021, arXiv:2101.06983).
+"""GradCache: the gradient of a loss over a large batch in the memory of a small one.
+
+Gao et al. 2021, arXiv:2101.06983.
 
 A contrastive loss wants many texts in a batch, and all their activations would have to be kept for backward.
 But the loss sees only embeddings, so the chain rule can be cut there, in three phases:

@@ -8,8 +8,16 @@ from minist.data.packed import Packed
 
 
 class Batch(NamedTuple):
-    """One training batch; every field has a default, so a test can call a loss with `Batch()`."""
+    """One training batch; every field has a default, so a test can call a loss with `Batch()`.
+
+    The columns are those of one rank; everything else is of all ranks' rows, as are the embeddings that a loss gets.
+    """
 
     columns: tuple[Packed, ...] = ()  # one per text column: anchor, positive, negative ..
-    labels: Tensor | None = None  # [rows]
+    roles: tuple[str | None, ...] = ()  # per column: "query", "document" or None
+    labels: Tensor | None = None  # [rows], [rows, k] or [rows, D]; lists of different length are filled up with NaN
+    counts: tuple[Tensor | None, ...] = ()  # per column [rows]: texts in each row, where a cell is a list of texts
+    guide: tuple[Tensor, ...] = ()  # embeddings by a guide or teacher model, one [N, D'] per column
+    extra: dict[str, tuple[Tensor, ...]] = {}  # what a loss asked for beside the embedding, per column; never changed
+    progress: float = 1.0  # 0 to 1, for weights that rise while training
     step: int = 0  # with the seed, the source of any sampling inside a loss

@@ -19,6 +19,7 @@ from torch import Tensor
 from minist.data.packed import Packed
 
 NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none; tokenizer_config.json writes 1e30 for it
+PIECE = 1024  # texts whose Encodings, which are many times as large, are held at once
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
 
 
@@ -61,6 +62,10 @@ class Tokenizer:
         """Tokenize; `prompt` is put before each text, or before the first text of a pair."""
         if prompt:
             texts = [prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts]
+        pieces = [self._tokenize(texts[start : start + PIECE]) for start in range(0, max(len(texts), 1), PIECE)]
+        return Tokenized(*map(torch.cat, zip(*pieces, strict=True)))
+
+    def _tokenize(self, texts: Sequence[Text]) -> Tokenized:
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=self.special_tokens)
         ids = [e.ids for e in encodings]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))

@@ -272,12 +272,14 @@ class SentenceTransformer(nn.Module):
         tokens = self.tokenizer(texts, prompt)
         packed = tokens.packed(self.tokenizer.prompt_length(prompt))
         order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
-        outputs = [torch.zeros(0, self.width, device=self.device)]
+        embeddings = torch.empty(len(texts), self.width, device=self.device)
+        places = order.to(self.device)
         with self._inference():
             for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
-                outputs += [x.float() for x in self([batch])]
+                embeddings[places[: batch.n]] = self([batch])[0].float()
+                places = places[batch.n :]
                 done(batch.n)
-        return torch.cat(outputs)[order.argsort().to(self.device)], int(tokens.was_cut.sum())
+        return embeddings, int(tokens.was_cut.sum())
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -1,144 +1,148 @@
-"""A training set: text columns, tokenized once and kept on disk as memory-mapped token streams.
+"""A training set: text columns, tokenized once and kept on disk memory-mapped, and the labels of the rows.
 
-<folder>/meta.json       rows, columns, how many texts were cut
-<folder>/<column>.ids      token ids of all texts, end to end (uint16, or int32 for a large vocabulary)
-<folder>/<column>.offsets  int64 [rows + 1], where each text starts
-<folder>/<column>.hashes   uint64 [rows], of the raw text: equal texts have equal hashes
+<folder>/meta.json      rows, columns, label; there when the folder is complete
+<folder>/0.*, 1.* ..    the text columns, see text_column.py; two columns with the same content share one
+<folder>/keys.hashes    uint64, of the raw texts without prompts, row after row: equal texts have equal hashes
+<folder>/keys.offsets   int64 [rows + 1], where the hashes of each row start
+<folder>/labels.*       see labels.py
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minist.data.packed import Packed, ranges
-from minist.data.rows import read_texts
-from minist.data.tokenizer import Tokenized, Tokenizer
+from minist.data.arrays import read_array
+from minist.data.dataset_writer import DatasetWriter, contents
+from minist.data.labels import ColumnLabels, FileLabels, is_label_file
+from minist.data.packed import Packed
+from minist.data.rows import file_kind, read_places
+from minist.data.samplers import Keys
+from minist.data.text_column import ColumnSpec, TextColumn
+from minist.data.texts import Texts
 from minist.files import complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
-KINDS = ("ids", "offsets", "hashes")
-CHUNK = 4096  # rows that are tokenized at a time
-
-
-class Column:
-    """One text column."""
-
-    def __init__(self, stem: Path, dtype: str) -> None:
-        self.ids = np.memmap(f"{stem}.ids", dtype, "r")
-        self.offsets = np.memmap(f"{stem}.offsets", np.int64, "r")
-        self.hashes = np.memmap(f"{stem}.hashes", np.uint64, "r")
-
-    def take(self, rows: Tensor) -> Packed:
-        """The texts `rows` [N], in that order."""
-        starts = torch.from_numpy(self.offsets[rows.numpy()])
-        lengths = torch.from_numpy(self.offsets[rows.numpy() + 1]) - starts
-        ids = self.ids[ranges(starts, lengths).numpy()]
-        return Packed.of(torch.from_numpy(ids.astype(np.int64)), lengths)
-
-
-class ColumnWriter:
-    """Writes the files of one column, chunk by chunk."""
-
-    def __init__(self, stem: Path, dtype: type) -> None:
-        self.stem, self.dtype, self.end = stem, dtype, 0
-
-    def __enter__(self) -> "ColumnWriter":
-        with ExitStack() as stack:
-            self.ids, self.offsets, self.hashes = (
-                stack.enter_context(open(f"{self.stem}.{kind}", "wb")) for kind in KINDS
-            )
-            self.streams = stack.pop_all()  # closed in __exit__
-        self.offsets.write(np.zeros(1, np.int64).tobytes())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.streams.close()
-
-    def write(self, texts: Sequence[str], tokens: Tokenized) -> int:
-        """Append texts; returns how many of them were cut."""
-        offsets = self.end + tokens.lengths.numpy().cumsum()
-        self.ids.write(tokens.input_ids.numpy().astype(self.dtype).tobytes())
-        self.offsets.write(offsets.tobytes())
-        self.hashes.write(np.array([text_hash(text) for text in texts], np.uint64).tobytes())
-        self.end = int(offsets[-1])
-        return int(tokens.was_cut.sum())
+LAYOUT = 2  # of the folder; a new number where the files change, so that old folders are made again
+CHUNK = 1024  # rows that are tokenized at a time
 
 
 class Dataset:
-    """Rows of several text columns, in the order in which the loss takes them."""
+    """Rows of text columns, in the order in which the loss takes them, with or without labels."""
 
     def __init__(self, folder: Path) -> None:
+        """Open what `prepare_dataset` made."""
+        self.folder = folder
         self.meta = read_json(folder / "meta.json")
-        self.names: list[str] = self.meta["columns"]
-        self.columns = [Column(folder / name, self.meta["dtype"]) for name in self.names]
+        stored = [TextColumn(folder / str(i), meta) for i, meta in enumerate(self.meta["texts"])]
+        self.names: list[str] = list(self.meta["columns"])
+        self.columns = [stored[i] for i in self.meta["columns"].values()]
+        self._labels = _open_labels(folder, self.meta["label"])
+        self.classes: list[str] = self._labels.classes if self._labels else []  # names of the classes, sorted
 
     def __len__(self) -> int:
         return self.meta["rows"]
 
     def take(self, rows: Tensor) -> tuple[Packed, ...]:
-        """The given rows of every column."""
+        """The texts of `rows` [n] in every column; those of a cell that is a list stand one after the other."""
         return tuple(column.take(rows) for column in self.columns)
 
-    def hashes(self) -> np.ndarray:
-        """Hashes of the raw texts, [rows, columns] uint64."""
-        return np.stack([column.hashes for column in self.columns], axis=1)
+    def counts(self, rows: Tensor) -> tuple[Tensor | None, ...]:
+        """Per column the number of texts in each row, [n] int64, or None where every cell is one text."""
+        return tuple(column.counts(rows) for column in self.columns)
+
+    def labels(self, rows: Tensor) -> Tensor | None:
+        """[n] int64 for integers and classes, else [n] or [n, k] float32; lists are filled up with NaN."""
+        return self._labels.take(rows) if self._labels else None
+
+    def tokens(self, rows: Tensor) -> Tensor:
+        """Tokens of each of `rows` in all columns, [n] int64."""
+        return torch.stack([column.tokens(rows) for column in self.columns]).sum(0)
+
+    def cut(self, rows: Tensor) -> dict[str, int]:
+        """Per column how many texts of `rows` were cut at the maximum length."""
+        return {name: column.cut(rows) for name, column in zip(self.names, self.columns, strict=True)}
+
+    def keys(self) -> Keys:
+        """What samplers look at."""
+        return Keys(
+            read_array(self.folder / "keys.hashes", np.uint64),
+            read_array(self.folder / "keys.offsets", np.int64),
+            self._labels.per_row() if self._labels else None,
+        )
 
     def describe(self) -> str:
-        """Rows, and per column the mean length and how many texts were cut."""
-        parts = []
-        for name, column in zip(self.names, self.columns, strict=True):
-            cut = f", {self.meta['cut'][name]:,} cut" if self.meta["cut"][name] else ""
-            parts.append(f"{name} {len(column.ids) / len(self):.0f} tokens{cut}")
+        """What was read: rows, the columns with their mean lengths, how many texts were cut, the labels."""
+        parts = [f"{name} {column.describe()}" for name, column in zip(self.names, self.columns, strict=True)]
+        if self._labels:
+            parts.append(f"label {self._labels.describe()}")
         return f"{len(self):,} rows: {'; '.join(parts)}"
 
 
-def prepare_dataset(files: Sequence[Path], columns: Mapping[str, str], tokenizer: Tokenizer, cache: Path) -> Path:
-    """Tokenize `columns` (our name -> name in the file) of `files` into a folder below `cache`, unless it is there.
+def _open_labels(folder: Path, meta: dict[str, Any] | None) -> ColumnLabels | FileLabels | None:
+    if meta is None:
+        return None
+    return FileLabels(Path(meta["file"])) if "file" in meta else ColumnLabels(folder, meta)
 
-    The folder's name is a hash of the files' content, the columns and the tokenizer.
+
+def prepare_dataset(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path) -> Path:
+    """Make the data set in `dataset_folder`, which is returned, unless it is there.
+
+    `columns` maps our names to what they hold. `label` names a column of the files, or a .npy file with a row for
+    each of theirs, [rows] or [rows, D]; "" for none. ValueError names the file and the row that cannot be read,
+    and then nothing stays on disk.
     """
-    seal = hashlib.blake2b(digest_size=8)
-    seal.update(json.dumps([columns, tokenizer.max_length]).encode())
-    seal.update(tokenizer.to_json().encode())
-    for file in files:
+    folder = dataset_folder(files, columns, label, cache)
+    if not (folder / "meta.json").exists():
+        with complete_folder(folder, marker="meta.json") as partial:
+            _write(files, columns, label, partial)
+    return folder
+
+
+def _write(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, folder: Path) -> None:
+    expected = Texts(tuple(files)).count() or 0
+    with DatasetWriter(folder, files, columns, label) as writer, progress_bar(expected, "rows", "tokenizing") as bar:
+        places = read_places(files, writer.needed)
+        while chunk := list(islice(places, CHUNK)):
+            writer.write(chunk)
+            bar.update(len(chunk))
+    write_json(folder / "meta.json", writer.meta())
+
+
+def dataset_folder(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path) -> Path:
+    """The folder below `cache`: its name is a hash of the content of all files, the columns, tokenizers and label.
+
+    ValueError where a file is missing.
+    """
+    # a label file is not copied, so its place counts too
+    label_file = [Path(label).resolve()] if is_label_file(label) else []
+    kinds = [file_kind(file) for file in files]
+    settings = [LAYOUT, list(contents(columns).items()), kinds, str(label_file[0]) if label_file else label]
+    seal = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8)
+    for file in [*files, *label_file]:
         if not file.is_file():
             raise ValueError(f"there is no file {file}")
         with open(file, "rb") as stream:
             seal.update(hashlib.file_digest(stream, "blake2b").digest())
-    folder = cache / seal.hexdigest()
-    if not (folder / "meta.json").exists():
-        with complete_folder(folder, marker="meta.json") as partial:
-            _tokenize(files, columns, tokenizer, partial)
-    return folder
+    return cache / seal.hexdigest()
 
 
-def _tokenize(files: Sequence[Path], columns: Mapping[str, str], tokenizer: Tokenizer, folder: Path) -> None:
-    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
-    cut, rows = dict.fromkeys(columns, 0), 0
-    with ExitStack() as stack, progress_bar(0, "rows", "tokenizing") as bar:
-        writers = {name: stack.enter_context(ColumnWriter(folder / name, dtype)) for name in columns}
-        for chunk in _chunks(files, columns):
-            for name, texts in zip(columns, zip(*chunk, strict=True), strict=True):
-                cut[name] += writers[name].write(texts, tokenizer(texts))
-            rows += len(chunk)
-            bar.update(len(chunk))
-    meta = {"rows": rows, "columns": list(columns), "dtype": np.dtype(dtype).name, "cut": cut}
-    write_json(folder / "meta.json", meta)
+def wait_for_dataset(folder: Path, alive: Callable[[], bool], seconds: float = 0.2) -> None:
+    """Return when the data set is there that another process prepares; look every so many `seconds`.
 
-
-def _chunks(files: Sequence[Path], columns: Mapping[str, str]) -> Iterator[list[tuple[str, ...]]]:
-    rows = (texts for file in files for texts in read_texts(file, columns))
-    while chunk := list(islice(rows, CHUNK)):
-        yield chunk
-
-
-def text_hash(text: str) -> int:
-    """64 bits of a text: two different ones among a million agree with a chance of 1 in 40 million."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    `alive` says whether that process still runs. ValueError if it ended and left none.
+    """
+    while True:
+        running = alive()  # asked first: it may finish the folder and end in between
+        if (folder / "meta.json").exists():
+            return
+        if not running:
+            raise ValueError(f"{folder} was not made: the process that prepares it has ended, see its message")
+        time.sleep(seconds)

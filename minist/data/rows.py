@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 Row = dict[str, Any]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -37,13 +39,57 @@ def read_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
 def read_texts(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     """The texts of `columns` (role -> column of the file), in that order, of each row."""
     for number, row in enumerate(read_rows(file, list(columns.values())), 1):
-        texts = tuple(row[column] for column in columns.values())
-        for column, text in zip(columns.values(), texts, strict=True):
-            if isinstance(text, str) and not is_unicode(text):
-                raise ValueError(f"{file}, row {number}: {column!r} holds half a character (a lone surrogate)")
-            if not isinstance(text, str):
-                raise ValueError(f"{file}, row {number}: {column!r} is {json.dumps(text)[:60]}, but a text is wanted")
-        yield texts
+        for column in columns.values():
+            _check_text(file, number, column, row[column])
+        yield tuple(row[column] for column in columns.values())
+
+
+class Place(NamedTuple):
+    """A row, and where it stands, for messages."""
+
+    file: Path
+    number: int  # from 1
+    row: Row
+
+
+def read_places(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Place]:
+    """The rows of all files, one file after the other."""
+    return (Place(file, number, row) for file in files for number, row in enumerate(read_rows(file, columns), 1))
+
+
+class TextCells:
+    """Reads a column whose cells are texts, or lists of texts: what the first row has, all others must have."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.are_lists: bool | None = None  # not known before the first row
+
+    def read(self, places: Sequence[Place]) -> tuple[list[str], np.ndarray]:
+        """The texts of these rows one after the other, and how many each row has, [rows]. An empty list has none."""
+        cells = [place.row[self.column] for place in places]
+        if self.are_lists is None:
+            self.are_lists = isinstance(cells[0], list)
+        for (file, number, _), cell in zip(places, cells, strict=True):
+            if self.are_lists and not isinstance(cell, list):
+                given = f"{self.column!r} is {show(cell)}"
+                raise ValueError(f"{file}, row {number}: {given}, but a list of texts is wanted, as in the first row")
+            for text in cell if self.are_lists else (cell,):
+                _check_text(file, number, self.column, text)
+        if not self.are_lists:
+            return cells, np.ones(len(cells), np.int64)
+        return [text for cell in cells for text in cell], np.fromiter(map(len, cells), np.int64, len(cells))
+
+
+def _check_text(file: Path, number: int, column: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{file}, row {number}: {column!r} is {show(text)}, but a text is wanted")
+    if not is_unicode(text):
+        raise ValueError(f"{file}, row {number}: {column!r} holds half a character (a lone surrogate)")
+
+
+def show(cell: Any) -> str:
+    """A cell as the file has it, if it is not long."""
+    return json.dumps(cell, ensure_ascii=False)[:60]
 
 
 def is_unicode(text: str) -> bool:

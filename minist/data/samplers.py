@@ -1,76 +1,305 @@
-"""Which rows make up each batch of an epoch.
+"""Which rows make up each batch of an epoch, and which data set each batch comes from.
 
-A sampler is a function of (number of rows or their hashes, batch size, seed, epoch). It depends on
-nothing else, so all ranks agree and a resumed run sees the same batches. Epoch e is shuffled by
-`randperm(n)` seeded with seed + e.
+A sampler is a function of (keys, batch size, seed, epoch, drop_last). It depends on nothing else, so
+all ranks agree and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded
+with seed + e. A batch never mixes data sets; where there are several, a mixing says whose turn it is.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minist.data.packed import ranges
+
+RUN = 16  # rows that are checked together before they are checked one by one
+
+
+class Keys(NamedTuple):
+    """What of a data set decides about its batches. A row may have any number of texts: a cell may be a list."""
+
+    hashes: np.ndarray  # uint64 [all texts], of the raw texts, row after row
+    offsets: np.ndarray  # int64 [rows + 1]: the hashes of row i are hashes[offsets[i]:offsets[i + 1]]
+    labels: np.ndarray | None = None  # [rows], of a set with one number or class per row
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed + epoch)
+
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """The order of an epoch, [n]."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch))
+    return torch.randperm(n, generator=_generator(seed, epoch))
 
 
-def shuffled(hashes: np.ndarray, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
+# ---------------------------------------------------------------- shuffled
+
+
+class _Slices(Sequence[Tensor]):
+    """A permutation cut into batches. Their number is known at once; the order is drawn when a batch is asked for."""
+
+    def __init__(self, n: int, batch_size: int, seed: int, epoch: int, drop_last: bool) -> None:
+        self.size, self.arguments = batch_size, (n, seed, epoch)
+        self.length = n // batch_size if drop_last else -(-n // batch_size)
+        self.order: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]  # no slices of slices
+        if not 0 <= i < self.length:
+            raise IndexError(i)
+        if self.order is None:
+            self.order = permutation(*self.arguments)
+        return self.order[i * self.size : (i + 1) * self.size]
+
+
+def shuffled(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> Sequence[Tensor]:
     """Batches of row numbers in random order; the last may be short unless `drop_last`."""
-    batches = list(permutation(len(hashes), seed, epoch).split(batch_size))
-    return batches[:-1] if drop_last and len(batches[-1]) < batch_size else batches
+    return _Slices(keys.rows, batch_size, seed, epoch, drop_last)
 
 
-def no_duplicates(hashes: np.ndarray, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
+# ---------------------------------------------------------------- no text twice in a batch
+
+
+def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
     """As `shuffled`, but no text comes twice in a batch, where it would be a false negative.
 
-    `hashes` [n, columns] of the raw texts. A row that shares any text with the batch waits for a
-    later one; a row never conflicts with itself. Batches may be short where all rows left conflict.
+    A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at; a
+    row never conflicts with itself. Batches may be short where all rows left conflict; `drop_last` leaves those out.
     """
-    texts = [set(row) for row in hashes.tolist()]
-    waiting = deque(permutation(len(hashes), seed, epoch).tolist())
-    batches = []
-    while waiting:
-        batch: list[int] = []
-        seen: set[int] = set()
-        deferred = []
-        while waiting and len(batch) < batch_size:
-            row = waiting.popleft()
-            if seen.isdisjoint(texts[row]):
-                batch.append(row)
-                seen |= texts[row]
-            else:
-                deferred.append(row)
-        waiting.extendleft(reversed(deferred))
+    order = permutation(keys.rows, seed, epoch)
+    rows = _InOrder(keys, order)
+    waiting: dict[int, list[int]] = {}
+    batches, start = [], 0
+    while start < keys.rows or waiting:
+        end = min(start + batch_size, keys.rows)
+        if not waiting and rows.differ(start, end):  # mostly so
+            batch, start = order[start:end], end
+        else:
+            places, start = _fill(batch_size, start, rows, waiting)
+            batch = order[places]
         if len(batch) == batch_size or not drop_last:
-            batches.append(torch.tensor(batch))
+            batches.append(batch)
     return batches
 
 
-SAMPLERS = {"shuffled": shuffled, "no_duplicates": no_duplicates}
+class _InOrder:
+    """The texts of an epoch's rows in its order. A row is called by its place there."""
+
+    def __init__(self, keys: Keys, order: Tensor) -> None:
+        offsets = torch.from_numpy(np.array(keys.offsets))
+        lengths = offsets.diff()[order]
+        self.n = len(order)
+        self.hashes = np.asarray(keys.hashes)[ranges(offsets[:-1][order], lengths).numpy()]
+        self.offsets = np.concatenate([[0], lengths.cumsum(0).numpy()])
+        self.previous = self._previous(lengths.numpy())
+
+    def _previous(self, lengths: np.ndarray) -> np.ndarray:
+        """For each place the nearest earlier one that shares a text with it, or -1; [n]."""
+        by_text = self.hashes.argsort(kind="stable")
+        hashes, places = self.hashes[by_text], np.arange(self.n).repeat(lengths)[by_text]
+        shared = (hashes[1:] == hashes[:-1]) & (places[1:] > places[:-1])  # a row may repeat its own text
+        previous = np.full(self.n, -1)
+        np.maximum.at(previous, places[1:][shared], places[:-1][shared])
+        return previous
+
+    def texts(self, start: int, end: int) -> list[int]:
+        """The hashes of the texts of the rows start, start + 1, .. end - 1."""
+        return self.hashes[self.offsets[start] : self.offsets[end]].tolist()
+
+    def differ(self, start: int, end: int) -> bool:
+        """No two of the rows start, start + 1, .. end - 1 share a text."""
+        return bool(self.previous[start:end].max() < start)
+
+
+def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) -> tuple[list[int], int]:
+    """One batch: rows that wait, then those from place `start` on. Returns its places and the new `start`.
+
+    `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch
+    too, none of them can enter, so only the first of each heap is looked at. Else a text that many rows share would
+    cost a pass over all of them for every batch.
+    """
+    batch: list[int] = []
+    seen: set[int] = set()
+
+    def enter_or_wait(place: int) -> None:
+        texts = rows.texts(place, place + 1)
+        if seen.isdisjoint(texts):
+            batch.append(place)
+            seen.update(texts)
+        else:
+            blocker = next(text for text in texts if text in seen)
+            heappush(waiting.setdefault(blocker, []), place)
+
+    firsts = [(places[0], text) for text, places in waiting.items()]
+    heapify(firsts)
+    while firsts and len(batch) < size:
+        place, text = heappop(firsts)
+        if text in seen:
+            continue
+        heappop(waiting[text])
+        enter_or_wait(place)
+        if waiting[text]:
+            heappush(firsts, (waiting[text][0], text))
+        else:
+            del waiting[text]
+    while start < rows.n and len(batch) < size:
+        end = min(start + RUN, start + size - len(batch), rows.n)
+        texts = rows.texts(start, end)
+        if rows.differ(start, end) and seen.isdisjoint(texts):
+            batch.extend(range(start, end))
+            seen.update(texts)
+        else:
+            for place in range(start, end):
+                enter_or_wait(place)
+        start = end
+    return batch, start
+
+
+# ---------------------------------------------------------------- labels
+
+
+def group_by_label(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
+    """Batches in which every row has another of its label and others of another, as triplet losses need them.
+
+    Labels take turns, in an order that is drawn anew for each round, and each gives two of its rows. The epoch ends
+    when only one label has rows left; rows without a partner, and those of the last label, are left out. The last
+    batch may be short, of 4 rows at least, unless `drop_last`. ValueError where labels or `batch_size` do not fit.
+    """
+    source = _generator(seed, epoch)
+    left = []  # of each label: its rows in random order, an even number of them
+    for rows in _groups(keys.labels, batch_size):
+        order = torch.randperm(len(rows), generator=source).tolist()
+        left.append([rows[i] for i in order[: len(rows) // 2 * 2]][::-1])
+    stream: list[int] = []
+    turns, last = list(range(len(left))), -1
+    while len(turns) > 1:
+        turns = [turns[i] for i in torch.randperm(len(turns), generator=source).tolist()]
+        if turns[0] == last and len(stream) % batch_size:  # else four rows of one label would be neighbours in a batch
+            turns[:2] = turns[1::-1]
+        for label in turns:
+            stream += (left[label].pop(), left[label].pop())
+        last = turns[-1]
+        turns = [label for label in turns if left[label]]
+    batches = list(torch.tensor(stream).split(batch_size))
+    return batches[:-1] if len(batches[-1]) < (batch_size if drop_last else 4) else batches
+
+
+def _groups(labels: np.ndarray | None, batch_size: int) -> list[list[int]]:
+    """The rows of each label that has two or more, in the order in which labels first occur."""
+    if labels is None or labels.ndim != 1:
+        given = "no label" if labels is None else f"labels of shape {list(labels.shape)}"
+        raise ValueError(f"group_by_label: the data has {given}, but it takes one class per row: name that column")
+    if batch_size < 4 or batch_size % 2:
+        raise ValueError(f"group_by_label: batch_size is {batch_size}, it must be even and 4 or more")
+    _, first, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    rows, ends = inverse.argsort(kind="stable").tolist(), counts.cumsum().tolist()
+    groups = [rows[ends[i] - counts[i] : ends[i]] for i in first.argsort().tolist() if counts[i] > 1]
+    if len(groups) < 2:
+        raise ValueError(
+            f"group_by_label: of {len(counts)} labels {len(groups)} have two rows or more, it takes two such labels: "
+            "use labels that are classes, or another sampler"
+        )
+    return groups
+
+
+SAMPLERS = {"shuffled": shuffled, "no_duplicates": no_duplicates, "group_by_label": group_by_label}
+
+
+# ---------------------------------------------------------------- several data sets
+
+
+def proportional(lengths: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """All batches of all sets, in random order: a large set has its turn more often. `lengths`: batches of each."""
+    sets = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    return sets[permutation(len(sets), seed, epoch)].tolist()
+
+
+def round_robin(lengths: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """Sets take turns, until the first one has no batch left: all are seen equally often."""
+    return list(range(len(lengths))) * min(lengths)
+
+
+MIXINGS = {"proportional": proportional, "round_robin": round_robin}
+
+
+class Place(NamedTuple):
+    """A batch and where it stands in the run."""
+
+    step: int
+    epoch: int
+    dataset: int  # the number of its data set
+    rows: Tensor  # [batch_size] or fewer, row numbers of that set
 
 
 class Batches:
-    """The batches of all epochs, numbered by step."""
+    """The batches of all epochs, numbered by step. Only those of one epoch are held."""
 
-    def __init__(self, epoch: Callable[[int], list[Tensor]], epochs: int, max_steps: int) -> None:
-        """`epoch` gives the batches of epoch 0, 1, ..; `max_steps` > 0 counts instead of `epochs`."""
-        self.epoch = epoch
-        if not epoch(0):
-            raise ValueError("config: no batch is full: batch_size is larger than the data, and drop_last is set")
-        self.total = max_steps or sum(len(epoch(e)) for e in range(epochs))
+    def __init__(
+        self,
+        samplers: Sequence[Callable[[int], Sequence[Tensor]]],
+        mixing: str,
+        seed: int,
+        epochs: int,
+        max_steps: int,
+        names: Sequence[str] = (),
+    ) -> None:
+        """`samplers`: for each data set a function from the epoch to its batches; `names`, of the sets, for errors.
 
-    def start_at(self, first: int) -> Iterator[tuple[int, Tensor]]:
-        """(step, rows of that step) for the steps first, first + 1, .. total - 1."""
+        `max_steps` > 0 counts instead of `epochs`. ValueError names a set that makes no batch.
+        """
+        if mixing not in MIXINGS:
+            raise ValueError(f"mixing is {mixing!r}, known are {', '.join(MIXINGS)}")
+        self.samplers, self.mixing, self.seed = samplers, MIXINGS[mixing], seed
+        self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])
+        self.lengths: dict[int, int] = {}
+        for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
+            self._length(epoch)
+        for i, batches in enumerate(self._draw(0)):
+            if not batches:
+                raise ValueError(
+                    f"data set {names[i] if names else i}: no batch is full: batch_size is larger than the data, "
+                    "or than its rows without duplicates, and drop_last is set: use a smaller batch_size"
+                )
+        self.total = max_steps or sum(self.lengths.values())
+
+    def start_at(self, first: int) -> Iterator[Place]:
+        """The batches of the steps first, first + 1, .. total - 1."""
         step = 0
         for epoch in count():
-            for rows in self.epoch(epoch):
-                if step == self.total:
-                    return
-                if step >= first:
-                    yield step, rows
-                step += 1
+            if step >= self.total:
+                return
+            if step + self._length(epoch) > first:  # else nothing of this epoch is wanted, and it need not be drawn
+                used = [0] * len(self.samplers)
+                for s, dataset in enumerate(self._turns(epoch)[: self.total - step], step):
+                    if s >= first:
+                        yield Place(s, epoch, dataset, self._draw(epoch)[dataset][used[dataset]])
+                    used[dataset] += 1
+            step += self._length(epoch)
+
+    def _length(self, epoch: int) -> int:
+        """Number of batches; epochs differ where a sampler's batches may be short."""
+        if epoch not in self.lengths:
+            self.lengths[epoch] = len(self._turns(epoch))
+        return self.lengths[epoch]
+
+    def _turns(self, epoch: int) -> list[int]:
+        """The number of the set of each batch."""
+        return self.mixing([len(batches) for batches in self._draw(epoch)], self.seed, epoch)
+
+    def _draw(self, epoch: int) -> list[Sequence[Tensor]]:
+        """The batches of each set; those of the last epoch drawn are kept."""
+        if self.drawn[0] != epoch:
+            self.drawn = (-1, [])  # let go of the old ones first
+            self.drawn = (epoch, [sampler(epoch) for sampler in self.samplers])
+        return self.drawn[1]

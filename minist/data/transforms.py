@@ -1,0 +1,113 @@
+"""What changes in a data set from epoch to epoch: words that are deleted, pairs that are drawn.
+
+Each is a function of (seed, epoch, row). It does not depend on the batch, the rank or the order in which
+rows come, so a resumed run, and a run with more ranks, sees the same.
+"""
+
+import numpy as np
+import torch
+from tokenizers.models import WordPiece
+from torch import Tensor
+
+from minist.data.packed import Packed, ranges
+from minist.data.tokenizer import Tokenizer
+
+# what stands for the space, line end or tab before a word
+SENTENCEPIECE = ("▁",)
+BYTE_LEVEL = ("Ġ", "Ċ", "ĉ")
+UNKNOWN = ("[UNK]", "<unk>")
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64 (Steele et al. 2014): uint64 numbers, neighbours among them, to ones that look random."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform(seed: int, epoch: int, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1), float64 of the shape of `rows` and `draws`: number `draw` of each row.
+
+    Not drawn one after the other but computed from their arguments, so any of them can be had alone.
+    """
+    state = _mix(np.array([seed % 2**64], np.uint64))
+    for part in (np.array([epoch]), rows, draws):
+        state = _mix(state + part.astype(np.uint64))
+    return (state >> np.uint64(11)) * 2.0**-53  # a float64 holds 53 bits
+
+
+def delete_words(
+    packed: Packed,
+    rows: Tensor,
+    starts_word: Tensor,
+    special: Tensor,
+    ratio: float,
+    seed: int,
+    epoch: int,
+) -> Packed:
+    """Delete each word with probability `ratio`, but never all of a text: the noise of TSDAE, ratio 0.6.
+
+    Wang et al. 2021, arXiv:2104.06979. A word is a token that starts one and those that continue it; `starts_word` and
+    `special`, both [V] bool, are what `word_starts` gives. Special tokens and those of a prompt stay. `rows` [N] are
+    the texts' row numbers in the data set. On the CPU. ValueError if `ratio` is not in [0, 1].
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"the ratio of deleted words is {ratio}, it must be from 0 to 1")
+    ids, texts = packed.input_ids, packed.text_ids
+    fixed = special[ids] | (packed.position_ids < packed.prompt_lengths[texts])
+    first = packed.position_ids == 0
+    first[1:] |= fixed[:-1]  # what follows a prompt or [CLS] starts a word, whatever token it is
+    starts = ~fixed & (starts_word[ids] | first)
+    stays = _words_that_stay(texts[starts], rows, ratio, seed, epoch)
+    keep = fixed.clone()
+    keep[~fixed] = stays[(starts.cumsum(0) - 1)[~fixed]]
+    lengths = texts[keep].bincount(minlength=packed.n)
+    return Packed.of(ids[keep], lengths, packed.token_type_ids[keep], packed.prompt_lengths)
+
+
+def _words_that_stay(texts: Tensor, rows: Tensor, ratio: float, seed: int, epoch: int) -> Tensor:
+    """`texts` [words]: the text of each word -> [words] bool. The word with the highest draw of a text always stays."""
+    counts = texts.bincount(minlength=len(rows))
+    place = ranges(torch.zeros_like(counts), counts)  # of a word in its text
+    draws = torch.from_numpy(uniform(seed, epoch, rows[texts].numpy(), place.numpy()))
+    highest = torch.zeros(len(rows), dtype=draws.dtype).scatter_reduce(0, texts, draws, "amax")
+    return (draws >= ratio) | (draws == highest[texts])
+
+
+def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Two tables of a vocabulary, [V] bool each: which tokens start a word, and which are special.
+
+    In WordPiece ## continues a word; in byte-level BPE and sentencepiece a mark for the space before it starts one,
+    and punctuation belongs to the word it touches. Where nothing is marked, every token is a word. The token for what
+    the vocabulary does not know is a word too, so it is not among the special ones.
+    """
+    backend = tokenizer.backend
+    vocabulary = backend.get_vocab()
+    used = (SENTENCEPIECE, BYTE_LEVEL)  # in this order: with sentencepiece the letters of the other may occur
+    marks = next((m for m in used if any(token.startswith(m) for token in vocabulary)), ("",))
+    starts = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.bool)
+    for token, i in vocabulary.items():
+        if isinstance(backend.model, WordPiece):
+            starts[i] = not token.startswith(backend.model.continuing_subword_prefix)
+        else:
+            starts[i] = token.startswith(marks)
+    special = torch.zeros_like(starts)
+    special[sorted(tokenizer.special_ids - {vocabulary.get(token) for token in UNKNOWN})] = True
+    return starts, special
+
+
+def draw_pairs(n: int, ratio: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """Partner row [n] and label [n] float of every row: the pairs of contrastive tension.
+
+    One row in `ratio` is paired with itself, label 1, the others with another random row, label 0. Carlsson et al.
+    2021, Semantic Re-tuning with Contrastive Tension. ValueError if there is no other row.
+    """
+    if ratio < 1 or (n < 2 and ratio > 1):
+        raise ValueError(f"drawing pairs: {n} rows, ratio {ratio}: it takes 2 rows or more, and a ratio of 1 or more")
+    rows = np.arange(n)
+    partners = (uniform(seed, epoch, rows, np.array([0])) * (n - 1)).astype(np.int64)
+    partners += partners >= rows  # any row but this one
+    itself = uniform(seed, epoch, rows, np.array([1])).argsort()[: -(-n // ratio)]
+    partners[itself] = itself
+    return torch.from_numpy(partners), torch.from_numpy(partners == rows).float()

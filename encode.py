@@ -44,9 +44,7 @@ def parse() -> argparse.Namespace:
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", help="put this before each text")
     prompts.add_argument("--prompt-name", help="put this prompt of the model before each text")
-    prompts.add_argument(
-        "--role", choices=["query", "document"], help="put the model's prompt for this role before each text"
-    )
+    add("--role", help="query or document, or a route of the model: go that way, with its prompt unless one is given")
     add("--keep-layers", help="only these layers of the encoder, the first is 0: 0,1,2")
     add("--normalize", action="store_true", help="scale each embedding to length one")
     add("--truncate-dim", type=int, help="keep only the first dimensions")
@@ -66,7 +64,7 @@ def encode(args: argparse.Namespace) -> None:
     check(args, texts, world)
     folder = find_model(args.model, args.revision)
     model = load(args, folder, str(device) if world > 1 else None)
-    prompt = model.role_prompt(args.role) if args.role else model.find_prompt(args.prompt_name, args.prompt)
+    prompt, tokenizer = model.find_prompt(args.prompt_name, args.prompt, args.role), model.tokenizer_for(args.role)
     ranges = read_ranges(args.ranges, model.out_width) if args.ranges else None
 
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
@@ -82,7 +80,7 @@ def encode(args: argparse.Namespace) -> None:
             tick = lambda n: bar.update(n * world)  # noqa: E731
             for block in islice(texts.chunks(CHUNK * world), out.blocks, None):
                 start, end = (len(block) * share // world for share in (rank, rank + 1))
-                embeddings, cut = model.embed(block[start:end], prompt, args.batch_tokens, tick)
+                embeddings, cut = model.embed(block[start:end], prompt, args.batch_tokens, tick, args.role)
                 rows = model.finish(embeddings, None, args.normalize).cpu().numpy()
                 out.write(out.rows + start, quantize(rows, stored, ranges))
                 out.complete_block(len(block), int(distributed.total(cut)))  # waits until all ranks have written
@@ -92,7 +90,7 @@ def encode(args: argparse.Namespace) -> None:
             raise ValueError(f"{', '.join(args.input)} is empty")
         if rank == 0:
             finish(args, out, stored)
-            cut_note = f"{out.cut} cut at {model.tokenizer.max_length} tokens" if out.cut else "none cut"
+            cut_note = f"{out.cut} cut at {tokenizer.max_length} tokens" if out.cut else "none cut"
             seconds = time.perf_counter() - started
             print(f"{out.rows} texts, {model.out_width} dimensions, {seconds:.1f} s, {cut_note}, in {args.output}")
     distributed.stop()
@@ -146,7 +144,7 @@ def read_ranges(file: Path, width: int) -> np.ndarray:
 
 def settings(args: argparse.Namespace, texts: Texts, folder: Path, prompt: str, world: int) -> dict[str, Any]:
     """All that decides about the rows, to be compared at --resume."""
-    same = ("field", "column", "batch_tokens", "dtype", "keep_layers", "normalize", "truncate_dim", "precision")
+    same = ("field", "column", "role", "batch_tokens", "dtype", "keep_layers", "normalize", "truncate_dim", "precision")
     content = {name: value for name, value in vars(args).items() if name in same}
     files = [*(file for file in texts.inputs if file.is_file()), *sorted(folder.rglob("*.*"))]
     stamps = {f"the file {file.absolute()}": [file.stat().st_size, file.stat().st_mtime_ns] for file in files}

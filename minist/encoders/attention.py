@@ -2,8 +2,8 @@
 
 This is the only file that knows how a kernel wants its texts laid out, and the only one that may
 pad. All branches compute softmax(q k^T / sqrt(D/H) + bias) v within each text, or with a window within
-each token's neighbours; a test holds them equal. Which one runs depends on the device and on what the
-kernels can do:
+each token's neighbours, or causal within the tokens up to it; a test holds them equal. Which one runs
+depends on the device and on what the kernels can do:
 
     varlen flash   CUDA, half precision, no bias, no dropout: one kernel for the whole stream
     padded         CUDA otherwise: one rectangle, few and large kernels
@@ -29,37 +29,46 @@ def attention(
     *,
     bias: Tensor | None = None,  # [H, max_seqlen, max_seqlen], added to the scores of every text
     window: int | None = None,  # a token sees those of its text that are at most so far away
+    causal: bool = False,  # a token sees itself and those of its text before it
     dropout: float = 0.0,
 ) -> Tensor:  # [T, H, D/H]
-    """Bidirectional attention within each text of `packed`. Either a bias or a window, no model has both."""
-    assert bias is None or window is None
+    """Attention within each text of `packed`. At most one of bias, window and causal: no model has two of them."""
+    assert (bias is not None) + (window is not None) + causal <= 1
     if window is not None and packed.max_seqlen <= window + 1:
         window = None  # nobody is further away
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and bias is None and dropout == 0.0:
-        return _varlen_flash(q, k, v, packed, window)
+        return _varlen_flash(q, k, v, packed, window, causal)
     if q.is_cuda:
-        return _padded(q, k, v, packed, bias, window, dropout)
+        return _padded(q, k, v, packed, bias, window, causal, dropout)
     if torch.is_grad_enabled() and q.dtype == torch.bfloat16:
         # on a CPU the bf16 backward of this one function is two to three times slower than fp32's
         with torch.autocast("cpu", enabled=False):
-            return _runs(q.float(), k.float(), v.float(), packed, bias, window, dropout).to(q.dtype)
-    return _runs(q, k, v, packed, bias, window, dropout)
+            return _runs(q.float(), k.float(), v.float(), packed, bias, window, causal, dropout).to(q.dtype)
+    return _runs(q, k, v, packed, bias, window, causal, dropout)
 
 
-def _varlen_flash(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None) -> Tensor:
+def _varlen_flash(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None, causal: bool) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only: a CPU start need not pay for it
 
     starts, longest = packed.cu_seqlens, packed.max_seqlen
-    if window is None:
+    if window is None and not causal:
         out = varlen_attn(q, k, v, starts, starts, longest, longest)
-    else:  # from torch 2.11 on
-        out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(window, window))
+    else:  # from torch 2.11 on; to the left and to the right, -1 is without end
+        sides = (-1, 0) if window is None else (window, window)
+        out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=sides)
     assert isinstance(out, Tensor)  # a tuple only where more was asked for
     return out
 
 
 def _padded(
-    q: Tensor, k: Tensor, v: Tensor, packed: Packed, bias: Tensor | None, window: int | None, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packed: Packed,
+    bias: Tensor | None,
+    window: int | None,
+    causal: bool,
+    dropout: float,
 ) -> Tensor:
     n, longest = packed.n, packed.max_seqlen
     is_token = torch.arange(longest, device=q.device) < packed.lengths[:, None]  # [N, max_seqlen]
@@ -67,6 +76,8 @@ def _padded(
     if window is not None:
         # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
         visible = _near(longest, window, q.device) & (visible | ~is_token[:, None, :, None])
+    if causal:
+        visible = visible & _so_far(longest, q.device)  # padding sees the text before it
     mask = torch.zeros(visible.shape, dtype=q.dtype, device=q.device).masked_fill_(~visible, float("-inf"))
     if bias is not None:
         mask = mask + bias.to(q.dtype)
@@ -81,7 +92,14 @@ def _padded(
 
 
 def _runs(
-    q: Tensor, k: Tensor, v: Tensor, packed: Packed, bias: Tensor | None, window: int | None, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packed: Packed,
+    bias: Tensor | None,
+    window: int | None,
+    causal: bool,
+    dropout: float,
 ) -> Tensor:
     runs = [(length, len(list(texts))) for length, texts in groupby(packed.lengths.tolist()) if length]
     tokens = [length * texts for length, texts in runs]
@@ -95,6 +113,8 @@ def _runs(
             mask = None if bias is None else bias[:, :length, :length].to(q.dtype)
             if window is not None and length > window + 1:
                 mask = _near(length, window, q.device)
+            if causal:
+                mask = _so_far(length, q.device)
             out = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=mask, dropout_p=dropout)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # [texts * length, H, D/H]
     return torch.cat(outputs) if outputs else q
@@ -103,6 +123,10 @@ def _runs(
 def _near(length: int, window: int, device: torch.device) -> Tensor:
     places = torch.arange(length, device=device)
     return (places[:, None] - places).abs() <= window  # [length, length]
+
+
+def _so_far(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()  # [query, key]
 
 
 def _block(window: int) -> int:

@@ -12,7 +12,7 @@ from minist.data.packed import Packed
 from minist.encoders.activations import activation
 from minist.encoders.attention import attention
 from minist.encoders.checks import check_heads, check_values
-from minist.encoders.layers import check_layers, last
+from minist.encoders.layers import check_layers, last, run_layer
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
 WEIGHTS = {
@@ -98,9 +98,17 @@ class BertLayer(nn.Module):
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """[T, D] -> [T, D]."""
+        return self.perceptron(self.self_attention(x, packed))
+
+    def self_attention(self, x: Tensor, packed: Packed, causal: bool = False) -> Tensor:
+        """The first half, [T, D] -> [T, D]. In a decoder, see decoder.py, it is `causal`."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # [T, 3D] -> 3 x [T, H, D/H]
-        mixed = attention(q, k, v, packed, dropout=self.attention_dropout.p if self.training else 0.0)
-        x = self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))
+        dropout = self.attention_dropout.p if self.training else 0.0
+        mixed = attention(q, k, v, packed, causal=causal, dropout=dropout)
+        return self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))
+
+    def perceptron(self, x: Tensor) -> Tensor:
+        """The second half, [T, D] -> [T, D]."""
         return self.output_norm(x + self.dropout(self.down(self.act(self.up(x)))))
 
 
@@ -115,6 +123,7 @@ class BertEncoder(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_layers = False  # while training, see run_layer
         self.embeddings = BertEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
@@ -132,7 +141,7 @@ class BertEncoder(nn.Module):
         x = self.embeddings(packed)
         yield x
         for layer in self.layers:
-            x = layer(x, packed)
+            x = run_layer(layer, self.checkpoint_layers, x, packed)
             yield x
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from minist.data.packed import Packed
 from minist.encoders.activations import activation
 from minist.encoders.bert import BertConfig, BertLayer
 from minist.encoders.checks import check_heads, check_values
-from minist.encoders.layers import check_layers, last
+from minist.encoders.layers import check_layers, last, run_layer
 
 NORM_EPS = 1e-12  # config.json has no field for it
 
@@ -102,6 +102,7 @@ class DistilBertEncoder(nn.Module):
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_layers = False  # while training, see run_layer
         self.embeddings = DistilBertEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(bert_config(config)) for _ in range(config.n_layers))
 
@@ -119,7 +120,7 @@ class DistilBertEncoder(nn.Module):
         x = self.embeddings(packed)
         yield x
         for layer in self.layers:
-            x = layer(x, packed)
+            x = run_layer(layer, self.checkpoint_layers, x, packed)
             yield x
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from minist.data.packed import Packed
 from minist.encoders.activations import activation
 from minist.encoders.attention import attention
 from minist.encoders.checks import check_heads, check_values
-from minist.encoders.layers import check_layers, last
+from minist.encoders.layers import check_layers, last, run_layer
 from minist.encoders.weights import Table
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
@@ -185,6 +185,7 @@ class ModernBertEncoder(nn.Module):
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_layers = False  # while training, see run_layer
         self.embeddings = ModernBertEmbeddings(config)
         self.layers = nn.ModuleList(ModernBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = _norm(config)
@@ -206,7 +207,7 @@ class ModernBertEncoder(nn.Module):
         x = self.embeddings(packed)
         yield x
         for number, (kind, layer) in enumerate(zip(self.config.kinds, self.layers, strict=True), start=1):
-            x = layer(x, packed, turns[kind])
+            x = run_layer(layer, self.checkpoint_layers, x, packed, turns[kind])
             yield x if number < len(self.layers) else self.final_norm(x)
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

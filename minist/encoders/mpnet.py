@@ -15,7 +15,7 @@ from minist.data.packed import Packed
 from minist.encoders.activations import activation
 from minist.encoders.attention import attention
 from minist.encoders.checks import check_heads, check_positions, check_values
-from minist.encoders.layers import check_layers, last
+from minist.encoders.layers import check_layers, last, run_layer
 from minist.encoders.roberta import roberta_positions
 
 PADDING_ID = 1  # MPNet's own, whatever pad_token_id says
@@ -124,6 +124,7 @@ class MPNetEncoder(nn.Module):
     def __init__(self, config: MPNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_layers = False  # while training, see run_layer
         self.embeddings = MPNetEmbeddings(config)
         self.relative_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
         self.layers = nn.ModuleList(MPNetLayer(config) for _ in range(config.num_hidden_layers))
@@ -145,7 +146,7 @@ class MPNetEncoder(nn.Module):
         x = self.embeddings(packed)
         yield x
         for layer in self.layers:
-            x = layer(x, packed, bias)
+            x = run_layer(layer, self.checkpoint_layers, x, packed, bias)
             yield x
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

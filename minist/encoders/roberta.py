@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from minist.data.packed import Packed
 from minist.encoders.bert import WEIGHTS, BertConfig, BertLayer
 from minist.encoders.checks import check_positions
-from minist.encoders.layers import check_layers, last
+from minist.encoders.layers import check_layers, last, run_layer
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class RobertaEncoder(nn.Module):
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_layers = False  # while training, see run_layer
         self.embeddings = RobertaEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
@@ -96,7 +97,7 @@ class RobertaEncoder(nn.Module):
         x = self.embeddings(packed)
         yield x
         for layer in self.layers:
-            x = layer(x, packed)
+            x = run_layer(layer, self.checkpoint_layers, x, packed)
             yield x
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

@@ -5,13 +5,15 @@
     config.json, model.safetensors     the encoder
     tokenizer.json, tokenizer_config.json, sentence_bert_config.json
     1_Pooling/config.json, 2_Dense/{config.json, model.safetensors}, 3_Normalize/
+    router_config.json                 where routes begin, see router_files.py
 
 Both generations of the format are read (versions 2 to 5, and 6); the older one is written, because
 both can open it. Nothing in a folder is ever executed.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +23,20 @@ from minist.data.tokenizer import NO_LIMIT, Tokenizer, load_static_tokenizer, lo
 from minist.encoders.bert import BertEncoder
 from minist.encoders.families import Encoder
 from minist.files import complete_folder, read_json, write_json
-from minist.models.module_files import input_name, load_encoder, load_module, reading, save_module
-from minist.models.stack import Stack
+from minist.models.module_files import (
+    class_name,
+    input_name,
+    inside,
+    load_encoder,
+    load_module,
+    reading,
+    save_module,
+)
+from minist.models.router_files import ROUTERS, load_router, module_folders, save_router
+from minist.models.stack import Stack, before_pooling
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling
+from minist.modules.router import Router
 from minist.modules.static_embedding import StaticEmbedding
 from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
@@ -34,11 +46,27 @@ class Content:
     """Everything a model folder holds."""
 
     stack: Stack
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # of the default route, or the first, where routes have their own
+    tokenizers: dict[str, Tokenizer] = field(default_factory=dict)  # by route; empty: the one is for all texts
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str = "cosine"
     truncate_dim: int | None = None
+
+
+def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Content:
+    """A model of that stack; `tokenizer` is one for all texts, or one for each route. ValueError for other routes, and
+    for two tokenizers of one module."""
+    if isinstance(tokenizer, Tokenizer):
+        return Content(stack, tokenizer)
+    router = stack.router
+    if router is None or router.routes.keys() != tokenizer.keys():
+        routes = ", ".join(router.routes) if router else "no routes"
+        raise ValueError(f"the tokenizers are of {', '.join(tokenizer)}, the model has {routes}: give one for each")
+    readers = {(path[0], tokenizer[route or ""]) for route, path in stack.paths.items()}
+    if len(readers) > len({module for module, _ in readers}):
+        raise ValueError("two routes begin with the same module, so they must have the same tokenizer")
+    return Content(stack, tokenizer[router.default_route or next(iter(router.routes))], dict(tokenizer))
 
 
 # ---------------------------------------------------------------- reading
@@ -49,44 +77,54 @@ def load_folder(folder: Path) -> Content:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give the path of a saved model")
     if (folder / "modules.json").exists():
-        places = _places(folder)
-        modules = [load_module(kind, path) for kind, path in places]
-        _check_inputs(modules, [path for _, path in places])
+        modules, folders = _load_modules(folder)
     elif (folder / "config.json").exists():
-        places, modules = [("", folder)], _default_modules(folder)
+        modules = _default_modules(folder)
+        folders = {modules[0]: folder}
     else:
         raise ValueError(f"{folder} is not a model: it has neither modules.json nor config.json")
     try:
         stack = Stack(modules)
     except ValueError as e:
         raise ValueError(f"{folder}/modules.json: {e}") from None
-    return Content(stack, _load_tokenizer(places[0][1], stack[0]), **_load_settings(folder))
+    if (folder / "modules.json").exists():
+        for path in stack.paths.values():
+            _check_inputs(path, folders)
+    loaded = {path[0]: _load_tokenizer(folders[path[0]], path[0]) for path in stack.paths.values()}
+    tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items() if route is not None}
+    content = content_of(stack, tokenizers if len(loaded) > 1 else next(iter(loaded.values())))
+    return replace(content, **_load_settings(folder))
 
 
-def _places(folder: Path) -> list[tuple[str, Path]]:
-    """The class and the folder of each module."""
-    with reading(folder / "modules.json"):
-        entries = read_json(folder / "modules.json")
-        return [(str(entry["type"]), _inside(folder, entry["path"])) for entry in entries]
+Folders = dict[nn.Module, Path]  # where each module was read
 
 
-def _inside(folder: Path, relative: str) -> Path:
-    path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{folder}/modules.json names the path {relative!r}, which leaves the model folder")
-    return folder / path
+def _load_modules(folder: Path) -> tuple[list[nn.Module], Folders]:
+    """The modules that modules.json names, and the folder of each, those of a Router's routes among them."""
+    file, folders = folder / "modules.json", Folders()
+
+    def load(kind: str, path: Path, file: Path) -> nn.Module:
+        module = load_router(path, load) if kind.split(".")[-1] in ROUTERS else load_module(kind, path, file)
+        folders[module] = path
+        return module
+
+    with reading(file):
+        entries = [(str(entry["type"]), inside(folder, entry["path"], file)) for entry in read_json(file)]
+    return [load(kind, path, file) for kind, path in entries], folders
 
 
-def _check_inputs(modules: list[nn.Module], paths: list[Path]) -> None:
+def _check_inputs(path: list[nn.Module], folders: Folders) -> None:
     """A module stands on tokens or on texts by its place, and its own config.json must not say otherwise."""
-    on_tokens = any(isinstance(module, Pooling) for module in modules)
-    for module, path in zip(modules[1:], paths[1:], strict=True):
+    on_tokens = any(isinstance(module, Pooling) for module in path)
+    for module in path[1:]:
         if isinstance(module, Pooling | WeightedLayerPooling):
             on_tokens = on_tokens and not isinstance(module, Pooling)
             continue
-        given, fits = input_name(path), "token_embeddings" if on_tokens else "sentence_embedding"
+        given, fits = input_name(folders[module]), "token_embeddings" if on_tokens else "sentence_embedding"
         if given != fits:
-            raise ValueError(f"{path}/config.json: module_input_name is {given}, at its place it must be {fits}")
+            raise ValueError(
+                f"{folders[module]}/config.json: module_input_name is {given}, at its place it must be {fits}"
+            )
 
 
 def _default_modules(folder: Path) -> list[nn.Module]:
@@ -96,7 +134,10 @@ def _default_modules(folder: Path) -> list[nn.Module]:
         if content.get("model_type") != "model2vec":
             encoder = load_encoder(folder)
             return [encoder, Pooling(encoder.width)]
-        return [load_module("StaticEmbedding", folder), *([Normalize()] if content.get("normalize") else [])]
+        return [
+            load_module("StaticEmbedding", folder, folder / "config.json"),
+            *([Normalize()] if content.get("normalize") else []),
+        ]
 
 
 def _load_tokenizer(folder: Path, first: nn.Module) -> Tokenizer:
@@ -149,19 +190,34 @@ def save_folder(content: Content, folder: Path) -> None:
 def write_folder(content: Content, folder: Path) -> None:
     """Write the files of a model into a folder that exists."""
     stack = content.stack
-    names = ["Transformer" if isinstance(module, Encoder) else type(module).__name__ for module in stack]
+    names = [class_name(module) for module in stack]
     paths = [""] + [f"{i}_{name}" for i, name in enumerate(names) if i > 0]
     entries = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
         for i, (name, path) in enumerate(zip(names, paths, strict=True))
     ]
-    for i, (module, path) in enumerate(zip(stack, paths, strict=True)):
+    for module, path in zip(stack, paths, strict=True):
         (folder / path).mkdir(exist_ok=True)
-        all_layers = any(isinstance(other, WeightedLayerPooling) for other in stack)
-        save_module(module, folder / path, on_tokens=i < len(stack.token_modules), all_layers=all_layers)
-    _save_tokenizer(content.tokenizer, folder, stack[0])
+        if isinstance(module, Router):
+            save_router(module, folder / path)
+            for part, below in module_folders(module).items():
+                (folder / path / below).mkdir()
+                _save_part(part, folder / path / below, content)
+        else:
+            _save_part(module, folder / path, content)
     _save_settings(content, folder)
     write_json(folder / "modules.json", entries)
+
+
+def _save_part(module: nn.Module, folder: Path, content: Content) -> None:
+    """Write a module, and the tokenizer of one that reads texts."""
+    paths = {route: path for route, path in content.stack.paths.items() if module in path}
+    all_layers = any(isinstance(other, WeightedLayerPooling) for path in paths.values() for other in path)
+    on_tokens = any(module in before_pooling(path) for path in paths.values())
+    save_module(module, folder, on_tokens=on_tokens, all_layers=all_layers)
+    for route, path in paths.items():
+        if module is path[0]:
+            _save_tokenizer(content.tokenizers.get(route or "", content.tokenizer), folder, module)
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path, first: nn.Module) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from minist.files import read_json
 from minist.models.module_files import reading
+from minist.models.router_files import router_file
 from minist.models.weight_files import INDEX
 
 PART = r"\w([\w.-]*\w)?"
@@ -34,6 +35,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {  # what a module of a class is not read
     **dict.fromkeys(("StaticEmbedding", "SparseStaticEmbedding"), ("tokenizer.json", "weights")),
     **dict.fromkeys(("Pooling", "SpladePooling", "Dropout"), ("config.json",)),
     "Router": ("router_config.json",),
+    "Asym": ("config.json",),
     "Normalize": (),
 }
 
@@ -116,8 +118,8 @@ def module_folders(folder: Path) -> list[tuple[str, str]]:
         return [("", "Transformer")]
     with reading(file):
         modules = [_module(file, entry["path"], entry["type"]) for entry in read_json(file)]
-    for path, _ in modules:  # it grows: a route may lead to a Router again
-        file = folder / path / "router_config.json"
+    for path, kind in modules:  # it grows: a route may lead to a Router again
+        file = router_file(folder / path) if kind == "Asym" else folder / path / "router_config.json"
         with reading(file):
             types = read_json(file)["types"] if file.exists() else {}
             routes = [_module(file, f"{path}/{name}", kind) for name, kind in types.items()]
@@ -162,7 +164,7 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     if root is None:
         raise ValueError(f"{repo} on the hub is no model: it has neither modules.json nor config.json")
     fetch = partial(hf_hub_download, repo, revision=info.sha, token=token)
-    routers = [file for file in files if PurePosixPath(file).name == "router_config.json"]
+    routers = [file for file in files if file.endswith(("router_config.json", "_Asym/config.json"))]
     for file in [*routers, *needed_files(files, [""])]:
         if file.endswith(".json") and file != root:
             fetch(file)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -41,11 +41,20 @@ def reading(file: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- reading
 
 
-def load_module(kind: str, folder: Path) -> nn.Module:
-    """Read the module of class `kind`, of which the last part counts. ValueError for a class that we do not have."""
+def inside(folder: Path, relative: str, file: Path) -> Path:
+    """`folder / relative`; ValueError if `file`, which names that path, would lead out of the folder."""
+    path = PurePosixPath(relative)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{file} names the path {relative!r}, which leaves the model folder")
+    return folder / path
+
+
+def load_module(kind: str, folder: Path, file: Path) -> nn.Module:
+    """Read the module of class `kind`, of which the last part counts, as `file` names it. ValueError for a class that
+    we do not have."""
     name = kind.split(".")[-1]  # both generations end in the class name
     if name not in LOADERS:
-        raise ValueError(f"modules.json in {folder.parent} names {kind}, known are {', '.join(LOADERS)}")
+        raise ValueError(f"{file} names {kind}, known are {', '.join(LOADERS)}")
     with reading(folder / "config.json"):
         return LOADERS[name](folder)
 
@@ -153,6 +162,11 @@ def input_name(folder: Path) -> str:
 
 
 # ---------------------------------------------------------------- writing
+
+
+def class_name(module: nn.Module) -> str:
+    """What the class is called in files."""
+    return "Transformer" if isinstance(module, Encoder) else type(module).__name__
 
 
 def save_module(module: nn.Module, folder: Path, *, on_tokens: bool, all_layers: bool) -> None:

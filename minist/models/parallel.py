@@ -18,14 +18,14 @@ _model: Any = None  # in a worker: given once, and not with each part of the tex
 
 
 def embed_on(
-    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int
+    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int, role: str | None = None
 ) -> Iterator[np.ndarray]:
     """`model.embed` of the texts, part after part, [n, D] each. ValueError if a process dies.
 
     The processes start from nothing, so a script that calls this must do so below `if __name__ == "__main__":`.
     """
     size = max(1, -(-len(texts) // (SHARES * len(devices))))
-    jobs = [(texts[start : start + size], prompt, batch_tokens) for start in range(0, len(texts), size)]
+    jobs = [(texts[start : start + size], prompt, batch_tokens, role) for start in range(0, len(texts), size)]
     context = get_context("spawn")  # a process that used CUDA cannot be forked
     free = context.SimpleQueue()
     for device in devices:
@@ -48,5 +48,6 @@ def _start(model: Any, free: Any, threads: int) -> None:
     _model = model.to(free.get())
 
 
-def _work(job: tuple[Sequence[Text], str, int]) -> np.ndarray:
-    return _model.embed(*job, lambda n: None)[0].cpu().numpy()
+def _work(job: tuple[Sequence[Text], str, int, str | None]) -> np.ndarray:
+    texts, prompt, batch_tokens, role = job
+    return _model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0].cpu().numpy()

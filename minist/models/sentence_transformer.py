@@ -1,10 +1,12 @@
 """SentenceTransformer: one embedding per text (Reimers and Gurevych 2019, arXiv:1908.10084).
 
 texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
+
+Where the model has a Router, a text's role, "query" or "document" mostly, picks the way that it goes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partialmethod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,22 +17,20 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.data.tokenizer import Text, Tokenizer
-from minist.encoders.families import Encoder
 from minist.models.device import find_device, find_dtype
-from minist.models.folder import Content, load_folder, save_folder
+from minist.models.folder import Content, content_of, load_folder, save_folder
 from minist.models.hub import find_model, push_folder
 from minist.models.parallel import embed_on
 from minist.models.stack import Stack
-from minist.modules.weighted_layer_pooling import WeightedLayerPooling
+from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import check_precision, quantize
 from minist.similarity import pairwise_similarity, similarity
 
 CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
-ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that is not empty
 
 
-class SentenceTransformer(nn.Module):
+class SentenceTransformer(TextModel):
     """A dense bi-encoder.
 
     model = SentenceTransformer("path/to/all-MiniLM-L6-v2")
@@ -72,43 +72,22 @@ class SentenceTransformer(nn.Module):
         self.eval()
 
     def _assemble(self, content: Content) -> None:
-        self.stack = content.stack
-        self.tokenizer = content.tokenizer
-        self.prompts = {"query": "", "document": ""} | content.prompts
-        self.default_prompt_name = content.default_prompt_name
+        self.assemble(content)
         self.similarity_name = content.similarity
         self.truncate_dim = content.truncate_dim
 
     @classmethod
-    def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer) -> "SentenceTransformer":
-        """A model of the given parts, see stack.py for the order."""
+    def from_modules(
+        cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]
+    ) -> "SentenceTransformer":
+        """A model of the given parts, see stack.py for the order.
+
+        `tokenizer` is one for all texts, or one by route. ValueError for parts that do not go together.
+        """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._assemble(Content(Stack(modules), tokenizer))
+        model._assemble(content_of(Stack(modules), tokenizer))
         return model
-
-    def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Keep only these layers of the encoder, the first is 0: a smaller model to distil, or to run as it is after
-        AdaptiveLayerLoss. ValueError for layers that it has not."""
-        encoder = self.stack[0]
-        if not isinstance(encoder, Encoder) or any(isinstance(m, WeightedLayerPooling) for m in self.stack):
-            raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
-        encoder.keep_layers(numbers)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The numbers that the weights are."""
-        return next(self.parameters()).dtype
-
-    @property
-    def default_batch_tokens(self) -> int:
-        """Tokens per forward pass when encoding: what a CPU's caches hold, or what keeps a GPU busy."""
-        return 65536 if self.device.type == "cuda" else 2048
 
     @property
     def width(self) -> int:
@@ -120,30 +99,13 @@ class SentenceTransformer(nn.Module):
         """Dimensions of what `encode` returns."""
         return self.width if self.truncate_dim is None else self.truncate_dim
 
-    def forward(self, columns: Sequence[Packed]) -> list[Tensor]:
-        """Embed several columns of texts in one pass: [N_c texts] -> [N_c, D] for each column c.
-
-        The columns may lie on the CPU; only what is ready to run is moved to the model's device.
-        """
-        packed = Packed.cat(columns)
-        order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
-        packed = packed.take(order).to(self.device)
-        x = self.stack(packed)
-        return list(x[order.argsort().to(x.device)].split([column.n for column in columns]))
-
-    def set_dropout(self, hidden: float | None, attention: float | None) -> None:
-        """Change the probabilities for this training; None leaves one as the encoder's config says."""
-        for name, part in self.named_modules():
-            wanted = attention if name.endswith("attention_dropout") else hidden
-            if isinstance(part, nn.Dropout) and wanted is not None:
-                part.p = wanted
-
     # ------------------------------------------------------------ encoding
 
     def encode(
         self,
         texts: str | Sequence[Text],
         *,
+        role: str | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_tokens: int = 0,
@@ -157,15 +119,18 @@ class SentenceTransformer(nn.Module):
     ) -> np.ndarray | Tensor:
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
 
-        `prompt`, or the model's own of that name, is put before each text. Texts are cut at
-        `tokenizer.max_length` tokens. `truncate_dim` keeps the first dimensions, then
+        `role`, such as "query" or "document", says what the texts are: it picks the model's route for them, where
+        it has some, and its prompt, unless another is given; `encode_query` and `encode_document` are short for
+        it. `prompt`, or the model's own of that name, is put before each text. Texts are cut at
+        `tokenizer_for(role).max_length` tokens. `truncate_dim` keeps the first dimensions, then
         `normalize_embeddings` scales to length one, then `precision` makes codes of them, see
         quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is a good
         number for the device. Several in `device`, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"], share the
         texts, see parallel.py. `convert_to_tensor` gives a tensor, on the model's device.
         """
         check_precision(precision)
-        prefix = self.find_prompt(prompt_name, prompt)
+        prefix = self.find_prompt(prompt_name, prompt, role)
+        self.stack.route(role)
         many = [texts] if isinstance(texts, str) else texts
         several: Sequence[str] = []
         if isinstance(device, str | torch.device):
@@ -173,151 +138,83 @@ class SentenceTransformer(nn.Module):
         elif device is not None:
             several = [str(find_device(d)) for d in device]
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            embeddings = self._embed_all(many, prefix, batch_tokens, several, bar.update)
+            embeddings = self._embed_all(many, prefix, batch_tokens, several, bar.update, role)
         result = self.finish(embeddings, truncate_dim, normalize_embeddings)
         if precision != "float32":
             result = torch.from_numpy(quantize(result.cpu().numpy(), precision, ranges))
         result = result[0] if isinstance(texts, str) else result
         return result.to(self.device) if convert_to_tensor else result.cpu().numpy()
 
+    encode_query = partialmethod(encode, role="query")
+    encode_document = partialmethod(encode, role="document")
+
     def _embed_all(
-        self, texts: Sequence[Text], prompt: str, batch_tokens: int, devices: Sequence[str], done: Update
+        self,
+        texts: Sequence[Text],
+        prompt: str,
+        batch_tokens: int,
+        devices: Sequence[str],
+        done: Update,
+        role: str | None,
     ) -> Tensor:
         """All texts, chunk after chunk: [N, D]."""
         chunks = [torch.zeros(0, self.width, device=self.device)]
         if devices:
-            for part in embed_on(devices, self, texts, prompt, batch_tokens):
+            for part in embed_on(devices, self, texts, prompt, batch_tokens, role):
                 chunks.append(torch.from_numpy(part).to(self.device))
                 done(len(part))
             return torch.cat(chunks)
         for start in range(0, len(texts), CHUNK):
-            chunks.append(self.embed(texts[start : start + CHUNK], prompt, batch_tokens, done)[0])
+            chunks.append(self.embed(texts[start : start + CHUNK], prompt, batch_tokens, done, role)[0])
         return torch.cat(chunks)
 
-    def encode_query(
-        self,
-        texts: str | Sequence[Text],
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        precision: str = "float32",
-        ranges: np.ndarray | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        convert_to_tensor: bool = False,
-        show_progress_bar: bool | None = None,
-    ) -> np.ndarray | Tensor:
-        """`encode` with the model's query prompt, unless another is given."""
-        return self.encode(
-            texts,
-            prompt_name=prompt_name,
-            prompt=self.role_prompt("query") if prompt is None and prompt_name is None else prompt,
-            batch_tokens=batch_tokens,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            precision=precision,
-            ranges=ranges,
-            device=device,
-            convert_to_tensor=convert_to_tensor,
-            show_progress_bar=show_progress_bar,
-        )
-
-    def encode_document(
-        self,
-        texts: str | Sequence[Text],
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        precision: str = "float32",
-        ranges: np.ndarray | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        convert_to_tensor: bool = False,
-        show_progress_bar: bool | None = None,
-    ) -> np.ndarray | Tensor:
-        """`encode` with the model's document prompt, unless another is given."""
-        return self.encode(
-            texts,
-            prompt_name=prompt_name,
-            prompt=self.role_prompt("document") if prompt is None and prompt_name is None else prompt,
-            batch_tokens=batch_tokens,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            precision=precision,
-            ranges=ranges,
-            device=device,
-            convert_to_tensor=convert_to_tensor,
-            show_progress_bar=show_progress_bar,
-        )
-
-    def find_prompt(self, prompt_name: str | None, prompt: str | None) -> str:
-        """What goes before each text: `prompt`, else the one named, else the default. ValueError lists the names."""
-        name = prompt_name if prompt_name is not None else self.default_prompt_name
-        if prompt is not None:
-            return prompt
-        if name is not None and name not in self.prompts:
-            raise ValueError(f"the prompt name is {name!r}, this model has {', '.join(self.prompts)}")
-        return "" if name is None else self.prompts[name]
-
-    def role_prompt(self, role: str) -> str:
-        """The prompt for a "query" or "document"; empty unless the model has one, by a name that is used for it."""
-        return next((self.prompts[name] for name in ROLE_PROMPTS[role] if self.prompts.get(name)), "")
-
-    def embed(self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update) -> tuple[Tensor, int]:
+    def embed(
+        self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update, role: str | None = None
+    ) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on its device, and how many of them were cut."""
-        tokens = self.tokenizer(texts, prompt)
-        packed = tokens.packed(self.tokenizer.prompt_length(prompt))
+        tokenizer = self.tokenizer_for(role)
+        tokens = tokenizer(texts, prompt)
+        packed = tokens.packed(tokenizer.prompt_length(prompt))
         order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
         embeddings = torch.empty(len(texts), self.width, device=self.device)
         places = order.to(self.device)
-        with self._inference():
+        with self.inference():
             for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
-                embeddings[places[: batch.n]] = self([batch])[0].float()
+                embeddings[places[: batch.n]] = self([batch], [role])[0].float()
                 places = places[batch.n :]
                 done(batch.n)
         return embeddings, int(tokens.was_cut.sum())
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Without dropout and gradients."""
-        was_training = self.training
-        self.eval()
-        with torch.inference_mode():
-            yield
-        self.train(was_training)
 
     def encode_tokens(
         self,
         texts: str | Sequence[Text],
         *,
+        role: str | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_tokens: int = 0,
         show_progress_bar: bool | None = None,
     ) -> list[np.ndarray] | np.ndarray:
         """What the pooling sees: for each text its tokens' vectors, [tokens, D] in float32, special tokens and prompt
-        among them; of a single string one array. ValueError for a model that has no vectors of tokens in a text."""
-        if not self.stack.token_modules:
+        among them; of a single string one array. ValueError for a model, or a route of it, that has no vectors of
+        tokens in a text."""
+        if not self.stack.token_modules(role):
             raise ValueError("a StaticEmbedding knows no vector of a token in its text")
-        prefix = self.find_prompt(prompt_name, prompt)
+        prefix = self.find_prompt(prompt_name, prompt, role)
         many = [texts] if isinstance(texts, str) else texts
         outputs: list[np.ndarray] = []
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
             for start in range(0, len(many), CHUNK):
-                packed = self.tokenizer(many[start : start + CHUNK], prefix).packed()
-                outputs += self._token_vectors(packed, batch_tokens, bar.update)
+                packed = self.tokenizer_for(role)(many[start : start + CHUNK], prefix).packed()
+                outputs += self._token_vectors(packed, batch_tokens, bar.update, role)
         return outputs[0] if isinstance(texts, str) else outputs
 
-    def _token_vectors(self, packed: Packed, batch_tokens: int, done: Update) -> list[np.ndarray]:
+    def _token_vectors(self, packed: Packed, batch_tokens: int, done: Update, role: str | None) -> list[np.ndarray]:
         order = packed.lengths.argsort(descending=True, stable=True)
         outputs: list[np.ndarray] = []
-        with self._inference():
+        with self.inference():
             for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
-                x = self.stack.token_vectors(batch.to(self.device)).float().cpu()
+                x = self.stack.token_vectors(batch.to(self.device), role).float().cpu()
                 outputs += [text.numpy() for text in x.split(batch.lengths.tolist())]
                 done(batch.n)
         return [outputs[place] for place in order.argsort().tolist()]
@@ -347,6 +244,7 @@ class SentenceTransformer(nn.Module):
         return Content(
             stack=self.stack,
             tokenizer=self.tokenizer,
+            tokenizers=self.tokenizers,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
             similarity=self.similarity_name,

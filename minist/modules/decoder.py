@@ -1,0 +1,99 @@
+"""A decoder that writes a text from its embedding: the second half of TSDAE (Wang et al. 2021, arXiv:2104.06979).
+
+embeddings [N, D'] and the text so far [T] -> scores of the next token [T, V]
+
+It is made of the encoder. Each of its layers is an encoder layer whose tokens see only those before them, with a look
+at the embedding between its two halves:
+
+    self-attention (causal) -> cross-attention to the embedding -> perceptron
+
+The last layer's vectors are turned once more, and compared with the embeddings of all words. Only cross-attention and
+that last turn are new; the rest is the encoder's own (its weights are tied), or a copy of it.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minist.data.packed import Packed
+from minist.encoders.bert import BertEncoder, BertLayer
+from minist.encoders.distilbert import DistilBertEncoder
+from minist.encoders.layers import run_layer
+from minist.encoders.roberta import RobertaEncoder
+from minist.encoders.weights import initialize
+
+Decodable = BertEncoder | RobertaEncoder | DistilBertEncoder  # those with BERT's layer
+
+# model_type -> the modules of a masked language model's checkpoint that score words: transform, norm, bias
+HEADS = {
+    "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"),
+    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head"),
+    "xlm-roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head"),
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+}
+
+
+class DecoderLayer(nn.Module):
+    """What a decoder layer has beside its encoder layer: attention to one vector per text, added and normalized.
+
+    Softmax over a single key is 1, whatever query and key are: attention is then a linear map of the vector, the same
+    for all tokens of a text. So there are no weights for queries and keys, which would never get a gradient.
+    """
+
+    def __init__(self, embedding_width: int, width: int, eps: float) -> None:
+        super().__init__()
+        self.value = nn.Linear(embedding_width, width)
+        self.attention_out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor, packed: Packed, layer: BertLayer, embeddings: Tensor) -> Tensor:
+        """[T, D], embeddings [N, D'] -> [T, D]. `layer` is the encoder's; its dropout is used here too."""
+        x = layer.self_attention(x, packed, causal=True)
+        value = self.value(embeddings)[packed.text_ids].unflatten(1, (layer.heads, -1))  # [T, H, D/H]
+        # dropout of attention takes the one key from a head, or leaves it
+        attended = value * layer.attention_dropout(value.new_ones(*value.shape[:2], 1))
+        x = self.attention_norm(x + layer.dropout(self.attention_out(attended.flatten(1))))
+        return layer.perceptron(x)
+
+
+class Decoder(nn.Module):
+    """Scores of each text's next token, from its embedding and its tokens so far."""
+
+    def __init__(self, encoder: Decodable, embedding_width: int, tied: bool) -> None:
+        """New weights are drawn as BERT's are. `tied`: layers and word embeddings are the encoder's, and are trained
+        with it; else they are a copy, from here on the decoder's own."""
+        super().__init__()
+        width, first = encoder.width, encoder.layers[0]
+        assert isinstance(first, BertLayer)
+        eps = first.output_norm.eps
+        self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, eps) for _ in encoder.layers)
+        self.transform, self.act, self.norm = nn.Linear(width, width), first.act, nn.LayerNorm(width, eps=eps)
+        initialize(self, encoder.config.initializer_range)
+        self.bias = nn.Parameter(encoder.embeddings.word.weight.new_zeros(encoder.config.vocab_size))
+        self.own = None if tied else deepcopy(encoder).train()  # the model may not be in training yet
+
+    def load_head(self, state: Mapping[str, Tensor], model_type: str) -> None:
+        """Begin with the `transform`, `norm` and `bias` that the checkpoint `state` learned as a masked language model.
+
+        ValueError for a checkpoint that lacks one, or has it in another shape.
+        """
+        transform, norm, bias = HEADS[model_type]
+        names = {f"transform.{kind}": f"{transform}.{kind}" for kind in ("weight", "bias")}
+        names |= {f"norm.{kind}": f"{norm}.{kind}" for kind in ("weight", "bias")} | {"bias": f"{bias}.bias"}
+        for ours, theirs in names.items():
+            parameter = self.get_parameter(ours)
+            if theirs not in state or state[theirs].shape != parameter.shape:
+                given = list(state[theirs].shape) if theirs in state else "missing"
+                raise ValueError(f"the weight {theirs} is {given}, the decoder needs {list(parameter.shape)}")
+            parameter.data.copy_(state[theirs])
+
+    def forward(self, encoder: Decodable, packed: Packed, embeddings: Tensor) -> Tensor:
+        """Texts so far, embeddings [N, D'] -> scores [T, V]. `encoder` is the one that this decoder was made of."""
+        body = encoder if self.own is None else self.own
+        x = body.embeddings(packed)
+        for look, layer in zip(self.layers, body.layers, strict=True):
+            x = run_layer(look, body.checkpoint_layers, x, packed, layer, embeddings)
+        x = self.norm(self.act(self.transform(x)))
+        return F.linear(x, body.embeddings.word.weight, self.bias)

@@ -1,0 +1,71 @@
+"""Router: several ways through a model, of which a text's role picks one.
+
+Queries are short and must be answered at once, documents are embedded once and in advance: so a model can have a
+fast route for the one, a StaticEmbedding for instance, and an encoder for the other, trained into one space.
+
+at the start            Router({"query": [StaticEmbedding(..)], "document": [BertEncoder(..), Pooling(..)]}, "document")
+behind a shared part    [BertEncoder(..), Pooling(..), Router({"query": [Dense(..)], "document": []}, "document")]
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+
+class Router(nn.Module):
+    """Lists of modules by route. stack.py sends a text through one of them, so there is no `forward` here.
+
+    The same module may stand in several routes: it is trained, and saved, as the one that it is.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Sequence[nn.Module]],
+        default_route: str | None = None,
+        mappings: Mapping[str | None, str] | None = None,
+    ) -> None:
+        """`routes`: name -> modules, none of them to pass a text on as it is. `default_route` is for texts without a
+        role; None: they must have one. `mappings`: role -> route, where a role is not called as its route; the role
+        None stands for all that are not named. ValueError for a name that cannot be, or is no route's.
+        """
+        super().__init__()
+        check_names(list(routes))
+        self.mappings = dict(mappings or {})
+        for name in [default_route, *self.mappings.values()]:
+            if name is not None and name not in routes:
+                raise ValueError(f"Router: there is no route {name!r}, the routes are {', '.join(routes)}")
+        self.routes = nn.ModuleDict({name: nn.ModuleList(modules) for name, modules in routes.items()})
+        # all that comes here is text, and a route of that name is for it, whatever its role
+        self.default_route = self.mappings.get(None) or ("text" if "text" in routes else default_route)
+
+    def route(self, role: str | None) -> str:
+        """The route of texts of that role. ValueError names the routes where there is none for it."""
+        if role is None:
+            found = self.default_route
+        else:
+            choices = [self.mappings.get(role), self.mappings.get(None), role, "text"]
+            found = next((name for name in choices if name is not None and name in self.routes), None)
+        if found is None:
+            roles = ", ".join(dict.fromkeys(filter(None, [*self.mappings, *self.routes])))
+            given = "no role is given, and the model has no default route" if role is None else f"the role is {role!r}"
+            raise ValueError(f"{given}: give one of {roles}")
+        return found
+
+    def modules_of(self, route: str) -> list[nn.Module]:
+        """The modules of a route, in their order."""
+        modules = self.routes[route]
+        assert isinstance(modules, nn.ModuleList)
+        return list(modules)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """ValueError unless each can be part of the name of a folder, and of a parameter."""
+    if not names:
+        raise ValueError("Router: there is no route, give at least one")
+    taken = dir(nn.ModuleDict())
+    for name in names:
+        if not re.fullmatch(r"[\w -]+", name) or name in taken:
+            raise ValueError(
+                f"Router: a route cannot be called {name!r}: use letters, digits, _ and -, and no attribute of torch's"
+            )

@@ -1,5 +1,57 @@
 """Training objectives, by the names that sentence-transformers gave them."""
 
-from minist.losses.contrastive import MultipleNegativesRankingLoss
+from minist.losses.adaptive_layer import AdaptiveLayerLoss, Matryoshka2dLoss
+from minist.losses.autoencoder import DenoisingAutoEncoderLoss
+from minist.losses.contrastive import MultipleNegativesRankingLoss, MultipleNegativesSymmetricRankingLoss
+from minist.losses.distillation import DistillKLDivLoss, EmbedDistillLoss, MarginMSELoss, MSELoss
+from minist.losses.guided import GISTEmbedLoss
+from minist.losses.matryoshka import MatryoshkaLoss
+from minist.losses.mega_batch import MegaBatchMarginLoss
+from minist.losses.pairs import (
+    AnglELoss,
+    ContrastiveLoss,
+    CoSENTLoss,
+    CosineSimilarityLoss,
+    OnlineContrastiveLoss,
+    SoftmaxLoss,
+)
+from minist.losses.regularization import GlobalOrthogonalRegularizationLoss
+from minist.losses.triplets import (
+    BatchAllTripletLoss,
+    BatchHardSoftMarginTripletLoss,
+    BatchHardTripletLoss,
+    BatchSemiHardTripletLoss,
+    TripletLoss,
+)
+from minist.losses.unsupervised import ContrastiveTensionLoss, ContrastiveTensionLossInBatchNegatives
+from minist.losses.weighted_sum import WeightedSumLoss
 
-__all__ = ["MultipleNegativesRankingLoss"]
+__all__ = [
+    "AdaptiveLayerLoss",
+    "AnglELoss",
+    "BatchAllTripletLoss",
+    "BatchHardSoftMarginTripletLoss",
+    "BatchHardTripletLoss",
+    "BatchSemiHardTripletLoss",
+    "CoSENTLoss",
+    "ContrastiveLoss",
+    "ContrastiveTensionLoss",
+    "ContrastiveTensionLossInBatchNegatives",
+    "CosineSimilarityLoss",
+    "DenoisingAutoEncoderLoss",
+    "DistillKLDivLoss",
+    "EmbedDistillLoss",
+    "GISTEmbedLoss",
+    "GlobalOrthogonalRegularizationLoss",
+    "MSELoss",
+    "MarginMSELoss",
+    "Matryoshka2dLoss",
+    "MatryoshkaLoss",
+    "MegaBatchMarginLoss",
+    "MultipleNegativesRankingLoss",
+    "MultipleNegativesSymmetricRankingLoss",
+    "OnlineContrastiveLoss",
+    "SoftmaxLoss",
+    "TripletLoss",
+    "WeightedSumLoss",
+]

@@ -3,21 +3,25 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minist.batch import Batch
-from minist.similarity import similarity
+from minist.losses.base import Loss
+from minist.losses.checks import check_columns, counts_of, text_rows
+from minist.losses.row_blocks import same_row, sum_over_rows
+from minist.similarity import similarity, unit
 
 DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 PARTITION_MODES = ("joint", "per_direction")
 HARDNESS_MODES = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
 
 
-class MultipleNegativesRankingLoss(nn.Module):
+class MultipleNegativesRankingLoss(Loss):
     """InfoNCE with in-batch negatives (Henderson et al. 2017, arXiv:1705.00652; Oord et al. 2018, arXiv:1807.03748).
 
-    Columns: anchor, positive, and any number of negatives. No labels. With n rows, queries q_i, documents
-    d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and s(x, y) = scale * sim(x, y):
+    Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels. With n
+    rows, queries q_i, documents d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and
+    s(x, y) = scale * sim(x, y):
 
         loss = mean_i  log sum_c exp(c)  -  s(q_i, d_i)      over the candidates c of row i:
 
@@ -33,7 +37,15 @@ class MultipleNegativesRankingLoss(nn.Module):
     `hardness_mode` adds hardness_strength * sim(q_i, d_j), without gradient, to the chosen negatives of
     query_to_doc: "in_batch_negatives", the documents of other rows (Lan et al. 2025, arXiv:2503.04812, strength 9);
     "hard_negatives", the row's own (Schechter Vera et al. 2025, arXiv:2509.20354, strength 5); "all_negatives", both.
+
+    `in_batch_negatives` = False: only the row's own documents are candidates. The positive is then told from the
+    row's negatives, of which there must be some, and nothing keeps unrelated texts apart.
+
+    The scores are never all in memory, so a batch may have tens of thousands of rows: see row_blocks.py.
     """
+
+    columns = "anchor, positive, any negatives"
+    labels = "none"
 
     def __init__(
         self,
@@ -43,64 +55,106 @@ class MultipleNegativesRankingLoss(nn.Module):
         partition_mode: str = "joint",
         hardness_mode: str | None = None,
         hardness_strength: float = 0.0,
+        in_batch_negatives: bool = True,
     ) -> None:
         """`scale` is 1 / temperature. ValueError for what is not described above."""
         super().__init__()
-        unknown = [d for d in directions if d not in DIRECTIONS]
-        if unknown or "query_to_doc" not in directions:
-            raise ValueError(
-                f"directions are {list(directions)}: take query_to_doc and any of {', '.join(DIRECTIONS[1:])}"
-            )
-        if partition_mode not in PARTITION_MODES:
-            raise ValueError(f"partition_mode is {partition_mode!r}, known are {', '.join(PARTITION_MODES)}")
-        if partition_mode == "per_direction" and {"query_to_query", "doc_to_doc"} & set(directions):
-            # their candidates hold no positive, so the loss of such a direction has no lower bound
-            raise ValueError("partition_mode 'per_direction' goes with query_to_doc and doc_to_query only: use 'joint'")
-        if hardness_mode not in HARDNESS_MODES:
-            raise ValueError(f"hardness_mode is {hardness_mode!r}, known are {', '.join(map(str, HARDNESS_MODES))}")
-        if scale <= 0 or hardness_strength < 0:
-            raise ValueError(f"scale is {scale} and hardness_strength {hardness_strength}: use > 0 and >= 0")
-        if (hardness_mode is None) != (hardness_strength == 0):
-            raise ValueError("hardness_mode and hardness_strength go together: give both or neither")
-        self.scale, self.similarity_fct = scale, similarity(similarity_fct)
+        # cosine is dot of unit vectors, which are made once and not for each block of rows
+        self.scale, self.normalize = scale, similarity_fct == "cosine"
+        self.similarity_fct = similarity("dot" if self.normalize else similarity_fct)
         self.directions, self.partition_mode = tuple(directions), partition_mode
         self.hardness_mode, self.hardness_strength = hardness_mode, hardness_strength
+        self.in_batch_negatives = in_batch_negatives
+        if not in_batch_negatives:
+            self.columns = "anchor, positive, at least one negative"
+        self._check_options()
+
+    def _check_options(self) -> None:
+        unknown = [d for d in self.directions if d not in DIRECTIONS]
+        if unknown or "query_to_doc" not in self.directions:
+            raise ValueError(
+                f"directions are {list(self.directions)}: take query_to_doc and any of {', '.join(DIRECTIONS[1:])}"
+            )
+        if self.partition_mode not in PARTITION_MODES:
+            raise ValueError(f"partition_mode is {self.partition_mode!r}, known are {', '.join(PARTITION_MODES)}")
+        if self.partition_mode == "per_direction" and {"query_to_query", "doc_to_doc"} & set(self.directions):
+            # their candidates hold no positive, so the loss of such a direction has no lower bound
+            raise ValueError("partition_mode 'per_direction' goes with query_to_doc and doc_to_query only: use 'joint'")
+        if self.hardness_mode not in HARDNESS_MODES:
+            raise ValueError(
+                f"hardness_mode is {self.hardness_mode!r}, known are {', '.join(map(str, HARDNESS_MODES))}"
+            )
+        if self.scale <= 0 or self.hardness_strength < 0:
+            raise ValueError(f"scale is {self.scale} and hardness_strength {self.hardness_strength}: use > 0 and >= 0")
+        if (self.hardness_mode is None) != (self.hardness_strength == 0):
+            raise ValueError("hardness_mode and hardness_strength go together: give both or neither")
+        own = self.directions == ("query_to_doc",) and self.hardness_mode in (None, "hard_negatives")
+        if not (self.in_batch_negatives or own):
+            raise ValueError(
+                "in_batch_negatives = false leaves the row's own documents: "
+                "directions must be query_to_doc alone, hardness_mode hard_negatives or none"
+            )
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
-        if len(embeddings) < 2:
-            raise ValueError(
-                f"MultipleNegativesRankingLoss takes anchor, positive, and any negatives; got {len(embeddings)} column"
-            )
-        queries, positives, documents = embeddings[0], embeddings[1], torch.cat(list(embeddings[1:]))
-        same_row = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
-        own_documents = same_row.repeat(1, len(embeddings) - 1)  # [n, documents]
+        """Embeddings [n, D] of each column, or [sum of counts, D] of lists of negatives -> scalar."""
+        check_columns(self, embeddings, batch, least=2 if self.in_batch_negatives else 3, most=None, lists_from=2)
+        queries, documents = embeddings[0], torch.cat(list(embeddings[1:]))
+        if self.normalize:
+            queries, documents = unit(queries), unit(documents)
+        rows = torch.cat([text_rows(column, counts_of(batch, c)) for c, column in enumerate(embeddings) if c > 0])
+        n = len(queries)
+        own, shared = (queries, documents[:n]), (queries, documents, rows)  # the first documents are the positives
+        return sum_over_rows(self._loss_of_block, own, shared, len(documents)) / n
 
-        raw = self.similarity_fct(queries, documents)
-        scores = [raw * self.scale + self._hardness(raw.detach(), own_documents)]
-        positive = scores[0].diagonal()
+    def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """The block's queries and positives [b, D]; all queries [n, D], documents [m, D], their rows [m] -> sum."""
+        (queries, positives), (all_queries, documents, rows) = own, shared
+        n = len(all_queries)
+        of_row = same_row(block, rows)  # [b, m] the documents of the query's row
+        scores = [self._query_to_doc(queries, documents, of_row, n)]
+        positive = scores[0].diagonal(block.start)
         if "query_to_query" in self.directions:
-            to_queries = self.similarity_fct(queries, queries) * self.scale
-            scores.append(to_queries.masked_fill(same_row, float("-inf")))
+            to_queries = self.similarity_fct(queries, all_queries) * self.scale
+            scores.append(to_queries.masked_fill(of_row[:, :n], float("-inf")))
         if "doc_to_query" in self.directions:
-            scores.append(self.similarity_fct(positives, queries) * self.scale)
+            scores.append(self.similarity_fct(positives, all_queries) * self.scale)
         if "doc_to_doc" in self.directions:
             to_documents = self.similarity_fct(positives, documents) * self.scale
-            scores.append(to_documents.masked_fill(own_documents, float("-inf")))
+            scores.append(to_documents.masked_fill(of_row, float("-inf")))
 
         if self.partition_mode == "joint":
             normalizer = torch.cat(scores, dim=1).logsumexp(1)
         else:
             normalizer = torch.stack([s.logsumexp(1) for s in scores]).mean(0)
-        return (normalizer - positive).mean()
+        return (normalizer - positive).sum()
 
-    def _hardness(self, raw: Tensor, own_documents: Tensor) -> Tensor | float:
-        if self.hardness_mode is None:
-            return 0.0
-        n = len(raw)
-        chosen = torch.zeros_like(own_documents)
-        if self.hardness_mode in ("hard_negatives", "all_negatives"):
-            chosen[:, n:] |= own_documents[:, n:]
-        if self.hardness_mode in ("in_batch_negatives", "all_negatives"):
-            chosen |= ~own_documents
-        return self.hardness_strength * raw * chosen
+    def _query_to_doc(self, queries: Tensor, documents: Tensor, of_row: Tensor, n: int) -> Tensor:
+        """[b, D], [m, D] -> scores [b, m]; `of_row` [b, m] says which documents are those of the query's row."""
+        raw = self.similarity_fct(queries, documents)
+        scores = raw * self.scale
+        if self.hardness_mode is not None:
+            hard = of_row.clone()
+            hard[:, :n] = False
+            chosen = {
+                "in_batch_negatives": ~of_row,
+                "hard_negatives": hard,
+                "all_negatives": ~of_row | hard,
+            }[self.hardness_mode]
+            scores = scores + self.hardness_strength * raw.detach() * chosen
+        return scores if self.in_batch_negatives else scores.masked_fill(~of_row, float("-inf"))
+
+
+class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
+    """InfoNCE from both sides: find the document of a query, and the query of a document.
+
+    Columns: anchor, positive, and any number of negatives. No labels. With the letters of MultipleNegativesRankingLoss:
+
+        loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)
+
+    It is that loss with the directions query_to_doc and doc_to_query, "per_direction" (Guenther et al. 2024,
+    arXiv:2310.19923).
+    """
+
+    def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
+        """`scale` is 1 / temperature. ValueError unless it is > 0."""
+        super().__init__(scale, similarity_fct, ("query_to_doc", "doc_to_query"), "per_direction")

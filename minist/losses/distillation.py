@@ -1,0 +1,219 @@
+"""Distillation: a student learns the embeddings of a teacher, or the scores that a teacher gave to texts."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minist.batch import Batch
+from minist.losses.base import Loss
+from minist.losses.checks import check_columns, counts_of, text_rows
+from minist.similarity import Similarity, pairwise_cosine, pairwise_similarity
+
+EMBEDDING_DISTANCES = ("cosine", "mse", "l2")
+
+
+class EmbedDistillLoss(Loss):
+    """The student's embeddings shall be the teacher's (Kim et al. 2023, arXiv:2301.12005).
+
+    Columns: any number of texts. The teacher's embeddings are the labels, [rows, D'] for every column or
+    [rows, columns, D'] for each; or, without labels, batch.guide. With u the student's embedding, t the teacher's:
+
+        loss = mean over columns and rows of   "cosine"  1 - cos(u, t)
+                                               "mse"     |u - t|^2 / D'
+                                               "l2"      |u - t|
+
+    With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim.
+    """
+
+    columns = "any number of texts"
+    labels = "teacher embeddings [rows, D] or [rows, columns, D], or none with a [teacher] in the config"
+    guide = "teacher"
+
+    def __init__(
+        self,
+        distance_metric: str = "cosine",
+        projection_dim: int | None = None,
+        embedding_dimension: int | None = None,
+    ) -> None:
+        """`embedding_dimension`, the model's width, goes with `projection_dim`. ValueError for an unknown distance."""
+        super().__init__()
+        if distance_metric not in EMBEDDING_DISTANCES:
+            raise ValueError(f"distance_metric is {distance_metric!r}, known are {', '.join(EMBEDDING_DISTANCES)}")
+        if (projection_dim is None) != (embedding_dimension is None):
+            raise ValueError(
+                f"projection_dim is {projection_dim} and embedding_dimension {embedding_dimension}: give both, "
+                "the teacher's and the student's width, or neither"
+            )
+        self.distance_metric = distance_metric
+        self.projection: nn.Module = nn.Identity()
+        if projection_dim is not None and embedding_dimension is not None:
+            self.projection = nn.Linear(embedding_dimension, projection_dim)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        check_columns(self, embeddings, batch, 1, None, (0, 2, 3))
+        students = [self.projection(column) for column in embeddings]
+        teachers = self._teachers(batch, len(students))
+        for student, teacher in zip(students, teachers, strict=True):
+            if student.shape != teacher.shape:
+                raise ValueError(
+                    f"{type(self).__name__}: the embeddings are {list(student.shape)}, the teacher's "
+                    f"{list(teacher.shape)}: set projection_dim to the teacher's width"
+                )
+        pairs = zip(students, teachers, strict=True)
+        return torch.stack([self._distance(u, t.detach().to(u.dtype)) for u, t in pairs]).mean()
+
+    def _teachers(self, batch: Batch, columns: int) -> Sequence[Tensor]:
+        name = type(self).__name__
+        if batch.labels is None:
+            if len(batch.guide) != columns:
+                raise ValueError(f"{name} takes {self.labels}; got no labels and {len(batch.guide)} guide columns")
+            return batch.guide
+        if batch.labels.dim() == 2:
+            return [batch.labels] * columns
+        if batch.labels.shape[1] != columns:
+            raise ValueError(f"{name}: labels are [rows, {batch.labels.shape[1]}, D], there are {columns} columns")
+        return batch.labels.unbind(1)
+
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.distance_metric == "cosine":
+            return (1 - pairwise_cosine(student, teacher)).mean()
+        if self.distance_metric == "mse":
+            return F.mse_loss(student, teacher)
+        return (student - teacher).norm(dim=-1).mean()
+
+
+class MSELoss(EmbedDistillLoss):
+    """EmbedDistillLoss with the mean squared error (Reimers and Gurevych 2020, arXiv:2004.09813).
+
+    Columns, labels and projection as there. For instance an English sentence and its translation, with the teacher's
+    embedding of the English sentence as the label of both:
+
+        loss = mean over columns and rows of  |u - t|^2 / D'
+    """
+
+    def __init__(self, projection_dim: int | None = None, embedding_dimension: int | None = None) -> None:
+        """ValueError unless both or neither are given."""
+        super().__init__("mse", projection_dim, embedding_dimension)
+
+
+class MarginMSELoss(Loss):
+    """A positive shall be scored above a negative by as much as the teacher does (Hofstaetter 2020, arXiv:2010.02666).
+
+    Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
+    score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]:
+
+        loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
+
+    Rows with fewer than k negatives have NaN at the end of their labels.
+    """
+
+    columns = "query, positive, one or more negatives"
+    labels = "margins [rows] or [rows, k], or scores [rows, 1 + k]"
+
+    def __init__(self, similarity_fct: str = "dot") -> None:
+        """ValueError for an unknown similarity."""
+        super().__init__()
+        self.similarity_fct = pairwise_similarity(similarity_fct)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
+        scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, 1 + k]
+        margins, there = scores[:, :1] - scores[:, 1:], there[:, 1:]
+        assert batch.labels is not None
+        wanted = self._teacher_margins(batch.labels.detach().to(scores.dtype), there)
+        errors = margins[there] - wanted[there]
+        return (errors**2).sum() / max(len(errors), 1)
+
+    def _teacher_margins(self, labels: Tensor, there: Tensor) -> Tensor:
+        labels, k = labels[:, None] if labels.dim() == 1 else labels, there.shape[1]
+        if _fits(labels, there):
+            return labels[:, :k]
+        if _fits(labels[:, 1:], there) and not labels[:, 0].isnan().any():
+            return labels[:, :1] - labels[:, 1 : 1 + k]
+        raise ValueError(
+            f"MarginMSELoss: labels of shape {list(labels.shape)} do not fit {k} negatives: give [rows, {k}] "
+            f"margins or [rows, {1 + k}] scores, with NaN at the end of a row that has fewer"
+        )
+
+
+class DistillKLDivLoss(Loss):
+    """The student's softmax over a query's texts shall be the teacher's (Lin et al. 2020, arXiv:2010.11386).
+
+    Columns: query, and two or more texts to score, or one column of lists of texts. Labels [rows, k]: the teacher's
+    scores of them; rows with fewer than k texts have NaN at their end. With temperatures S of the student, T of the
+    teacher:
+
+        loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
+
+    With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others.
+    """
+
+    columns = "query, two or more texts (or lists of texts)"
+    labels = "teacher scores [rows, texts]"
+
+    def __init__(
+        self,
+        similarity_fct: str = "dot",
+        temperature: float = 1.0,
+        student_temperature: float | None = None,
+        teacher_temperature: float | None = None,
+    ) -> None:
+        """`temperature` is for both where theirs is not given. ValueError unless all are > 0 and finite."""
+        super().__init__()
+        self.similarity_fct = pairwise_similarity(similarity_fct)
+        self.student_temperature = temperature if student_temperature is None else student_temperature
+        self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
+        for value in (temperature, self.student_temperature, self.teacher_temperature):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"DistillKLDivLoss: a temperature is {value}: use a number > 0")
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        # the softmax over one text is always 1, and teaches nothing
+        least = 2 if len(embeddings) > 1 and counts_of(batch, 1) is not None else 3
+        check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)
+        scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, k]
+        labels, k = batch.labels, there.shape[1]
+        assert labels is not None
+        if not _fits(labels, there):
+            raise ValueError(
+                f"DistillKLDivLoss: labels of shape {list(labels.shape)} do not fit {k} texts: give [rows, {k}] "
+                "scores, with NaN at the end of a row that has fewer"
+            )
+        # texts that are not there get a share of 0; with -inf a row without any text would be NaN
+        lowest = torch.finfo(scores.dtype).min
+        student = (scores / self.student_temperature).masked_fill(~there, lowest).log_softmax(1)
+        teacher = labels[:, :k].detach().to(scores.dtype) / self.teacher_temperature
+        teacher = teacher.masked_fill(~there, lowest).softmax(1)
+        return F.kl_div(student, teacher, reduction="batchmean") * self.student_temperature**2
+
+
+def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct: Similarity) -> tuple[Tensor, Tensor]:
+    """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other.
+
+    Returns scores [rows, k], where k is the largest number of texts in a row, and which of them are there [rows, k].
+    """
+    queries, others = embeddings[0], embeddings[1:]
+    counts = [counts_of(batch, c) for c in range(1, len(embeddings))]
+    if all(count is None for count in counts):
+        scores = torch.stack([similarity_fct(queries, column) for column in others], dim=1)
+        return scores, torch.ones_like(scores, dtype=torch.bool)
+    rows = torch.cat([text_rows(column, count) for column, count in zip(others, counts, strict=True)])
+    order = rows.argsort(stable=True)
+    rows, texts = rows[order], torch.cat(list(others))[order]  # row by row
+    lengths = rows.bincount(minlength=len(queries))
+    places = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
+    there = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
+    flat = similarity_fct(queries[rows], texts)
+    return flat.new_zeros(there.shape).index_put((rows, places), flat), there
+
+
+def _fits(labels: Tensor, there: Tensor) -> bool:
+    """Whether labels [rows, width >= k] have a number for every text that is there [rows, k], and NaN elsewhere."""
+    k = there.shape[1]
+    same = labels[:, :k].isnan().equal(~there)  # False as well if the labels are too few
+    return same and bool(labels[:, k:].isnan().all())

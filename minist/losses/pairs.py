@@ -1,0 +1,271 @@
+"""Losses of text pairs with a label: how similar they are, whether they belong together, or which class they are."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minist.batch import Batch
+from minist.losses.base import Loss
+from minist.losses.checks import Declared, check_columns, counts_of, text_rows
+from minist.similarity import pairwise_angle, pairwise_cosine, pairwise_distance, pairwise_similarity
+
+REGRESSIONS: dict[str, Callable[..., Tensor]] = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "smooth_l1": F.smooth_l1_loss,
+    "huber": F.huber_loss,
+}
+TRANSFORMATIONS: dict[str, Callable[..., Tensor]] = {
+    "identity": torch.positive,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+CLASSIFICATIONS: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "bce": F.binary_cross_entropy_with_logits,
+}
+
+
+class CosineSimilarityLoss(Loss):
+    """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
+
+    Columns: two texts. Labels [rows]: the similarity they should have, usually 0 to 1. For row i with texts u_i, v_i:
+
+        loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
+
+    loss_fct is "mse", (a - b)^2, or "l1", "smooth_l1", "huber" as in torch; cos_score_transformation is "identity",
+    "relu", "sigmoid" or "tanh". Nothing here pushes unrelated texts apart: consider CoSENTLoss.
+    """
+
+    columns = "two texts"
+    labels = "numbers [rows]"
+
+    def __init__(self, loss_fct: str = "mse", cos_score_transformation: str = "identity") -> None:
+        """ValueError for a name that is not described above."""
+        super().__init__()
+        self.loss_fct = _named("loss_fct", loss_fct, REGRESSIONS)
+        self.transformation = _named("cos_score_transformation", cos_score_transformation, TRANSFORMATIONS)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        u, v, labels = _pairs(self, embeddings, batch)
+        return self.loss_fct(self.transformation(pairwise_cosine(u, v)), labels)
+
+
+class CoSENTLoss(Loss):
+    """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087).
+
+    Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
+
+        loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )
+
+    Only the order of labels counts; rows with the same label are not compared.
+    """
+
+    columns = "two texts"
+    labels = "numbers [rows]"
+
+    def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
+        """`scale` is 1 / temperature. ValueError for a scale that is not > 0 or an unknown similarity."""
+        super().__init__()
+        _check_positive("scale", scale)
+        self.scale, self.similarity_fct = scale, pairwise_similarity(similarity_fct)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        u, v, labels = _pairs(self, embeddings, batch)
+        return ranking_loss(self.scale * self.similarity_fct(u, v), labels)
+
+
+class AnglELoss(Loss):
+    """CoSENTLoss with the angle of complex vectors in place of the cosine, whose gradient fades near 1 and -1.
+
+    Columns: two texts with labels [rows], larger for more similar; or anchor, positive and any negatives, where labels
+    may be left out: 1 for a pair with the positive, 0 for one with a negative (given labels y: y and 1 - y).
+
+        loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )
+
+    with angle(u, v) of similarity.pairwise_angle. Li and Li 2023, arXiv:2309.12871.
+    """
+
+    columns = "two texts, or anchor, positive, negatives"
+    labels = "numbers [rows]; none with negatives"
+
+    def __init__(self, scale: float = 20.0) -> None:
+        """`scale` is 1 / temperature. ValueError if it is not > 0."""
+        super().__init__()
+        _check_positive("scale", scale)
+        self.scale = scale
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        check_columns(self, embeddings, batch, 2, None, (1,) if len(embeddings) == 2 else (0, 1), lists_from=2)
+        anchors, others = embeddings[0], embeddings[1:]
+        labels = anchors.new_ones(len(anchors)) if batch.labels is None else batch.labels.to(anchors.dtype)
+        rows = [text_rows(column, counts_of(batch, c)) for c, column in enumerate(others, start=1)]
+        pair_labels = torch.cat([labels, *(1 - labels[negative_rows] for negative_rows in rows[1:])])
+        angles = pairwise_angle(anchors[torch.cat(rows)], torch.cat(list(others)))  # [pairs]
+        return ranking_loss(self.scale * angles, pair_labels)
+
+
+def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """log(1 + sum over label_i < label_j of exp(score_i - score_j)), [n], [n] -> scalar, in O(n log n)."""
+    labels, order = labels.sort()
+    scores = scores[order]
+    # after sorting, the rows with a larger label than row i are the rows from first_larger[i] on
+    first_larger = torch.searchsorted(labels, labels, right=True)
+    larger = (-scores).flip(0).logcumsumexp(0).flip(0)  # [n], at i: log sum over j >= i of exp(-score_j)
+    larger = torch.cat([larger, larger.new_full((1,), float("-inf"))])[first_larger]
+    return torch.cat([scores.new_zeros(1), scores + larger]).logsumexp(0)
+
+
+class ContrastiveLoss(Loss):
+    """Pairs that belong together shall be close, others at least `margin` apart (Hadsell et al. 2006, CVPR).
+
+    Columns: two texts. Labels [rows], y: 1 for a pair that belongs together, 0 for one that does not (between them:
+    a weighted mix). With d_i the distance of u_i and v_i:
+
+        loss = mean_i  1/2 * ( y_i d_i^2 + (1 - y_i) max(0, margin - d_i)^2 )
+
+    distance_metric is "cosine", 1 - cos(u, v), or "euclidean" or "manhattan"; size_average=False takes the sum.
+    """
+
+    columns = "two texts"
+    labels = "0 to 1 [rows]"
+
+    def __init__(self, distance_metric: str = "cosine", margin: float = 0.5, size_average: bool = True) -> None:
+        """ValueError for an unknown distance or a margin that is not > 0."""
+        super().__init__()
+        _check_positive("margin", margin)
+        self.distance, self.margin, self.size_average = pairwise_distance(distance_metric), margin, size_average
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        u, v, labels = _pairs(self, embeddings, batch)
+        if not ((labels >= 0) & (labels <= 1)).all():
+            raise ValueError(f"ContrastiveLoss takes labels from 0 to 1, they go from {labels.min()} to {labels.max()}")
+        distances = self.distance(u, v)
+        losses = (labels * distances**2 + (1 - labels) * F.relu(self.margin - distances) ** 2) / 2
+        return losses.mean() if self.size_average else losses.sum()
+
+
+class OnlineContrastiveLoss(Loss):
+    """ContrastiveLoss on the hard pairs of the batch only, which often learns faster.
+
+    Columns: two texts. Labels [rows]: 1 for a pair that belongs together, 0 for one that does not. With d the distance:
+
+        loss = sum over hard positive pairs of d^2  +  sum over hard negative pairs of max(0, margin - d)^2
+
+    A positive pair is hard if its d is larger than the smallest d of a negative pair, a negative one if its d is
+    smaller than the largest d of a positive pair. Where the batch has one kind only, those beyond their mean are hard.
+    """
+
+    columns = "two texts"
+    labels = "0 or 1 [rows]"
+
+    def __init__(self, distance_metric: str = "cosine", margin: float = 0.5) -> None:
+        """The distances of ContrastiveLoss. ValueError for an unknown one or a margin that is not > 0."""
+        super().__init__()
+        _check_positive("margin", margin)
+        self.distance, self.margin = pairwise_distance(distance_metric), margin
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        u, v, labels = _pairs(self, embeddings, batch)
+        distances = self.distance(u, v)
+        positives, negatives = distances[labels == 1], distances[labels == 0]
+        if len(positives) + len(negatives) < len(labels):
+            raise ValueError(f"OnlineContrastiveLoss takes labels 0 and 1, got {labels.unique().tolist()}")
+        nearest_negative = negatives.min() if len(negatives) else positives.mean()
+        farthest_positive = positives.max() if len(positives) else negatives.mean()
+        hard_positives = positives[positives > nearest_negative]
+        hard_negatives = negatives[negatives < farthest_positive]
+        return (hard_positives**2).sum() + (F.relu(self.margin - hard_negatives) ** 2).sum()
+
+
+class SoftmaxLoss(Loss):
+    """A linear classifier of text pairs, trained with the encoder (Reimers and Gurevych 2019, arXiv:1908.10084).
+
+    Columns: two texts. Labels [rows]: classes 0 .. num_labels - 1, or shares of each class [rows, num_labels].
+
+        loss = mean_i  loss_fct( W [u_i; v_i; |u_i - v_i|; u_i * v_i] + b, label_i )
+
+    The three options say which of [u; v], |u - v| and u * v are taken. W and b are parameters of the loss.
+    loss_fct is "cross_entropy", or "bce" for classes that are independent of each other.
+    """
+
+    columns = "two texts"
+    labels = "classes [rows], or [rows, num_labels]"
+
+    def __init__(
+        self,
+        embedding_dimension: int,
+        num_labels: int,
+        concatenation_sent_rep: bool = True,
+        concatenation_sent_difference: bool = True,
+        concatenation_sent_multiplication: bool = False,
+        loss_fct: str = "cross_entropy",
+    ) -> None:
+        """`embedding_dimension` is the model's width. ValueError for an unknown loss_fct, or if nothing is taken."""
+        super().__init__()
+        self.embedding_dimension, self.num_labels = embedding_dimension, num_labels
+        self.both, self.difference = concatenation_sent_rep, concatenation_sent_difference
+        self.product = concatenation_sent_multiplication
+        self.loss_fct = _named("loss_fct", loss_fct, CLASSIFICATIONS)
+        vectors = 2 * self.both + self.difference + self.product
+        if not vectors:
+            raise ValueError("SoftmaxLoss: all three concatenation_.. are false: set one at least")
+        self.classifier = nn.Linear(vectors * embedding_dimension, num_labels)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        check_columns(self, embeddings, batch, 2, 2, (1, 2))
+        assert batch.labels is not None
+        logits = self.logits(embeddings[0], embeddings[1])
+        return self.loss_fct(logits, self._targets(batch.labels, logits))
+
+    def logits(self, u: Tensor, v: Tensor) -> Tensor:
+        """Scores of every class for pairs of embeddings, [n, D], [n, D] -> [n, num_labels]."""
+        if u.shape[1] != self.embedding_dimension:
+            raise ValueError(
+                f"SoftmaxLoss: embedding_dimension is {self.embedding_dimension}, the embeddings have {u.shape[1]}: "
+                "set it to the width of the model"
+            )
+        parts = [u, v] if self.both else []
+        parts += [(u - v).abs()] if self.difference else []
+        parts += [u * v] if self.product else []
+        return self.classifier(torch.cat(parts, dim=1))
+
+    def _targets(self, labels: Tensor, logits: Tensor) -> Tensor:
+        if labels.dim() == 1 and self.loss_fct is F.cross_entropy:
+            if labels.min() < 0 or labels.max() >= self.num_labels:
+                raise ValueError(
+                    f"SoftmaxLoss: labels go from {labels.min():g} to {labels.max():g}: use 0 to "
+                    f"{self.num_labels - 1}, or set num_labels"
+                )
+            return labels.long()
+        if labels.numel() != logits.numel():
+            raise ValueError(f"SoftmaxLoss: labels have shape {list(labels.shape)}, use {list(logits.shape)}")
+        return labels.reshape(logits.shape).to(logits.dtype)
+
+
+def _pairs(loss: Declared, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The two columns and one label per row, in the type of the embeddings, of a loss that takes these."""
+    check_columns(loss, embeddings, batch, 2, 2, (1,))
+    assert batch.labels is not None
+    u, v = embeddings
+    return u, v, batch.labels.to(u.dtype)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} is {value}: use a number > 0")
+
+
+def _named(option: str, name: str, functions: dict[str, Callable[..., Tensor]]) -> Callable[..., Tensor]:
+    if name not in functions:
+        raise ValueError(f"{option} is {name!r}, known are {', '.join(functions)}")
+    return functions[name]

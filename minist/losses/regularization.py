@@ -1,0 +1,81 @@
+"""What keeps embeddings spread out, whatever they are trained for."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from minist.batch import Batch
+from minist.losses.base import Loss
+from minist.losses.checks import check_columns
+from minist.losses.row_blocks import same_row, sum_over_rows
+from minist.similarity import similarity, unit
+
+AGGREGATIONS = ("mean", "sum")
+
+
+class GlobalOrthogonalRegularizationLoss(Loss):
+    """Unrelated texts shall be as similar as random directions are (Zhang et al. 2017, arXiv:1708.06320).
+
+    Columns: any, each for itself. No labels. A column of N texts with width D has, over its pairs i != j,
+
+        M1 = mean sim(x_i, x_j)        0 for random directions
+        M2 = mean sim(x_i, x_j)^2    1/D for random directions
+
+        gor_mean          = mean_weight * M1^2
+        gor_second_moment = second_moment_weight * relu(M2 - 1/D)
+
+    and the columns' are averaged, or added up with aggregation "sum". It is meant beside another loss: EmbeddingGemma
+    adds it with mean_weight 0 and "sum" (Schechter Vera et al. 2025, arXiv:2509.20354).
+    """
+
+    columns = "any number of columns"
+    labels = "none"
+
+    def __init__(
+        self,
+        similarity_fct: str = "cosine",
+        mean_weight: float | None = 1.0,
+        second_moment_weight: float | None = 1.0,
+        aggregation: str = "mean",
+    ) -> None:
+        """A weight of 0 or None leaves its part out. ValueError if none is left, and for an unknown name."""
+        super().__init__()
+        self.mean_weight, self.second_moment_weight = mean_weight or 0.0, second_moment_weight or 0.0
+        if min(self.mean_weight, self.second_moment_weight) < 0 or not self.mean_weight + self.second_moment_weight:
+            raise ValueError(
+                f"mean_weight is {mean_weight} and second_moment_weight {second_moment_weight}: "
+                "both must be >= 0, and one of them > 0"
+            )
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation is {aggregation!r}, known are {', '.join(AGGREGATIONS)}")
+        # cosine is dot of unit vectors, which are made once and not for each block of rows
+        self.normalize, self.aggregation = similarity_fct == "cosine", aggregation
+        self.similarity_fct = similarity("dot" if self.normalize else similarity_fct)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Embeddings [N, D] of each column -> the parts whose weight is not 0."""
+        check_columns(self, embeddings, batch, least=1, most=None, lists_from=0)
+        columns = [unit(column) if self.normalize else column for column in embeddings]
+        aggregate = torch.sum if self.aggregation == "sum" else torch.mean
+        parts = {}
+        if self.mean_weight:
+            first = torch.stack([self._moment(column, 1) for column in columns])
+            parts["gor_mean"] = self.mean_weight * aggregate(first.square())
+        if self.second_moment_weight:
+            second = torch.stack([self._moment(column, 2) for column in columns])
+            excess = (second - 1 / columns[0].shape[1]).relu()
+            parts["gor_second_moment"] = self.second_moment_weight * aggregate(excess)
+        return parts
+
+    def _moment(self, column: Tensor, power: int) -> Tensor:
+        """[N, D] -> mean of the similarities to this power; zero where there is no pair."""
+        n = len(column)
+        return sum_over_rows(partial(self._sum_of_block, power), (column,), (column,), n) / max(1, n * (n - 1))
+
+    def _sum_of_block(self, power: int, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """The block's texts [b, D], all texts [N, D] -> sum of the powers of similarities of different ones."""
+        scores = self.similarity_fct(own[0], shared[0])
+        same = same_row(block, torch.arange(len(shared[0]), device=scores.device))
+        return scores.masked_fill(same, 0.0).pow(power).sum()

@@ -1,0 +1,179 @@
+"""Triplet losses: an anchor shall be closer to texts of its kind than to others, by a margin.
+
+TripletLoss is given its triplets. The batch losses make them from the classes of a batch (Hermans et al. 2017,
+arXiv:1703.07737), so each batch needs several rows of a class, and several classes: use a sampler that groups by
+label. Distances are "euclidean", |a - b|, "cosine", 1 - cos(a, b), or "manhattan".
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minist.batch import Batch
+from minist.losses.base import Loss
+from minist.losses.checks import check_columns
+from minist.similarity import distance, pairwise_distance
+
+INF = float("inf")
+
+
+class TripletLoss(Loss):
+    """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832).
+
+    Columns: anchor, positive, negative. No labels. With d the distance:
+
+        loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)
+    """
+
+    columns = "anchor, positive, negative"
+    labels = "none"
+
+    def __init__(self, distance_metric: str = "euclidean", triplet_margin: float = 5.0) -> None:
+        """ValueError for an unknown distance or a negative margin."""
+        super().__init__()
+        _check_margin("triplet_margin", triplet_margin)
+        self.distance, self.margin = pairwise_distance(distance_metric), triplet_margin
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings [n, D] of each column -> scalar."""
+        check_columns(self, embeddings, batch, 3, 3)
+        anchor, positive, negative = embeddings
+        return F.relu(self.distance(anchor, positive) - self.distance(anchor, negative) + self.margin).mean()
+
+
+class BatchAllTripletLoss(Loss):
+    """All triplets of the batch, averaged over those that the margin does not hold for.
+
+    Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class, n over those of other classes:
+
+        loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin
+    """
+
+    columns = "text"
+    labels = "classes [rows]"
+
+    def __init__(self, distance_metric: str = "euclidean", margin: float = 5.0) -> None:
+        """ValueError for an unknown distance or a negative margin."""
+        super().__init__()
+        _check_margin("margin", margin)
+        self.distance, self.margin = distance(distance_metric), margin
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings ([n, D],) -> scalar, in O(n^2 log n) time and n^2 memory."""
+        same, distances = _classes(self, embeddings, batch)
+        # A negative counts for (a, p) if it is nearer than d(a, p) + margin. With the negatives of a in order those
+        # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down.
+        bounds = distances + self.margin  # [a, p]
+        negatives = distances.masked_fill(same, INF).sort(1).values
+        counts = torch.searchsorted(negatives.detach(), bounds.detach())  # [a, p], how many are nearer
+        prefix_sums = F.pad(negatives.cumsum(1), (1, 0))  # [a, n + 1]
+        sums = counts * bounds - prefix_sums.gather(1, counts)
+        positives = _without_itself(same)
+        return sums[positives].sum() / counts[positives].sum().clamp(min=1)
+
+
+class BatchHardTripletLoss(Loss):
+    """Each row as an anchor with the farthest row of its class and the nearest of another.
+
+    Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
+
+        loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)
+
+    A batch of one class only has no triplet: its loss is 0.
+    """
+
+    columns = "text"
+    labels = "classes [rows]"
+
+    def __init__(self, distance_metric: str = "euclidean", margin: float = 5.0) -> None:
+        """ValueError for an unknown distance or a negative margin."""
+        super().__init__()
+        _check_margin("margin", margin)
+        self.distance, self.margin = distance(distance_metric), margin
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings ([n, D],) -> scalar."""
+        positive, negative = _hardest(*_classes(self, embeddings, batch))
+        return F.relu(positive - negative + self.margin).mean()
+
+
+class BatchHardSoftMarginTripletLoss(Loss):
+    """BatchHardTripletLoss with a smooth margin, which has no size to choose.
+
+    Column: text. Labels [rows]: class numbers.
+
+        loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))
+    """
+
+    columns = "text"
+    labels = "classes [rows]"
+
+    def __init__(self, distance_metric: str = "euclidean") -> None:
+        """ValueError for an unknown distance."""
+        super().__init__()
+        self.distance = distance(distance_metric)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings ([n, D],) -> scalar."""
+        positive, negative = _hardest(*_classes(self, embeddings, batch))
+        return F.softplus(positive - negative).mean()
+
+
+class BatchSemiHardTripletLoss(Loss):
+    """Each pair of a class with a negative just farther than the positive (Schroff et al. 2015, arXiv:1503.03832).
+
+    Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class:
+
+        loss = mean over (a, p) of max(0, d(a, p) - d(a, n) + margin)
+
+    where n is the nearest row of another class that is farther from a than p, or the farthest one if none is.
+    """
+
+    columns = "text"
+    labels = "classes [rows]"
+
+    def __init__(self, distance_metric: str = "euclidean", margin: float = 5.0) -> None:
+        """ValueError for an unknown distance or a negative margin."""
+        super().__init__()
+        _check_margin("margin", margin)
+        self.distance, self.margin = distance(distance_metric), margin
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Embeddings ([n, D],) -> scalar, in O(n^2 log n) time and n^2 memory."""
+        same, distances = _classes(self, embeddings, batch)
+        negatives = distances.masked_fill(same, INF).sort(1).values  # those of a's own class come last
+        farther = torch.searchsorted(negatives.detach(), distances.detach(), right=True)  # the first one, [a, p]
+        last = (~same).sum(1, keepdim=True) - 1
+        negative = negatives.gather(1, torch.minimum(farther, last).clamp(min=0))
+        positives = _without_itself(same)
+        return F.relu(distances - negative + self.margin)[positives].sum() / positives.sum().clamp(min=1)
+
+
+def _classes(
+    loss: "BatchAllTripletLoss | BatchHardTripletLoss | BatchHardSoftMarginTripletLoss | BatchSemiHardTripletLoss",
+    embeddings: Sequence[Tensor],
+    batch: Batch,
+) -> tuple[Tensor, Tensor]:
+    """Which rows are of the same class, and the distances of all rows, both [n, n]."""
+    check_columns(loss, embeddings, batch, 1, 1, (1,))
+    assert batch.labels is not None
+    return batch.labels[:, None] == batch.labels, loss.distance(embeddings[0], embeddings[0])
+
+
+def _hardest(same: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of the farthest row of each row's class, and of the nearest other one: [n, n] -> [n], [n]."""
+    positives = _without_itself(same)  # its distance to itself is 0, but for rounding
+    farthest = (distances * positives).max(1).values
+    nearest = distances.masked_fill(same, INF).min(1).values
+    return farthest, nearest
+
+
+def _without_itself(same: Tensor) -> Tensor:
+    return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+
+
+def _check_margin(name: str, margin: float) -> None:
+    if not margin >= 0:
+        raise ValueError(f"{name} is {margin}: use a number >= 0")

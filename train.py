@@ -4,35 +4,40 @@ python train.py --config configs/quickstart.toml
 torchrun --nproc_per_node=2 train.py --config configs/quickstart.toml
 python train.py --config my.toml --set train.lr=3e-5 --set output=runs/other
 
-The run directory (`output` in the config) gets config.toml, metrics.jsonl, checkpoint-<step>/ and model/.
+The run directory (`output` in the config) gets config.toml, metrics.jsonl, checkpoint-<step>/, model/, and best/ where
+the config asks for the best of the evaluated models.
 """
 
 import argparse
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from minist import distributed, losses
-from minist.batch import Batch
+from minist import distributed
 from minist.cli import run_command
-from minist.data.dataset import Dataset, prepare_dataset
-from minist.data.rows import read_texts
-from minist.data.samplers import SAMPLERS, Batches
-from minist.data.sources import prepare_source
+from minist.data.packed import Packed
+from minist.data.samplers import Place
+from minist.losses.autoencoder import DenoisingAutoEncoderLoss
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from minist.training.config import Config, load_config, make
-from minist.training.evaluations import evaluate, make_evaluator, report
+from minist.training.checkpoint import save_checkpoint
+from minist.training.config import load_config
+from minist.training.diagnostics import CollapseWatch, describe_batch
+from minist.training.evaluations import evaluate, report
+from minist.training.gradcache import gradcache
+from minist.training.interruption import Interruption
 from minist.training.meter import Meter
-from minist.training.optimizer import learning_rate, make_optimizer, warmup_steps
-from minist.training.run_directory import check_output, log, open_run
-from minist.training.scratch import new_model
+from minist.training.objective import Objective, check_finite
+from minist.training.optimizer import learning_rate
+from minist.training.run import Run, start_run
+from minist.training.run_directory import log
+from minist.training.selection import Selection
+from minist.training.token_step import token_step
+from minist.training.twins import keep_one
 
-HEADLINES = ("ndcg@10", "mrr@10", "accuracy@1", "spearman_cosine", "spearman_dot")  # of many metrics, those shown
+HEADLINES = ("ndcg@10", "mrr@10", "accuracy@1", "spearman_cosine", "spearman_dot", "_loss")  # those shown, of many
 
 
 def parse() -> argparse.Namespace:
@@ -51,115 +56,155 @@ def parse() -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     """One run, on one rank."""
     started = time.perf_counter()
-    config = load_config(args.config, args.set)
-    data, settings, output = config.data[0], config.train, Path(config.output)
-    rank, world, device = distributed.start()
-    say: Callable[[str], None] = partial(print, flush=True) if rank == 0 else lambda text: None
+    run = start_run(load_config(args.config, args.set), resume=args.resume, overwrite=args.overwrite)
+    settings, total = run.config.train, run.batches.total
+    meter, watch, interruption = Meter(total, run.done), CollapseWatch(), Interruption(run.device)
+    last, metrics = run.done == total or run.selection.stop, {}
+    if settings.best and run.done == 0:
+        run.selection.check(measure(run))  # where the model stands before training, and whether there is such a metric
 
-    # ---------------------------------------------------------------- data, loss, model
-    # what a config can get wrong comes to light here, before the run directory is touched
-    if rank == 0:
-        check_output(output, args.resume, args.overwrite)
-        if data.source:
-            prepare_source(data.source)
-    distributed.barrier()
-    loss = make("loss in [[data]]", data.loss, losses).to(device)
-    evaluators = [make_evaluator(entry) for entry in config.eval]
-    torch.manual_seed(config.seed)  # every rank draws the same weights
-    model = make_model(config).to(device)
-    model.set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
-    cache = output.parent / "cache"
-    if rank == 0:
-        prepare_dataset(data.paths(), data.columns, model.tokenizer, cache)
-    distributed.barrier()
-    dataset = Dataset(prepare_dataset(data.paths(), data.columns, model.tokenizer, cache))
-    sampler = partial(
-        SAMPLERS[data.sampler], dataset.hashes(), settings.batch_size, config.seed, drop_last=settings.drop_last
-    )
-    batches = Batches(sampler, settings.epochs, settings.max_steps)
-    say(f"data   {data.name}, {dataset.describe()}")
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    say(f"model  {millions:.1f} million parameters, {batches.total} steps, {world} x {device.type}")
-
-    loss([torch.zeros(2, model.width, device=device) for _ in data.columns], Batch())  # can it take these columns?
-
-    # ---------------------------------------------------------------- optimizer, run directory
-    optimizer = make_optimizer([model, loss], settings.lr, settings.weight_decay)
-    warmup = warmup_steps(settings.warmup, batches.total)
-    parameters = [*model.parameters(), *loss.parameters()]
-    done = load_checkpoint(checkpoints(output)[-1], model, loss, optimizer) if args.resume else 0
-    distributed.barrier()
-    if rank == 0:
-        open_run(output, config, done, args.overwrite)
-    wrapped = distributed.wrap(model)  # the same model; backward through it averages gradients over ranks
-    meter = Meter(batches.total, done)
-
-    for step, rows in batches.start_at(done):
-        # ------------------------------------------------------------ one step
-        lr = learning_rate(step, batches.total, settings.lr, warmup, settings.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed(config.seed + step * world + rank)  # dropout: a resumed run draws the same masks
-        model.train()
-        columns = dataset.take(rows.tensor_split(world)[rank])  # this rank's share of the rows
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
-            embeddings = wrapped(columns)
-        # all ranks' embeddings, so that every rank computes the same loss; half types are raised first
-        gathered = [distributed.gather(x.float() if x.dtype != torch.float64 else x) for x in embeddings]
-        value = loss(gathered, Batch(columns=columns, step=step))
-        value.backward()
-        distributed.average_gradients(loss)
-        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or float("inf"))
-        optimizer.step()
-        optimizer.zero_grad()
-        done = step + 1
-        meter.count(value, sum(c.n for c in columns), sum(len(c.input_ids) for c in columns))
-
-        # ------------------------------------------------------------ once in a while: log, evaluate, save
-        if done % settings.log_every == 0 or done in (1, batches.total):
-            record = {"step": done, **meter.read(), "learning_rate": lr, "grad_norm": norm.item()}
-            say(meter.line(record))
-            if rank == 0:
-                log(output, record)
-        if rank == 0 and settings.eval_every and done % settings.eval_every == 0 and done < batches.total:
-            metrics = evaluate(evaluators, model)
-            log(output, {"step": done, **metrics})
-            say(headline(metrics))
-        if rank == 0 and settings.save_every and done % settings.save_every == 0:
-            save_checkpoint(output, done, model, loss, optimizer, settings.keep)
-
-    # ---------------------------------------------------------------- the end
-    if rank == 0:
-        model.save(output / "model")
-        metrics = evaluate(evaluators, model)
-        if metrics:
-            log(output, {"step": done, **metrics})
-            say(headline(metrics))
-        for entry, evaluator in zip(config.eval, evaluators, strict=True):
-            report(entry, evaluator, model, metrics, say)
-        say(f"\nsaved {output / 'model'} after {time.perf_counter() - started:.0f} s; for instance:")
-        say(f"  python encode.py --model {output / 'model'} some.txt --output some.npy")
-        check_expectations(config, metrics)
+    for place in run.batches.start_at(total if last else run.done):
+        with distributed.contact(f"step {place.step + 1}"):
+            objective, rate, norm = take_step(run, place)
+            run.done = place.step + 1
+            last = run.done == total
+            meter.count(objective.value, objective.batch.columns)
+            if run.done % settings.log_every == 0 or run.done == 1 or last:
+                show(run, place, objective, meter, watch, rate, norm)
+            if last or (settings.eval_every and run.done % settings.eval_every == 0):
+                metrics = measure(run)
+                last = choose(run, metrics).stop or last
+            ended = interruption.agreed() and not last
+            if ended or (settings.save_every and run.done % settings.save_every == 0):
+                save(run)
+        if ended:
+            run.say(f"told to end: step {run.done} is saved, go on with --resume")
+            return distributed.stop()
+        if last:
+            break
+    metrics = finish(run, metrics or evaluate(run.evaluations, run.trained.model), started)
     distributed.stop()
+    check_expectations(run.config.expect, metrics)
 
 
-def headline(metrics: dict[str, float]) -> str:
-    """A line with the few metrics that people look at first."""
-    return "eval   " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES))
+def take_step(run: Run, place: Place) -> tuple[Objective, float, Tensor]:
+    """One optimization step: embeddings, loss, gradients, new weights. Returns also learning rate and gradient norm."""
+    settings, trained, (rank, world) = run.config.train, run.trained, (distributed.rank(), distributed.world_size())
+    factor = learning_rate(place.step, run.batches.total, settings.warmup, settings.schedule)
+    for group in trained.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    trained.model.train()
+    entry, loss, data = run.config.data[place.dataset], run.losses[place.dataset], run.sets[place.dataset]
+    batch = data.batch(place.rows, place.epoch, place.step, place.step / run.batches.total)
+    outputs = loss.outputs(place.step, trained.model.num_layers)
+    objective = Objective(loss, batch, entry.weight, outputs)
+    # dropout: other masks on every rank and in every step, and the same again in a resumed run
+    seed = ((run.config.seed * 2**24 + place.step) * world + rank) * 2**16 % 2**63
+
+    def embed(columns: tuple[Packed, ...], roles: tuple[str | None, ...]) -> list[Tensor]:
+        with torch.autocast(run.device.type, run.autocast, enabled=run.autocast is not None):
+            return run.wrapped(columns, roles, outputs)
+
+    if isinstance(loss, DenoisingAutoEncoderLoss):
+        torch.manual_seed(seed)
+        token_step(trained.model, objective, settings.mini_batch_tokens, run.autocast, trained.scaler)
+    elif settings.mini_batch_tokens:
+        gradcache(
+            lambda texts, c: embed((texts,), (batch.roles[c],))[0],
+            batch.columns,
+            lambda embeddings: trained.scaler.scale(objective(embeddings)),
+            settings.mini_batch_tokens,
+            seed,
+        )
+        distributed.average_gradients([*trained.model.parameters(), *loss.parameters()])
+    else:
+        torch.manual_seed(seed)
+        trained.scaler.scale(objective(embed(batch.columns, batch.roles))).backward()
+        distributed.average_gradients(loss.parameters())
+
+    trained.scaler.unscale_(trained.optimizer)
+    parameters = [p for group in trained.optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or float("inf"))
+    check_finite(objective.value, norm, trained.scaler, f"step {place.step + 1}, data set {entry.name}")
+    trained.scaler.step(trained.optimizer)
+    trained.scaler.update()
+    trained.optimizer.zero_grad()
+    return objective, settings.lr * factor, norm
 
 
-def make_model(config: Config) -> SentenceTransformer:
-    """The model to start from: a saved one, or random weights and a vocabulary of the training texts."""
-    start = config.model
-    if start.path:
-        return SentenceTransformer(start.path, revision=start.revision or None, keep_layers=start.keep_layers or None)
-    rows = (row for file in config.data[0].paths() for row in read_texts(file, config.data[0].columns))
-    return new_model(config.model, (text for row in rows for text in row))
+def show(
+    run: Run, place: Place, objective: Objective, meter: Meter, watch: CollapseWatch, rate: float, norm: Tensor
+) -> None:
+    """One line of the terminal and of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
+    figures = describe_batch(objective.embeddings, objective.batch.counts)
+    cut = run.sets[place.dataset].dataset.cut(place.rows)
+    parts = {name: part.item() for name, part in objective.parts.items()}
+    record: dict[str, Any] = {
+        "step": run.done,
+        **meter.read(),
+        "learning_rate": rate,
+        "grad_norm": norm.item(),
+        **parts,
+        **figures,
+    }
+    record |= {f"cut_{name}": count for name, count in cut.items()}
+    if len(run.sets) > 1:
+        record["data"] = run.config.data[place.dataset].name
+    for line in meter.lines(record):
+        run.say(line)
+    if warning := watch.see(figures):
+        run.say(warning)
+    if distributed.rank() == 0:
+        log(run.output, record)
 
 
-def check_expectations(config: Config, metrics: dict[str, float]) -> None:
+def measure(run: Run) -> dict[str, float]:
+    """Run all evaluations, on all ranks together."""
+    metrics = evaluate(run.evaluations, run.trained.model)
+    if metrics and distributed.rank() == 0:
+        log(run.output, {"step": run.done, **metrics})
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES))
+    if shown:
+        run.say(f"eval   {shown}")
+    return metrics
+
+
+def choose(run: Run, metrics: dict[str, float]) -> Selection:
+    """Keep the model as it is now, if it is the best so far."""
+    if run.selection.update(metrics, run.done) and distributed.rank() == 0:
+        run.trained.model.save(run.output / "best")
+    return run.selection
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint."""
+    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
+    if distributed.rank() == 0:
+        save_checkpoint(run.output, run.trained, state, run.config.train.keep)
+
+
+def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, float]:
+    """Save the final model, and show what it can do. Returns its metrics."""
+    model, folder, selection = run.trained.model, run.output / "model", run.selection
+    if selection.metric and selection.step != run.done:
+        metrics = selection.metrics
+    if distributed.rank() != 0:
+        return metrics
+    if selection.metric and selection.step != run.done:
+        model = SentenceTransformer(run.output / "best", device=run.device)
+        run.say(f"best   {selection.metric} {selection.best:.4f} at step {selection.step}")
+    model = keep_one(model) if run.config.model.twins else model
+    model.save(folder)
+    for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
+        report(entry, evaluation, model, metrics, run.say)
+    run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
+    run.say(f"  python encode.py --model {folder} some.txt --output some.npy")
+    return metrics
+
+
+def check_expectations(expect: dict[str, float], metrics: dict[str, float]) -> None:
     """ValueError if the run did not reach what [expect] asks for."""
-    for name, least in config.expect.items():
+    for name, least in expect.items():
         if name not in metrics:
             raise ValueError(f"config: [expect] names {name}, the evaluations gave {', '.join(metrics) or 'nothing'}")
         if not metrics[name] >= least:

@@ -7,11 +7,18 @@ divides by W again: the parameters get exactly the gradient that one process wou
 """
 
 import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+PATIENCE = timedelta(minutes=10)  # how long a rank waits for the others before it gives up
 
 
 def start() -> tuple[int, int, torch.device]:
@@ -21,13 +28,14 @@ def start() -> tuple[int, int, torch.device]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return rank, max(world, 1), device
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group, all ranks together: one that leaves early may crash on its way out."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
@@ -41,23 +49,82 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def is_leader() -> bool:
+    """Whether this is the first process of its machine, the one that prepares files for the others there."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def prepare_once(file: Path, make: Callable[[], object]) -> None:
+    """The first process of each machine calls `make`, unless `file` is there; the others wait until it is.
+
+    They watch the file and not each other, so it may take longer than ranks wait for one another elsewhere.
+    """
+    if is_leader() and not file.exists():
+        make()
+    while not file.exists():
+        time.sleep(0.1)
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if dist.is_initialized():
         dist.barrier()
 
 
-def wrap(model: nn.Module) -> nn.Module:
-    """DDP round `model`: gradients are averaged over ranks during backward."""
-    return nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+@contextmanager
+def contact(what: str) -> Iterator[None]:
+    """A rank that died shows in the others as an error of the connection: ConnectionError says so, and at `what`."""
+    try:
+        yield
+    except RuntimeError as e:
+        if not dist.is_initialized() or isinstance(e, torch.OutOfMemoryError):
+            raise
+        reason = str(e).strip().partition("\n")[0]
+        raise ConnectionError(f"rank {rank()} lost another rank at {what}: {reason}") from e
 
 
-def average_gradients(module: nn.Module) -> None:
-    """Average the gradients of `module`, a loss with parameters of its own, over ranks."""
-    for parameter in module.parameters():
-        if dist.is_initialized() and parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= world_size()
+def wrap(model: nn.Module, *, has_routes: bool) -> nn.Module:
+    """DDP round `model`: gradients are averaged over ranks during backward. A batch need not use every route."""
+    if not dist.is_initialized():
+        return model
+    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=has_routes)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over ranks in one exchange. One that a rank lacks counts as zero, if another rank has it."""
+    if not dist.is_initialized():
+        return
+    trained = [p for p in parameters if p.requires_grad]
+    found = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32)
+    if not len(found) or not (found := maximum(found.to(trained[0].device))).any():
+        return
+    used = [p for p, any_rank in zip(trained, found.tolist(), strict=True) if any_rank]
+    for dtype in {p.dtype for p in used}:
+        alike = [p for p in used if p.dtype == dtype]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for p, part in zip(alike, flat.split([p.numel() for p in alike]), strict=True):
+            p.grad = part.view_as(p)
+
+
+def same_start(parameters: Sequence[nn.Parameter]) -> None:
+    """Give every rank the values of rank 0."""
+    if dist.is_initialized():
+        for p in parameters:
+            dist.broadcast(p.data, 0)
+
+
+def maximum(x: Tensor) -> Tensor:
+    """The largest value of each element over ranks."""
+    if dist.is_initialized():
+        dist.all_reduce(x, dist.ReduceOp.MAX)
+    return x
+
+
+def agree(wish: bool, device: torch.device) -> bool:
+    """Whether any rank wishes it; all ranks get the same answer."""
+    return bool(maximum(torch.tensor(int(wish), device=device)))
 
 
 def total(value: float) -> float:
@@ -78,8 +145,9 @@ def gather(x: Tensor) -> Tensor:
     """Rows of all ranks in rank order, [n_r, ..] -> [n_0 + .. + n_W-1, ..]; ranks may hold different numbers."""
     if not dist.is_initialized():
         return x
-    counts = gather_objects(len(x))
-    return _Gather.apply(x, counts)
+    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    return _Gather.apply(x, [int(count) for count in counts])
 
 
 class _Gather(torch.autograd.Function):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from minist.evaluation.embedder import Embedder
 from minist.evaluation.metrics import pearson, spearman
-from minist.models.sentence_transformer import SentenceTransformer
 from minist.similarity import SIMILARITIES, pairwise_similarity
 
 
@@ -36,7 +36,7 @@ class EmbeddingSimilarityEvaluator:
         self.similarities = similarities
         self.prefix = f"{name}_" if name else ""
 
-    def __call__(self, model: SentenceTransformer) -> dict[str, float]:
+    def __call__(self, model: Embedder) -> dict[str, float]:
         """Embed both columns and measure."""
         a, b = (torch.as_tensor(model.encode(texts)) for texts in (self.texts1, self.texts2))
         found = {}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from minist.evaluation import metrics
-from minist.models.sentence_transformer import SentenceTransformer
+from minist.evaluation.embedder import Embedder
 from minist.retrieval.search import search
 
 
@@ -49,7 +49,7 @@ class InformationRetrievalEvaluator:
         corpus = {i: document for i, (_, document) in zip(ids, pairs, strict=True)}
         return InformationRetrievalEvaluator(queries, corpus, {i: {i} for i in ids}, name)
 
-    def __call__(self, model: SentenceTransformer) -> dict[str, float]:
+    def __call__(self, model: Embedder) -> dict[str, float]:
         """Embed everything and measure."""
         queries = torch.as_tensor(model.encode_query(self.queries))
         documents = torch.as_tensor(model.encode_document(self.documents))

@@ -1,29 +1,25 @@
-"""The configuration of a run: TOML into frozen dataclasses. An unknown key is an error.
+"""The configuration of a run: what its TOML file may say, with the defaults. An unknown key is an error.
 
 seed = 42
 output = "runs/name"
 [model]       path, or encoder + tokenizer + pooling to start from random weights
-[[data]]      files (or a source that we know how to make), columns, loss, sampler
+[[data]]      files (or a source that we know how to make), columns, label, loss, sampler, roles, prompts; any number
 [train]       batch size, learning rate, ..
-[[eval]]      evaluator, files, columns
+[guide]       a model whose embeddings a loss may look at; [teacher]: one whose embeddings are learned
+[[eval]]      an evaluator, or a loss, and its files; any number
 [expect]      metric = the least value that the run must reach
 """
 
-import difflib
-import importlib.util
-import inspect
-import json
 import math
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from minist.data.samplers import SAMPLERS
+from minist.data.samplers import MIXINGS, SAMPLERS
 from minist.training.optimizer import SCHEDULES
+from minist.training.tables import Table, build, read_table
 
-Table = dict[str, Any]
+PARTNER = "partner"  # what the column is called that draw_pairs adds
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class ModelConfig:
     path: str = ""  # a folder, or a name on the Hugging Face hub
     revision: str = ""  # of a model on the hub: branch, tag or commit
     keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
+    twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
@@ -57,14 +54,20 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """One training set."""
+    """One training set. A batch holds rows of one set only."""
 
     columns: Table  # name of ours -> column of the file, in the order in which the loss takes them
     loss: Table = field(default_factory=lambda: {"name": "MultipleNegativesRankingLoss"})  # name, and its arguments
     name: str = "train"
     files: list[str] = field(default_factory=list)
     source: str = ""  # a collection that is made when it is missing, instead of files: python_docs
-    sampler: str = "shuffled"  # or no_duplicates
+    label: str = ""  # a column of the file, or an .npy file with a row for each row
+    roles: Table = field(default_factory=dict)  # column -> "query" or "document": the route of the model it takes
+    prompts: str | Table = ""  # before every text, or column -> prompt
+    sampler: str = "shuffled"  # no_duplicates or group_by_label
+    weight: float = 1.0  # of its loss, beside the other sets
+    delete_words: Table = field(default_factory=dict)  # column -> share of its words that are deleted, drawn each epoch
+    draw_pairs: int = 0  # pair each text of the one column: one in so many with itself
 
     def paths(self) -> list[Path]:
         """The files to read; those of a source lie in data/<source>/."""
@@ -76,31 +79,53 @@ class TrainConfig:
     """The optimization."""
 
     batch_size: int = 32  # rows per step, over all ranks
+    mini_batch_tokens: int = 0  # tokens that a rank holds in memory at once, see gradcache.py; 0: the whole batch
+    mixing: str = "proportional"  # which set's batch comes next; or round_robin, until the shortest is used up
+    drop_last: bool = False
     epochs: int = 1
     max_steps: int = 0  # 0: as many as the epochs have
     lr: float = 5e-5
+    lr_for: Table = field(default_factory=dict)  # pattern of parameter names -> their own rate
+    freeze: list[str] = field(default_factory=list)  # patterns of parameter names that stay as they are
     warmup: float = 0.0  # below 1 a share of all steps, else a number of steps
     schedule: str = "linear"  # linear, cosine or constant
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # 0: no clipping
-    dtype: str = "float32"  # or bfloat16: forward and backward in bf16 autocast
+    dtype: str = "float32"  # or bfloat16, float16: forward and backward in that autocast, weights in float32
     dropout: float = -1.0  # below 0: as the model's config says
     attention_dropout: float = -1.0
-    drop_last: bool = False
+    checkpoint_layers: bool = False  # keep no activations inside a layer, compute them again in backward
+    compile: bool = False  # torch.compile of the encoder's layers
+    prompts: str | Table = ""  # for all sets; column -> prompt, set -> prompt, or set -> {column -> prompt}
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     save_every: int = 0
     keep: int = 2  # checkpoints; older ones are deleted
+    best: str = ""  # the metric by which the final model is chosen among the evaluated ones; "": the last one is
+    patience: int = 0  # stop after so many evaluations without a better `best`; 0: never
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """A second model that embeds the same texts, with its own tokenizer, and is not trained."""
+
+    model: str = ""  # a folder, or a name on the hub
+    revision: str = ""
+    cache: bool = False  # embed every training text once, before the first step, and keep that on disk
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """One evaluation."""
+    """One evaluation: an evaluator, or the mean of a loss, which is called eval_<name>_loss."""
 
-    evaluator: str
     columns: Table  # InformationRetrievalEvaluator: query, document; EmbeddingSimilarityEvaluator: text1, text2, score
+    evaluator: str = ""
+    loss: Table = field(default_factory=dict)
     name: str = "eval"
     files: list[str] = field(default_factory=list)
+    label: str = ""  # label, roles and prompts are those of a loss, as in [[data]]
+    roles: Table = field(default_factory=dict)
+    prompts: str | Table = ""
     bm25: bool = False  # print BM25's nDCG@10 on the same documents at the end
     searches: list[str] = field(default_factory=list)  # queries whose hits are printed at the end
 
@@ -114,99 +139,39 @@ class Config:
     seed: int = 42
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    guide: GuideConfig = field(default_factory=GuideConfig)
+    teacher: GuideConfig = field(default_factory=GuideConfig)
     eval: list[EvalConfig] = field(default_factory=list)
     expect: Table = field(default_factory=dict)
 
 
-NESTED: dict[str, type] = {
-    "model": ModelConfig,
-    "train": TrainConfig,
-    "tokenizer": TokenizerConfig,
-    "pooling": PoolingConfig,
-}
-LISTS: dict[str, type] = {"data": DataConfig, "eval": EvalConfig}
-
-
 def load_config(file: Path, overrides: list[str]) -> Config:
     """Read `file` and apply `--set` overrides such as "train.lr=3e-5". ValueError says what is wrong where."""
-    if not file.is_file():
-        raise ValueError(f"there is no config file {file}")
-    try:
-        table = tomllib.loads(file.read_text("utf-8"))
-    except ValueError as e:
-        raise ValueError(f"{file} is not TOML: {e}") from None
-    for override in overrides:
-        _override(table, override)
-    config = _build(Config, table, "the top level")
-    _check(config)
+    config: Config = build(Config, read_table(file, overrides), "the top level")
+    _check_numbers(config)
+    _check_model(config.model)
+    for entry in config.data:
+        _check_data(entry)
+    for evaluation in config.eval:
+        _check_eval(evaluation)
+    for kind, entries in (("data", config.data), ("eval", config.eval)):
+        names = [entry.name for entry in entries]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"config: two [[{kind}]] entries have the name {twice[0]!r}: give each its own")
+    if not config.data:
+        raise ValueError("config: there is no [[data]] entry")
+    if config.train.patience and not (config.train.best and config.train.eval_every):
+        raise ValueError("config: patience in [train] needs best, the metric to watch, and eval_every")
     return config
 
 
-def _override(table: Table, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ValueError(f"--set {override}: write key=value, for instance train.lr=3e-5")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a string without quotes
-    *parents, last = key.split(".")
-    place: Any = table
-    for parent in parents:  # a number picks an entry of [[data]] or [[eval]]: eval.0.name
-        try:
-            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
-        except (ValueError, IndexError):
-            raise ValueError(f"--set {override}: {parent!r} is no entry, there are 0 to {len(place) - 1}") from None
-        if not isinstance(place, dict | list):
-            raise ValueError(f"--set {override}: {parent!r} is a value, it has no keys")
-    if not isinstance(place, dict):
-        raise ValueError(
-            f"--set {override}: {'.'.join(parents)} has no keys; for a list name the entry: {parents[0]}.0.{last}"
-        )
-    place[last] = value
-
-
-def _build(kind: type, table: Any, where: str) -> Any:
-    if not isinstance(table, dict):
-        raise ValueError(f"config: {where} must be a table of keys and values, it is {json.dumps(table)}")
-    known = {f.name: f for f in fields(kind)}
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)
-            raise ValueError(
-                f"config: {where} has no key {key!r}, the nearest is {near[0]!r}; known are {', '.join(known)}"
-            )
-    values = {key: _value(known[key], value, where) for key, value in table.items()}
-    required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise ValueError(f"config: {where} lacks the key {missing[0]!r}")
-    return kind(**values)
-
-
-def _value(known: Field[Any], value: Any, where: str) -> Any:
-    name = known.name
-    if name in NESTED:
-        return _build(NESTED[name], value, f"[{name}]")
-    if name in LISTS:
-        if not isinstance(value, list):
-            raise ValueError(f"config: {name} is a list of tables: write [[{name}]]")
-        return [_build(LISTS[name], entry, f"[[{name}]]") for entry in value]
-    if name == "loss" and isinstance(value, str):
-        value = {"name": value}
-    wanted = getattr(known.type, "__origin__", known.type)  # dict of dict[str, Any]
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted:
-        kind = getattr(wanted, "__name__", wanted)
-        raise ValueError(f"config: {name} in {where} must be of type {kind}, it is {value!r}")
-    return value
-
-
-def _check(config: Config) -> None:
+def _check_numbers(config: Config) -> None:
     train, tokenizer = config.train, config.model.tokenizer
     ranges: dict[str, tuple[float, float, float]] = {  # value, least, most
+        "seed": (config.seed, 0, 2**32 - 1),
         "batch_size in [train]": (train.batch_size, 1, math.inf),
+        "mini_batch_tokens in [train]": (train.mini_batch_tokens, 0, math.inf),
         "epochs in [train]": (train.epochs, 1, math.inf),
         "max_steps in [train]": (train.max_steps, 0, math.inf),
         "lr in [train]": (train.lr, 0, math.inf),
@@ -218,88 +183,73 @@ def _check(config: Config) -> None:
         "eval_every in [train]": (train.eval_every, 0, math.inf),
         "save_every in [train]": (train.save_every, 0, math.inf),
         "keep in [train]": (train.keep, 1, math.inf),
+        "patience in [train]": (train.patience, 0, math.inf),
         "vocab_size in [model.tokenizer]": (tokenizer.vocab_size, 10, math.inf),
     }
     for name, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise ValueError(f"config: {name} is {value}, it must be at least {least} and at most {most}")
-    choices = {"schedule": (train.schedule, SCHEDULES), "dtype": (train.dtype, ("float32", "bfloat16"))}
-    for name, (choice, allowed) in choices.items():
+    choices = {"schedule": SCHEDULES, "dtype": DTYPES, "mixing": tuple(MIXINGS)}
+    for name, allowed in choices.items():
+        choice = vars(train)[name]
         if choice not in allowed:
             raise ValueError(f"config: {name} in [train] is {choice!r}, known are {', '.join(allowed)}")
-    if config.model.type != "SentenceTransformer":
-        raise ValueError(f"config: type in [model] is {config.model.type!r}, known is SentenceTransformer")
-    if bool(config.model.path) == bool(config.model.encoder):
+    _check_values(config.expect, "[expect]", 0, None)
+    _check_values(train.lr_for, "lr_for in [train]", 0, math.inf)
+
+
+def _check_values(table: Table, where: str, least: float, most: float | None) -> None:
+    """Of a table of numbers; `most` None: any number."""
+    for name, number in table.items():
+        if type(number) not in (int, float) or (most is not None and not least <= number <= most):
+            limits = "" if most is None else f" from {least} to {most}"
+            raise ValueError(f"config: {name} in {where} is {number!r}, it must be a number{limits}")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.type != "SentenceTransformer":
+        raise ValueError(f"config: type in [model] is {model.type!r}, known is SentenceTransformer")
+    if bool(model.path) == bool(model.encoder):
         raise ValueError(
             "config: [model] takes path, or [model.encoder] to start from random weights: give one of them"
         )
-    if (config.model.revision or config.model.keep_layers) and not config.model.path:
-        raise ValueError("config: revision and keep_layers in [model] belong to a model with a path")
-    if not all(type(number) is int for number in config.model.keep_layers):
-        raise ValueError(f"config: keep_layers in [model] is {config.model.keep_layers}, it must be a list of numbers")
-    for name, number in config.expect.items():
-        if type(number) not in (int, float):
-            raise ValueError(f"config: {name} in [expect] is {number!r}, it must be a number")
-    for entry in config.data:
-        if not entry.columns:
-            raise ValueError('config: columns in [[data]] is empty: write { anchor = "its name in the file", .. }')
-        if bool(entry.files) == bool(entry.source):
-            raise ValueError("config: [[data]] takes files or source: give one of them")
-        if entry.sampler not in SAMPLERS:
-            raise ValueError(f"config: sampler in [[data]] is {entry.sampler!r}, known are {', '.join(SAMPLERS)}")
-    if len(config.data) != 1:
-        raise ValueError(f"config: there are {len(config.data)} [[data]] entries, one is supported")
+    if (model.revision or model.keep_layers or model.twins) and not model.path:
+        raise ValueError("config: revision, keep_layers and twins in [model] belong to a model with a path")
+    if not all(type(number) is int for number in model.keep_layers):
+        raise ValueError(f"config: keep_layers in [model] is {model.keep_layers}, it must be a list of numbers")
 
 
-def make(what: str, table: Mapping[str, Any], package: Any) -> Any:
-    """An object from {"name": class name, **arguments}, found in `package`, or in a file as "path/to/file.py:Name".
-
-    ValueError lists the classes there are, or the arguments that the class takes.
-    """
-    arguments = dict(table)
-    name = arguments.pop("name", "")
-    if not isinstance(name, str):
-        raise ValueError(f"config: {what} is {name!r}, it must be a name")
-    found = _from_file(name) if ".py:" in name else getattr(package, name, None) if name in package.__all__ else None
-    if found is None:
-        raise ValueError(f"config: {what} is {name!r}, known are {', '.join(package.__all__)}, or path/to/file.py:Name")
-    known = list(inspect.signature(found).parameters)
-    for argument in arguments:
-        if argument not in known:
-            raise ValueError(f"config: {name} has no argument {argument!r}, it takes {', '.join(known)}")
-    try:
-        return found(**arguments)
-    except TypeError as e:  # an argument of another type than it takes, or one that it lacks
-        raise ValueError(f"config: {name} with {arguments}: {e}") from e
+def _check_data(entry: DataConfig) -> None:
+    where = f"[[data]] {entry.name}"
+    drawn = {PARTNER: ""} if entry.draw_pairs else {}
+    _check_columns(where, entry.columns | drawn, {"roles": entry.roles, "delete_words": entry.delete_words})
+    if bool(entry.files) == bool(entry.source):
+        raise ValueError("config: [[data]] takes files or source: give one of them")
+    if entry.sampler not in SAMPLERS:
+        raise ValueError(f"config: sampler in [[data]] is {entry.sampler!r}, known are {', '.join(SAMPLERS)}")
+    if entry.weight <= 0:
+        raise ValueError(f"config: weight in {where} is {entry.weight}, it must be more than 0")
+    _check_values(entry.delete_words, f"delete_words in {where}", 0, 1)
+    if entry.draw_pairs and (entry.draw_pairs < 2 or len(entry.columns) != 1 or entry.label):
+        raise ValueError(
+            f"config: draw_pairs in {where} is {entry.draw_pairs}: it takes 2 or more, one column, and no label, "
+            "since it gives each text its partner and the pair its label"
+        )
 
 
-def _from_file(reference: str) -> Callable[..., Any]:
-    path, _, name = reference.rpartition(":")
-    if not Path(path).is_file():
-        raise ValueError(f"config: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if name not in vars(module):
-        raise ValueError(f"config: {path} has no {name}")
-    return vars(module)[name]
+def _check_columns(where: str, columns: Table, by_column: dict[str, Table]) -> None:
+    if not columns:
+        raise ValueError(f'config: columns in {where} is empty: write {{ anchor = "its name in the file", .. }}')
+    for key, table in by_column.items():
+        for column in table:
+            if column not in columns:
+                raise ValueError(f"config: {key} in {where} names {column!r}, the columns are {', '.join(columns)}")
 
 
-def to_toml(config: Config) -> str:
-    """The whole configuration, defaults written out, so that a run says all of what it was."""
-    return "\n".join(_toml_lines(asdict(config), "")) + "\n"
-
-
-def _toml_lines(table: Table, prefix: str) -> list[str]:
-    lines, tables = [], []
-    for key, value in table.items():
-        if isinstance(value, dict):
-            tables += ["", f"[{prefix}{key}]", *_toml_lines(value, f"{prefix}{key}.")]
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for entry in value:
-                tables += ["", f"[[{prefix}{key}]]", *_toml_lines(entry, f"{prefix}{key}.")]
-        else:
-            name = key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
-    return lines + tables
+def _check_eval(entry: EvalConfig) -> None:
+    where = f"[[eval]] {entry.name}"
+    _check_columns(where, entry.columns, {"roles": entry.roles})
+    if bool(entry.evaluator) == bool(entry.loss):
+        raise ValueError(f"config: {where} takes evaluator or loss: give one of them")
+    if entry.evaluator and (entry.label or entry.roles or entry.prompts):
+        raise ValueError(f"config: label, roles and prompts in {where} belong to a loss, not to an evaluator")

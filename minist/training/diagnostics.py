@@ -2,8 +2,9 @@
 
     accuracy        share of rows whose own positive is nearer than every other positive of the batch
     positive, negative   mean cosine of a pair, and of texts of different rows
-    alignment       mean |x - y|^2 over pairs, of unit vectors: 0 where pairs coincide
-    uniformity      log mean exp(-2 |x - x'|^2) over different texts: -4 where they spread evenly, 0 where they coincide
+    alignment       mean |x - y|^2 over pairs, of unit vectors: 0 where pairs coincide, 2 where they are unrelated
+    uniformity      log mean exp(-2 |y - y'|^2) over different texts: 0 where they coincide, about -4 where they
+                    spread evenly over a sphere of many dimensions
     effective_rank  exp of the entropy of the normalized singular values: how many dimensions are really used
 
 Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007.
@@ -16,32 +17,54 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ROWS = 512  # of a batch that are looked at: enough for a mean, and cheap beside the step
-COLLAPSED = 0.99  # mean cosine of texts of different rows
+ALIKE = -0.04  # uniformity above: the mean cosine of different texts is about 0.99
+APART = -0.2  # uniformity below: about 0.95
+LOOKS = 3  # some encoders start alike (RoBERTa's tokens share a direction) and part in the first steps
 
 
 @torch.no_grad()
-def describe_batch(embeddings: Sequence[Tensor]) -> dict[str, float]:
-    """Figures of the first two columns [n, D], row by row a pair; of one column, what can be said of it alone."""
-    columns = [F.normalize(x.detach()[:ROWS].float(), dim=-1) for x in embeddings[:2]]
-    x, y = columns[0], columns[-1]
-    found = {"uniformity": uniformity(y), "effective_rank": effective_rank(y)}
-    if len(columns) == 1 or len(x) != len(y):
-        return found
-    scores = x @ y.T
-    own, n = scores.diagonal(), len(x)
-    found |= {"positive": own.mean().item(), "alignment": (2 - 2 * own).mean().item()}
+def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None] = ()) -> dict[str, float]:
+    """Figures of the first two columns [n, D], row by row a pair; uniformity and effective rank are the second's.
+
+    Left out is what cannot be said: of pairs where there is one column, where the two have other numbers of rows or
+    where `counts` says that rows hold several texts; of different texts where there is one; everything where a
+    number is not finite. A vector of zeros has the cosine 0 with all. Call it outside of autocast.
+    """
+    columns = [_unit(x.detach()[:ROWS]) for x in embeddings[:2]]
+    if not columns or not all(x.isfinite().all() for x in columns):
+        return {}
+    found = {}
+    if len(columns[-1]) > 1:
+        found = {"uniformity": uniformity(columns[-1]), "effective_rank": effective_rank(columns[-1])}
+    same_rows = len({len(x) for x in embeddings[:2]}) == 1 and all(c is None for c in counts[:2])
+    if len(columns) == 2 and same_rows and len(columns[0]):
+        found |= describe_pairs(*columns)
+    return found
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def describe_pairs(x: Tensor, y: Tensor) -> dict[str, float]:
+    """What two columns of unit vectors say together, [n, D] each; of a single row there is nothing to tell apart."""
+    scores, n = x @ y.T, len(x)
+    own = scores.diagonal()
+    found = {"positive": own.mean().item(), "alignment": (x - y).square().sum(1).mean().item()}
     if n > 1:
+        others = scores.clone().fill_diagonal_(float("-inf"))
         found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()
-        found["accuracy"] = (scores.argmax(1) == torch.arange(n, device=x.device)).float().mean().item()
+        found["accuracy"] = (own > others.amax(1)).double().mean().item()
     return found
 
 
 def uniformity(x: Tensor) -> float:
-    """Of unit vectors [n, D]."""
-    if len(x) < 2:
-        return 0.0
-    squared = torch.pdist(x).square()
-    return (-2 * squared).exp().mean().log().item()
+    """Of at least two unit vectors [n, D]."""
+    products = x @ x.T
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)  # |x - x'|^2, [n, n]
+    first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
+    return (-2 * distances[first, second]).exp().mean().log().item()
 
 
 def effective_rank(x: Tensor) -> float:
@@ -51,11 +74,26 @@ def effective_rank(x: Tensor) -> float:
     return torch.special.entr(shares).sum().exp().item()
 
 
-def warning(figures: dict[str, float]) -> str:
-    """A line that says so when training has collapsed, else an empty one."""
-    if figures.get("negative", 0.0) > COLLAPSED:
+class CollapseWatch:
+    """Says that training has collapsed: all texts have nearly the same embedding, and pairs are no longer told apart.
+
+    It is said once, after `LOOKS` such batches, and again only if the texts had parted in between.
+    """
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def see(self, figures: dict[str, float]) -> str:
+        """A warning where the figures of a batch show that it is time for one, else an empty line."""
+        spread = figures.get("uniformity", (ALIKE + APART) / 2)  # unknown: neither alike nor apart
+        if spread < APART:
+            self.looks = 0
+        if spread <= ALIKE or figures.get("accuracy", 0.0) > 0.5:
+            return ""
+        self.looks += 1
+        if self.looks != LOOKS:
+            return ""
         return (
-            f"warning: all embeddings are alike (mean cosine of unrelated texts {figures['negative']:.3f}): "
+            f"warning: all embeddings are alike (uniformity {spread:.3f}, 0 is the worst): "
             "training has collapsed; try a lower learning rate or more warmup"
         )
-    return ""

@@ -1,16 +1,22 @@
-"""The [[eval]] entries of a config: build the evaluators, run them, and show the result at the end."""
+"""The [[eval]] entries of a config: build the evaluators, run them on all ranks, and show the result at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from minist import distributed
 from minist.data.rows import read_rows, read_texts
 from minist.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
+from minist.losses.base import Loss
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.retrieval.bm25 import BM25
 from minist.retrieval.search import search
 from minist.training.config import EvalConfig
+from minist.training.objective import Objective, embed_in_parts
+from minist.training.training_set import TrainingSet
 
 Evaluator = InformationRetrievalEvaluator | EmbeddingSimilarityEvaluator
 ROLES = {  # the columns that each evaluator takes
@@ -50,9 +56,66 @@ def _read_scores(file: Path, column: str) -> list[float]:
     return scores
 
 
-def evaluate(evaluators: list[Evaluator], model: SentenceTransformer) -> dict[str, float]:
-    """All metrics of all evaluators."""
-    return {name: value for evaluator in evaluators for name, value in evaluator(model).items()}
+class LossEvaluation:
+    """The mean of a loss over the rows of a data set, in batches as in training: `eval_<name>_loss`.
+
+    A batch of fewer rows counts for less. A loss that compares the rows of a batch depends on `batch_size`.
+    """
+
+    def __init__(self, name: str, loss: Loss, data: TrainingSet, batch_size: int) -> None:
+        self.name, self.loss, self.data, self.batch_size = name, loss, data, batch_size
+
+    @torch.no_grad()
+    def measure(self, model: SentenceTransformer) -> dict[str, float]:
+        """All ranks call it together, each embeds its share."""
+        rows, total = torch.arange(len(self.data.dataset)), 0.0
+        for part in rows.split(self.batch_size):
+            batch = self.data.batch(part, epoch=0, step=0, progress=1.0)
+            outputs = self.loss.outputs(0, model.num_layers)
+            value = Objective(self.loss, batch, 1.0, outputs)(
+                embed_in_parts(model, batch.columns, batch.roles, outputs)
+            )
+            total += value.item() * len(part)
+        return {f"eval_{self.name}_loss": total / len(rows)}
+
+
+class Shared:
+    """A model whose texts are embedded by all ranks together, each a share of them."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.model, self.similarity_name = model, model.similarity_name
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[N, D], on every rank."""
+        return self._gathered(self.model.encode, texts)
+
+    def encode_query(self, texts: Sequence[str]) -> Tensor:
+        """[N, D], on every rank."""
+        return self._gathered(self.model.encode_query, texts)
+
+    def encode_document(self, texts: Sequence[str]) -> Tensor:
+        """[N, D], on every rank."""
+        return self._gathered(self.model.encode_document, texts)
+
+    def _gathered(self, encode: Callable[..., Any], texts: Sequence[str]) -> Tensor:
+        rank, world = distributed.rank(), distributed.world_size()
+        start, end = (len(texts) * share // world for share in (rank, rank + 1))
+        own = encode(texts[start:end], convert_to_tensor=True)
+        return distributed.gather(own).cpu()
+
+
+Evaluation = Evaluator | LossEvaluation
+
+
+def evaluate(evaluations: Sequence[Evaluation], model: SentenceTransformer) -> dict[str, float]:
+    """All metrics of all evaluations, the same on every rank; all ranks call it together."""
+    was_training = model.training
+    model.eval()
+    found: dict[str, float] = {}
+    for evaluation in evaluations:
+        found |= evaluation.measure(model) if isinstance(evaluation, LossEvaluation) else evaluation(Shared(model))
+    model.train(was_training)
+    return found
 
 
 def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
@@ -65,7 +128,7 @@ def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
 
 def report(
     entry: EvalConfig,
-    evaluator: Evaluator,
+    evaluator: Evaluation,
     model: SentenceTransformer,
     metrics: dict[str, float],
     say: Callable[[str], None],

@@ -14,6 +14,7 @@ loss, since no loss knows of it. Dropout must draw the same masks in phases 1 an
 """
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -36,24 +37,27 @@ def gradcache(
     one text, or none where a rank has no rows: its gradient is then zero, not missing. `loss` takes the embeddings
     of each column, as it would without mini-batches. `seed` and the next few numbers are those of the dropout.
     """
-    parts = [(part, c) for c, column in enumerate(columns) for part in column.split(max_tokens) or [column]]
-    numbers = [c for _, c in parts]
+    seeds = count(seed)
+    mini_batches = [[(part, next(seeds)) for part in column.split(max_tokens) or [column]] for column in columns]
 
     with torch.no_grad():
-        outputs = [_seeded(embed, part, c, seed + i) for i, (part, c) in enumerate(parts)]
-    leaves = [
-        torch.cat([x for x, n in zip(outputs, numbers, strict=True) if n == c]).requires_grad_()
-        for c in range(len(columns))
-    ]
-    del outputs
+        embeddings = [
+            torch.cat([_seeded(embed, part, c, own) for part, own in parts]) for c, parts in enumerate(mini_batches)
+        ]
+    for x in embeddings:
+        x.requires_grad_()
 
-    value = loss(leaves)
+    value = loss(embeddings)
     value.backward()
 
-    gradients = torch.cat([leaf.new_zeros(leaf.shape) if leaf.grad is None else leaf.grad for leaf in leaves])
-    for i, (part, c) in enumerate(parts):
-        gradient, gradients = gradients[: part.n], gradients[part.n :]
-        _seeded(embed, part, c, seed + i).backward(gradient)
+    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in embeddings]
+    del embeddings  # from here on only their gradients count
+    for c, (parts, gradient) in enumerate(zip(mini_batches, gradients, strict=True)):
+        pieces = gradient.split([part.n for part, _ in parts])
+        for (part, own), piece in zip(parts, pieces, strict=True):
+            x = _seeded(embed, part, c, own)
+            if x.requires_grad:  # else all weights on the way to it are frozen
+                x.backward(piece)
     return value.detach()
 
 

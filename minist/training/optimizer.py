@@ -1,24 +1,82 @@
-"""AdamW, its parameter groups, and the learning rate of each step."""
+"""AdamW: what is trained, at which rate, with which decay; and the course of the rate over a run."""
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 SCHEDULES = ("linear", "cosine", "constant")
+SHOWN = 5  # names in an error message
+
+Named = Sequence[tuple[str, nn.Parameter]]
 
 
-def make_optimizer(parts: list[nn.Module], lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over all parameters of `parts`.
+def make_optimizer(
+    named: Named, lr: float, weight_decay: float, lr_for: Mapping[str, float], freeze: Sequence[str]
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over `named`, the names and parameters of a model and
+    of its loss, such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias".
 
-    Matrices decay; norms and biases, which have one dimension, do not.
+    `freeze` are regular expressions: parameters in whose name one is found are not trained. Call this before DDP
+    wraps the model, which looks for them only once. `lr_for` gives others a rate of their own, {pattern: rate};
+    where several match the last one counts. Matrices decay; norms and biases, which have one dimension, do not.
+    Each group has its rate as "initial_lr", to be multiplied by `learning_rate` in every step.
+    ValueError for a pattern that is none or fits no name, for a rate below 0, and if nothing is left to train.
     """
-    parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    freeze_parameters(named, freeze)
+    trained = {name: parameter for name, parameter in named if parameter.requires_grad}
+    if not trained:
+        raise ValueError(f"freeze is {list(freeze)}: that leaves no parameter to train, freeze fewer")
+    rates = find_rates(list(trained), lr, lr_for)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rates[name], decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+            for (rate, decay), parameters in groups.items()
+        ],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        fused=True,
+    )
+
+
+def freeze_parameters(named: Named, patterns: Sequence[str]) -> None:
+    """No gradients for the parameters that one of `patterns` fits."""
+    parameters = dict(named)
+    assert len(parameters) == len(named), "each name stands for one parameter"
+    for pattern in patterns:
+        for name in find_names(pattern, "freeze", list(parameters)):
+            parameters[name].requires_grad_(False)
+
+
+def find_rates(names: Sequence[str], lr: float, lr_for: Mapping[str, float]) -> dict[str, float]:
+    """The rate of each name: `lr`, or that of the last pattern in `lr_for` that fits."""
+    rates = dict.fromkeys(names, lr)
+    for pattern, rate in lr_for.items():
+        if type(rate) not in (int, float) or not 0 <= rate < math.inf:
+            raise ValueError(f"lr_for gives {pattern!r} the rate {rate!r}, it must be a number from 0 on")
+        rates |= dict.fromkeys(find_names(pattern, "lr_for", names), float(rate))
+    return rates
+
+
+def find_names(pattern: str, key: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` in which the regular expression is found, at least one. `key`: the setting it comes from."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as e:
+        raise ValueError(
+            f"{key}: {pattern!r} is no regular expression ({e}); write a point that is meant as \\."
+        ) from e
+    found = [name for name in names if expression.search(name)]
+    if not found:
+        some = ", ".join(names[:: max(1, len(names) // SHOWN)][:SHOWN])
+        raise ValueError(f"{key}: {pattern!r} fits none of the {len(names)} parameters to train, such as {some}")
+    return found
 
 
 def warmup_steps(warmup: float, total: int) -> int:
@@ -26,10 +84,12 @@ def warmup_steps(warmup: float, total: int) -> int:
     return math.ceil(warmup * total) if warmup < 1 else int(warmup)
 
 
-def learning_rate(step: int, total: int, lr: float, warmup: int, schedule: str) -> float:
-    """The rate of step 0, 1, .. total-1: up from 0 during `warmup` steps, then by `schedule` towards 0."""
-    if step < warmup:
-        return lr * step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
+def learning_rate(step: int, total: int, warmup: float, schedule: str) -> float:
+    """The factor, 0 to 1, on the rates of step 0, 1, .. total-1: up from 0 during the warmup, then by `schedule`
+    towards 0: linear, half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983) or constant."""
+    rising = warmup_steps(warmup, total)
+    if step < rising:
+        return step / rising
+    progress = min(1.0, (step - rising) / max(1, total - rising))
     factors = {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}
-    return lr * factors[schedule]
+    return factors[schedule]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from minist.training.checkpoint import checkpoints
-from minist.training.config import Config, to_toml
+from minist.training.config import Config
+from minist.training.tables import to_toml
 
 MARKER = "config.toml"  # a folder that has it is a run, and may be overwritten when asked
 

@@ -1,0 +1,67 @@
+"""A guide or teacher: a second model, not trained, with its own tokenizer, that embeds the texts of a training set.
+
+It does so beside each step, or once before the first one, with the embeddings kept on disk.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minist import distributed
+from minist.data.dataset import Dataset
+from minist.data.packed import ranges
+from minist.files import complete_file
+from minist.models.sentence_transformer import SentenceTransformer
+from minist.progress import progress_bar
+from minist.training.objective import embed_in_parts
+
+ROWS = 4096  # that are embedded at a time for the disk
+
+
+class Guide:
+    """The texts of one training set, as a guide sees them."""
+
+    def __init__(self, model: SentenceTransformer, dataset: Dataset, roles: Sequence[str | None]) -> None:
+        """`dataset` holds the same rows and columns as the training set, tokenized for `model`."""
+        self.model, self.dataset, self.roles = model.eval(), dataset, roles
+        self.cached: list[Tensor] = []  # per column [texts, D'], on disk
+
+    def embed(self, rows: Tensor, share: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings of all `rows` of a batch, one [N, D'] per column; this rank embeds its `share` of them."""
+        if self.cached:
+            texts = (self._texts(c, rows) for c in range(len(self.cached)))
+            return tuple(x[t].to(self.model.device) for x, t in zip(self.cached, texts, strict=True))
+        own = embed_in_parts(self.model, self.dataset.take(share), self.roles)
+        return tuple(distributed.gather(x) for x in own)
+
+    def _texts(self, column: int, rows: Tensor) -> Tensor:
+        """The numbers of the texts of these rows."""
+        counts = self.dataset.counts(torch.arange(len(self.dataset)))[column]
+        return rows if counts is None else ranges((counts.cumsum(0) - counts)[rows], counts[rows])
+
+    def keep_on_disk(self, folder: Path) -> None:
+        """Embed every text once, into `folder`, unless it is done; from then on only read."""
+        seal = hashlib.blake2b(digest_size=8)
+        for weight in self.model.state_dict().values():
+            seal.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for c, name in enumerate(self.dataset.names):
+            file = folder / f"{name}.{seal.hexdigest()}.npy"
+            distributed.prepare_once(file, lambda file=file, c=c: self._write(file, c))  # type: ignore[misc]
+            self.cached.append(torch.from_numpy(np.load(file, mmap_mode="c")))
+
+    def _write(self, file: Path, column: int) -> None:
+        counts = self.dataset.counts(torch.arange(len(self.dataset)))[column]
+        texts = len(self.dataset) if counts is None else int(counts.sum())
+        with complete_file(file) as partial, progress_bar(texts, "texts", f"guide: {file.name}") as bar:
+            out = np.lib.format.open_memmap(partial, "w+", np.float32, (texts, self.model.width))
+            done = 0
+            for rows in torch.arange(len(self.dataset)).split(ROWS):
+                (x,) = embed_in_parts(self.model, [self.dataset.take(rows)[column]], [self.roles[column]])
+                out[done : done + len(x)] = x.cpu().numpy()
+                done += len(x)
+                bar.update(len(x))
+            out.flush()

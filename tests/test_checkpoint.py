@@ -6,7 +6,7 @@ from tiny import sentences, tiny_model
 from torch import nn
 
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from minist.training.checkpoint import Trained, checkpoints, load_checkpoint, read_run, save_checkpoint
 from minist.training.optimizer import make_optimizer
 
 
@@ -21,50 +21,57 @@ class Loss(nn.Module):
         return (x @ self.weight).square().mean()
 
 
-def start(seed=0):
-    model, loss = tiny_model(seed), Loss()
-    return model, loss, make_optimizer([model, loss], 1e-2, 0.1)
+def start(model=None):
+    model, losses = model or tiny_model(), nn.ModuleList([Loss()])
+    named = [*model.named_parameters(), *losses.named_parameters("loss")]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=2)
+    return Trained(model, losses, make_optimizer(named, 1e-2, 0.1, {}, []), scaler)
 
 
-def steps(model, loss, optimizer, n):
-    packed = model.tokenizer(sentences(6)).packed()
+def steps(trained, n):
+    packed = trained.model.tokenizer(sentences(6)).packed()
     for _ in range(n):
-        loss(model([packed])[0]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        value = trained.losses[0](trained.model([packed])[0])
+        trained.scaler.scale(value).backward()
+        trained.scaler.step(trained.optimizer)
+        trained.scaler.update()
+        trained.optimizer.zero_grad()
 
 
-def state(*parts):
-    return [p.detach().clone() for part in parts for p in part.parameters()]
+def state(trained):
+    return [p.detach().clone() for part in trained[:2] for p in part.parameters()]
 
 
 def test_going_on_is_the_same_as_never_stopping(tmp_path):
-    model, loss, optimizer = start()
-    steps(model, loss, optimizer, 3)
-    save_checkpoint(tmp_path, 3, model, loss, optimizer, keep=2)
-    steps(model, loss, optimizer, 3)
+    trained = start()
+    steps(trained, 3)
+    run = {"step": 3, "seal": {"seed": 1}}
+    save_checkpoint(tmp_path, trained, run, keep=2)
+    steps(trained, 3)
 
-    other, other_loss, other_optimizer = start(seed=1)  # other weights, so that each must be restored
-    assert load_checkpoint(tmp_path / "checkpoint-3", other, other_loss, other_optimizer) == 3
-    steps(other, other_loss, other_optimizer, 3)
-    for a, b in zip(state(model, loss), state(other, other_loss), strict=True):
+    folder = tmp_path / "checkpoint-3"
+    other = start(SentenceTransformer(folder))
+    load_checkpoint(folder, other)
+    assert read_run(folder) == run
+    assert other.scaler.get_scale() == 2.0**21  # it grew in the second step
+    steps(other, 3)
+    for a, b in zip(state(trained), state(other), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_checkpoint_opens_as_a_model(tmp_path):
-    model, loss, optimizer = start()
-    save_checkpoint(tmp_path, 1, model, loss, optimizer, keep=1)
-    texts = sentences(5)
+    trained, texts = start(), sentences(5)
+    save_checkpoint(tmp_path, trained, {"step": 1}, keep=1)
     found = SentenceTransformer(tmp_path / "checkpoint-1").encode(texts, convert_to_tensor=True)
-    assert torch.equal(found, model.encode(texts, convert_to_tensor=True))
+    assert torch.equal(found, trained.model.encode(texts, convert_to_tensor=True))
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [100]), (2, [20, 100]), (9, [3, 20, 100])])
 def test_the_last_are_kept(tmp_path, keep, left):
-    parts = start()
-    (tmp_path / "checkpoint-50").mkdir()  # incomplete: no state in it
+    trained = start()
+    (tmp_path / "checkpoint-50").mkdir()  # incomplete: nothing in it says what it is
     for step in (3, 20, 100):  # by number, not by name
-        save_checkpoint(tmp_path, step, *parts, keep=keep)
+        save_checkpoint(tmp_path, trained, {"step": step}, keep=keep)
     assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in left]
     assert (tmp_path / "checkpoint-50").exists()
 
@@ -72,3 +79,12 @@ def test_the_last_are_kept(tmp_path, keep, left):
 def test_no_checkpoints(tmp_path):
     assert checkpoints(tmp_path) == []
     assert checkpoints(tmp_path / "none") == []
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    trained = start()
+    save_checkpoint(tmp_path, trained, {"step": 1}, keep=1)
+    trained.model.stack[0].layers[1].up.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"after step 2 the weight stack\.0\.layers\.1\.up\.weight is not finite"):
+        save_checkpoint(tmp_path, trained, {"step": 2}, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]

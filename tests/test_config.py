@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny import ROOT
 
-from minist import evaluation, losses
-from minist.training.config import load_config, make, to_toml
+from minist.training.config import load_config
+from minist.training.tables import to_toml
 
 BASE = """
 output = "runs/x"
@@ -132,42 +132,56 @@ def test_mistaken_overrides(tmp_path, override, message):
         load(tmp_path, overrides=[override])
 
 
-def test_two_data_sets(tmp_path):
-    more = '\n[[data]]\nfiles = ["e.jsonl"]\ncolumns = { a = "q" }\n'
-    with pytest.raises(ValueError, match=r"there are 2 \[\[data\]\] entries, one is supported"):
-        load(tmp_path, BASE + more)
+def test_several_data_sets(tmp_path):
+    more = '\n[[data]]\nname = "more"\nfiles = ["e.jsonl"]\ncolumns = { a = "q" }\nlabel = "score"\n'
+    assert [entry.name for entry in load(tmp_path, BASE + more).data] == ["train", "more"]
+    with pytest.raises(ValueError, match=r"two \[\[data\]\] entries have the name 'train': give each its own"):
+        load(tmp_path, BASE + more.replace('"more"', '"train"'))
+    with pytest.raises(ValueError, match=r"there is no \[\[data\]\] entry"):
+        load(tmp_path, overrides=["data=[]"])
+
+
+EVAL = '\n[[eval]]\nfiles = ["e.jsonl"]\ncolumns = { query = "q", document = "d" }\n'
+FIND = 'evaluator = "InformationRetrievalEvaluator"\n'
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("", r"\[\[eval\]\] eval takes evaluator or loss: give one of them"),
+        (FIND + 'loss = "CoSENTLoss"', "takes evaluator or loss: give one of them"),
+        (FIND + 'label = "score"', "label, roles and prompts in .* belong to a loss, not to an evaluator"),
+        ('loss = "CoSENTLoss"\nroles = { quer = "query" }', "roles in .* names 'quer', the columns are query, doc"),
+        (FIND + EVAL + FIND, "two .* entries have the name 'eval'"),
+    ],
+)
+def test_evaluations(tmp_path, entry, message):
+    load(tmp_path, BASE + EVAL + FIND)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, BASE + EVAL + entry)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('data.0.roles={x="query"}', "roles in .* names 'x', the columns are"),
+        ("data.0.delete_words={x=0.5}", "delete_words in .* names 'x', the columns are"),
+        ("data.0.weight=0.0", "weight in .* is 0.0, it must be more than 0"),
+        ("data.0.draw_pairs=1", "draw_pairs in .* is 1: it takes 2 or more, one column, and no label"),
+        ("data.0.prompts=3", r"prompts in \[\[data\]\] must be of type str or dict, it is 3"),
+        ("train.lr_for={a='x'}", r"a in lr_for in \[train\] is 'x', it must be a number from 0"),
+        ("train.mixing=half", "mixing in .* is 'half', known are proportional, round_robin"),
+        ("train.patience=2", "patience in .* needs best, the metric to watch, and eval_every"),
+        ("train.mini_batch_tokens=-1", "mini_batch_tokens in .* is -1"),
+        ("expect.m='x'", r"m in \[expect\] is 'x', it must be a number"),
+        ("seed=-1", "seed is -1"),
+    ],
+)
+def test_values_that_cannot_be(tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, overrides=[override])
 
 
 def test_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"there is no config file .*none\.toml"):
         load_config(tmp_path / "none.toml", [])
-
-
-# ---------------------------------------------------------------- objects by name
-
-
-def test_make():
-    loss = make("loss", {"name": "MultipleNegativesRankingLoss", "scale": 30.0}, losses)
-    assert type(loss) is losses.MultipleNegativesRankingLoss
-    assert loss.scale == 30.0
-
-
-def test_make_from_a_file(tmp_path):
-    (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self, power=2):\n        self.power = power\n")
-    assert make("loss", {"name": f"{tmp_path}/mine.py:Mine", "power": 3}, losses).power == 3
-    with pytest.raises(ValueError, match=r"mine\.py has no Other"):
-        make("loss", {"name": f"{tmp_path}/mine.py:Other"}, losses)
-    with pytest.raises(ValueError, match=r"there is no file .*none\.py"):
-        make("loss", {"name": f"{tmp_path}/none.py:Mine"}, losses)
-
-
-@pytest.mark.parametrize("name", ["Other", "", "nn", "Tensor", "contrastive"])
-def test_only_what_the_package_offers(name):
-    with pytest.raises(ValueError, match=f"loss is '{name}', known are MultipleNegativesRankingLoss"):
-        make("loss", {"name": name}, losses)
-
-
-def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="MultipleNegativesRankingLoss has no argument 'size', it takes scale, sim"):
-        make("loss", {"name": "MultipleNegativesRankingLoss", "size": 3}, losses)
-    assert "InformationRetrievalEvaluator" in evaluation.__all__

@@ -1,6 +1,6 @@
-"""The token streams on disk."""
+"""The data set on disk."""
 
-import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ import torch
 from tiny import sentences, tiny_model, write_jsonl
 
 from minist.data import dataset as module
-from minist.data.dataset import Dataset, prepare_dataset, text_hash
-
-COLUMNS = {"anchor": "q", "positive": "d"}
+from minist.data.dataset import Dataset, dataset_folder, prepare_dataset, wait_for_dataset
+from minist.data.dataset_writer import text_hash
+from minist.data.text_column import ColumnSpec
 
 
 @pytest.fixture(scope="module")
@@ -19,50 +19,135 @@ def tokenizer():
 
 
 @pytest.fixture
+def columns(tokenizer):
+    return {"anchor": ColumnSpec("q", tokenizer), "positive": ColumnSpec("d", tokenizer)}
+
+
+@pytest.fixture
 def rows():
     return [{"q": q, "d": d} for q, d in zip(sentences(25, 1), sentences(25, 2, longest=40), strict=True)]
 
 
-def prepare(tmp_path, rows, tokenizer):
-    return prepare_dataset([write_jsonl(tmp_path / "d.jsonl", rows)], COLUMNS, tokenizer, tmp_path / "cache")
+def prepare(tmp_path, rows, columns, label=""):
+    return prepare_dataset([write_jsonl(tmp_path / "d.jsonl", rows)], columns, label, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("chunk", [4, 4096])
-def test_take_gives_what_the_tokenizer_gives(tmp_path, rows, tokenizer, monkeypatch, chunk):
+def test_take_gives_what_the_tokenizer_gives(tmp_path, rows, columns, tokenizer, monkeypatch, chunk):
     monkeypatch.setattr(module, "CHUNK", chunk)
-    data = Dataset(prepare(tmp_path, rows, tokenizer))
+    data = Dataset(prepare(tmp_path, rows, columns))
     chosen = [3, 0, 24, 3]
     assert len(data) == 25
+    assert data.names == ["anchor", "positive"]
+    assert data.counts(torch.tensor(chosen)) == (None, None)
     for column, name in zip(data.take(torch.tensor(chosen)), ("q", "d"), strict=True):
         expected = tokenizer([rows[i][name] for i in chosen])
         assert column.input_ids.tolist() == expected.input_ids.tolist()
-        assert column.input_ids.dtype == torch.int64
         assert column.lengths.tolist() == expected.lengths.tolist()
+        assert column.prompt_lengths.tolist() == [0] * 4
 
 
-def test_no_rows_can_be_taken(tmp_path, rows, tokenizer):
-    anchor, positive = Dataset(prepare(tmp_path, rows, tokenizer)).take(torch.tensor([], dtype=torch.long))
+def test_no_rows_can_be_taken(tmp_path, rows, columns):
+    data = Dataset(prepare(tmp_path, [row | {"label": 1} for row in rows], columns, "label"))
+    none = torch.tensor([], dtype=torch.long)
+    anchor, positive = data.take(none)
     assert (anchor.n, positive.n) == (0, 0)
+    assert data.labels(none).shape == (0,)
 
 
-def test_several_files_follow_each_other(tmp_path, rows, tokenizer):
+def test_several_files_follow_each_other(tmp_path, rows, columns, tokenizer):
     files = [write_jsonl(tmp_path / f"{i}.jsonl", part) for i, part in enumerate((rows[:7], rows[7:]))]
-    data = Dataset(prepare_dataset(files, COLUMNS, tokenizer, tmp_path / "cache"))
+    data = Dataset(prepare_dataset(files, columns, "", tmp_path / "cache"))
     assert data.take(torch.tensor([8]))[0].input_ids.tolist() == tokenizer([rows[8]["q"]]).input_ids.tolist()
 
 
-def test_hashes_are_of_the_raw_text(tmp_path, rows, tokenizer):
+def test_a_prompt_and_a_tokenizer_for_each_column(tmp_path, rows, tokenizer):
+    other = tiny_model().tokenizer
+    other.backend.enable_truncation(8)
+    other.max_length = 8
+    specs = {"query": ColumnSpec("q", tokenizer, "find: "), "document": ColumnSpec("q", other)}
+    query, document = Dataset(prepare(tmp_path, rows, specs)).take(torch.arange(25))
+    texts = [row["q"] for row in rows]
+    assert query.input_ids.tolist() == tokenizer(texts, "find: ").input_ids.tolist()
+    assert query.prompt_lengths.tolist() == [tokenizer.prompt_length("find: ")] * 25
+    assert document.input_ids.tolist() == other(texts).input_ids.tolist()
+    assert document.max_seqlen == 8
+
+
+def test_columns_of_the_same_texts_share_what_is_stored(tmp_path, rows, tokenizer):
+    """As SimCSE takes each text twice; the second tokenizer is equal, but another object."""
+    specs = {"a": ColumnSpec("q", tokenizer), "b": ColumnSpec("q", tiny_model().tokenizer)}
+    folder = prepare(tmp_path, rows, specs | {"c": ColumnSpec("q", tokenizer, "find: ")})
+    data = Dataset(folder)
+    a, b, c = data.take(torch.tensor([4, 2]))
+    assert a.input_ids.tolist() == b.input_ids.tolist() != c.input_ids.tolist()
+    assert sorted(file.name for file in folder.glob("*.ids")) == ["0.ids", "1.ids"]
+    hashes = [text_hash(row["q"]) for row in rows]
+    assert data.keys().hashes.reshape(25, 3).tolist() == [[h, h, h] for h in hashes]
+
+
+def test_lists_of_texts(tmp_path, rows, columns, tokenizer):
+    for i, row in enumerate(rows):
+        row["negatives"] = sentences(i % 4, i, longest=40)
+    data = Dataset(prepare(tmp_path, rows, columns | {"negative": ColumnSpec("negatives", tokenizer)}))
+    chosen = [7, 4, 0, 22]
+    negatives = data.take(torch.tensor(chosen))[2]
+    expected = tokenizer([text for i in chosen for text in rows[i]["negatives"]])
+    assert negatives.input_ids.tolist() == expected.input_ids.tolist()
+    assert negatives.lengths.tolist() == expected.lengths.tolist()
+    anchor, positive, counts = data.counts(torch.tensor(chosen))
+    assert (anchor, positive, counts.tolist()) == (None, None, [3, 0, 0, 2])
+    cut = {name: int(tokenizer([rows[i][name[:1]] for i in chosen]).was_cut.sum()) for name in ("q", "d")}
+    expected_cut = {"anchor": cut["q"], "positive": cut["d"], "negative": int(expected.was_cut.sum())}
+    assert data.cut(torch.tensor(chosen)) == expected_cut
+    assert expected_cut["positive"] + expected_cut["negative"] > 0
+
+
+@pytest.mark.parametrize("chunk", [4, 4096])
+def test_keys_are_hashes_of_the_raw_texts_row_after_row(tmp_path, rows, tokenizer, monkeypatch, chunk):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    for i, row in enumerate(rows):
+        row["negatives"] = sentences(i % 3, i)
     rows[4]["q"] = rows[9]["q"].upper()  # the same tokens, but another text
     rows[5]["d"] = rows[6]["q"]
-    hashes = Dataset(prepare(tmp_path, rows, tokenizer)).hashes()
-    assert hashes.shape == (25, 2)
-    assert hashes.tolist() == [[text_hash(row["q"]), text_hash(row["d"])] for row in rows]
-    assert hashes[4, 0] != hashes[9, 0]
-    assert hashes[5, 1] == hashes[6, 0]
+    specs = {
+        "n": ColumnSpec("negatives", tokenizer),
+        "q": ColumnSpec("q", tokenizer, "x "),
+        "d": ColumnSpec("d", tokenizer),
+    }
+    keys = Dataset(prepare(tmp_path, rows, specs)).keys()
+    expected = [[text_hash(text) for text in (*row["negatives"], row["q"], row["d"])] for row in rows]
+    assert [keys.hashes[a:b].tolist() for a, b in zip(keys.offsets[:-1], keys.offsets[1:], strict=True)] == expected
+    assert (keys.hashes.dtype, keys.offsets.dtype, keys.labels) == (np.uint64, np.int64, None)
+    assert expected[4][-2] != expected[9][-2]
+    assert expected[5][-1] == expected[6][-2]
 
 
-def test_describe_counts_what_was_cut(tmp_path, rows, tokenizer):
-    data = Dataset(prepare(tmp_path, rows, tokenizer))
+def test_labels_of_a_column(tmp_path, rows, columns):
+    names = ["no", "yes", "maybe"]
+    data = Dataset(prepare(tmp_path, [row | {"is": names[i % 3]} for i, row in enumerate(rows)], columns, "is"))
+    assert data.classes == ["maybe", "no", "yes"]
+    assert data.labels(torch.tensor([0, 1, 2, 4])).tolist() == [1, 2, 0, 2]
+    assert data.keys().labels.tolist() == [(1, 2, 0)[i % 3] for i in range(25)]
+    assert data.describe().endswith("; label 3 classes (maybe, no, yes)")
+
+
+def test_labels_of_a_npy_file(tmp_path, rows, columns):
+    values = np.random.default_rng(0).normal(size=(25, 3)).astype(np.float32)
+    np.save(tmp_path / "teacher.npy", values)
+    data = Dataset(prepare(tmp_path, rows, columns, str(tmp_path / "teacher.npy")))
+    assert data.labels(torch.tensor([9, 1])).tolist() == values[[9, 1]].tolist()
+    assert (data.classes, data.keys().labels) == ([], None)
+    assert data.describe().endswith("; label vectors of 3 numbers in teacher.npy")
+
+
+def test_no_labels(tmp_path, rows, columns):
+    data = Dataset(prepare(tmp_path, rows, columns))
+    assert (data.labels(torch.arange(3)), data.classes) == (None, [])
+
+
+def test_describe_counts_what_was_cut(tmp_path, rows, columns, tokenizer):
+    data = Dataset(prepare(tmp_path, rows, columns))
     cut = int(tokenizer([row["d"] for row in rows]).was_cut.sum())
     tokens = [len(tokenizer([row[name] for row in rows]).input_ids) / 25 for name in ("q", "d")]
     assert cut > 0
@@ -70,38 +155,112 @@ def test_describe_counts_what_was_cut(tmp_path, rows, tokenizer):
     assert data.describe() == expected
 
 
-def test_made_once_and_again_when_anything_changes(tmp_path, rows, tokenizer):
-    first = prepare(tmp_path, rows, tokenizer)
+def test_made_once_and_again_when_anything_changes(tmp_path, rows, columns, tokenizer):
+    rows = [row | {"label": i, "score": i} for i, row in enumerate(rows)]
+    first = prepare(tmp_path, rows, columns)
     (first / "ours").touch()  # gone if it is written again
-    assert prepare(tmp_path, rows, tokenizer) == first
+    equal = {name: spec._replace(tokenizer=tiny_model().tokenizer) for name, spec in columns.items()}
+    assert prepare(tmp_path, rows, equal) == first
     assert (first / "ours").exists()
-    others = {prepare(tmp_path, [*rows, rows[0]], tokenizer)}
-    file = write_jsonl(tmp_path / "d.jsonl", rows)
-    others.add(prepare_dataset([file], {"anchor": "d", "positive": "q"}, tokenizer, tmp_path / "cache"))
-    others.add(prepare_dataset([file], {"positive": "d", "anchor": "q"}, tokenizer, tmp_path / "cache"))
+
+    folders = [first, prepare(tmp_path, [*rows, rows[0]], columns)]
+    q, d = columns.values()
     shorter = tiny_model().tokenizer
     shorter.max_length = 16
-    others.add(prepare_dataset([file], COLUMNS, shorter, tmp_path / "cache"))
-    assert len(others | {first}) == 5
+    for specs in (
+        {"anchor": d, "positive": q},
+        {"positive": d, "anchor": q},
+        {"anchor": q, "positive": d._replace(prompt="x")},
+        {"anchor": q, "positive": d._replace(tokenizer=shorter)},
+        {"anchor": q},
+    ):
+        folders.append(prepare(tmp_path, rows, specs))
+    folders += [prepare(tmp_path, rows, columns, label) for label in ("label", "score")]
+    assert len(set(folders)) == len(folders) == 9
 
 
-def test_a_bad_row_leaves_nothing(tmp_path, rows, tokenizer):
-    rows[20]["d"] = 7
-    with pytest.raises(ValueError, match="row 21: 'd' is 7"):
-        prepare(tmp_path, rows, tokenizer)
+def test_made_again_when_the_label_file_changes(tmp_path, rows, columns):
+    folders = []
+    for name, value in (("a.npy", 0), ("a.npy", 1), ("b.npy", 1)):
+        np.save(tmp_path / name, np.full(25, value))
+        folders.append(prepare(tmp_path, rows, columns, str(tmp_path / name)))
+        assert Dataset(folders[-1]).labels(torch.tensor([3])).tolist() == [value]
+    assert len(set(folders)) == 3
+
+
+def test_the_ending_of_a_file_counts(tmp_path, columns):
+    """The same bytes can be read as csv and as tsv."""
+    texts = {}
+    for ending in ("csv", "tsv"):
+        file = tmp_path / f"d.{ending}"
+        file.write_text("q,q\td,d\nread,read\tfile,file\n")
+        texts[ending] = dataset_folder([file], columns, "", tmp_path)
+    assert texts["csv"] != texts["tsv"]
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "message"),
+    [
+        ({"d": 7}, "", "row 21: 'd' is 7, but a text is wanted"),
+        ({"label": "abc"}, "label", r'd\.jsonl, row 21: label is "abc", but the labels before are numbers'),
+        ({}, "score", "row 1: there is no column 'score', it has q, d, label"),
+    ],
+)
+def test_a_bad_row_leaves_nothing(tmp_path, rows, columns, change, label, message):
+    rows = [row | {"label": i} for i, row in enumerate(rows)]
+    rows[20] |= change
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, rows, columns, label)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_no_file(tmp_path, tokenizer):
-    with pytest.raises(ValueError, match=r"there is no file .*none\.jsonl"):
-        prepare_dataset([tmp_path / "none.jsonl"], COLUMNS, tokenizer, tmp_path / "cache")
+@pytest.mark.parametrize("labels", [np.zeros(24), np.zeros(26), np.full(25, np.nan), np.zeros((25, 2, 2))])
+def test_a_bad_label_file_leaves_nothing(tmp_path, rows, columns, labels):
+    np.save(tmp_path / "l.npy", labels)
+    with pytest.raises(ValueError, match=r"l\.npy"):
+        prepare(tmp_path, rows, columns, str(tmp_path / "l.npy"))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_corrupt_line_leaves_nothing(tmp_path, rows, columns, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 4)  # some chunks were written before
+    file = write_jsonl(tmp_path / "d.jsonl", rows)
+    lines = file.read_text().splitlines()
+    lines[17] = lines[17][:10]
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"d\.jsonl, line 18 is not JSON"):
+        prepare_dataset([file], columns, "", tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(("file", "label"), [("none.jsonl", ""), ("d.jsonl", "none.npy")])
+def test_no_file(tmp_path, rows, columns, file, label):
+    write_jsonl(tmp_path / "d.jsonl", rows)
+    with pytest.raises(ValueError, match=r"there is no file .*none\."):
+        prepare_dataset([tmp_path / file], columns, label and str(tmp_path / label), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("vocabulary", "dtype"), [(2**16, "uint16"), (2**16 + 1, "int32")])
-def test_ids_are_wide_enough(tmp_path, rows, tokenizer, monkeypatch, vocabulary, dtype):
-    monkeypatch.setattr(type(tokenizer), "vocab_size", property(lambda self: vocabulary))
-    folder = prepare(tmp_path, rows, tokenizer)
-    assert json.loads((folder / "meta.json").read_text())["dtype"] == dtype
-    ids = np.fromfile(folder / "anchor.ids", dtype)
-    assert ids.tolist() == tokenizer([row["q"] for row in rows]).input_ids.tolist()
+def test_waits_until_it_is_made(tmp_path, rows, columns):
+    files = [write_jsonl(tmp_path / "d.jsonl", rows)]
+    folder = dataset_folder(files, columns, "", tmp_path / "cache")
+    asked = []
+
+    def alive():
+        """The other process makes it when we have looked three times."""
+        asked.append((folder / "meta.json").exists())
+        if len(asked) == 3:
+            threading.Thread(target=prepare_dataset, args=(files, columns, "", tmp_path / "cache")).start()
+        return True
+
+    wait_for_dataset(folder, alive, seconds=0.01)
+    assert asked[:3] == [False] * 3
+    assert len(Dataset(folder)) == 25
+
+
+def test_does_not_wait_for_a_process_that_ended(tmp_path):
+    with pytest.raises(ValueError, match="set was not made: the process that prepares it has ended"):
+        wait_for_dataset(tmp_path / "set", lambda: False)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/meta.json").touch()
+    wait_for_dataset(tmp_path / "set", lambda: False)  # it ended, but made it

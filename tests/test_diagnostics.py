@@ -1,4 +1,4 @@
-"""Figures of a batch against loops, and at the ends of their scales."""
+"""Figures of a batch against loops, and at the ends of their scales; when a collapse is said."""
 
 import math
 
@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from minist.training.diagnostics import describe_batch, effective_rank, uniformity, warning
+from minist.training.diagnostics import ALIKE, APART, LOOKS, ROWS, CollapseWatch, describe_batch, effective_rank
+
+PAIRS = {"positive", "alignment", "negative", "accuracy"}
+ALONE = {"uniformity", "effective_rank"}
 
 
 def unit(seed, n, d):
@@ -14,25 +17,45 @@ def unit(seed, n, d):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+def by_loops(x, y):
+    """The definitions, of unit vectors."""
+    n = len(x)
+    cosines = x @ y.T
+    others = [cosines[i, j] for i in range(n) for j in range(n) if i != j]
+    spread = [math.exp(-2 * np.sum((y[i] - y[j]) ** 2)) for i in range(n) for j in range(i)]
+    values = np.linalg.svd(y, compute_uv=False)
+    shares = values / values.sum()
+    return {
+        "positive": np.mean(np.diag(cosines)),
+        "negative": np.mean(others),
+        "alignment": np.mean([np.sum((a - b) ** 2) for a, b in zip(x, y, strict=True)]),
+        "accuracy": np.mean([all(row[i] > row[j] for j in range(n) if j != i) for i, row in enumerate(cosines)]),
+        "uniformity": math.log(np.mean(spread)),
+        "effective_rank": math.exp(-np.sum(shares * np.log(shares))),
+    }
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_against_loops(seed):
     x, y = unit(seed, 9, 5), unit(seed + 10, 9, 5)
     y[:4] = x[:4]  # some pairs meet
     found = describe_batch([torch.tensor(x) * 3, torch.tensor(y) * 7])
-    cosines = x @ y.T
-    others = [cosines[i, j] for i in range(9) for j in range(9) if i != j]
-    spread = [math.exp(-2 * np.sum((y[i] - y[j]) ** 2)) for i in range(9) for j in range(i)]
-    values = np.linalg.svd(y, compute_uv=False)
-    shares = values / values.sum()
-    expected = {
-        "positive": np.mean(np.diag(cosines)),
-        "negative": np.mean(others),
-        "alignment": np.mean([np.sum((a - b) ** 2) for a, b in zip(x, y, strict=True)]),
-        "accuracy": np.mean([np.argmax(row) == i for i, row in enumerate(cosines)]),
-        "uniformity": math.log(np.mean(spread)),
-        "effective_rank": math.exp(-np.sum(shares * np.log(shares))),
-    }
-    assert found == pytest.approx(expected, abs=1e-5)
+    assert 0 < found["accuracy"] < 1
+    assert found == pytest.approx(by_loops(x, y), abs=1e-9)  # float64 stays float64
+
+
+def test_the_first_rows_of_a_large_batch():
+    x, y = unit(0, ROWS + 50, 6), unit(1, ROWS + 50, 6)
+    found = describe_batch([torch.tensor(x), torch.tensor(y)])
+    assert found == pytest.approx(by_loops(x[:ROWS], y[:ROWS]), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types(dtype):
+    """Their sums and squares would leave their range."""
+    x, y = (torch.tensor(unit(seed, 40, 64) * 3000).to(dtype) for seed in (0, 1))
+    wanted = describe_batch([x.double(), y.double()])
+    assert describe_batch([x, y]) == pytest.approx(wanted, abs=1e-3)
 
 
 def test_ends_of_the_scales():
@@ -40,19 +63,125 @@ def test_ends_of_the_scales():
     found = describe_batch([same, same])
     assert found["uniformity"] == pytest.approx(0, abs=1e-6)
     assert found["effective_rank"] == pytest.approx(1, abs=1e-3)
-    assert found["negative"] == pytest.approx(1)
-    assert effective_rank(torch.eye(4)) == pytest.approx(4, rel=1e-6)
-    assert uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-8)
+    assert (found["positive"], found["negative"]) == pytest.approx((1, 1))
+    assert found["alignment"] == pytest.approx(0)
+    apart = describe_batch([torch.eye(4), torch.eye(4)])
+    assert (apart["accuracy"], apart["negative"], apart["effective_rank"]) == pytest.approx((1, 0, 4))
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert describe_batch([opposite])["uniformity"] == pytest.approx(-8)
+    assert effective_rank(torch.diag(torch.tensor([3.0, 3.0, 0.0]))) == pytest.approx(2)
+    even = torch.randn(500, 1000, generator=torch.Generator().manual_seed(0))
+    assert describe_batch([even, even])["uniformity"] == pytest.approx(-4, abs=0.02)
 
 
-def test_one_row_one_column_other_numbers_of_rows():
-    x = torch.randn(1, 4)
-    assert describe_batch([x, x])["positive"] == pytest.approx(1)
-    assert set(describe_batch([torch.randn(5, 4)])) == {"uniformity", "effective_rank"}
-    assert set(describe_batch([torch.randn(5, 4), torch.randn(7, 4)])) == {"uniformity", "effective_rank"}
+def test_a_positive_that_is_there_twice_is_not_nearer_than_every_other():
+    x = torch.eye(3)
+    assert describe_batch([x, x[[0, 0, 2]]])["accuracy"] == pytest.approx(1 / 3)
 
 
-def test_collapse_is_said_once_it_is_there():
-    same = torch.ones(6, 4)
-    assert "training has collapsed" in warning(describe_batch([same, same]))
-    assert warning(describe_batch([torch.eye(4), torch.eye(4)])) == ""
+def test_what_cannot_be_said_is_left_out():
+    x = torch.randn(7, 4)
+    assert set(describe_batch([x, x])) == PAIRS | ALONE
+    assert set(describe_batch([x])) == ALONE
+    assert set(describe_batch([x[:1], x[:1]])) == {"positive", "alignment"}
+    for nothing in ([x[:1]], [x[:0], x[:0]], [x[:0]], []):
+        assert describe_batch(nothing) == {}
+
+
+def test_columns_that_are_no_pairs():
+    x, many = torch.randn(ROWS + 8, 4), torch.randn(ROWS + 9, 4)
+    assert set(describe_batch([x, many])) == ALONE  # though as many of each are looked at
+    assert set(describe_batch([x[:2], x[:2]], (None, torch.tensor([0, 2])))) == ALONE
+    assert set(describe_batch([x[:2], x[:2]], (None, None, torch.tensor([5, 2])))) == PAIRS | ALONE
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite(number):
+    x, broken = torch.randn(5, 4), torch.randn(5, 4)
+    broken[2, 1] = number
+    assert describe_batch([x, broken]) == describe_batch([broken, x]) == {}
+    assert describe_batch([x, x, broken]) != {}  # a column that is not looked at
+
+
+def test_vectors_of_zeros():
+    zeros = describe_batch([torch.zeros(5, 4), torch.zeros(5, 4)])
+    assert zeros == pytest.approx(
+        {"positive": 0, "negative": 0, "alignment": 0, "accuracy": 0, "uniformity": 0, "effective_rank": 1}
+    )
+    assert describe_batch([torch.zeros(5, 4), torch.eye(5, 4)])["alignment"] == pytest.approx(0.8)  # the last is 0 too
+
+
+def test_no_gradient_and_no_change():
+    x = torch.randn(5, 4, requires_grad=True)
+    before = x.detach().clone()
+    describe_batch([x, x])
+    assert torch.equal(x, before)
+
+
+# ---------------------------------------------------------------- collapse
+
+
+def batch(cosine, n=32, d=64, accurate=False):
+    """Pairs of texts whose mean cosine is about `cosine`; `accurate`: the two of a pair are the same."""
+    common, rest = math.sqrt(cosine), math.sqrt(1 - cosine)
+    columns = []
+    for seed in (0, 0 if accurate else 1):
+        own = torch.tensor(unit(seed, n, d - 1))
+        columns.append(torch.cat([torch.full((n, 1), common), rest * own], dim=1))
+    return columns
+
+
+ALIKE_BATCH, APART_BATCH, BETWEEN = (describe_batch(batch(cosine)) for cosine in (0.999, 0.3, 0.97))
+
+
+def test_the_thresholds_are_these_cosines():
+    for threshold, cosine in ((ALIKE, 0.99), (APART, 0.95)):
+        found = describe_batch(batch(cosine))
+        assert found["negative"] == pytest.approx(cosine, abs=1e-3)
+        assert found["uniformity"] == pytest.approx(threshold, abs=0.01)
+
+
+def said(watch, *figures):
+    return [bool(watch.see(f)) for f in figures]
+
+
+def test_a_collapse_is_said_once():
+    watch = CollapseWatch()
+    assert said(watch, *[ALIKE_BATCH] * 20) == [number == LOOKS - 1 for number in range(20)]
+
+
+def test_and_again_only_after_recovery():
+    watch = CollapseWatch()
+    assert any(said(watch, *[ALIKE_BATCH] * LOOKS))
+    assert not any(said(watch, *[BETWEEN, ALIKE_BATCH] * 20))  # to and fro about the threshold
+    assert said(watch, APART_BATCH, *[ALIKE_BATCH] * LOOKS) == [False] * LOOKS + [True]
+
+
+def test_texts_that_start_alike_and_part_have_not_collapsed():
+    watch = CollapseWatch()
+    assert not any(said(watch, *[*[ALIKE_BATCH] * (LOOKS - 1), APART_BATCH] * 5))
+
+
+def test_alike_but_told_apart():
+    """The angle between texts is small, and still every one finds its own."""
+    figures = describe_batch(batch(0.999, accurate=True))
+    assert figures["uniformity"] > ALIKE
+    assert figures["accuracy"] == 1.0
+    assert not any(said(CollapseWatch(), *[figures] * 20))
+
+
+def test_a_collapse_to_zeros_or_of_one_column():
+    for columns in ([torch.zeros(8, 4)] * 2, [torch.ones(8, 4)], [torch.ones(8, 4), torch.ones(9, 4)]):
+        assert any(said(CollapseWatch(), *[describe_batch(columns)] * LOOKS))
+
+
+def test_two_kinds_of_texts_are_no_collapse():
+    columns = [torch.eye(2).repeat_interleave(16, 0)] * 2
+    assert not any(said(CollapseWatch(), *[describe_batch(columns)] * 20))
+
+
+def test_batches_of_which_nothing_is_known():
+    watch = CollapseWatch()
+    one_row = describe_batch([torch.ones(1, 4)] * 2)
+    assert not any(said(watch, *[{}, one_row] * 20))
+    assert said(watch, *[ALIKE_BATCH, {}] * LOOKS)[-2]

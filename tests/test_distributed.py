@@ -13,7 +13,12 @@ from torch import multiprocessing, nn
 
 from minist import distributed
 from minist.batch import Batch
-from minist.losses import MultipleNegativesRankingLoss
+from minist.losses import DenoisingAutoEncoderLoss, MultipleNegativesRankingLoss
+from minist.models.sentence_transformer import SentenceTransformer
+from minist.modules.router import Router
+from minist.training.gradcache import gradcache
+from minist.training.objective import Objective
+from minist.training.token_step import attach_decoder, token_step
 
 WORLD = 2
 ROWS = [6, 5, 1]  # even, odd, and one that leaves a rank without a row
@@ -32,19 +37,67 @@ class Weighted(nn.Module):
         return MultipleNegativesRankingLoss()([x * self.weight for x in embeddings], batch)
 
 
-def step(model, n, rank, world):
-    """The loss of n rows, and all gradients, as train.py computes them."""
+def two_towers():
+    """Queries by one encoder, documents by another."""
+    query, document = tiny_model(), tiny_model(seed=1)
+    router = Router({"query": list(query.stack), "document": list(document.stack)}, "document")
+    return SentenceTransformer.from_modules([router], query.tokenizer)
+
+
+ROLES = ("query", "document", "document")
+
+
+def step(model, n, rank, world, budget=0, roles=()):
+    """The loss of n rows, and all gradients, as train.py computes them; `budget` > 0 in three phases."""
     loss, texts = Weighted(), sentences(3 * n, seed=n)
+    objective = Objective(loss, Batch())
     model.zero_grad()
     rows = torch.arange(n).tensor_split(world)[rank]
     columns = [model.tokenizer(texts[c * n : (c + 1) * n]).packed().take(rows) for c in range(3)]
-    wrapped = distributed.wrap(model)  # DDP must live until backward is done
-    gathered = [distributed.gather(x) for x in wrapped(columns)]
-    value = loss(gathered, Batch())
-    value.backward()
-    distributed.average_gradients(loss)
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-    return {"loss": value.detach(), "own": loss.weight.grad.clone(), "idle": loss.idle.grad} | gradients
+    mini_batches = sum(len(column.split(budget)) for column in columns) if budget else 1
+    if budget:
+        gradcache(lambda part, c: model([part], [roles[c]] if roles else ())[0], columns, objective, budget, 0)
+        distributed.average_gradients([*model.parameters(), *loss.parameters()])
+    else:
+        wrapped = distributed.wrap(model, has_routes=bool(model.routes))  # DDP must live until backward is done
+        objective(wrapped(columns, roles)).backward()
+        distributed.average_gradients(loss.parameters())
+    found = {"loss": objective.value, "own": loss.weight.grad, "idle": loss.idle.grad, "mini_batches": mini_batches}
+    return found | {name: p.grad for name, p in model.named_parameters()}
+
+
+CASES = {
+    **{n: (tiny_model, n, 0, ()) for n in ROWS},
+    "towers": (two_towers, 5, 0, ROLES),
+    "phases": (tiny_model, 5, 12, ()),
+    "phases of towers": (two_towers, 5, 12, ROLES),
+    "phases of one row": (two_towers, 1, 30, ROLES),  # a rank without a row has no mini-batch
+}
+
+
+def run_case(case, rank, world):
+    make, n, budget, roles = CASES[case]
+    return step(make().double().train(), n, rank, world, budget, roles)
+
+
+def write_texts(n, rank, world, budget=0):
+    """The same of a step of the other kind, which sums over tokens. DDP is there, and had a step of its own before."""
+    model, loss, texts = tiny_model().double().train(), DenoisingAutoEncoderLoss(), sentences(n, seed=n)
+    torch.manual_seed(4)
+    attach_decoder(loss, model, (None, None), None)
+    loss.double()
+    columns = [model.tokenizer([text[i:] for text in texts]).packed() for i in (4, 0)]
+    columns = tuple(column.take(torch.arange(n).tensor_split(world)[rank]) for column in columns)
+    objective = Objective(loss, Batch(columns, (None, None)), 0.5)
+    wrapped = distributed.wrap(model, has_routes=False)
+    sum(x.square().sum() for x in wrapped(columns)).backward()
+    model.zero_grad()
+    token_step(model, objective, budget, None, torch.amp.GradScaler("cpu", enabled=False))
+    named = [*model.named_parameters(), *loss.named_parameters()]
+    return {"loss": objective.value} | {name: p.grad for name, p in named}
+
+
+TOKEN_CASES = {"tokens": (5, 0), "tokens in mini-batches": (6, 25), "tokens of one row": (1, 0)}
 
 
 def gather_parts():
@@ -70,10 +123,17 @@ def rank_work(rank, port, folder):
         (together**2 * weights).sum().backward()
         found["gather"].append((together.detach(), own.grad))
     found["integers"] = distributed.gather(torch.arange(rank + 1))
-    for n in ROWS:
+    found["agree"] = [distributed.agree(wish, torch.device("cpu")) for wish in (False, rank == 1, True)]
+    found["same"] = nn.Parameter(torch.full((2,), float(rank)))
+    distributed.same_start([found["same"]])
+    for case in CASES:
         torch.save(found, folder / f"{rank}.pt")  # what there is, should the next case fail
         distributed.barrier()
-        found[n] = step(tiny_model().double().train(), n, rank, WORLD)
+        found[case] = run_case(case, rank, WORLD)
+    for case, (n, budget) in TOKEN_CASES.items():
+        torch.save(found, folder / f"{rank}.pt")
+        distributed.barrier()
+        found[case] = write_texts(n, rank, WORLD, budget)
     torch.save(found, folder / f"{rank}.pt")
     distributed.barrier()
     distributed.stop()
@@ -124,31 +184,64 @@ def test_gather_hands_each_rank_its_own_gradient_times_the_world(ranks, case):
         torch.testing.assert_close(found["gather"][case][1], own, atol=EXACT, rtol=0)
 
 
-@pytest.mark.parametrize("n", ROWS)
-def test_two_ranks_are_one(ranks, n):
-    expected = step(tiny_model().double().train(), n, 0, 1)
-    assert sum(g.abs().max() > 1e-6 for g in expected.values() if g is not None) > 20  # there is something to compare
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_are_one(ranks, case):
+    make, n, _, roles = CASES[case]
+    expected = step(make().double().train(), n, 0, 1, 0, roles)  # one process, one pass
+    assert sum(torch.is_tensor(g) and g.abs().max() > 1e-6 for g in expected.values()) > 20  # there is a gradient
     for found in ranks:
-        assert n in found, found["error"]
-        for name, value in expected.items():
-            if name != "idle":
-                torch.testing.assert_close(
-                    found[n][name], value, atol=EXACT, rtol=0, msg=lambda m, name=name: f"{name}: {m}"
-                )
+        assert case in found, found["error"]
+        for name in expected.keys() - {"idle", "mini_batches"}:
+            torch.testing.assert_close(
+                found[case][name], expected[name], atol=EXACT, rtol=0, msg=lambda m, name=name: f"{name}: {m}"
+            )
+
+
+@pytest.mark.parametrize("case", TOKEN_CASES)
+def test_two_ranks_write_as_one(ranks, case):
+    n, _ = TOKEN_CASES[case]
+    expected = write_texts(n, 0, 1)  # one process, one pass
+    assert sum(torch.is_tensor(g) and g.abs().max() > 1e-6 for g in expected.values()) > 20
+    for found in ranks:
+        assert case in found, found["error"]
+        torch.testing.assert_close(found[case], expected, atol=EXACT, rtol=0)
+
+
+def test_ranks_had_different_numbers_of_mini_batches(ranks):
+    for case in ("phases", "phases of towers", "phases of one row"):
+        one, two = (found[case]["mini_batches"] for found in ranks)
+        assert one != two
 
 
 def test_a_parameter_without_gradient_is_left_alone(ranks):
     assert all(found[6]["idle"] is None for found in ranks)
 
 
+def test_agreement(ranks):
+    assert all(found["agree"] == [False, True, True] for found in ranks)
+    assert all(found["same"].tolist() == [0.0, 0.0] for found in ranks)
+
+
 def test_one_process_needs_no_group():
     x, model = torch.randn(3, 2), nn.Linear(2, 2)
     assert distributed.gather(x) is x
-    assert distributed.wrap(model) is model
+    assert distributed.wrap(model, has_routes=True) is model
     assert (distributed.rank(), distributed.world_size(), distributed.total(2.5)) == (0, 1, 2.5)
     model(x).sum().backward()
     before = model.weight.grad.clone()
-    distributed.average_gradients(model)
+    distributed.average_gradients(model.parameters())
     assert torch.equal(model.weight.grad, before)
     distributed.barrier()
     distributed.stop()
+
+
+def test_a_file_is_prepared_once(tmp_path):
+    file, calls = tmp_path / "x", []
+    for _ in range(2):
+        distributed.prepare_once(file, lambda: calls.append(file.write_text("x")))
+    assert len(calls) == 1
+
+
+def test_an_error_of_ours_is_no_lost_rank():
+    with pytest.raises(RuntimeError, match=r"^mine$"), distributed.contact("step 3"):
+        raise RuntimeError("mine")

@@ -130,8 +130,8 @@ def attention_inputs(dtype, device="cpu", lengths=LENGTHS):
     return packed, qkv, bias.requires_grad_()
 
 
-def naive(q, k, v, packed, bias, window=None):
-    """softmax(q k^T / sqrt(D/H) + bias) v, one text after the other, over the tokens within the window."""
+def naive(q, k, v, packed, bias, window=None, causal=False):
+    """softmax(q k^T / sqrt(D/H) + bias) v, one text after the other, over the tokens within the window or so far."""
     outputs = []
     for qt, kt, vt in zip(*(x.split(packed.lengths.tolist()) for x in (q, k, v)), strict=True):
         scores = torch.einsum("ihd,jhd->hij", qt, kt) / qt.shape[-1] ** 0.5
@@ -140,15 +140,18 @@ def naive(q, k, v, packed, bias, window=None):
         if window is not None:
             far = [[abs(i - j) > window for j in range(len(qt))] for i in range(len(qt))]
             scores = scores.masked_fill(torch.tensor(far, device=q.device), float("-inf"))
+        if causal:
+            later = [[j > i for j in range(len(qt))] for i in range(len(qt))]
+            scores = scores.masked_fill(torch.tensor(later, device=q.device), float("-inf"))
         outputs.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), vt))
     return torch.cat(outputs)
 
 
-def check_branch(branch, packed, qkv, bias=None, window=None):
+def check_branch(branch, packed, qkv, bias=None, window=None, causal=False):
     """Values and gradients."""
     inputs, dtype = qkv if bias is None else [*qkv, bias], qkv[0].dtype
     weights = torch.linspace(-1, 1, 24, dtype=dtype).view(HEADS_AND_WIDTH)  # so that every output counts differently
-    wanted, given = naive(*qkv, packed, bias, window), branch(*qkv, packed, bias, window, 0.0)
+    wanted, given = naive(*qkv, packed, bias, window, causal), branch(*qkv, packed, bias, window, causal, 0.0)
     torch.testing.assert_close(given, wanted, atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=0)
     gradients = [torch.autograd.grad((x * weights).sum(), inputs) for x in (given, wanted)]
     torch.testing.assert_close(*gradients, atol=3e-6 if dtype == torch.float32 else 1e-12, rtol=0)
@@ -168,6 +171,20 @@ def test_windows_equal_the_definition(branch, window):
     for dtype in (torch.float32, torch.float64):
         packed, qkv, _ = attention_inputs(dtype)
         check_branch(branch, packed, qkv, window=window)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("branch", [_padded, _runs])
+def test_causal_equals_the_definition(branch, dtype):
+    packed, qkv, _ = attention_inputs(dtype)
+    check_branch(branch, packed, qkv, causal=True)
+
+
+def test_causal_of_the_function():
+    packed, qkv, _ = attention_inputs(torch.float64)
+    found = attention(*qkv, packed, causal=True)
+    torch.testing.assert_close(found, naive(*qkv, packed, None, causal=True), atol=1e-12, rtol=0)
+    assert not torch.allclose(found, attention(*qkv, packed))
 
 
 @pytest.mark.parametrize("window", [3, 64])
@@ -211,7 +228,7 @@ def test_every_query_sees_a_key(branch, monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
     monkeypatch.setattr(attention_file, "_block", lambda window: 8)
     packed, qkv, _ = attention_inputs(torch.float32, lengths=[49, 1, 50, 77])
-    branch(*qkv, packed, None, 2, 0.0)
+    branch(*qkv, packed, None, 2, False, 0.0)
     assert rows
     assert all(rows)
 
@@ -246,12 +263,13 @@ def test_dropout_is_applied(window, lengths):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("window", [None, 3, 64])
+@pytest.mark.parametrize(("window", "causal"), [(None, False), (3, False), (64, False), (None, True)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_varlen_flash_equals_the_definition(dtype, window):
+def test_varlen_flash_equals_the_definition(dtype, window, causal):
     packed, qkv, _ = attention_inputs(dtype, "cuda", LENGTHS if window is None else LONG)
     wide = [x.detach().float().requires_grad_() for x in qkv]
-    given, wanted = _varlen_flash(*qkv, packed, window), naive(*wide, packed, None, window)
+    given = _varlen_flash(*qkv, packed, window, causal)
+    wanted = naive(*wide, packed, None, window, causal)
     torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
     gradients = torch.autograd.grad(given.float().pow(2).sum(), qkv)
     torch.testing.assert_close(
@@ -440,6 +458,51 @@ def test_dropout_of_an_encoder(model_type):
         assert torch.equal(encoder(tiny_texts()), encoder(tiny_texts()))
         encoder.train()
         assert not torch.equal(encoder(tiny_texts()), encoder(tiny_texts())), rate
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_layers_that_run_again_in_backward(model_type):
+    """Gradient checkpointing: the same gradients, the same dropout, and no activation inside a layer is kept."""
+    rates = dict.fromkeys([name for name in asdict(tiny_config(model_type)) if "dropout" in name], 0.3)
+    encoder, packed = tiny_encoder(model_type, **rates).double().train(), tiny_texts()
+    alive = []
+    for layer in encoder.layers:
+        layer.up.register_forward_hook(lambda module, given, output: alive.append(weakref.ref(output)))
+
+    def step(recompute):
+        alive.clear()
+        encoder.zero_grad()
+        encoder.checkpoint_layers = recompute
+        torch.manual_seed(3)
+        *_, before, output = encoder.hidden_states(packed)
+        kept = [x() is not None for x in alive]
+        (output.sin().sum() + before.cos().sum()).backward()  # also the state below the last is used
+        return kept, len(alive), {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+
+    kept, runs, wanted = step(recompute=False)
+    assert (any(kept), runs) == (True, 4)
+    kept, runs, found = step(recompute=True)
+    assert (any(kept), runs) == (False, 8)
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+    encoder.checkpoint_layers = False
+    alive.clear()
+    torch.manual_seed(4)
+    encoder(packed).sin().sum().backward()
+    assert not torch.allclose(wanted["layers.0.up.weight"], encoder.layers[0].up.weight.grad)  # the dropout matters
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_layers_run_once_without_gradients(model_type):
+    encoder, packed = tiny_encoder(model_type), tiny_texts()
+    assert encoder.checkpoint_layers is False
+    wanted = encoder(packed)
+    encoder.checkpoint_layers = True
+    assert torch.equal(encoder(packed), wanted)
+    with torch.no_grad():
+        assert torch.equal(encoder(packed), wanted)
+        assert not encoder(packed).requires_grad
+    encoder.keep_layers([0, 2])
+    assert encoder.checkpoint_layers
 
 
 # ---------------------------------------------------------------- configs

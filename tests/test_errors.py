@@ -314,9 +314,13 @@ TRAIN = {
     "unknown key": (lambda: replace("batch_size", "batchsize"), (), ["no key 'batchsize'", "nearest is 'batch_size'"]),
     "wrong type": (lambda: replace("batch_size = 4", 'batch_size = "4"'), (), ["batch_size", "type int", "'4'"]),
     "unknown table": (lambda: append("[trian]\nx = 1\n"), (), ["no key 'trian'", "nearest is 'train'"]),
-    "unknown loss": (lambda: replace('"Multiple', '"Many'), (), ["'ManyNegativesRankingLoss', known are Multiple"]),
+    "unknown loss": (
+        lambda: replace('"Multiple', '"Many'),
+        (),
+        ["'ManyNegativesRankingLoss', known are", "MultipleNegativesRankingLoss"],
+    ),
     "loss is a number": (
-        lambda: replace('name = "MultipleNegativesRankingLoss"', "name = 3"), (), ["loss in [[data]] is 3"]
+        lambda: replace('name = "MultipleNegativesRankingLoss"', "name = 3"), (), ["loss in [[data]] train is 3"]
     ),
     "unknown loss argument": (lambda: replace("scale", "scael"), (), ["no argument 'scael', it takes scale"]),
     "loss argument of the wrong type": (lambda: replace("20.0", '"high"'), (), ["scale", "high"]),

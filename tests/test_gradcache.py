@@ -82,6 +82,37 @@ def test_a_rank_without_rows_has_zero_gradients():
     assert all(torch.equal(g, torch.zeros_like(g)) for g in found.values())
 
 
+@pytest.mark.parametrize("max_tokens", [40, 10**6])
+def test_together_with_layers_that_run_again(max_tokens):
+    model, columns = model_and_columns(torch.float64, dropout=0.3)
+    wanted = gradients(model, lambda: three_phases(model, columns, max_tokens))
+    model.stack[0].checkpoint_layers = True
+    found = gradients(model, lambda: three_phases(model, columns, max_tokens))
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+
+
+def test_frozen_weights():
+    """Some of them, and all of the way to the embeddings: then only the loss learns."""
+    model, columns = model_and_columns(torch.float64)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("layers.1" in name)
+    found = gradients(model, lambda: three_phases(model, columns, 40))
+    wanted = gradients(model, lambda: one_pass(model, columns))
+    assert found[1]["stack.0.layers.0.qkv.weight"] is None
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+
+    model.requires_grad_(False)
+    scale = torch.ones(16, dtype=torch.float64, requires_grad=True)
+
+    def scaled(embeddings, batch):
+        return LOSS([x * scale for x in embeddings], batch)
+
+    three_phases(model, columns, 40, scaled)
+    found, scale.grad = scale.grad, None
+    one_pass(model, columns, scaled)
+    torch.testing.assert_close(found, scale.grad, atol=1e-12, rtol=0)
+
+
 def test_a_column_that_the_loss_does_not_use():
     model, columns = model_and_columns(torch.float64)
 

@@ -26,7 +26,7 @@ ARROWS = {
     "encoders": BOTTOM,
     "modules": (*BOTTOM, "encoders"),
     "models": (*BOTTOM, "encoders", "modules"),
-    "losses": ("batch", "similarity"),
+    "losses": ("batch", "similarity", "data.packed", "modules"),
     "retrieval": ("similarity",),
     "evaluation": (*MODELS, "retrieval"),
     "training": (*MODELS, "losses", "retrieval", "evaluation"),

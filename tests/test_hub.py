@@ -173,6 +173,7 @@ def snapshot(tmp_path, *modules):
         ("Dense", ["config.json", WEIGHTS]),
         ("SomethingNew", ["config.json", WEIGHTS]),
         ("Router", ["router_config.json"]),
+        ("Asym", ["config.json"]),
     ],
 )
 def test_what_a_module_is_not_read_without(tmp_path, kind, needed):
@@ -470,6 +471,18 @@ def test_a_router(hub):
     files |= {"doc_0_B/router_config.json": b'{"types": {"c": "Pooling"}}', "doc_0_B/c/config.json": b"{}"}
     hub.add(NAME, files | {"doc_0_B/readme.txt": b"", "other/config.json": b"{}"})
     assert content(folder := find_model(NAME)) == files
+    hub.requests.clear()
+    assert find_model(NAME) == folder
+    assert hub.requests == []
+
+
+def test_a_router_of_version_4(hub):
+    routes = b'{"types": {"140_Dense": "sentence_transformers.models.Dense"}}'
+    entries = [{"path": "", "type": "StaticEmbedding"}, {"path": "1_Asym", "type": "sentence_transformers.models.Asym"}]
+    files = {"modules.json": json.dumps(entries).encode(), "tokenizer.json": b"{}", "model.safetensors": b"s"}
+    files |= {"1_Asym/config.json": routes, "1_Asym/140_Dense/config.json": b"{}"}
+    hub.add(NAME, files | {"1_Asym/140_Dense/model.safetensors": b"d", "other/config.json": b"{}"})
+    assert content(folder := find_model(NAME)) == files | {"1_Asym/140_Dense/model.safetensors": b"d"}
     hub.requests.clear()
     assert find_model(NAME) == folder
     assert hub.requests == []

@@ -101,7 +101,8 @@ def entry(tmp_path):
     rows = [{"q": text, "d": f"{text} {text}", "n": 1} for text in dict.fromkeys(sentences(30, seed=4))]
     file = write_jsonl(tmp_path / "held.jsonl", rows)
     columns = {"query": "q", "document": "d"}
-    return EvalConfig("InformationRetrievalEvaluator", columns, "held", [str(file)], bm25=True, searches=["sort list"])
+    about = {"columns": columns, "evaluator": "InformationRetrievalEvaluator", "name": "held", "files": [str(file)]}
+    return EvalConfig(**about, bm25=True, searches=["sort list"])
 
 
 def test_entry(entry):

@@ -1,128 +1,94 @@
-"""Losses against their formulas, recorded numbers of the real library, and numeric gradients."""
+"""What holds for every loss there is: it is on the shelf, has a slow definition, and says what it takes."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
-from models import DATA
+from shelf import OF_TOKENS, SHELF, WRAPPER_LOSSES, random_columns, total
 from slow_losses import SLOW
 
 from minist import Batch, losses
-from minist.losses import MultipleNegativesRankingLoss
-
-ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
-OPTIONS = {
-    "default": {},
-    "dot": {"similarity_fct": "dot", "scale": 1.0},
-    "symmetric": {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
-    "with_queries": {"directions": ("query_to_doc", "query_to_query")},
-    "with_documents": {"directions": ("query_to_doc", "doc_to_doc")},
-    "everything": {"directions": ALL_DIRECTIONS},
-}
-HARDNESS = {
-    mode: {"hardness_mode": mode, "hardness_strength": 5.0}
-    for mode in ("in_batch_negatives", "hard_negatives", "all_negatives")
-} | {"hard_everything": {"directions": ALL_DIRECTIONS, "hardness_mode": "all_negatives", "hardness_strength": 9.0}}
-
-
-def random_columns(seed, columns, rows=4, width=6):
-    generator = torch.Generator().manual_seed(seed)
-    shape = (rows, width)
-    return [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(columns)]
+from minist.losses.checks import check_columns, counts_of, text_rows
 
 
 def test_every_loss_has_a_slow_definition():
-    assert set(SLOW) == set(losses.__all__)
+    assert set(SLOW) == set(losses.__all__) - WRAPPER_LOSSES - OF_TOKENS  # their formulas are in test_invariances.py
 
 
-@pytest.mark.parametrize("columns", [2, 3, 4])
-@pytest.mark.parametrize("options", (OPTIONS | HARDNESS).values(), ids=OPTIONS | HARDNESS)
-def test_equals_the_slow_definition(options, columns):
-    embeddings = random_columns(columns, columns)
-    fast = MultipleNegativesRankingLoss(**options)(embeddings, Batch())
-    slow = SLOW["MultipleNegativesRankingLoss"](embeddings, **options)
-    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(
-        torch.autograd.grad(fast, embeddings), torch.autograd.grad(slow, embeddings), rtol=1e-10, atol=1e-10
-    )
+def test_every_loss_is_on_the_shelf():
+    assert {example.loss for example in SHELF} | WRAPPER_LOSSES | OF_TOKENS == set(losses.__all__)
 
 
-# hardness is left out: it is meant to have no gradient, so its numeric gradient is another one
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_gradcheck(options):
-    loss = MultipleNegativesRankingLoss(**options)
-    assert torch.autograd.gradcheck(lambda *columns: loss(columns, Batch()), random_columns(0, 3))
-
-
-@pytest.mark.parametrize("options", (OPTIONS | HARDNESS).values(), ids=OPTIONS | HARDNESS)
-def test_a_better_pair_lowers_the_loss(options):
-    """All vectors are orthogonal, so only the similarity of the one pair changes."""
-    loss = MultipleNegativesRankingLoss(**options)
-    vectors = torch.linalg.qr(torch.randn(64, 18, generator=torch.Generator().manual_seed(0))).Q.T
-    queries, positives, negatives = vectors.split(6)
-    values = []
-    for share in (0.4, 0.2, 0.0, -0.2):
-        changed = positives.clone()
-        changed[0] += share * queries[0]
-        values.append(loss([queries, changed, negatives], Batch()).item())
-    assert values == sorted(set(values))
-
-
-RECORDED = json.loads((DATA / "losses_mnrl.json").read_text("utf-8"))["cases"]
-
-
-def recorded_options(name):
-    """mnrl_dir[a+b]_joint, mnrl_hardness_<mode>_5, mnrl_dot_scale1; the others have no options."""
-    if name.startswith("mnrl_dir["):
-        directions, mode = name.removeprefix("mnrl_dir[").split("]_")
-        return {"directions": tuple(directions.split("+")), "partition_mode": mode}
-    if name.startswith("mnrl_hardness_"):
-        return {"hardness_mode": name.removeprefix("mnrl_hardness_").removesuffix("_5"), "hardness_strength": 5.0}
-    return {
-        "mnrl_dot_scale1": {"similarity_fct": "dot", "scale": 1.0},
-        "mnrl_pair": {},
-        "mnrl_triplet": {},
-        "mnrl_2neg": {},
-    }[name]
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_recorded_value_and_gradients(name):
-    case = RECORDED[name]
-    columns = [np.random.RandomState(seed).randn(6, 8).astype(np.float32) for seed in case["columns"]]
-    embeddings = [torch.from_numpy(column).requires_grad_() for column in columns]
-    value = MultipleNegativesRankingLoss(**recorded_options(name))(embeddings, Batch())
+@pytest.mark.parametrize("example", SHELF, ids=str)
+def test_examples_are_taken(example):
+    embeddings = random_columns(example.columns)
+    value = total(example.make().double()(embeddings, example.batch(4)))
+    assert value.shape == ()
     value.backward()
-    assert value.item() == pytest.approx(case["loss"], rel=1e-5)
-    for column, recorded in zip(embeddings, case["grad"], strict=True):
-        np.testing.assert_allclose(column.grad.numpy(), recorded, atol=1e-5, rtol=0)
+    assert all(column.grad is not None and column.grad.abs().max() > 0 for column in embeddings)
+
+
+@pytest.mark.parametrize("example", SHELF, ids=str)
+def test_mistakes_are_answered_with_what_is_taken(example):
+    loss, batch = example.make(), example.batch(4)
+    says = f"{example.loss} takes {loss.columns}, labels {loss.labels}; got "
+    with pytest.raises(ValueError) as no_columns:
+        loss([], batch)
+    assert str(no_columns.value).startswith(says + "0 columns and ")
+    with pytest.raises(ValueError) as odd_labels:
+        loss(random_columns(example.columns), batch._replace(labels=torch.zeros(4, 1, 1, 1)))
+    assert str(odd_labels.value).startswith(says)
+    assert str(odd_labels.value).endswith("and labels of shape [4, 1, 1, 1]")
+
+
+@pytest.mark.parametrize("example", [example for example in SHELF if example.columns > 1], ids=str)
+def test_columns_have_the_same_rows(example):
+    embeddings = random_columns(example.columns)
+    with pytest.raises(ValueError, match="3 embeddings for 4 rows"):
+        example.make().double()([*embeddings[:-1], embeddings[-1][:3]], example.batch(4))
+
+
+# ---------------------------------------------------------------- the check itself
+
+
+class Takes:
+    columns = "two texts"
+    labels = "numbers [rows], or none"
+
+
+def check(columns, labels=None, counts=(), **options):
+    batch = Batch(labels=labels, counts=counts)
+    check_columns(Takes(), [torch.zeros(n, 2) for n in columns], batch, least=2, most=3, **options)
+
+
+def test_what_is_allowed_passes():
+    check([4, 4])
+    check([4, 4, 4], labels=torch.zeros(4), label_dims=(0, 1))
+    check([4, 4], label_dims=(0, 1))
+    check([2, 2, 5], counts=(None, None, torch.tensor([0, 5])), lists_from=2)
+    check([5, 2], counts=(torch.tensor([1, 4]), None), labels=torch.zeros(2, 3), label_dims=(2,), lists_from=0)
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("says", "columns", "options"),
     [
-        {"scale": 0.0},
-        {"scale": -1.0},
-        {"similarity_fct": "cosinus"},
-        {"directions": ()},
-        {"directions": ("doc_to_query",)},
-        {"directions": ("query_to_doc", "doc_to_dock")},
-        {"partition_mode": "separate"},
-        {"partition_mode": "per_direction", "directions": ("query_to_doc", "query_to_query")},
-        {"partition_mode": "per_direction", "directions": ("query_to_doc", "doc_to_doc")},
-        {"hardness_mode": "hard", "hardness_strength": 5.0},
-        {"hardness_mode": "hard_negatives"},
-        {"hardness_strength": 5.0},
-        {"hardness_mode": "hard_negatives", "hardness_strength": -1.0},
+        ("Takes takes two texts, labels numbers .rows., or none; got 1 column and no labels", [4], {}),
+        ("got 4 columns and no labels", [4] * 4, {}),
+        (r"got 2 columns and labels of shape \[4\]$", [4, 4], {"labels": torch.zeros(4)}),
+        ("got 2 columns and no labels", [4, 4], {"label_dims": (1,)}),
+        (r"labels of shape \[4, 1\]$", [4, 4], {"labels": torch.zeros(4, 1), "label_dims": (0, 1)}),
+        ("there are 3 labels for 4 rows", [4, 4], {"labels": torch.zeros(3), "label_dims": (1,)}),
+        ("column 2 has 3 embeddings for 4 rows", [4, 3], {}),
+        ("one text per cell in column 2, not a list", [2, 5], {"counts": (None, torch.tensor([0, 5]))}),
+        ("column 2, not a list", [2, 5], {"counts": (None, torch.tensor([0, 5])), "lists_from": 2}),
+        ("column 2 has 5 embeddings for 3 rows", [3, 5], {"counts": (None, torch.tensor([0, 5])), "lists_from": 1}),
     ],
-    ids=str,
 )
-def test_bad_options(options):
-    with pytest.raises(ValueError):
-        MultipleNegativesRankingLoss(**options)
+def test_what_is_not_is_said(says, columns, options):
+    with pytest.raises(ValueError, match=says):
+        check(columns, **options)
 
 
-def test_one_column_is_too_few():
-    with pytest.raises(ValueError, match="1 column"):
-        MultipleNegativesRankingLoss()(random_columns(0, 1), Batch())
+def test_rows_of_texts():
+    assert text_rows(torch.zeros(3, 2), None).tolist() == [0, 1, 2]
+    assert text_rows(torch.zeros(6, 2), torch.tensor([2, 0, 3, 1])).tolist() == [0, 0, 2, 2, 2, 3]
+    assert counts_of(Batch(), 1) is None
+    assert counts_of(Batch(counts=(None, torch.tensor([1]))), 1).tolist() == [1]

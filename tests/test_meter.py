@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from minist import progress
+from minist.data.packed import Packed
 from minist.training import meter as module
 from minist.training.meter import Meter
+
+COLUMNS = [Packed.of(torch.arange(20), torch.tensor([5] * 4)), Packed.of(torch.arange(30), torch.tensor([6, 8, 9, 7]))]
 
 
 @pytest.fixture
@@ -19,10 +22,10 @@ def clock(monkeypatch):
 def test_means_since_the_last_reading(clock):
     meter = Meter(10, 0)
     for loss in (1.0, 2.0, 6.0):
-        meter.count(torch.tensor(loss, requires_grad=True), texts=8, tokens=50)
+        meter.count(torch.tensor(loss, requires_grad=True), COLUMNS)
     clock[0] += 2
     assert meter.read() == {"loss": 3.0, "texts_per_second": 12.0, "tokens_per_second": 75.0}
-    meter.count(torch.tensor(5.0), texts=8, tokens=50)
+    meter.count(torch.tensor(5.0), COLUMNS)
     clock[0] += 4
     assert meter.read() == {"loss": 5.0, "texts_per_second": 2.0, "tokens_per_second": 12.5}
 
@@ -31,8 +34,11 @@ def test_line_of_a_resumed_run(clock):
     meter = Meter(total=100, step=40)
     clock[0] += 20  # 10 steps in 20 s: 50 more take 100 s
     record = {"step": 50, "loss": 1.5, "learning_rate": 1e-3, "grad_norm": 2.0}
-    line = meter.line(record | {"texts_per_second": 1234.0, "tokens_per_second": 56789.0})
-    assert line == "step  50/100  loss 1.5000  lr 1.00e-03  grad 2.00  1,234 texts/s  56,789 tokens/s  1:40 left"
+    record |= {"texts_per_second": 1234.0, "tokens_per_second": 56789.0}
+    line = "step  50/100  loss 1.5000  lr 1.00e-03  grad 2.00  1,234 texts/s  56,789 tokens/s  1:40 left"
+    assert meter.lines(record) == [line]
+    more = {"accuracy": 0.25, "cut_anchor": 3}
+    assert meter.lines(record | more) == [line, " " * 14 + "accuracy 0.250  cut_anchor 3"]
 
 
 @pytest.mark.parametrize(("show", "seen"), [(True, True), (False, False), (None, False)])

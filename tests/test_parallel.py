@@ -96,11 +96,11 @@ def test_texts_are_shared_out(model, monkeypatch):
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
     for count in (1, 15, 16, 17, 100):
         jobs.clear()
-        assert list(embed_on(TWO, model, range(count), "p: ", 9)) == []
+        assert list(embed_on(TWO, model, range(count), "p: ", 9, "query")) == []
         processes, *parts = jobs
         assert processes == 2
-        assert [i for part, prompt, tokens in parts for i in part] == list(range(count))
-        assert {part[1:] for part in parts} == {("p: ", 9)}
+        assert [i for part, *_ in parts for i in part] == list(range(count))
+        assert {part[1:] for part in parts} == {("p: ", 9, "query")}
         assert len(parts) <= 2 * SHARES
         sizes = [len(part[0]) for part in parts]
         assert set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0]

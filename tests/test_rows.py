@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minist.data.rows import file_kind, read_lines, read_rows, read_texts
+from minist.data.rows import TextCells, file_kind, read_lines, read_places, read_rows, read_texts
 
 ROWS = [
     {"a": "plain", "b": "two words"},
@@ -101,3 +101,52 @@ def test_no_file(tmp_path):
 @pytest.mark.parametrize("name", ["a.jsonl", "A.JSONL", "a.jsonl.gz", "a.b.Jsonl.GZ"])
 def test_kinds_of_files(name):
     assert file_kind(Path(name)) == ".jsonl"
+
+
+def write_cells(tmp_path, *files):
+    paths = [tmp_path / f"{i}.jsonl" for i in range(len(files))]
+    for path, cells in zip(paths, files, strict=True):
+        path.write_text("".join(json.dumps({"a": cell}) + "\n" for cell in cells))
+    return list(read_places(paths, ["a"]))
+
+
+def test_places_of_several_files(tmp_path):
+    places = write_cells(tmp_path, ["x", "y"], ["z"])
+    assert [(place.file.name, place.number, place.row["a"]) for place in places] == [
+        ("0.jsonl", 1, "x"),
+        ("0.jsonl", 2, "y"),
+        ("1.jsonl", 1, "z"),
+    ]
+
+
+def test_cells_that_are_texts(tmp_path):
+    cells = TextCells("a")
+    texts, counts = cells.read(write_cells(tmp_path, ["x", ""], ["z"]))
+    assert (texts, counts.tolist(), cells.are_lists) == (["x", "", "z"], [1, 1, 1], False)
+
+
+def test_cells_that_are_lists(tmp_path):
+    cells = TextCells("a")
+    texts, counts = cells.read(write_cells(tmp_path, [[], ["x", ""]], [["z"]]))
+    assert (texts, counts.tolist(), cells.are_lists) == (["x", "", "z"], [0, 2, 1], True)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ([["x"], ["y"]], [[], "z"]),
+            r"1\.jsonl, row 2: 'a' is \"z\", but a list of texts is wanted, as in the first row",
+        ),
+        (([["x"], None],), "row 2: 'a' is null, but a list of texts is wanted"),
+        ((["x", ["y"]],), r"row 2: 'a' is \[\"y\"\], but a text is wanted"),
+        (([["x", 3]],), "row 1: 'a' is 3, but a text is wanted"),
+        (([["x", "\ud800"]],), "row 1: 'a' holds half a character"),
+        (([{"b": 1}],), r"row 1: 'a' is {\"b\": 1}, but a text is wanted"),
+    ],
+)
+def test_cells_that_do_not_fit(tmp_path, files, message):
+    cells = TextCells("a")
+    with pytest.raises(ValueError, match=message):
+        for place in write_cells(tmp_path, *files):
+            cells.read([place])

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from minist.similarity import PAIRWISE_SIMILARITIES, SIMILARITIES, pairwise_similarity, similarity
+from minist.similarity import (
+    DISTANCES,
+    PAIRWISE_SIMILARITIES,
+    SIMILARITIES,
+    distance,
+    pairwise_angle,
+    pairwise_distance,
+    pairwise_similarity,
+    similarity,
+)
 
 # recorded from sentence-transformers 6.2, on random(1, 3, 8) with random(2, 4, 8), and with random(3, 3, 8)
 RECORDED = {
@@ -82,7 +91,57 @@ def test_both_tables_hold_the_same_names():
     assert list(SIMILARITIES) == list(PAIRWISE_SIMILARITIES) == NAMES
 
 
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances(name):
+    """Zero of equal vectors, and larger for those that are farther apart."""
+    a, b = random(4, 9, 6).double(), random(5, 9, 6).double()
+    start = 1 if name == "cosine" else 0
+    expected = np.array([[start - DEFINITIONS[name](x, y) for y in b.numpy()] for x in a.numpy()])
+    np.testing.assert_allclose(distance(name)(a, b).numpy(), expected, atol=1e-10, rtol=0)
+    np.testing.assert_allclose(pairwise_distance(name)(a, b).numpy(), expected.diagonal(), atol=1e-10, rtol=0)
+    torch.testing.assert_close(pairwise_distance(name)(a, a), torch.zeros(9).double(), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("find", [similarity, pairwise_similarity])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", [3, 40])  # torch computes Euclidean distances of many rows in another way
+def test_gradients_of_equal_and_of_zero_vectors_are_finite(find, name, rows):
+    for a in (torch.ones(rows, 8), torch.zeros(rows, 8)):
+        a, b = a.clone().requires_grad_(), a.clone().requires_grad_()
+        find(name)(a, b).sum().backward()
+        assert torch.isfinite(a.grad).all()
+        assert torch.isfinite(b.grad).all()
+
+
+def test_angle():
+    """z / w of unit complex numbers turns by the angle between them; real and imaginary part are added."""
+    turns = torch.tensor([0.0, 0.3, 0.5, -1.2, 3.0], dtype=torch.float64)
+    z = 2 * torch.stack([turns.cos(), turns.sin()], dim=1)
+    w = torch.tensor([[3.0, 0.0]], dtype=torch.float64).expand(5, 2)
+    torch.testing.assert_close(pairwise_angle(z, w), (turns.cos() + turns.sin()).abs(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_angle_has_a_direction():
+    a, b = random(1, 5, 7), random(2, 5, 7)
+    assert (pairwise_angle(a, b) - pairwise_angle(b, a)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("width", [7, 8])
+def test_the_angle_of_an_odd_width(width):
+    """As if a zero stood at the end."""
+    a, b = random(1, 5, width), random(2, 5, width)
+    longer = [torch.nn.functional.pad(x, (0, width % 2)) for x in (a, b)]
+    assert torch.allclose(pairwise_angle(a, b), pairwise_angle(*longer), rtol=0, atol=1e-6)
+    assert torch.equal(pairwise_angle(a.half(), b.half()), pairwise_angle(a.half().float(), b.half().float()))
+
+
 def test_unknown_name():
     for find in (similarity, pairwise_similarity):
         with pytest.raises(ValueError, match="similarity is 'cos', known are cosine, dot, euclidean, manhattan"):
             find("cos")
+
+
+def test_unknown_distance():
+    for find in (distance, pairwise_distance):
+        with pytest.raises(ValueError, match="distance_metric is 'dot', known are cosine, euclidean, manhattan"):
+            find("dot")

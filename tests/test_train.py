@@ -97,6 +97,8 @@ def test_a_whole_run(folder):
     steps = records(run)
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     fields = {"step", "loss", "texts_per_second", "tokens_per_second", "learning_rate", "grad_norm"}
+    fields |= {"accuracy", "positive", "negative", "alignment", "uniformity", "effective_rank"}
+    fields |= {"cut_anchor", "cut_positive"}
     assert all(set(record) == fields for record in steps)
     assert [record["learning_rate"] for record in steps] == pytest.approx([0, 0.005, 0.01, 0.0075, 0.005, 0.0025])
     assert steps[-1]["loss"] < steps[0]["loss"]

@@ -1,0 +1,50 @@
+"""The evaluations of a run: the mean of a loss, and evaluators over a model that all ranks share."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import sentences, tiny_model, write_jsonl
+
+from minist.batch import Batch
+from minist.evaluation.embedder import Embedder
+from minist.losses import AdaptiveLayerLoss, MultipleNegativesRankingLoss
+from minist.training.evaluations import LossEvaluation, Shared, evaluate
+from minist.training.training_set import TrainingSet, open_dataset
+
+MODEL = tiny_model()
+Q, D = sentences(11, 1), sentences(11, 2)
+
+
+@pytest.fixture
+def data(tmp_path):
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"q": q, "d": d} for q, d in zip(Q, D, strict=True)])
+    dataset = open_dataset([file], {"anchor": "q", "positive": "d"}, "", MODEL, {}, {}, tmp_path / "cache")
+    return TrainingSet(dataset, {}, torch.device("cpu"))
+
+
+def test_the_mean_of_a_loss_over_rows(data):
+    """A batch of fewer rows counts for less."""
+    loss = MultipleNegativesRankingLoss()
+    q, d = (MODEL.encode(texts, convert_to_tensor=True) for texts in (Q, D))
+    parts = [(loss([q[rows], d[rows]], Batch()).item(), len(rows)) for rows in torch.arange(11).split(4)]
+    found = evaluate([LossEvaluation("held", loss, data, 4)], MODEL.train())
+    assert found == {"eval_held_loss": pytest.approx(sum(value * n for value, n in parts) / 11, abs=1e-5)}
+    assert MODEL.training  # as it was
+    MODEL.eval()
+
+
+def test_a_loss_that_wants_layers(data):
+    loss = AdaptiveLayerLoss(MultipleNegativesRankingLoss(), -1)
+    assert evaluate([LossEvaluation("x", loss, data, 4)], MODEL)["eval_x_loss"] > 0
+
+
+def measure(model: Embedder) -> list[np.ndarray]:
+    return [np.asarray(encode(Q)) for encode in (model.encode, model.encode_query, model.encode_document)]
+
+
+def test_shared_embeds_as_the_model_does():
+    model = tiny_model()
+    model.prompts = {"query": "read: ", "document": "write: "}
+    for a, b in zip(measure(Shared(model)), measure(model), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
+    assert not np.allclose(*measure(model)[1:])

@@ -85,7 +85,7 @@ def contact(what: str) -> Iterator[None]:
 
 def wrap(model: nn.Module, *, has_routes: bool) -> nn.Module:
     """DDP round `model`: gradients are averaged over ranks during backward. A batch need not use every route."""
-    if not dist.is_initialized():
+    if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
         return model
     return nn.parallel.DistributedDataParallel(model, find_unused_parameters=has_routes)
 

@@ -1,14 +1,12 @@
 """The data set on disk."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
 from tiny import sentences, tiny_model, write_jsonl
 
 from minist.data import dataset as module
-from minist.data.dataset import Dataset, dataset_folder, prepare_dataset, wait_for_dataset
+from minist.data.dataset import Dataset, dataset_folder, prepare_dataset
 from minist.data.dataset_writer import text_hash
 from minist.data.text_column import ColumnSpec
 
@@ -239,28 +237,3 @@ def test_no_file(tmp_path, rows, columns, file, label):
     with pytest.raises(ValueError, match=r"there is no file .*none\."):
         prepare_dataset([tmp_path / file], columns, label and str(tmp_path / label), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
-
-
-def test_waits_until_it_is_made(tmp_path, rows, columns):
-    files = [write_jsonl(tmp_path / "d.jsonl", rows)]
-    folder = dataset_folder(files, columns, "", tmp_path / "cache")
-    asked = []
-
-    def alive():
-        """The other process makes it when we have looked three times."""
-        asked.append((folder / "meta.json").exists())
-        if len(asked) == 3:
-            threading.Thread(target=prepare_dataset, args=(files, columns, "", tmp_path / "cache")).start()
-        return True
-
-    wait_for_dataset(folder, alive, seconds=0.01)
-    assert asked[:3] == [False] * 3
-    assert len(Dataset(folder)) == 25
-
-
-def test_does_not_wait_for_a_process_that_ended(tmp_path):
-    with pytest.raises(ValueError, match="set was not made: the process that prepares it has ended"):
-        wait_for_dataset(tmp_path / "set", lambda: False)
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set/meta.json").touch()
-    wait_for_dataset(tmp_path / "set", lambda: False)  # it ended, but made it

@@ -9,8 +9,7 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,17 +131,3 @@ def dataset_folder(files: Sequence[Path], columns: Mapping[str, ColumnSpec], lab
         with open(file, "rb") as stream:
             seal.update(hashlib.file_digest(stream, "blake2b").digest())
     return cache / seal.hexdigest()
-
-
-def wait_for_dataset(folder: Path, alive: Callable[[], bool], seconds: float = 0.2) -> None:
-    """Return when the data set is there that another process prepares; look every so many `seconds`.
-
-    `alive` says whether that process still runs. ValueError if it ended and left none.
-    """
-    while True:
-        running = alive()  # asked first: it may finish the folder and end in between
-        if (folder / "meta.json").exists():
-            return
-        if not running:
-            raise ValueError(f"{folder} was not made: the process that prepares it has ended, see its message")
-        time.sleep(seconds)

@@ -9,7 +9,7 @@ ROWS = 4096  # that are read at a time
 
 def _open(file: Path) -> Any:
     try:
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow.parquet
     except ImportError:
         raise ValueError(f"{file} is parquet, which needs pyarrow: pip install pyarrow, or make it jsonl") from None
     try:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from minist import distributed
 from minist.cli import run_command
+from minist.data.batches import Place
 from minist.data.packed import Packed
-from minist.data.samplers import Place
 from minist.losses.autoencoder import DenoisingAutoEncoderLoss
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.checkpoint import save_checkpoint
@@ -88,18 +88,33 @@ def train(args: argparse.Namespace) -> None:
 
 
 def take_step(run: Run, place: Place) -> tuple[Objective, float, Tensor]:
-    """One optimization step: embeddings, loss, gradients, new weights. Returns also learning rate and gradient norm."""
-    settings, trained, (rank, world) = run.config.train, run.trained, (distributed.rank(), distributed.world_size())
+    """One optimization step: gradients, then new weights. Returns also learning rate and gradient norm."""
+    settings, trained = run.config.train, run.trained
     factor = learning_rate(place.step, run.batches.total, settings.warmup, settings.schedule)
     for group in trained.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
-    trained.model.train()
-    entry, loss, data = run.config.data[place.dataset], run.losses[place.dataset], run.sets[place.dataset]
+    objective = add_gradients(run, place)
+    trained.scaler.unscale_(trained.optimizer)
+    parameters = [p for group in trained.optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or float("inf"))
+    where = f"step {place.step + 1}, data set {run.config.data[place.dataset].name}"
+    check_finite(objective.value, norm, trained.scaler, where)
+    trained.scaler.step(trained.optimizer)
+    trained.scaler.update()
+    trained.optimizer.zero_grad()
+    return objective, settings.lr * factor, norm
+
+
+def add_gradients(run: Run, place: Place) -> Objective:
+    """Embed the batch, and send the gradient of its loss back to all parameters, averaged over ranks."""
+    settings, model, scaler = run.config.train, run.trained.model.train(), run.trained.scaler
+    loss, data = run.losses[place.dataset], run.sets[place.dataset]
     batch = data.batch(place.rows, place.epoch, place.step, place.step / run.batches.total)
-    outputs = loss.outputs(place.step, trained.model.num_layers)
-    objective = Objective(loss, batch, entry.weight, outputs)
+    outputs = loss.outputs(place.step, model.num_layers)
+    objective = Objective(loss, batch, run.config.data[place.dataset].weight, outputs)
     # dropout: other masks on every rank and in every step, and the same again in a resumed run
-    seed = ((run.config.seed * 2**24 + place.step) * world + rank) * 2**16 % 2**63
+    world = distributed.world_size()
+    seed = ((run.config.seed * 2**24 + place.step) * world + distributed.rank()) * 2**16 % 2**63
 
     def embed(columns: tuple[Packed, ...], roles: tuple[str | None, ...]) -> list[Tensor]:
         with torch.autocast(run.device.type, run.autocast, enabled=run.autocast is not None):
@@ -107,29 +122,21 @@ def take_step(run: Run, place: Place) -> tuple[Objective, float, Tensor]:
 
     if isinstance(loss, DenoisingAutoEncoderLoss):
         torch.manual_seed(seed)
-        token_step(trained.model, objective, settings.mini_batch_tokens, run.autocast, trained.scaler)
+        token_step(model, objective, settings.mini_batch_tokens, run.autocast, scaler)
     elif settings.mini_batch_tokens:
         gradcache(
             lambda texts, c: embed((texts,), (batch.roles[c],))[0],
             batch.columns,
-            lambda embeddings: trained.scaler.scale(objective(embeddings)),
+            lambda embeddings: scaler.scale(objective(embeddings)),
             settings.mini_batch_tokens,
             seed,
         )
-        distributed.average_gradients([*trained.model.parameters(), *loss.parameters()])
+        distributed.average_gradients([*model.parameters(), *loss.parameters()])
     else:
         torch.manual_seed(seed)
-        trained.scaler.scale(objective(embed(batch.columns, batch.roles))).backward()
+        scaler.scale(objective(embed(batch.columns, batch.roles))).backward()
         distributed.average_gradients(loss.parameters())
-
-    trained.scaler.unscale_(trained.optimizer)
-    parameters = [p for group in trained.optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or float("inf"))
-    check_finite(objective.value, norm, trained.scaler, f"step {place.step + 1}, data set {entry.name}")
-    trained.scaler.step(trained.optimizer)
-    trained.scaler.update()
-    trained.optimizer.zero_grad()
-    return objective, settings.lr * factor, norm
+    return objective
 
 
 def show(

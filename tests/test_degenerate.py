@@ -39,7 +39,7 @@ def duplicate_rows(columns):
 
 
 def tiny(columns):
-    return [column * 1e-2 for column in random_columns(columns)]
+    return [column * 1e-3 for column in random_columns(columns)]
 
 
 def one_number(columns):

@@ -55,6 +55,7 @@ def test_a_loss_that_is_no_number(folder):
     message = fails("train.lr=1e30", "train.schedule=constant", "train.save_every=1")
     assert "the loss is nan at step " in message or "the gradient is not finite at step " in message
     assert "data set pairs" in message
+    assert checkpoints(folder / "run"), "no step was taken before"
     for checkpoint in checkpoints(folder / "run"):
         SentenceTransformer(checkpoint)
 

@@ -10,19 +10,9 @@ import pytest
 import torch
 
 from minist.data import samplers
+from minist.data.batches import MIXINGS, Batches, proportional, round_robin
 from minist.data.dataset_writer import text_hash
-from minist.data.samplers import (
-    MIXINGS,
-    SAMPLERS,
-    Batches,
-    Keys,
-    group_by_label,
-    no_duplicates,
-    permutation,
-    proportional,
-    round_robin,
-    shuffled,
-)
+from minist.data.samplers import SAMPLERS, Keys, group_by_label, no_duplicates, permutation, shuffled
 
 # by sentence-transformers 6.2, seed 7: two columns of 12 rows, 20 rows of 3 labels, three sets of 10, 4 and 7 rows
 RECORDED = json.loads((Path(__file__).parent / "data" / "samplers.json").read_text())

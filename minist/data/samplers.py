@@ -1,13 +1,12 @@
-"""Which rows make up each batch of an epoch, and which data set each batch comes from.
+"""Which rows make up each batch of an epoch.
 
 A sampler is a function of (keys, batch size, seed, epoch, drop_last). It depends on nothing else, so
 all ranks agree and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded
-with seed + e. A batch never mixes data sets; where there are several, a mixing says whose turn it is.
+with seed + e.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -214,92 +213,3 @@ def _groups(labels: np.ndarray | None, batch_size: int) -> list[list[int]]:
 
 
 SAMPLERS = {"shuffled": shuffled, "no_duplicates": no_duplicates, "group_by_label": group_by_label}
-
-
-# ---------------------------------------------------------------- several data sets
-
-
-def proportional(lengths: Sequence[int], seed: int, epoch: int) -> list[int]:
-    """All batches of all sets, in random order: a large set has its turn more often. `lengths`: batches of each."""
-    sets = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    return sets[permutation(len(sets), seed, epoch)].tolist()
-
-
-def round_robin(lengths: Sequence[int], seed: int, epoch: int) -> list[int]:
-    """Sets take turns, until the first one has no batch left: all are seen equally often."""
-    return list(range(len(lengths))) * min(lengths)
-
-
-MIXINGS = {"proportional": proportional, "round_robin": round_robin}
-
-
-class Place(NamedTuple):
-    """A batch and where it stands in the run."""
-
-    step: int
-    epoch: int
-    dataset: int  # the number of its data set
-    rows: Tensor  # [batch_size] or fewer, row numbers of that set
-
-
-class Batches:
-    """The batches of all epochs, numbered by step. Only those of one epoch are held."""
-
-    def __init__(
-        self,
-        samplers: Sequence[Callable[[int], Sequence[Tensor]]],
-        mixing: str,
-        seed: int,
-        epochs: int,
-        max_steps: int,
-        names: Sequence[str] = (),
-    ) -> None:
-        """`samplers`: for each data set a function from the epoch to its batches; `names`, of the sets, for errors.
-
-        `max_steps` > 0 counts instead of `epochs`. ValueError names a set that makes no batch.
-        """
-        if mixing not in MIXINGS:
-            raise ValueError(f"mixing is {mixing!r}, known are {', '.join(MIXINGS)}")
-        self.samplers, self.mixing, self.seed = samplers, MIXINGS[mixing], seed
-        self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])
-        self.lengths: dict[int, int] = {}
-        for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
-            self._length(epoch)
-        for i, batches in enumerate(self._draw(0)):
-            if not batches:
-                raise ValueError(
-                    f"data set {names[i] if names else i}: no batch is full: batch_size is larger than the data, "
-                    "or than its rows without duplicates, and drop_last is set: use a smaller batch_size"
-                )
-        self.total = max_steps or sum(self.lengths.values())
-
-    def start_at(self, first: int) -> Iterator[Place]:
-        """The batches of the steps first, first + 1, .. total - 1."""
-        step = 0
-        for epoch in count():
-            if step >= self.total:
-                return
-            if step + self._length(epoch) > first:  # else nothing of this epoch is wanted, and it need not be drawn
-                used = [0] * len(self.samplers)
-                for s, dataset in enumerate(self._turns(epoch)[: self.total - step], step):
-                    if s >= first:
-                        yield Place(s, epoch, dataset, self._draw(epoch)[dataset][used[dataset]])
-                    used[dataset] += 1
-            step += self._length(epoch)
-
-    def _length(self, epoch: int) -> int:
-        """Number of batches; epochs differ where a sampler's batches may be short."""
-        if epoch not in self.lengths:
-            self.lengths[epoch] = len(self._turns(epoch))
-        return self.lengths[epoch]
-
-    def _turns(self, epoch: int) -> list[int]:
-        """The number of the set of each batch."""
-        return self.mixing([len(batches) for batches in self._draw(epoch)], self.seed, epoch)
-
-    def _draw(self, epoch: int) -> list[Sequence[Tensor]]:
-        """The batches of each set; those of the last epoch drawn are kept."""
-        if self.drawn[0] != epoch:
-            self.drawn = (-1, [])  # let go of the old ones first
-            self.drawn = (epoch, [sampler(epoch) for sampler in self.samplers])
-        return self.drawn[1]

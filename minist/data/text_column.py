@@ -45,7 +45,7 @@ class TextColumn:
 
     def take(self, rows: Tensor) -> Packed:
         """The texts of `rows` [n], in that order; those of one cell stand one after the other."""
-        texts = self._texts(rows).numpy()
+        texts = self.texts(rows).numpy()
         starts = torch.from_numpy(self.offsets[texts])
         lengths = torch.from_numpy(self.offsets[texts + 1]) - starts
         ids = self.ids[ranges(starts, lengths).numpy()]
@@ -67,9 +67,10 @@ class TextColumn:
 
     def cut(self, rows: Tensor) -> int:
         """How many texts of `rows` were cut at the maximum length."""
-        return int(self.was_cut[self._texts(rows).numpy()].sum())
+        return int(self.was_cut[self.texts(rows).numpy()].sum())
 
-    def _texts(self, rows: Tensor) -> Tensor:
+    def texts(self, rows: Tensor) -> Tensor:
+        """The numbers of the texts of `rows`, row after row."""
         counts = self.counts(rows)
         if self.rows is None or counts is None:
             return rows

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss
+from minist.losses.base import Loss, total
 from minist.losses.matryoshka import MatryoshkaLoss
 
 LAYER_WEIGHTING = ("uniform", "log", "linear")
@@ -60,17 +60,13 @@ class AdaptiveLayerLoss(Loss):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Embeddings [N, D] of each column, those of layers in batch.extra -> parts: the last layer, the others, KL."""
         layers = {int(name.split()[1]): x for name, x in batch.extra.items() if name.startswith("layer ")}
-        parts = {"last_layer": self.last_layer_weight * self._value(embeddings, batch)}
+        parts = {"last_layer": self.last_layer_weight * total(self.loss(embeddings, batch))}
         for layer, shallow in layers.items():
             weight = self.prior_layers_weight * self._layer_weight(layer) / len(layers)
-            parts[f"layer_{layer}"] = weight * self._value(shallow, batch)
+            parts[f"layer_{layer}"] = weight * total(self.loss(shallow, batch))
             if self.kl_temperature > 0:
                 parts[f"layer_{layer}_kl"] = self.kl_div_weight * self._divergence(embeddings, shallow)
         return parts
-
-    def _value(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        value = self.loss(embeddings, batch)
-        return torch.stack(list(value.values())).sum() if isinstance(value, dict) else value
 
     def _layer_weight(self, layer: int) -> float:
         return {"uniform": 1.0, "log": 1 / (1 + math.log(1 + layer)), "linear": 1 / (1 + layer)}[self.layer_weighting]

@@ -1,6 +1,7 @@
 """What all losses have in common."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 class Loss(nn.Module):
@@ -14,3 +15,8 @@ class Loss(nn.Module):
     def outputs(self, step: int, num_layers: int) -> tuple[str, ...]:
         """What it wants in batch.extra at this step, beside the embeddings: for instance "layer 3", see stack.py."""
         return ()
+
+
+def total(value: Tensor | dict[str, Tensor]) -> Tensor:
+    """The scalar of a loss that may come in named parts."""
+    return torch.stack(list(value.values())).sum() if isinstance(value, dict) else value

@@ -3,11 +3,10 @@
 import random
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss
+from minist.losses.base import Loss, total
 from minist.similarity import unit
 
 
@@ -53,8 +52,7 @@ class MatryoshkaLoss(Loss):
         for dim, weight in chosen:
             shrunk = [unit(x[:, :dim]) for x in embeddings]
             value = self.loss(shrunk, self._shrunk(batch, dim, width))
-            total = torch.stack(list(value.values())).sum() if isinstance(value, dict) else value
-            parts[f"matryoshka_{dim}"] = weight * total
+            parts[f"matryoshka_{dim}"] = weight * total(value)
         return parts
 
     def _shrunk(self, batch: Batch, dim: int, width: int) -> Batch:

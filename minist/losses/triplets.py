@@ -43,13 +43,8 @@ class TripletLoss(Loss):
         return F.relu(self.distance(anchor, positive) - self.distance(anchor, negative) + self.margin).mean()
 
 
-class BatchAllTripletLoss(Loss):
-    """All triplets of the batch, averaged over those that the margin does not hold for.
-
-    Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class, n over those of other classes:
-
-        loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin
-    """
+class BatchTripletLoss(Loss):
+    """What the losses below share: one column of texts, a class for each, and a distance."""
 
     columns = "text"
     labels = "classes [rows]"
@@ -60,9 +55,24 @@ class BatchAllTripletLoss(Loss):
         _check_margin("margin", margin)
         self.distance, self.margin = distance(distance_metric), margin
 
+    def classes(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Which rows are of the same class, and the distances of all rows, both [n, n]."""
+        check_columns(self, embeddings, batch, 1, 1, (1,))
+        assert batch.labels is not None
+        return batch.labels[:, None] == batch.labels, self.distance(embeddings[0], embeddings[0])
+
+
+class BatchAllTripletLoss(BatchTripletLoss):
+    """All triplets of the batch, averaged over those that the margin does not hold for.
+
+    Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class, n over those of other classes:
+
+        loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin
+    """
+
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings ([n, D],) -> scalar, in O(n^2 log n) time and n^2 memory."""
-        same, distances = _classes(self, embeddings, batch)
+        same, distances = self.classes(embeddings, batch)
         # A negative counts for (a, p) if it is nearer than d(a, p) + margin. With the negatives of a in order those
         # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down.
         bounds = distances + self.margin  # [a, p]
@@ -74,7 +84,7 @@ class BatchAllTripletLoss(Loss):
         return sums[positives].sum() / counts[positives].sum().clamp(min=1)
 
 
-class BatchHardTripletLoss(Loss):
+class BatchHardTripletLoss(BatchTripletLoss):
     """Each row as an anchor with the farthest row of its class and the nearest of another.
 
     Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
@@ -84,22 +94,13 @@ class BatchHardTripletLoss(Loss):
     A batch of one class only has no triplet: its loss is 0.
     """
 
-    columns = "text"
-    labels = "classes [rows]"
-
-    def __init__(self, distance_metric: str = "euclidean", margin: float = 5.0) -> None:
-        """ValueError for an unknown distance or a negative margin."""
-        super().__init__()
-        _check_margin("margin", margin)
-        self.distance, self.margin = distance(distance_metric), margin
-
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings ([n, D],) -> scalar."""
-        positive, negative = _hardest(*_classes(self, embeddings, batch))
+        positive, negative = _hardest(*self.classes(embeddings, batch))
         return F.relu(positive - negative + self.margin).mean()
 
 
-class BatchHardSoftMarginTripletLoss(Loss):
+class BatchHardSoftMarginTripletLoss(BatchTripletLoss):
     """BatchHardTripletLoss with a smooth margin, which has no size to choose.
 
     Column: text. Labels [rows]: class numbers.
@@ -107,21 +108,17 @@ class BatchHardSoftMarginTripletLoss(Loss):
         loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))
     """
 
-    columns = "text"
-    labels = "classes [rows]"
-
     def __init__(self, distance_metric: str = "euclidean") -> None:
         """ValueError for an unknown distance."""
-        super().__init__()
-        self.distance = distance(distance_metric)
+        super().__init__(distance_metric, 0.0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings ([n, D],) -> scalar."""
-        positive, negative = _hardest(*_classes(self, embeddings, batch))
+        positive, negative = _hardest(*self.classes(embeddings, batch))
         return F.softplus(positive - negative).mean()
 
 
-class BatchSemiHardTripletLoss(Loss):
+class BatchSemiHardTripletLoss(BatchTripletLoss):
     """Each pair of a class with a negative just farther than the positive (Schroff et al. 2015, arXiv:1503.03832).
 
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class:
@@ -131,35 +128,15 @@ class BatchSemiHardTripletLoss(Loss):
     where n is the nearest row of another class that is farther from a than p, or the farthest one if none is.
     """
 
-    columns = "text"
-    labels = "classes [rows]"
-
-    def __init__(self, distance_metric: str = "euclidean", margin: float = 5.0) -> None:
-        """ValueError for an unknown distance or a negative margin."""
-        super().__init__()
-        _check_margin("margin", margin)
-        self.distance, self.margin = distance(distance_metric), margin
-
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings ([n, D],) -> scalar, in O(n^2 log n) time and n^2 memory."""
-        same, distances = _classes(self, embeddings, batch)
+        same, distances = self.classes(embeddings, batch)
         negatives = distances.masked_fill(same, INF).sort(1).values  # those of a's own class come last
         farther = torch.searchsorted(negatives.detach(), distances.detach(), right=True)  # the first one, [a, p]
         last = (~same).sum(1, keepdim=True) - 1
         negative = negatives.gather(1, torch.minimum(farther, last).clamp(min=0))
         positives = _without_itself(same)
         return F.relu(distances - negative + self.margin)[positives].sum() / positives.sum().clamp(min=1)
-
-
-def _classes(
-    loss: "BatchAllTripletLoss | BatchHardTripletLoss | BatchHardSoftMarginTripletLoss | BatchSemiHardTripletLoss",
-    embeddings: Sequence[Tensor],
-    batch: Batch,
-) -> tuple[Tensor, Tensor]:
-    """Which rows are of the same class, and the distances of all rows, both [n, n]."""
-    check_columns(loss, embeddings, batch, 1, 1, (1,))
-    assert batch.labels is not None
-    return batch.labels[:, None] == batch.labels, loss.distance(embeddings[0], embeddings[0])
 
 
 def _hardest(same: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.losses.base import Loss
+from minist.losses.base import Loss, total
 
 
 class WeightedSumLoss(Loss):
@@ -35,9 +34,7 @@ class WeightedSumLoss(Loss):
         """Embeddings [N, D] of each column -> one part per loss, called by its class and number."""
         parts = {}
         for i, (loss, weight) in enumerate(self._weighted()):
-            value = loss(embeddings, batch)
-            total = torch.stack(list(value.values())).sum() if isinstance(value, dict) else value
-            parts[f"{type(loss).__name__}_{i}"] = weight * total
+            parts[f"{type(loss).__name__}_{i}"] = weight * total(loss(embeddings, batch))
         return parts
 
     def _weighted(self) -> list[tuple[Loss, float]]:

@@ -14,7 +14,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minist.data.samplers import MIXINGS, SAMPLERS
+from minist.data.batches import MIXINGS
+from minist.data.samplers import SAMPLERS
 from minist.training.optimizer import SCHEDULES
 from minist.training.tables import Table, build, read_table
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from minist import distributed
 from minist.data.dataset import Dataset
-from minist.data.packed import ranges
 from minist.files import complete_file
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.progress import progress_bar
@@ -33,15 +32,10 @@ class Guide:
     def embed(self, rows: Tensor, share: Tensor) -> tuple[Tensor, ...]:
         """Embeddings of all `rows` of a batch, one [N, D'] per column; this rank embeds its `share` of them."""
         if self.cached:
-            texts = (self._texts(c, rows) for c in range(len(self.cached)))
-            return tuple(x[t].to(self.model.device) for x, t in zip(self.cached, texts, strict=True))
+            pairs = zip(self.cached, self.dataset.columns, strict=True)
+            return tuple(kept[column.texts(rows)].to(self.model.device) for kept, column in pairs)
         own = embed_in_parts(self.model, self.dataset.take(share), self.roles)
         return tuple(distributed.gather(x) for x in own)
-
-    def _texts(self, column: int, rows: Tensor) -> Tensor:
-        """The numbers of the texts of these rows."""
-        counts = self.dataset.counts(torch.arange(len(self.dataset)))[column]
-        return rows if counts is None else ranges((counts.cumsum(0) - counts)[rows], counts[rows])
 
     def keep_on_disk(self, folder: Path) -> None:
         """Embed every text once, into `folder`, unless it is done; from then on only read."""
@@ -54,13 +48,12 @@ class Guide:
             self.cached.append(torch.from_numpy(np.load(file, mmap_mode="c")))
 
     def _write(self, file: Path, column: int) -> None:
-        counts = self.dataset.counts(torch.arange(len(self.dataset)))[column]
-        texts = len(self.dataset) if counts is None else int(counts.sum())
+        texts = len(self.dataset.columns[column])
         with complete_file(file) as partial, progress_bar(texts, "texts", f"guide: {file.name}") as bar:
             out = np.lib.format.open_memmap(partial, "w+", np.float32, (texts, self.model.width))
             done = 0
             for rows in torch.arange(len(self.dataset)).split(ROWS):
-                (x,) = embed_in_parts(self.model, [self.dataset.take(rows)[column]], [self.roles[column]])
+                (x,) = embed_in_parts(self.model, [self.dataset.columns[column].take(rows)], [self.roles[column]])
                 out[done : done + len(x)] = x.cpu().numpy()
                 done += len(x)
                 bar.update(len(x))

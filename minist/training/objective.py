@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from minist import distributed
 from minist.batch import Batch
 from minist.data.packed import Packed
+from minist.losses.base import total
 from minist.models.sentence_transformer import SentenceTransformer
 
 
@@ -35,8 +36,7 @@ class Objective:
             value = self.loss(self.embeddings, self.batch)
         if isinstance(value, dict):
             self.parts = {name: part.detach() for name, part in value.items()}
-            value = torch.stack(list(value.values())).sum()
-        value = value * self.weight
+        value = total(value) * self.weight
         self.value = value.detach()
         return value
 

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from minist import distributed, losses
+from minist.data.batches import Batches
 from minist.data.prompts import resolve_prompts
 from minist.data.rows import read_texts
-from minist.data.samplers import SAMPLERS, Batches
+from minist.data.samplers import SAMPLERS
 from minist.data.sources import prepare_source
 from minist.encoders.families import Encoder
 from minist.losses.autoencoder import DenoisingAutoEncoderLoss

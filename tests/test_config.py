@@ -150,8 +150,10 @@ FIND = 'evaluator = "InformationRetrievalEvaluator"\n'
     [
         ("", r"\[\[eval\]\] eval takes evaluator or loss: give one of them"),
         (FIND + 'loss = "CoSENTLoss"', "takes evaluator or loss: give one of them"),
-        (FIND + 'label = "score"', "label, roles and prompts in .* belong to a loss, not to an evaluator"),
+        (FIND + 'label = "score"', "label, .* in .* belong to a loss, not to an evaluator"),
         ('loss = "CoSENTLoss"\nroles = { quer = "query" }', "roles in .* names 'quer', the columns are query, doc"),
+        ('loss = "CoSENTLoss"\ndelete_words = { query = 2 }', "query in delete_words in .* eval is 2"),
+        ('loss = "CoSENTLoss"\ndraw_pairs = 4', "draw_pairs in .* eval is 4: it takes 2 or more, one column"),
         (FIND + EVAL + FIND, "two .* entries have the name 'eval'"),
     ],
 )
@@ -159,6 +161,8 @@ def test_evaluations(tmp_path, entry, message):
     load(tmp_path, BASE + EVAL + FIND)
     with pytest.raises(ValueError, match=message):
         load(tmp_path, BASE + EVAL + entry)
+    with pytest.raises(ValueError, match=r"\[\[eval\]\] eval has no files"):
+        load(tmp_path, BASE + EVAL + FIND, ["eval.0.files=[]"])
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,6 @@ def test_report(entry):
     [
         ({"evaluator": "Nothing"}, "evaluator in .* is 'Nothing', known are InformationRetrievalEvaluator"),
         ({"columns": {"query": "q"}}, "InformationRetrievalEvaluator takes query, document"),
-        ({"files": []}, "'held' has no files"),
         ({"columns": {"query": "q", "document": "x"}}, "there is no column 'x', it has q, d, n"),
         ({"columns": {"query": "q", "document": "n"}}, "row 1: 'n' is 1, but a text is wanted"),
     ],

@@ -59,6 +59,19 @@ def test_class_names_are_sorted(tmp_path):
     assert [found.classes[i] for i in found.take(torch.arange(4))] == ["b", "c", "a", "b"]
 
 
+def test_class_names_with_the_numbers_of_others(tmp_path):
+    """A file to evaluate on may lack a class."""
+    found = read(tmp_path, jsonl(tmp_path, ["b", "c", "b"]))
+    found.number_classes(["c", "a", "b"])
+    assert found.classes == ["c", "a", "b"]
+    assert found.take(torch.arange(3)).tolist() == [2, 0, 2]
+    with pytest.raises(ValueError, match="the labels have the class 'b', known are 'a', 'c'"):
+        found.number_classes(["a", "c"])
+    numbers = read(tmp_path, jsonl(tmp_path, [0, 1]))
+    with pytest.raises(ValueError, match="the labels have numbers, known are 'a', 'b'"):
+        numbers.number_classes(["a", "b"])
+
+
 def test_many_classes_are_described_briefly(tmp_path):
     found = read(tmp_path, jsonl(tmp_path, [f"c{i}" for i in range(9)]))
     assert found.describe() == "9 classes (c0, c1, c2, c3, c4, c5, c6, c7, ..)"

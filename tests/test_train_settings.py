@@ -173,13 +173,57 @@ columns = { query = "q", document = "d" }
     assert "best in [train] is 'held_loss', the evaluations give eval_held_loss, found_cosine_accuracy@1" in message
 
 
+def test_a_loss_is_evaluated_with_what_it_learned(folder):
+    """And with the class numbers of the rows that it was trained on, though a class is missing here."""
+    labelled = [
+        {"q": q, "d": d, "c": "bca"[i % 3]} for i, (q, d) in enumerate(zip(*[sentences(40, 1)] * 2, strict=True))
+    ]
+    write_jsonl(folder / "rows.jsonl", labelled)
+    write_jsonl(folder / "held.jsonl", [row for row in labelled if row["c"] != "a"])
+    nli = 'label = "c"\nloss = { name = "SoftmaxLoss", embedding_dimension = 16, num_labels = 3 }\n'
+    entry = f'[[eval]]\nname = "held"\nfiles = ["held.jsonl"]\ncolumns = {{ anchor = "q", positive = "d" }}\n{nli}'
+    (folder / "c.toml").write_text(CONFIG.replace("[train]", nli + "[train]") + entry)
+    run("train.save_every=4", "train.lr_for={'loss.pairs'=0.1}")
+    (value,) = [line["eval_held_loss"] for line in records(folder, "eval_held_loss")]
+    weights = torch.load("run/checkpoint-4/training.pt", weights_only=True)["losses"]
+    model = SentenceTransformer("run/model")
+    held = [row for row in labelled if row["c"] != "a"]
+    u, v = (model.encode([row[k] for row in held], convert_to_tensor=True) for k in "qd")
+    logits = torch.cat([u, v, abs(u - v)], 1) @ weights["0.classifier.weight"].T + weights["0.classifier.bias"]
+    expected = cross_entropy(logits, torch.tensor(["abc".index(row["c"]) for row in held])).item()
+    assert value == pytest.approx(expected, abs=1e-4)
+    message = run("eval.0.loss.num_labels=4", output="x", code=2)
+    assert "SoftmaxLoss in [[eval]] held has weights of its own, which nothing would train" in message
+    write_jsonl(folder / "held.jsonl", [{"q": "a", "d": "b", "c": "d"}])
+    message = run(output="x", code=2)
+    assert "[[eval]] held: the labels have the class 'd', known are 'a', 'b', 'c', as in [[data]] pairs" in message
+
+
+def test_prompts_for_all_sets_reach_evaluations(folder):
+    """A loss that is measured on the rows it was trained on must see the same texts."""
+    entry = '[[eval]]\nname = "held"\nfiles = ["rows.jsonl"]\ncolumns = {{ anchor = "q", positive = "d" }}\n{}'
+    values = {}
+    for name, prompts in {
+        "none": "",
+        "all": '"read: "',
+        "column": '{anchor = "read: ", positive = "read: "}',
+        "set": '{pairs = "read: ", held = "read: "}',
+    }.items():
+        (folder / "c.toml").write_text(CONFIG + entry.format('loss = "MultipleNegativesRankingLoss"'))
+        run("train.lr=0.0", "train.max_steps=1", *([f"train.prompts={prompts}"] if prompts else []), output=name)
+        (values[name],) = [line["eval_held_loss"] for line in records(folder, "eval_held_loss", output=name)]
+    assert values["all"] == values["column"] == values["set"] != values["none"]
+
+
 def test_guide_and_teacher(folder):
     tiny_model(seed=4).save(folder / "other")
     message = run('data.0.loss="GISTEmbedLoss"', output="x", code=2)
     assert 'GISTEmbedLoss needs a guide: write [guide] model = ".."' in message
     gist = ['data.0.loss={name="GISTEmbedLoss", temperature=0.1}', 'guide.model="other"']
     run(*gist)
-    run(*gist, "guide.cache=true", output="kept")
+    held = 'eval=[{name="held", files=["rows.jsonl"], columns={anchor="q", positive="d"}, loss="GISTEmbedLoss"}]'
+    run(*gist, held, "guide.cache=true", output="kept")
+    assert records(folder, "eval_held_loss", output="kept")[0]["eval_held_loss"] > 0
     assert losses(folder) == pytest.approx(losses(folder, "kept"), abs=1e-5)
     run('data.0.loss="MSELoss"', 'teacher.model="other"', "train.max_steps=60", output="taught")
     assert losses(folder, "taught")[-1] < 0.5 * losses(folder, "taught")[0]

@@ -279,6 +279,21 @@ def test_a_resumed_run_is_the_same(folder, tied):
 EVAL = 'eval=[{name="held", files=["texts.jsonl"], columns={a="text", b="text"}, loss="DenoisingAutoEncoderLoss"}]'
 
 
+def test_evaluated_with_the_decoder_that_was_trained(folder):
+    """At a rate of 0, in one batch of all rows, it is the loss of the first step; words deleted likewise."""
+    same = EVAL.replace("loss", "delete_words={a=0.6}, loss")
+    one = ["train.max_steps=1", "train.lr=0.0", "train.batch_size=60"]
+    run(same, *one)
+    lines = (folder / "run/metrics.jsonl").read_text().splitlines()
+    found = {name: value for line in lines for name, value in json.loads(line).items()}
+    assert found["eval_held_loss"] == pytest.approx(found["loss"], abs=1e-5)
+    run(same, "output=learned", "train.dropout=0.3", "train.eval_every=12")
+    lines = (folder / "learned/metrics.jsonl").read_text().splitlines()
+    values = [json.loads(line).get("eval_held_loss") for line in lines]
+    first, last = [value for value in values if value]
+    assert last < first < found["loss"]
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -286,7 +301,10 @@ EVAL = 'eval=[{name="held", files=["texts.jsonl"], columns={a="text", b="text"},
             "data.0.loss={name='MatryoshkaLoss', loss={name='DenoisingAutoEncoderLoss'}, matryoshka_dims=[8]}",
             "config: the loss in [[data]] texts: DenoisingAutoEncoderLoss is no function of embeddings alone",
         ),
-        (EVAL, "config: the loss in [[eval]] held: the decoder of DenoisingAutoEncoderLoss is trained"),
+        (
+            EVAL.replace('"DenoisingAutoEncoderLoss"', '{name="DenoisingAutoEncoderLoss", tie_encoder_decoder=false}'),
+            "config: DenoisingAutoEncoderLoss in [[eval]] held has weights of its own, which nothing would train",
+        ),
         ('data.0.columns={noisy="text"}', "config: [[data]] texts: DenoisingAutoEncoderLoss takes damaged text,"),
         ('model.encoder={model_type="mpnet", hidden_size=12}', "this model has a MPNetEncoder"),
     ],

@@ -61,6 +61,12 @@ class Dataset:
         """[n] int64 for integers and classes, else [n] or [n, k] float32; lists are filled up with NaN."""
         return self._labels.take(rows) if self._labels else None
 
+    def number_classes(self, classes: Sequence[str]) -> None:
+        """Number the class names of the labels by their place in `classes`. ValueError if one is not there."""
+        if isinstance(self._labels, ColumnLabels):
+            self._labels.number_classes(classes)
+            self.classes = self._labels.classes
+
     def tokens(self, rows: Tensor) -> Tensor:
         """Tokens of each of `rows` in all columns, [n] int64."""
         return torch.stack([column.tokens(rows) for column in self.columns]).sum(0)

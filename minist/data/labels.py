@@ -32,9 +32,17 @@ class ColumnLabels:
         self.meta = meta
         self.values = read_array(folder / "labels.values", np.float64)
         self.offsets = read_array(folder / "labels.offsets", np.int64) if meta["kind"] == LISTS else None
-        self.classes: list[str] = sorted(meta["names"])
-        numbers = {name: i for i, name in enumerate(self.classes)}
-        self.class_of = np.array([numbers[name] for name in meta["names"]], np.int64)
+        self.number_classes(sorted(meta["names"]))
+
+    def number_classes(self, classes: Sequence[str]) -> None:
+        """From now on the number of a class is its place in `classes`. ValueError if one is not there."""
+        unknown = set(self.meta["names"]).difference(classes)
+        if unknown or (classes and not self.meta["names"]):
+            given = f"the class {min(unknown)!r}" if unknown else "numbers"
+            raise ValueError(f"the labels have {given}, known are {', '.join(map(repr, classes)) or 'numbers'}")
+        numbers = {name: i for i, name in enumerate(classes)}
+        self.classes = list(classes)
+        self.class_of = np.array([numbers[name] for name in self.meta["names"]], np.int64)
 
     def take(self, rows: Tensor) -> Tensor:
         """[n] int64 for integers and classes, else [n] float32; lists [n, k] float32, filled up with NaN."""

@@ -13,6 +13,7 @@ output = "runs/name"
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from minist.data.batches import MIXINGS
 from minist.data.samplers import SAMPLERS
@@ -54,25 +55,44 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """One training set. A batch holds rows of one set only."""
+class RowsConfig:
+    """What entries of [[data]] and [[eval]] have in common: the rows of some files, and a loss of them."""
 
+    kind: ClassVar[str]
     columns: Table  # name of ours -> column of the file, in the order in which the loss takes them
-    loss: Table = field(default_factory=lambda: {"name": "MultipleNegativesRankingLoss"})  # name, and its arguments
-    name: str = "train"
+    loss: Table = field(default_factory=dict)  # name, and its arguments
+    name: str = ""
     files: list[str] = field(default_factory=list)
-    source: str = ""  # a collection that is made when it is missing, instead of files: python_docs
     label: str = ""  # a column of the file, or an .npy file with a row for each row
     roles: Table = field(default_factory=dict)  # column -> "query" or "document": the route of the model it takes
     prompts: str | Table = ""  # before every text, or column -> prompt
-    sampler: str = "shuffled"  # no_duplicates or group_by_label
-    weight: float = 1.0  # of its loss, beside the other sets
     delete_words: Table = field(default_factory=dict)  # column -> share of its words that are deleted, drawn each epoch
     draw_pairs: int = 0  # pair each text of the one column: one in so many with itself
 
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return f"[[{self.kind}]] {self.name}"
+
+    def paths(self) -> list[Path]:
+        """The files to read."""
+        return [Path(f) for f in self.files]
+
+
+@dataclass(frozen=True)
+class DataConfig(RowsConfig):
+    """One training set. A batch holds rows of one set only."""
+
+    kind = "data"
+    loss: Table = field(default_factory=lambda: {"name": "MultipleNegativesRankingLoss"})
+    name: str = "train"
+    source: str = ""  # a collection that is made when it is missing, instead of files: python_docs
+    sampler: str = "shuffled"  # no_duplicates or group_by_label
+    weight: float = 1.0  # of its loss, beside the other sets
+
     def paths(self) -> list[Path]:
         """The files to read; those of a source lie in data/<source>/."""
-        return [Path(f) for f in self.files] or [Path("data") / self.source / "train.jsonl"]
+        return [Path("data") / self.source / "train.jsonl"] if self.source else super().paths()
 
 
 @dataclass(frozen=True)
@@ -116,17 +136,16 @@ class GuideConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """One evaluation: an evaluator, or the mean of a loss, which is called eval_<name>_loss."""
+class EvalConfig(RowsConfig):
+    """One evaluation: an evaluator, or the mean of a loss, which is called eval_<name>_loss.
 
-    columns: Table  # InformationRetrievalEvaluator: query, document; EmbeddingSimilarityEvaluator: text1, text2, score
-    evaluator: str = ""
-    loss: Table = field(default_factory=dict)
+    The columns of an InformationRetrievalEvaluator are query and document, those of an EmbeddingSimilarityEvaluator
+    text1, text2 and score. A loss that is written like that of a [[data]] entry is the same one, with what it learned.
+    """
+
+    kind = "eval"
     name: str = "eval"
-    files: list[str] = field(default_factory=list)
-    label: str = ""  # label, roles and prompts are those of a loss, as in [[data]]
-    roles: Table = field(default_factory=dict)
-    prompts: str | Table = ""
+    evaluator: str = ""
     bm25: bool = False  # print BM25's nDCG@10 on the same documents at the end
     searches: list[str] = field(default_factory=list)  # queries whose hits are printed at the end
 
@@ -221,15 +240,18 @@ def _check_model(model: ModelConfig) -> None:
 
 
 def _check_data(entry: DataConfig) -> None:
-    where = f"[[data]] {entry.name}"
-    drawn = {PARTNER: ""} if entry.draw_pairs else {}
-    _check_columns(where, entry.columns | drawn, {"roles": entry.roles, "delete_words": entry.delete_words})
+    _check_rows(entry)
     if bool(entry.files) == bool(entry.source):
         raise ValueError("config: [[data]] takes files or source: give one of them")
     if entry.sampler not in SAMPLERS:
         raise ValueError(f"config: sampler in [[data]] is {entry.sampler!r}, known are {', '.join(SAMPLERS)}")
     if entry.weight <= 0:
-        raise ValueError(f"config: weight in {where} is {entry.weight}, it must be more than 0")
+        raise ValueError(f"config: weight in {entry.where} is {entry.weight}, it must be more than 0")
+
+
+def _check_rows(entry: RowsConfig) -> None:
+    where, drawn = entry.where, {PARTNER: ""} if entry.draw_pairs else {}
+    _check_columns(where, entry.columns | drawn, {"roles": entry.roles, "delete_words": entry.delete_words})
     _check_values(entry.delete_words, f"delete_words in {where}", 0, 1)
     if entry.draw_pairs and (entry.draw_pairs < 2 or len(entry.columns) != 1 or entry.label):
         raise ValueError(
@@ -248,9 +270,13 @@ def _check_columns(where: str, columns: Table, by_column: dict[str, Table]) -> N
 
 
 def _check_eval(entry: EvalConfig) -> None:
-    where = f"[[eval]] {entry.name}"
-    _check_columns(where, entry.columns, {"roles": entry.roles})
+    _check_rows(entry)
     if bool(entry.evaluator) == bool(entry.loss):
-        raise ValueError(f"config: {where} takes evaluator or loss: give one of them")
-    if entry.evaluator and (entry.label or entry.roles or entry.prompts):
-        raise ValueError(f"config: label, roles and prompts in {where} belong to a loss, not to an evaluator")
+        raise ValueError(f"config: {entry.where} takes evaluator or loss: give one of them")
+    if not entry.files:
+        raise ValueError(f"config: {entry.where} has no files")
+    if entry.evaluator and (entry.label or entry.roles or entry.prompts or entry.delete_words or entry.draw_pairs):
+        raise ValueError(
+            f"config: label, roles, prompts, delete_words and draw_pairs in {entry.where} belong to a loss, "
+            "not to an evaluator"
+        )

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from minist import distributed
+from minist.batch import Batch
 from minist.data.rows import read_rows, read_texts
 from minist.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
+from minist.losses.autoencoder import DenoisingAutoEncoderLoss
 from minist.losses.base import Loss
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.retrieval.bm25 import BM25
 from minist.retrieval.search import search
 from minist.training.config import EvalConfig
 from minist.training.objective import Objective, embed_in_parts
+from minist.training.token_step import token_loss
 from minist.training.training_set import TrainingSet
 
 Evaluator = InformationRetrievalEvaluator | EmbeddingSimilarityEvaluator
@@ -36,8 +39,6 @@ def make_evaluator(entry: EvalConfig) -> Evaluator:
             f"config: columns in [[eval]] name {', '.join(entry.columns)}; {entry.evaluator} takes {', '.join(roles)}"
         )
     files = [Path(f) for f in entry.files]
-    if not files:
-        raise ValueError(f"config: [[eval]] {entry.name!r} has no files")
     texts = {role: entry.columns[role] for role in roles if role != "score"}
     pairs = [pair for file in files for pair in read_texts(file, texts)]
     if entry.evaluator == "InformationRetrievalEvaluator":
@@ -69,14 +70,18 @@ class LossEvaluation:
     def measure(self, model: SentenceTransformer) -> dict[str, float]:
         """All ranks call it together, each embeds its share."""
         rows, total = torch.arange(len(self.data.dataset)), 0.0
+        self.loss.eval()
         for part in rows.split(self.batch_size):
-            batch = self.data.batch(part, epoch=0, step=0, progress=1.0)
-            outputs = self.loss.outputs(0, model.num_layers)
-            value = Objective(self.loss, batch, 1.0, outputs)(
-                embed_in_parts(model, batch.columns, batch.roles, outputs)
-            )
-            total += value.item() * len(part)
+            total += self._value(model, self.data.batch(part, epoch=0, step=0, progress=1.0)) * len(part)
+        self.loss.train()
         return {f"eval_{self.name}_loss": total / len(rows)}
+
+    def _value(self, model: SentenceTransformer, batch: Batch) -> float:
+        if isinstance(self.loss, DenoisingAutoEncoderLoss):
+            return token_loss(model, self.loss, batch).item()
+        outputs = self.loss.outputs(0, model.num_layers)
+        embeddings = embed_in_parts(model, batch.columns, batch.roles, outputs)
+        return Objective(self.loss, batch, 1.0, outputs)(embeddings).item()
 
 
 class Shared:

@@ -12,9 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minist import distributed
+from minist.batch import Batch
 from minist.data.packed import Packed, split_points
 from minist.encoders.families import Encoder
 from minist.encoders.weights import modernize
@@ -23,6 +24,8 @@ from minist.models.sentence_transformer import SentenceTransformer
 from minist.models.weight_files import read_weights
 from minist.modules.decoder import HEADS
 from minist.training.objective import Objective
+
+MEASURED_TOKENS = 4096  # at once, where no gradient is wanted: each written one has a score for every word
 
 
 def token_step(
@@ -51,6 +54,19 @@ def token_step(
         total = total + value.detach()
     distributed.average_gradients([*model.parameters(), *loss.parameters()])
     objective.value = distributed.gather(total[None]).sum()
+
+
+@torch.no_grad()
+def token_loss(model: SentenceTransformer, loss: DenoisingAutoEncoderLoss, batch: Batch) -> Tensor:
+    """The loss of a batch without a gradient: the mean over the tokens of all ranks."""
+    encoder = reader(model, batch.roles[0])
+    found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
+    for damaged, original in mini_batches(batch.columns, MEASURED_TOKENS):
+        (embeddings,) = model([damaged], batch.roles[:1])
+        found[0] += loss(encoder, embeddings, original)
+        found[1] += count_written(original)
+    total, written = distributed.gather(found[None]).sum(0)
+    return total / written.clamp(min=1)
 
 
 def mini_batches(columns: Sequence[Packed], max_tokens: int) -> Iterator[tuple[Packed, ...]]:

@@ -1,0 +1,97 @@
+"""What entries of a config become: sets with their guides and prompts, and evaluations that share a trained loss."""
+
+import pytest
+import torch
+from tiny import sentences, tiny_model, write_jsonl
+
+from minist.evaluation import InformationRetrievalEvaluator
+from minist.losses import MultipleNegativesRankingLoss
+from minist.training.config import load_config
+from minist.training.entries import make_evaluation, make_guides, make_loss, make_sets
+from minist.training.evaluations import LossEvaluation
+
+CONFIG = """
+output = "run"
+[model]
+path = "model"
+[[data]]
+name = "first"
+files = ["rows.jsonl"]
+columns = { anchor = "q", positive = "d" }
+[[data]]
+name = "second"
+files = ["rows.jsonl"]
+columns = { one = "q", two = "q" }
+prompts = { one = "read: " }
+loss = "GISTEmbedLoss"
+[train]
+prompts = { anchor = "sort: " }
+[guide]
+model = "guide"
+[[eval]]
+name = "held"
+files = ["rows.jsonl"]
+columns = { anchor = "q", positive = "d" }
+loss = "MultipleNegativesRankingLoss"
+[[eval]]
+name = "guided"
+files = ["rows.jsonl"]
+columns = { a = "d", b = "q" }
+loss = { name = "GISTEmbedLoss", temperature = 0.5 }
+[[eval]]
+name = "found"
+evaluator = "InformationRetrievalEvaluator"
+files = ["rows.jsonl"]
+columns = { query = "q", document = "d" }
+"""
+CPU = torch.device("cpu")
+MODEL = tiny_model()
+ROWS = [{"q": q, "d": d} for q, d in zip(sentences(9, 1), sentences(9, 2), strict=True)]
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    tiny_model(seed=5).save(tmp_path / "guide")
+    (tmp_path / "c.toml").write_text(CONFIG)
+    return load_config(tmp_path / "c.toml", [])
+
+
+def texts(data, column):
+    ids = data.batch(torch.arange(2), 0, 0, 0.0).columns[column]
+    return [MODEL.tokenizer.backend.decode(ids.slice(i, i + 1).input_ids.tolist()) for i in range(2)]
+
+
+def test_sets_and_evaluations(config):
+    guides = make_guides(config, CPU)
+    assert list(guides) == ["guide"]
+    shelf = [make_loss(entry.where, entry.loss) for entry in config.data]
+    sets = make_sets(config, shelf, MODEL, guides)
+    assert texts(sets[0], 0) == [f"sort {row['q']}" for row in ROWS[:2]]
+    assert texts(sets[0], 1) == [row["d"] for row in ROWS[:2]]
+    assert texts(sets[1], 0) == [f"read {row['q']}" for row in ROWS[:2]]
+    assert sets[0].guide is None
+    assert sets[1].guide is not None and sets[1].guide.model is guides["guide"]
+
+    held, guided, found = (make_evaluation(config, entry, MODEL, guides, sets, shelf) for entry in config.eval)
+    assert isinstance(held, LossEvaluation) and held.loss is shelf[0]
+    assert texts(held.data, 0) == [f"sort {row['q']}" for row in ROWS[:2]]
+    assert isinstance(guided, LossEvaluation) and guided.loss not in shelf  # it has another temperature
+    assert guided.data.guide is not None and guided.measure(MODEL)["eval_guided_loss"] > 0
+    assert isinstance(found, InformationRetrievalEvaluator)
+
+
+def test_a_guide_that_is_missing(config):
+    shelf = [make_loss(entry.where, entry.loss) for entry in config.data]
+    with pytest.raises(ValueError, match=r'GISTEmbedLoss needs a guide: write \[guide\] model = ".."'):
+        make_sets(config, shelf, MODEL, {})
+
+
+def test_losses_by_name():
+    assert isinstance(make_loss("x", {"name": "MultipleNegativesRankingLoss"}), MultipleNegativesRankingLoss)
+    inner = {"name": "DenoisingAutoEncoderLoss"}
+    with pytest.raises(
+        ValueError, match=r"the loss in x: DenoisingAutoEncoderLoss .* cannot stand inside another loss"
+    ):
+        make_loss("x", {"name": "MatryoshkaLoss", "loss": inner, "matryoshka_dims": [8]})

@@ -33,6 +33,17 @@ def test_a_loss_inside_a_loss():
     assert type(loss.loss) is losses.TripletLoss
     both = make_loss({"name": "WeightedSumLoss", "losses": [inner, inner], "weights": [1.0, 2.0]})
     assert [type(part) for part in both.losses] == [losses.TripletLoss] * 2
+    named = make_loss({"name": "MatryoshkaLoss", "loss": "CoSENTLoss", "matryoshka_dims": [8, 4]})
+    assert type(named.loss) is losses.CoSENTLoss
+    both = make_loss({"name": "WeightedSumLoss", "losses": ["CoSENTLoss", inner]})
+    assert [type(part) for part in both.losses] == [losses.CoSENTLoss, losses.TripletLoss]
+    for wrong in (3, {"scale": 2.0}, ["CoSENTLoss"]):
+        with pytest.raises(ValueError, match=r"loss of MatryoshkaLoss is .*, it must be a name or a table"):
+            make_loss({"name": "MatryoshkaLoss", "loss": wrong, "matryoshka_dims": [8, 4]})
+    with pytest.raises(ValueError, match="losses of WeightedSumLoss is 3, it must be a name or a table"):
+        make_loss({"name": "WeightedSumLoss", "losses": [3]})
+    with pytest.raises(ValueError, match=r"WeightedSumLoss with .*'losses': 3"):
+        make_loss({"name": "WeightedSumLoss", "losses": 3})
     with pytest.raises(ValueError, match="loss of MatryoshkaLoss is 'Triplet', known are AdaptiveLayerLoss, "):
         make_loss({"name": "MatryoshkaLoss", "loss": {"name": "Triplet"}, "matryoshka_dims": [8, 4]})
 
@@ -41,6 +52,7 @@ def test_from_a_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(MINE)
     assert make_loss({"name": f"{file}:Mine", "power": 3}).power == 3
+    assert type(make_loss({"name": f"{file}:Mine", "power": {"name": "CoSENTLoss"}}).power) is losses.CoSENTLoss
     with pytest.raises(ValueError, match=r"mine\.py has no None"):
         make_loss({"name": f"{file}:None"})
     with pytest.raises(ValueError, match=r"Other is no Loss, make it a subclass of minist\.losses\.base"):

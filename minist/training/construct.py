@@ -5,14 +5,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 
 def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -> Any:
     """An object of `kind` from {"name": class name, **arguments}.
 
-    The class is found in `package`, or in a file as "path/to/file.py:Name". Arguments that are such tables themselves
-    are made first: a loss inside a loss. ValueError lists the classes there are, or the arguments that one takes.
+    The class is found in `package`, or in a file as "path/to/file.py:Name". Arguments that are such tables themselves,
+    or names where the class declares a `kind`, are made first: a loss inside a loss. ValueError lists the classes
+    there are, or the arguments that one takes.
     """
     arguments = dict(table)
     name = arguments.pop("name", "")
@@ -21,11 +22,11 @@ def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -
     found = _from_file(name) if ".py:" in name else vars(package)[name] if name in package.__all__ else None
     if found is None:
         raise ValueError(f"config: {what} is {name!r}, known are {', '.join(package.__all__)}, or path/to/file.py:Name")
-    known = list(inspect.signature(found).parameters)
+    known = inspect.signature(found).parameters
     for argument, value in arguments.items():
         if argument not in known:
             raise ValueError(f"config: {name} has no argument {argument!r}, it takes {', '.join(known)}")
-        arguments[argument] = _inner(f"{argument} of {name}", value, package, kind)
+        arguments[argument] = _argument(f"{argument} of {name}", value, known[argument].annotation, package, kind)
     try:
         made = found(**arguments)
     except (TypeError, ValueError) as e:  # an argument of another type or value than it takes, or one that it lacks
@@ -35,10 +36,18 @@ def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -
     return made
 
 
-def _inner(what: str, value: Any, package: ModuleType, kind: type) -> Any:
+def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:
+    """The value itself; of a table with a name, or a name where one of `kind` is declared, the object it stands for."""
+    if isinstance(value, list) and annotation is not kind:
+        entries = kind if kind in get_args(annotation) else Any  # declared as a list of them, or as anything else
+        return [_argument(what, entry, entries, package, kind) for entry in value]
     if isinstance(value, dict) and "name" in value:
         return make(what, value, package, kind)
-    return [_inner(what, entry, package, kind) for entry in value] if isinstance(value, list) else value
+    if annotation is not kind:
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'config: {what} is {value!r}, it must be a name or a table: {{ name = "..", .. }}')
+    return make(what, {"name": value}, package, kind)
 
 
 def _from_file(reference: str) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from minist.data.batches import Place
 from minist.data.packed import Packed
 from minist.losses.autoencoder import DenoisingAutoEncoderLoss
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.training.checkpoint import save_checkpoint
+from minist.training.checkpoint import check_weights, save_checkpoint
 from minist.training.config import load_config
 from minist.training.diagnostics import CollapseWatch, describe_batch
 from minist.training.evaluations import evaluate, report
@@ -166,7 +166,8 @@ def show(
 
 
 def measure(run: Run) -> dict[str, float]:
-    """Run all evaluations, on all ranks together."""
+    """Run all evaluations, on all ranks together. ValueError if a weight is no number any more."""
+    check_weights(run.trained.model, run.done)
     metrics = evaluate(run.evaluations, run.trained.model)
     if metrics and distributed.rank() == 0:
         log(run.output, {"step": run.done, **metrics})

@@ -60,6 +60,13 @@ def test_a_loss_that_is_no_number(folder):
         SentenceTransformer(checkpoint)
 
 
+def test_weights_that_are_no_numbers_after_the_last_step(folder):
+    """There is no next loss that would show it."""
+    message = fails("train.lr=1e39", "train.schedule=constant", "train.max_steps=1")
+    assert "after step 1 the weight " in message and "is not finite, so it is not saved" in message
+    assert not (folder / "run/model").exists()
+
+
 def test_a_loss_of_mine_that_is_no_number(folder):
     (folder / "mine.py").write_text("""
 from minist.losses.base import Loss

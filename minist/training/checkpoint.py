@@ -33,9 +33,7 @@ def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: i
 
     ValueError if a weight is not finite: the checkpoints before stay as they are.
     """
-    for name, weight in trained.model.state_dict().items():
-        if not weight.isfinite().all():
-            raise ValueError(f"after step {run['step']} the weight {name} is not finite: no checkpoint is written")
+    check_weights(trained.model, run["step"])
     with complete_folder(output / f"checkpoint-{run['step']}", marker=RUN) as partial:
         write_folder(trained.model.content(), partial)
         state = {name: part.state_dict() for name, part in trained._asdict().items() if name != "model"}
@@ -47,6 +45,15 @@ def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: i
         write_json(partial / RUN, run)
     for old in checkpoints(output)[:-keep]:
         shutil.rmtree(old)
+
+
+def check_weights(model: SentenceTransformer, step: int) -> None:
+    """ValueError if a weight is not finite after so many steps."""
+    for name, weight in model.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"after step {step} the weight {name} is not finite, so it is not saved: try a lower learning rate"
+            )
 
 
 def checkpoints(output: Path) -> list[Path]:

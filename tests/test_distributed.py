@@ -3,13 +3,11 @@
 One spawn of two processes serves all tests: it runs every case and saves what it found.
 """
 
-import os
-import socket
-
 import pytest
 import torch
 from tiny import sentences, tiny_model
 from torch import multiprocessing, nn
+from two_ranks import WORLD, run_ranks
 
 from minist import distributed
 from minist.batch import Batch
@@ -20,7 +18,6 @@ from minist.training.gradcache import gradcache
 from minist.training.objective import Objective
 from minist.training.token_step import attach_decoder, token_step
 
-WORLD = 2
 ROWS = [6, 5, 1]  # even, odd, and one that leaves a rank without a row
 EXACT = 1e-12
 
@@ -107,12 +104,9 @@ def gather_parts():
     return [(whole, [3, 0]), (whole * 2, [1, 2])], torch.randn(3, 2, 2, dtype=torch.float64)
 
 
-def rank_work(rank, port, folder):
+def rank_work(rank, folder):
     """Everything that one of the two ranks does."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "CUDA_VISIBLE_DEVICES": ""}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    found = {"start": distributed.start(), "rank": distributed.rank(), "world": distributed.world_size()}
+    found = {"rank": distributed.rank(), "world": distributed.world_size()}
     found["total"] = distributed.total(rank + 1.5)
     found["objects"] = distributed.gather_objects({"rank": rank})
     found["gather"] = []
@@ -135,20 +129,15 @@ def rank_work(rank, port, folder):
         distributed.barrier()
         found[case] = write_texts(n, rank, WORLD, budget)
     torch.save(found, folder / f"{rank}.pt")
-    distributed.barrier()
-    distributed.stop()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each rank found."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     error = ""
     try:
-        multiprocessing.spawn(rank_work, (port, folder), nprocs=WORLD)
+        run_ranks(rank_work, folder)
     except multiprocessing.ProcessRaisedException as raised:  # the other rank is ended too
         error = str(raised)
     return [{"error": error} | torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
@@ -156,7 +145,6 @@ def ranks(tmp_path_factory):
 
 def test_start(ranks):
     for rank, found in enumerate(ranks):
-        assert found["start"] == (rank, WORLD, torch.device("cpu"))
         assert (found["rank"], found["world"]) == (rank, WORLD)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import ENCODER, ROOT, run_script, sentences, tiny_model, write_jsonl
+from tiny import FROM_SCRATCH, ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist.cli import describe
 from minist.modules.dense import Dense
@@ -47,11 +47,7 @@ def folder(tmp_path, saved, monkeypatch):
 
 CONFIG = f"""
 output = "run"
-[model.encoder]
-{chr(10).join(f"{key} = {json.dumps(value)}" for key, value in ENCODER.items())}
-[model.tokenizer]
-vocab_size = 200
-max_length = 32
+{FROM_SCRATCH}
 [[data]]
 files = ["d.jsonl"]
 columns = {{ anchor = "q", positive = "d" }}

@@ -1,6 +1,5 @@
 """What goes wrong in the middle of a run: one clear message, no hang, and the last checkpoint opens."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,18 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import ENCODER, ROOT, run_script, sentences, write_jsonl
+from tiny import FROM_SCRATCH, ROOT, run_script, sentences, write_jsonl
 
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.checkpoint import checkpoints
 
 CONFIG = f"""
 output = "run"
-[model.encoder]
-{chr(10).join(f"{key} = {json.dumps(value)}" for key, value in ENCODER.items())}
-[model.tokenizer]
-vocab_size = 200
-max_length = 32
+{FROM_SCRATCH}
 [[data]]
 name = "pairs"
 files = ["pairs.jsonl"]

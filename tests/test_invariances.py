@@ -8,9 +8,7 @@ better      a better pair lowers it
 """
 
 import math
-import os
 import random
-import socket
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -21,7 +19,8 @@ import torch
 from shelf import CASES, LAYER_WEIGHTS, LAYERS, SHELF, TEMPERATURE, WIDTH, Case, Example, random_columns, total, vectors
 from slow_losses import SLOW
 from tiny import WORDS, tiny_model
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from two_ranks import WORLD, run_ranks
 
 from minist import Batch, distributed
 from minist.losses.base import Loss
@@ -170,7 +169,6 @@ def check_gradient(case: Case, kl_temperature: float, fixed: int) -> None:
 # ---------------------------------------------------------------- mini-batches and ranks
 
 ROWS = 5  # two ranks have 3 and 2
-WORLD = 2
 
 
 def model_for(towers: bool) -> SentenceTransformer:
@@ -265,12 +263,8 @@ def run_name(run: tuple[Case, int, int]) -> str:
     return f"{case}, {rows} rows" + f", mini-batches of {budget}" * (budget > 0)
 
 
-def rank_work(rank: int, port: int, folder: Path) -> None:
+def rank_work(rank: int, folder: Path) -> None:
     """Everything that one of the two ranks does: all runs, on the same models."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "CUDA_VISIBLE_DEVICES": ""}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    distributed.start()
     wrapped = {towers: distributed.wrap(model_for(towers), has_routes=towers) for towers in (False, True)}
     bare = {towers: model_for(towers) for towers in (False, True)}  # DDP would average these twice
     found = {}
@@ -280,18 +274,13 @@ def rank_work(rank: int, port: int, folder: Path) -> None:
         model = bare[has_towers(case)] if budget else way.module
         found[run_name(run)] = {k: x.clone() for k, x in step(case, rows, model, way, rank, WORLD, budget).items()}
     torch.save(found, folder / f"{rank}.pt")
-    distributed.barrier()
-    distributed.stop()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each rank found. One spawn serves all runs; an error in one of them is an error of all."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(rank_work, (port, folder), nprocs=WORLD)
+    run_ranks(rank_work, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import torch
-from tiny import ENCODER, ROOT, run_script, sentences, write_jsonl
+from tiny import FROM_SCRATCH, ROOT, run_script, sentences, write_jsonl
 
 from minist.models.sentence_transformer import SentenceTransformer
 
@@ -22,11 +22,7 @@ STEPS, FIRST = 24, 21  # the earlier of the two checkpoints that are kept is tha
 KILLS = int(os.environ.get("KILLS", "1"))
 CONFIG = f"""
 output = "run"
-[model.encoder]
-{chr(10).join(f"{key} = {json.dumps(value)}" for key, value in ENCODER.items())}
-[model.tokenizer]
-vocab_size = 200
-max_length = 32
+{FROM_SCRATCH}
 [[data]]
 name = "pairs"
 files = ["pairs.jsonl"]

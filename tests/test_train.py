@@ -13,7 +13,7 @@ import tomllib
 import numpy as np
 import pytest
 import torch
-from tiny import ENCODER, ROOT, WORDS, run_script, sentences, write_jsonl
+from tiny import FROM_SCRATCH, ROOT, WORDS, run_script, sentences, write_jsonl
 
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.config import load_config
@@ -48,14 +48,9 @@ def folder(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "pairs.jsonl", pairs())
     rows = "".join(f"{a},{b},{i / 10}\n" for i, (a, b) in enumerate(zip(WORDS[:8], WORDS[4:12], strict=True)))
     (tmp_path / "scores.csv").write_text("a,b,s\n" + rows)
-    encoder = "\n".join(f"{key} = {json.dumps(value)}" for key, value in ENCODER.items())
     (tmp_path / "c.toml").write_text(f"""
 output = "runs/one"
-[model.encoder]
-{encoder}
-[model.tokenizer]
-vocab_size = 200
-max_length = 32
+{FROM_SCRATCH}
 [[data]]
 files = ["pairs.jsonl"]
 columns = {{ anchor = "q", positive = "d" }}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from models import DATA
 from safetensors.torch import load_file
-from tiny import ENCODER, WORDS, run_script, sentences, tiny_model, write_jsonl
+from tiny import FROM_SCRATCH, WORDS, run_script, sentences, tiny_model, write_jsonl
 
 from minist import Packed
 from minist.batch import Batch
@@ -187,11 +187,7 @@ def test_columns_of_two_vocabularies():
 
 CONFIG = f"""
 output = "run"
-[model.encoder]
-{chr(10).join(f"{key} = {json.dumps(value)}" for key, value in ENCODER.items())}
-[model.tokenizer]
-vocab_size = 200
-max_length = 32
+{FROM_SCRATCH}
 [[data]]
 name = "texts"
 files = ["texts.jsonl"]

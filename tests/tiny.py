@@ -29,6 +29,13 @@ ENCODER = {
     "initializer_range": 0.3,  # large enough that texts differ
 }
 
+# the same in a config
+FROM_SCRATCH = f"""[model.encoder]
+{chr(10).join(f"{key} = {json.dumps(value)}" for key, value in ENCODER.items())}
+[model.tokenizer]
+vocab_size = 200
+max_length = 32"""
+
 
 def sentences(n, seed=0, longest=9):
     """n texts of 1 to `longest` words, the same for the same seed."""

@@ -1,0 +1,38 @@
+"""Every recipe in configs/ runs: a few steps on a tiny model and few texts."""
+
+import json
+
+import pytest
+from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
+
+from minist.models.sentence_transformer import SentenceTransformer
+from minist.training.config import load_config
+
+RECIPES = sorted((ROOT / "configs").glob("*.toml"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "data/python_docs"
+    made.mkdir(parents=True)
+    for name, seed in (("train", 1), ("heldout", 2)):
+        rows = [{"summary": q, "body": d} for q, d in zip(sentences(30, seed), sentences(30, seed + 9), strict=True)]
+        write_jsonl(made / f"{name}.jsonl", rows)
+    tiny_model(encoder={"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 4}).save(tmp_path / "tiny")
+    return tmp_path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_recipe(folder, recipe):
+    config = load_config(recipe, [])
+    assert config.output == f"runs/{recipe.stem}"  # named alike, so that recipes do not meet
+    changes = ["train.max_steps=3", "train.batch_size=10", "train.log_every=1", "train.eval_every=3"]
+    changes += ["model.path=tiny"] if config.model.path else ["model.tokenizer.vocab_size=200"]
+    changes += ["teacher.model=tiny"] if config.teacher.model else []
+    code, out, err = run_script("train.py", "--config", recipe, *(p for c in changes for p in ("--set", c)))
+    assert (code, err) == (0, "")
+    assert out.count("step ") == 3
+    metrics = [json.loads(line) for line in (folder / config.output / "metrics.jsonl").read_text().splitlines()]
+    assert "heldout_cosine_ndcg@10" in metrics[-1]
+    assert SentenceTransformer(folder / config.output / "model").encode(["read file"]).shape[1] in (128, 384)

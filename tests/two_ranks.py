@@ -1,0 +1,32 @@
+"""Two processes on this machine that form a world, for the tests that hold them against one."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import multiprocessing
+
+from minist import distributed
+
+WORLD = 2
+
+
+def run_ranks(work: Callable[[int, Path], None], folder: Path) -> None:
+    """Call `work(rank, folder)` in two processes, as torchrun would start them. Its error is one here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_join, (port, work, folder), nprocs=WORLD)
+
+
+def _join(rank: int, port: int, work: Callable[[int, Path], Any], folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    assert distributed.start() == (rank, WORLD, torch.device("cpu"))
+    work(rank, folder)
+    distributed.barrier()
+    distributed.stop()

@@ -52,7 +52,7 @@ def run_ours(pairs: list[tuple[str, str]]) -> float:
         )
         model = minist.SentenceTransformer(MODEL)
         args = argparse.Namespace(config=config, set=[], resume=False, overwrite=False, debug=True)
-        with mock.patch.object(train, "make_model", lambda config: model), redirect_stdout(io.StringIO()):
+        with mock.patch("minist.training.run.make_model", lambda config: model), redirect_stdout(io.StringIO()):
             return seconds(lambda: train.train(args))
 
 

@@ -1,0 +1,32 @@
+"""The benchmarks still run, at sizes too small to say anything."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import real_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize(
+    ("script", "sizes"),
+    [
+        ("cold_start", "--rounds 1"),
+        ("encode_speed", "--texts 8 --rounds 1"),
+        ("loss_memory", "--rows 300 --width 8"),
+        ("second_start", "--rows 200"),
+        ("train_memory", "--small 2 --large 4"),
+        ("train_ranks", "--rounds 1 --batch-size 4 --steps 2"),
+        ("train_speed", "--rounds 1 --steps 1"),
+    ],
+)
+def test_runs(script, sizes):
+    real_model("all-MiniLM-L6-v2")  # which most of them use
+    command = [sys.executable, str(ROOT / f"tests/benchmarks/{script}.py"), *sizes.split()]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert any(character.isdigit() for character in done.stdout)

@@ -115,17 +115,18 @@ def make_evaluation(
     """An evaluator, or the mean of a loss over rows. `sets` and `own_losses` are those of the [[data]] entries."""
     if entry.evaluator:
         return make_evaluator(entry)
-    twin = next((i for i, other in enumerate(config.data) if other.loss == entry.loss), None)
-    loss = make_loss(entry.where, entry.loss).to(model.device) if twin is None else own_losses[twin]
-    if twin is None and (isinstance(loss, DenoisingAutoEncoderLoss) or list(loss.parameters())):
+    same = next((i for i, other in enumerate(config.data) if other.loss == entry.loss), None)
+    loss = make_loss(entry.where, entry.loss).to(model.device) if same is None else own_losses[same]
+    if same is None and (isinstance(loss, DenoisingAutoEncoderLoss) or list(loss.parameters())):
         raise ValueError(
             f"config: {entry.loss['name']} in {entry.where} has weights of its own, which nothing would train: "
             "write the loss as a [[data]] entry has it, and it is that one"
         )
     data = make_set(config, entry, loss, model, guides)
-    try:
-        data.dataset.number_classes(data.dataset.classes if twin is None else sets[twin].dataset.classes)
-    except ValueError as e:
-        raise ValueError(f"config: {entry.where}: {e}, as in {config.data[twin or 0].where}") from None
+    if same is not None:  # it knows classes by their numbers there
+        try:
+            data.dataset.number_classes(sets[same].dataset.classes)
+        except ValueError as e:
+            raise ValueError(f"config: {entry.where}: {e}, as in {config.data[same].where}") from None
     data.check(loss, model, config.train.batch_size, entry.where)
     return LossEvaluation(entry.name, loss, data, config.train.batch_size)

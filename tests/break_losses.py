@@ -1,0 +1,132 @@
+"""Are the tests worth something? Break every loss once, a line at a time in a copy, and see that they notice.
+
+python tests/break_losses.py
+
+It prints for each break whether the tests turned red, and the first that did; and fails if one did not.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Break(NamedTuple):
+    """`old` becomes `new` in one class or function of one file."""
+
+    file: str
+    place: str  # "class TripletLoss", in which `old` stands once
+    old: str
+    new: str
+    select: str  # of the tests, for pytest -k
+    tests: str = "test_invariances.py"
+
+
+def of_loss(file: str, name: str, old: str, new: str, select: str = "", tests: str = "test_invariances.py") -> Break:
+    """A break of a class in losses/. Its own tests are those that name it; `ranks` is left to the break of gather."""
+    return Break(f"minist/losses/{file}.py", f"class {name}", old, new, select or f"{name}- and not ranks", tests)
+
+
+def wrapper(file: str, name: str, old: str, new: str, select: str) -> Break:
+    """A break of a wrapper, seen by the tests of MultipleNegativesRankingLoss in it."""
+    return of_loss(file, name, old, new, f"{select} and MultipleNegativesRankingLoss-2 and not ranks")
+
+
+BREAKS = [
+    of_loss("contrastive", "MultipleNegativesRankingLoss", "normalizer - positive", "normalizer + positive"),
+    of_loss("contrastive", "MultipleNegativesRankingLoss", "masked_fill(of_row[:, :n]", "masked_fill(~of_row[:, :n]"),
+    of_loss("contrastive", "MultipleNegativesSymmetricRankingLoss", '"per_direction")', '"joint")'),
+    of_loss("guided", "GISTEmbedLoss", "(similar > limit) & ~same", "similar > limit"),
+    of_loss("guided", "GISTEmbedLoss", "(similar > limit) | same", "similar > limit"),
+    of_loss("mega_batch", "MegaBatchMarginLoss", '.masked_fill(same, float("-inf"))', ""),
+    of_loss("regularization", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same, 0.0)", ""),
+    of_loss("pairs", "CosineSimilarityLoss", "pairwise_cosine(u, v)", "-pairwise_cosine(u, v)"),
+    of_loss("pairs", "CoSENTLoss", "self.scale * self", "-self.scale * self"),
+    of_loss("pairs", "AnglELoss", "(1 - labels[negative_rows]", "(labels[negative_rows]"),
+    of_loss("pairs", "ContrastiveLoss", "F.relu(self.margin - distances)", "(self.margin - distances)"),
+    of_loss("pairs", "OnlineContrastiveLoss", "positives > nearest_negative", "positives < nearest_negative"),
+    of_loss("pairs", "SoftmaxLoss", "(u - v).abs()", "(u + v).abs()"),
+    of_loss("triplets", "TripletLoss", "- self.distance(anchor, negative)", "+ self.distance(anchor, negative)"),
+    of_loss("triplets", "BatchAllTripletLoss", "_without_itself(same)", "same"),
+    of_loss("triplets", "BatchHardTripletLoss", "+ self.margin", "- self.margin"),
+    of_loss("triplets", "BatchHardSoftMarginTripletLoss", "positive - negative", "negative - positive"),
+    of_loss("triplets", "BatchSemiHardTripletLoss", "distances.masked_fill(same, INF)", "distances"),
+    of_loss("distillation", "EmbedDistillLoss", "(1 - pairwise_cosine", "(1 + pairwise_cosine"),
+    of_loss("distillation", "MSELoss", '__init__("mse"', '__init__("l2"'),
+    of_loss("distillation", "MarginMSELoss", "margins[there] - wanted", "margins[there] + wanted"),
+    of_loss("distillation", "DistillKLDivLoss", " * self.student_temperature**2", ""),
+    of_loss("unsupervised", "ContrastiveTensionLoss", "pairwise_dot(embeddings", "-pairwise_dot(embeddings"),
+    of_loss(
+        "unsupervised", "ContrastiveTensionLossInBatchNegatives", "F.cross_entropy(scores.T", "F.cross_entropy(scores"
+    ),
+    of_loss("autoencoder", "DenoisingAutoEncoderLoss", 'reduction="sum"', 'reduction="mean"', "slow", "test_tsdae.py"),
+    wrapper("matryoshka", "MatryoshkaLoss", "= weight * total(value)", "= total(value)", "matryoshka"),
+    wrapper("adaptive_layer", "AdaptiveLayerLoss", " / len(layers)", "", "layers"),
+    wrapper("adaptive_layer", "AdaptiveLayerLoss", ".detach() / t", " / t", "layers"),
+    wrapper(
+        "adaptive_layer", "Matryoshka2dLoss", "matryoshka_weights, n_dims_per_step)", "None, n_dims_per_step)", "2d"
+    ),
+    wrapper("weighted_sum", "WeightedSumLoss", "= weight * total", "= total", "sum"),
+    Break("minist/distributed.py", "class _Gather", "own * len(ctx.counts)", "own", "ranks and plain"),
+    Break(
+        "minist/training/gradcache.py", "def gradcache", "x.backward(piece)", "x.backward(-piece)", "phases and plain"
+    ),
+]
+
+
+def broken(source: str, change: Break) -> str:
+    """The source with the change made."""
+    start = source.index(f"{change.place}(")
+    ends = [source.find(f"\n{kind} ", start + 1) for kind in ("class", "def")]
+    end = min([end for end in ends if end > 0], default=len(source))
+    assert source.count(change.old, start, end) == 1, f"{change.old!r} does not stand once in {change.place}"
+    return source[:start] + source[start:end].replace(change.old, change.new) + source[end:]
+
+
+def first_failure(copy: Path, change: Break) -> str:
+    """The first test that notices, or nothing."""
+    file = copy / change.file
+    source = file.read_text("utf-8")
+    file.write_text(broken(source, change), "utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        f"tests/{change.tests}",
+        "-k",
+        change.select,
+    ]
+    done = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
+    file.write_text(source, "utf-8")
+    assert done.returncode in (0, 1), done.stdout + done.stderr  # else no test was run
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].partition("::")[2].partition(" - ")[0] if done.returncode else ""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("minist", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns(".models", "__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        unnoticed = 0
+        for change in BREAKS:
+            found = first_failure(copy, change)
+            unnoticed += not found
+            place = change.place.split()[1]
+            print(f"{'red' if found else 'GREEN':6}{place:40}{change.old}  ->  {change.new or 'nothing'}", flush=True)
+            print(f"      {found or 'no test noticed'}", flush=True)
+    print(f"{len(BREAKS) - unnoticed} of {len(BREAKS)} breaks were noticed")
+    sys.exit(unnoticed > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -84,6 +84,16 @@ files = ["rows.jsonl"]
 columns = { a = "q", b = "d" }
 label = "class"
 loss = { name = "SoftmaxLoss", embedding_dimension = 16, num_labels = 3 }
+[[eval]]
+name = "written"
+files = ["rows.jsonl"]
+columns = { a = "d", b = "d" }
+loss = "DenoisingAutoEncoderLoss"
+[[eval]]
+name = "guided"
+files = ["rows.jsonl"]
+columns = { anchor = "q", positive = "d", negatives = "lists" }
+loss = { name = "GISTEmbedLoss", temperature = 0.1 }
 """
 
 
@@ -120,6 +130,7 @@ def test_two_ranks_in_mini_batches_are_one_pass(folder):
     steps = [line for line in one if "loss" in line]
     assert len({line["data"] for line in steps}) == 9
     assert all(line["grad_norm"] > 1e-3 for line in steps)
+    assert {"eval_held_loss", "eval_written_loss", "eval_guided_loss"} < one[-1].keys()
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         for name in ("data", "step"):

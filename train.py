@@ -58,11 +58,12 @@ def train(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     run = start_run(load_config(args.config, args.set), resume=args.resume, overwrite=args.overwrite)
     settings, total = run.config.train, run.batches.total
-    meter, watch, interruption = Meter(total, run.done), CollapseWatch(), Interruption(run.device)
+    watch, interruption = CollapseWatch(), Interruption(run.device)
     last, metrics = run.done == total or run.selection.stop, {}
     if settings.best and run.done == 0:
         run.selection.check(measure(run))  # where the model stands before training, and whether there is such a metric
 
+    meter = Meter(total, run.done)
     for place in run.batches.start_at(total if last else run.done):
         with distributed.contact(f"step {place.step + 1}"):
             objective, rate, norm = take_step(run, place)
@@ -71,12 +72,14 @@ def train(args: argparse.Namespace) -> None:
             meter.count(objective.value, objective.batch.columns)
             if run.done % settings.log_every == 0 or run.done == 1 or last:
                 show(run, place, objective, meter, watch, rate, norm)
+            stepped = time.perf_counter()
             if last or (settings.eval_every and run.done % settings.eval_every == 0):
                 metrics = measure(run)
                 last = choose(run, metrics).stop or last
             ended = interruption.agreed() and not last
             if ended or (settings.save_every and run.done % settings.save_every == 0):
                 save(run)
+            meter.leave_out(time.perf_counter() - stepped)
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
             return distributed.stop()

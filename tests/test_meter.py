@@ -26,7 +26,8 @@ def test_means_since_the_last_reading(clock):
     clock[0] += 2
     assert meter.read() == {"loss": 3.0, "texts_per_second": 12.0, "tokens_per_second": 75.0}
     meter.count(torch.tensor(5.0), COLUMNS)
-    clock[0] += 4
+    clock[0] += 4 + 30
+    meter.leave_out(30)
     assert meter.read() == {"loss": 5.0, "texts_per_second": 2.0, "tokens_per_second": 12.5}
 
 

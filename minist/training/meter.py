@@ -29,6 +29,10 @@ class Meter:
         self.texts += sum(column.n for column in columns)
         self.tokens += sum(len(column.input_ids) for column in columns)
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that went by without training, as in an evaluation: texts per second do not count it."""
+        self.since += seconds
+
     def read(self) -> dict[str, float]:
         """Mean loss, texts and tokens per second of all ranks since the last reading. All ranks call it together."""
         seconds = time.perf_counter() - self.since

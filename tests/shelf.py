@@ -77,11 +77,6 @@ def random_columns(columns: int, rows: int = 4, seed: int = 0, dtype: torch.dtyp
     ]
 
 
-def total(value: Tensor | dict[str, Tensor]) -> Tensor:
-    """The scalar of a loss that may come in named parts."""
-    return sum(value.values()) if isinstance(value, dict) else value
-
-
 ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 
 SHELF = [

@@ -133,8 +133,6 @@ def test_two_ranks_in_mini_batches_are_one_pass(folder):
     assert {"eval_held_loss", "eval_written_loss", "eval_guided_loss"} < one[-1].keys()
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
-        for name in ("data", "step"):
-            assert a.get(name) == b.get(name)
-        for name in {*a} - {"data", "texts_per_second", "tokens_per_second", "seconds"}:
-            if isinstance(a[name], float):
-                assert b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-5), (a.get("data"), name)
+        assert a.get("data") == b.get("data")
+        for name in a.keys() - {"data", "texts_per_second", "tokens_per_second"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-5), (a.get("data"), name)

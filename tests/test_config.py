@@ -150,7 +150,7 @@ FIND = 'evaluator = "InformationRetrievalEvaluator"\n'
     [
         ("", r"\[\[eval\]\] eval takes evaluator or loss: give one of them"),
         (FIND + 'loss = "CoSENTLoss"', "takes evaluator or loss: give one of them"),
-        (FIND + 'label = "score"', "label, .* in .* belong to a loss, not to an evaluator"),
+        (FIND + 'label = "score"', "label, roles, prompts, delete_words and draw_pairs in .* belong to a loss,"),
         ('loss = "CoSENTLoss"\nroles = { quer = "query" }', "roles in .* names 'quer', the columns are query, doc"),
         ('loss = "CoSENTLoss"\ndelete_words = { query = 2 }', "query in delete_words in .* eval is 2"),
         ('loss = "CoSENTLoss"\ndraw_pairs = 4', "draw_pairs in .* eval is 4: it takes 2 or more, one column"),
@@ -170,6 +170,10 @@ def test_evaluations(tmp_path, entry, message):
     [
         ('data.0.roles={x="query"}', "roles in .* names 'x', the columns are"),
         ("data.0.delete_words={x=0.5}", "delete_words in .* names 'x', the columns are"),
+        (
+            "data=[{files=['x'], columns={a='q'}, draw_pairs=2, delete_words={partner=0.5}}]",
+            r"names 'partner', .* are a$",
+        ),
         ("data.0.weight=0.0", "weight in .* is 0.0, it must be more than 0"),
         ("data.0.draw_pairs=1", "draw_pairs in .* is 1: it takes 2 or more, one column, and no label"),
         ("data.0.prompts=3", r"prompts in \[\[data\]\] must be of type str or dict, it is 3"),

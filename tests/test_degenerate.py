@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from shelf import CASES, LAYERS, SHELF, WIDTH, random_columns, total
+from shelf import CASES, LAYERS, SHELF, WIDTH, random_columns
 
+from minist.losses.base import total
 from minist.training.objective import Objective
 
 

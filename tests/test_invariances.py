@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from shelf import CASES, LAYER_WEIGHTS, LAYERS, SHELF, TEMPERATURE, WIDTH, Case, Example, random_columns, total, vectors
+from shelf import CASES, LAYER_WEIGHTS, LAYERS, SHELF, TEMPERATURE, WIDTH, Case, Example, random_columns, vectors
 from slow_losses import SLOW
 from tiny import WORDS, tiny_model
 from torch import Tensor, nn
 from two_ranks import WORLD, run_ranks
 
 from minist import Batch, distributed
-from minist.losses.base import Loss
+from minist.losses.base import Loss, total
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
 from minist.training.gradcache import gradcache

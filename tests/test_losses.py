@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from shelf import OF_TOKENS, SHELF, WRAPPER_LOSSES, random_columns, total
+from shelf import OF_TOKENS, SHELF, WRAPPER_LOSSES, random_columns
 from slow_losses import SLOW
 
 from minist import Batch, losses
+from minist.losses.base import total
 from minist.losses.checks import check_columns, counts_of, text_rows
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models import DATA
-from shelf import ALL_DIRECTIONS, random_columns, total
+from shelf import ALL_DIRECTIONS, random_columns
 from slow_losses import SLOW
 
 from minist import Batch, losses
@@ -18,6 +18,7 @@ from minist.losses import (
     MultipleNegativesSymmetricRankingLoss,
     row_blocks,
 )
+from minist.losses.base import total
 
 RANKING = "MultipleNegativesRankingLoss"
 SYMMETRIC = "MultipleNegativesSymmetricRankingLoss"

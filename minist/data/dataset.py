@@ -44,10 +44,14 @@ class Dataset:
         self.names: list[str] = list(self.meta["columns"])
         self.columns = [stored[i] for i in self.meta["columns"].values()]
         self._labels = _open_labels(folder, self.meta["label"])
-        self.classes: list[str] = self._labels.classes if self._labels else []  # names of the classes, sorted
 
     def __len__(self) -> int:
         return self.meta["rows"]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of their numbers; none where labels are numbers, or missing."""
+        return self._labels.classes if self._labels else []
 
     def take(self, rows: Tensor) -> tuple[Packed, ...]:
         """The texts of `rows` [n] in every column; those of a cell that is a list stand one after the other."""
@@ -65,7 +69,6 @@ class Dataset:
         """Number the class names of the labels by their place in `classes`. ValueError if one is not there."""
         if isinstance(self._labels, ColumnLabels):
             self._labels.number_classes(classes)
-            self.classes = self._labels.classes
 
     def tokens(self, rows: Tensor) -> Tensor:
         """Tokens of each of `rows` in all columns, [n] int64."""

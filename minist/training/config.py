@@ -164,6 +164,10 @@ class Config:
     eval: list[EvalConfig] = field(default_factory=list)
     expect: Table = field(default_factory=dict)
 
+    def guides(self) -> dict[str, GuideConfig]:
+        """[guide] and [teacher], as losses call them."""
+        return {"guide": self.guide, "teacher": self.teacher}
+
 
 def load_config(file: Path, overrides: list[str]) -> Config:
     """Read `file` and apply `--set` overrides such as "train.lr=3e-5". ValueError says what is wrong where."""
@@ -250,23 +254,20 @@ def _check_data(entry: DataConfig) -> None:
 
 
 def _check_rows(entry: RowsConfig) -> None:
-    where, drawn = entry.where, {PARTNER: ""} if entry.draw_pairs else {}
-    _check_columns(where, entry.columns | drawn, {"roles": entry.roles, "delete_words": entry.delete_words})
+    where, columns = entry.where, list(entry.columns)
+    if not columns:
+        raise ValueError(f'config: columns in {where} is empty: write {{ anchor = "its name in the file", .. }}')
+    drawn = [PARTNER] if entry.draw_pairs else []  # its texts are those of the one column, deleted words and all
+    for key, table, known in (("roles", entry.roles, columns + drawn), ("delete_words", entry.delete_words, columns)):
+        for column in table:
+            if column not in known:
+                raise ValueError(f"config: {key} in {where} names {column!r}, the columns are {', '.join(known)}")
     _check_values(entry.delete_words, f"delete_words in {where}", 0, 1)
     if entry.draw_pairs and (entry.draw_pairs < 2 or len(entry.columns) != 1 or entry.label):
         raise ValueError(
             f"config: draw_pairs in {where} is {entry.draw_pairs}: it takes 2 or more, one column, and no label, "
             "since it gives each text its partner and the pair its label"
         )
-
-
-def _check_columns(where: str, columns: Table, by_column: dict[str, Table]) -> None:
-    if not columns:
-        raise ValueError(f'config: columns in {where} is empty: write {{ anchor = "its name in the file", .. }}')
-    for key, table in by_column.items():
-        for column in table:
-            if column not in columns:
-                raise ValueError(f"config: {key} in {where} names {column!r}, the columns are {', '.join(columns)}")
 
 
 def _check_eval(entry: EvalConfig) -> None:

@@ -36,10 +36,9 @@ def make_loss(where: str, table: Table) -> Loss:
 
 def make_guides(config: Config, device: torch.device) -> Guides:
     """The models in [guide] and [teacher]."""
-    tables = {"guide": config.guide, "teacher": config.teacher}
     return {
         name: SentenceTransformer(table.model, revision=table.revision or None, device=device)
-        for name, table in tables.items()
+        for name, table in config.guides().items()
         if table.model
     }
 
@@ -99,7 +98,7 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
     prompts = {name: prompts.get(name, default) for name in entry.columns}
     dataset = open_dataset(entry.paths(), entry.columns, "", model, roles, prompts, _cache(config))
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
-    if {"guide": config.guide, "teacher": config.teacher}[loss.guide].cache:
+    if config.guides()[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)
     return guide
 

@@ -33,6 +33,7 @@ def measure(number: int, rows: int, width: int) -> None:
     import torch
 
     from minist import Batch, losses
+    from minist.losses.base import total
 
     name, options = LOSSES[number]
     loss = getattr(losses, name)(**options)
@@ -40,8 +41,7 @@ def measure(number: int, rows: int, width: int) -> None:
     batch = Batch(guide=tuple(torch.randn(rows, width) for _ in range(2)))
 
     before, started = peak(), time.perf_counter()
-    value = loss(columns, batch)
-    (sum(value.values()) if isinstance(value, dict) else value).backward()
+    total(loss(columns, batch)).backward()
     seconds, memory = time.perf_counter() - started, peak() - before
     print(f"{name} {options or ''}: {memory:,.0f} MB, {seconds:.1f} s", flush=True)
 

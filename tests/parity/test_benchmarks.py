@@ -1,4 +1,4 @@
-"""The benchmarks still run, at sizes too small to say anything."""
+"""The benchmarks run, at sizes too small to say anything; but for encode_scale.py, whose sizes are fixed."""
 
 import os
 import subprocess
@@ -29,4 +29,3 @@ def test_runs(script, sizes):
     command = [sys.executable, str(ROOT / f"tests/benchmarks/{script}.py"), *sizes.split()]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert any(character.isdigit() for character in done.stdout)

@@ -119,7 +119,7 @@ def add_gradients(run: Run, place: Place) -> Objective:
     world = distributed.world_size()
     seed = ((run.config.seed * 2**24 + place.step) * world + distributed.rank()) * 2**16 % 2**63
 
-    def embed(columns: tuple[Packed, ...], roles: tuple[str | None, ...]) -> list[Tensor]:
+    def embed(columns: tuple[Packed, ...], roles: tuple[str | None, ...]) -> list[tuple[Tensor, ...]]:
         with torch.autocast(run.device.type, run.autocast, enabled=run.autocast is not None):
             return run.wrapped(columns, roles, outputs)
 

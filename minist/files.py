@@ -22,21 +22,46 @@ def complete_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def complete_folder(path: Path, marker: str) -> Iterator[Path]:
-    """The same for a folder. One that stands there is replaced, if it holds the file `marker` or nothing.
+def complete_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder of our own that nobody changes once it is there, such as a checkpoint or prepared data.
 
-    ValueError for any other folder: it is somebody's, and not ours to delete.
+    If another process made it in the meantime, theirs stays and ours is dropped: it may be in use already.
     """
-    if path.exists() and not (path / marker).exists() and (path.is_file() or any(path.iterdir())):
-        raise ValueError(f"{path} exists and has no {marker}, so it is not overwritten: name another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with _beside(path) as partial:
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
+        try:
+            partial.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+
+
+@contextmanager
+def files_into(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder to write to; when the block succeeds its files move into `folder`, each of them whole.
+
+    Files of other names stay as they are: `folder` may be a person's own, a git clone for instance. It may be a
+    symbolic link, or ".". A file in the root goes last, so that what names the others comes after them.
+    """
+    target = folder.resolve()  # "." has no name, and a link stays a link
+    target.mkdir(parents=True, exist_ok=True)
+    with _beside(target / "model") as partial:
+        yield partial
+        files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: (-len(file.parts), file.suffix == ".json", file)):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            (partial / file).replace(target / file)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """An empty folder on the same disk as `path`, so that a rename out of it is one step; gone afterwards."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    try:
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -17,6 +17,7 @@ MODELS = (*BOTTOM, "encoders", "modules", "models")
 ARROWS = {
     "cli": (),
     "files": (),
+    "checks": (),
     "progress": (),
     "similarity": (),
     "quantization": (),

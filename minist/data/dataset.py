@@ -109,7 +109,7 @@ def prepare_dataset(files: Sequence[Path], columns: Mapping[str, ColumnSpec], la
     """
     folder = dataset_folder(files, columns, label, cache)
     if not (folder / "meta.json").exists():
-        with complete_folder(folder, marker="meta.json") as partial:
+        with complete_folder(folder) as partial:
             _write(files, columns, label, partial)
     return folder
 

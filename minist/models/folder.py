@@ -22,7 +22,7 @@ from torch import nn
 from minist.data.tokenizer import NO_LIMIT, Tokenizer, load_static_tokenizer, load_tokenizer
 from minist.encoders.bert import BertEncoder
 from minist.encoders.families import Encoder
-from minist.files import complete_folder, read_json, write_json
+from minist.files import files_into, read_json, write_json
 from minist.models.module_files import (
     class_name,
     input_name,
@@ -183,7 +183,7 @@ def _read_optional(path: Path) -> dict[str, Any]:
 
 def save_folder(content: Content, folder: Path) -> None:
     """Write a model folder; it appears under its name when all of it is there."""
-    with complete_folder(folder, marker="modules.json") as partial:
+    with files_into(folder) as partial:
         write_folder(content, partial)
 
 

@@ -180,7 +180,7 @@ class SentenceTransformer(TextModel):
         places = order.to(self.device)
         with self.inference():
             for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
-                embeddings[places[: batch.n]] = self([batch], [role])[0].float()
+                embeddings[places[: batch.n]] = self([batch], [role])[0][0].float()
                 places = places[batch.n :]
                 done(batch.n)
         return embeddings, int(tokens.was_cut.sum())

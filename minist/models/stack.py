@@ -9,7 +9,6 @@ A Router may stand at any place: then there are several such paths, one for each
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
-import torch
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
@@ -71,8 +70,8 @@ class Stack(nn.ModuleList):
             x = module(x)
         return x
 
-    def forward(self, packed: Packed, role: str | None = None, outputs: Sequence[str] = ()) -> Tensor:
-        """Packed -> [N, D]; with `outputs`, each of them beside it in the same rows, [N, (1 + len(outputs)) D].
+    def forward(self, packed: Packed, role: str | None = None, outputs: Sequence[str] = ()) -> tuple[Tensor, ...]:
+        """Packed -> the embeddings [N, D], and after them each of `outputs`, [N, ..] too.
 
         "layer 3" is the embedding that the model would give if its encoder ended behind layer 3; layer 0 is what the
         encoder's layers start from.
@@ -80,11 +79,11 @@ class Stack(nn.ModuleList):
         path = self.paths[self.route(role)]
         first = len(before_pooling(path))
         if outputs:
-            return torch.cat([behind_encoder(path, x, packed) for x in layer_states(path[0], packed, outputs)], dim=1)
+            return tuple(behind_encoder(path, x, packed) for x in layer_states(path[0], packed, outputs))
         x = path[first](self.token_vectors(packed, role), packed) if first else path[0](packed)
         for module in path[first + 1 :]:
             x = module(x)
-        return x
+        return (x,)
 
 
 def layer_states(encoder: nn.Module, packed: Packed, outputs: Sequence[str]) -> list[Tensor]:

@@ -61,17 +61,17 @@ class TextModel(nn.Module):
 
     def forward(
         self, columns: Sequence[Packed], roles: Sequence[str | None] = (), outputs: Sequence[str] = ()
-    ) -> list[Tensor]:
-        """Embed several columns of texts: [N_c texts] -> [N_c, D] for each column c.
+    ) -> list[tuple[Tensor, ...]]:
+        """Embed several columns of texts: [N_c texts] -> ([N_c, D],) for each column c.
 
         `roles` gives the role of each column, none given is None for all. Columns of one route go through the model
         together; without a Router that is all of them. They may lie on the CPU; only what is ready to run is moved to
-        the model's device. `outputs` are what a loss wants beside the embeddings: [N_c, (1 + len(outputs)) D], see
-        stack.py. ValueError for a role that has no route.
+        the model's device. `outputs` are what a loss wants beside the embeddings, and stand behind them in each
+        tuple, [N_c, ..], see stack.py. ValueError for a role that has no route.
         """
         roles = roles or [None] * len(columns)
         assert len(roles) == len(columns), "each column has a role"
-        found: dict[int, Tensor] = {}
+        found: dict[int, tuple[Tensor, ...]] = {}
         groups: dict[str | None, list[int]] = {}
         for c, role in enumerate(roles):
             groups.setdefault(self.stack.route(role), []).append(c)
@@ -80,13 +80,16 @@ class TextModel(nn.Module):
             found |= zip(places, embedded, strict=True)
         return [found[c] for c in range(len(columns))]
 
-    def _one_pass(self, columns: Sequence[Packed], role: str | None, outputs: Sequence[str]) -> Sequence[Tensor]:
-        """Columns of one route: [N_c texts] -> [N_c, D] for each."""
+    def _one_pass(
+        self, columns: Sequence[Packed], role: str | None, outputs: Sequence[str]
+    ) -> list[tuple[Tensor, ...]]:
+        """Columns of one route: [N_c texts] -> ([N_c, D], ..) for each."""
         packed = Packed.cat(columns)
         order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
         packed = packed.take(order).to(self.device)
-        x = self.stack(packed, role, outputs)
-        return x[order.argsort().to(x.device)].split([column.n for column in columns])
+        back, sizes = order.argsort().to(self.device), [column.n for column in columns]
+        parts = [x[back].split(sizes) for x in self.stack(packed, role, outputs)]
+        return list(zip(*parts, strict=True))
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: i
     ValueError if a weight is not finite: the checkpoints before stay as they are.
     """
     check_weights(trained.model, run["step"])
-    with complete_folder(output / f"checkpoint-{run['step']}", marker=RUN) as partial:
+    with complete_folder(output / f"checkpoint-{run['step']}") as partial:
         write_folder(trained.model.content(), partial)
         state = {name: part.state_dict() for name, part in trained._asdict().items() if name != "model"}
         try:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from minist.data.packed import Packed
 
-Embed = Callable[[Packed, int], Tensor]  # (n texts, number of their column) -> [n, D]
+Embed = Callable[[Packed, int], tuple[Tensor, ...]]  # (n texts, number of their column) -> [n, D], and outputs [n, ..]
 
 
 def gradcache(
     embed: Embed,
     columns: Sequence[Packed],
-    loss: Callable[[list[Tensor]], Tensor],
+    loss: Callable[[list[tuple[Tensor, ...]]], Tensor],
     max_tokens: int,
     seed: int,
 ) -> Tensor:
@@ -42,25 +42,27 @@ def gradcache(
 
     with torch.no_grad():
         embeddings = [
-            torch.cat([_seeded(embed, part, c, own) for part, own in parts]) for c, parts in enumerate(mini_batches)
+            tuple(map(torch.cat, zip(*(_seeded(embed, part, c, own) for part, own in parts), strict=True)))
+            for c, parts in enumerate(mini_batches)
         ]
-    for x in embeddings:
-        x.requires_grad_()
+    for column in embeddings:
+        for x in column:
+            x.requires_grad_()
 
     value = loss(embeddings)
     value.backward()
 
-    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in embeddings]
+    gradients = [[torch.zeros_like(x) if x.grad is None else x.grad for x in column] for column in embeddings]
     del embeddings  # from here on only their gradients count
-    for c, (parts, gradient) in enumerate(zip(mini_batches, gradients, strict=True)):
-        pieces = gradient.split([part.n for part, _ in parts])
+    for c, (parts, column) in enumerate(zip(mini_batches, gradients, strict=True)):
+        pieces = zip(*(gradient.split([part.n for part, _ in parts]) for gradient in column), strict=True)
         for (part, own), piece in zip(parts, pieces, strict=True):
-            x = _seeded(embed, part, c, own)
-            if x.requires_grad:  # else all weights on the way to it are frozen
-                x.backward(piece)
+            pairs = [(x, g) for x, g in zip(_seeded(embed, part, c, own), piece, strict=True) if x.requires_grad]
+            if pairs:  # else all weights on the way to it are frozen
+                torch.autograd.backward(*zip(*pairs, strict=True))
     return value.detach()
 
 
-def _seeded(embed: Embed, part: Packed, c: int, seed: int) -> Tensor:
+def _seeded(embed: Embed, part: Packed, c: int, seed: int) -> tuple[Tensor, ...]:
     torch.manual_seed(seed)
     return embed(part, c)

@@ -35,7 +35,7 @@ class Guide:
             pairs = zip(self.cached, self.dataset.columns, strict=True)
             return tuple(kept[column.texts(rows)].to(self.model.device) for kept, column in pairs)
         own = embed_in_parts(self.model, self.dataset.take(share), self.roles)
-        return tuple(distributed.gather(x) for x in own)
+        return tuple(distributed.gather(x) for (x,) in own)
 
     def keep_on_disk(self, folder: Path) -> None:
         """Embed every text once, into `folder`, unless it is done; from then on only read."""
@@ -53,7 +53,7 @@ class Guide:
             out = np.lib.format.open_memmap(partial, "w+", np.float32, (texts, self.model.width))
             done = 0
             for rows in torch.arange(len(self.dataset)).split(ROWS):
-                (x,) = embed_in_parts(self.model, [self.dataset.columns[column].take(rows)], [self.roles[column]])
+                ((x,),) = embed_in_parts(self.model, [self.dataset.columns[column].take(rows)], [self.roles[column]])
                 out[done : done + len(x)] = x.cpu().numpy()
                 done += len(x)
                 bar.update(len(x))

@@ -23,16 +23,15 @@ class Objective:
         self.parts: dict[str, Tensor] = {}  # of a loss that has several
         self.value = torch.tensor(0.0)
 
-    def __call__(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Embeddings [n, D] of this rank's texts, per column -> scalar."""
+    def __call__(self, columns: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Per column the embeddings [n, D] of this rank's texts, and the outputs beside them -> scalar."""
         # half types are raised before the exchange, and float64 stays what it is
-        raised = [x if x.dtype == torch.float64 else x.float() for x in embeddings]
-        gathered = [distributed.gather(x) for x in raised]
-        parts = [x.split(x.shape[1] // (1 + len(self.outputs)), dim=1) for x in gathered]
-        self.embeddings = [part[0] for part in parts]
-        extra = {name: tuple(part[i] for part in parts) for i, name in enumerate(self.outputs, 1)}
+        raised = [[x if x.dtype == torch.float64 else x.float() for x in column] for column in columns]
+        gathered = [[distributed.gather(x) for x in column] for column in raised]
+        self.embeddings = [column[0] for column in gathered]
+        extra = {name: tuple(column[i] for column in gathered) for i, name in enumerate(self.outputs, 1)}
         self.batch = self.batch._replace(extra=extra)
-        with torch.autocast(raised[0].device.type, enabled=False):
+        with torch.autocast(self.embeddings[0].device.type, enabled=False):
             value = self.loss(self.embeddings, self.batch)
         if isinstance(value, dict):
             self.parts = {name: part.detach() for name, part in value.items()}
@@ -44,12 +43,13 @@ class Objective:
 @torch.no_grad()
 def embed_in_parts(
     model: SentenceTransformer, columns: Sequence[Packed], roles: Sequence[str | None], outputs: Sequence[str] = ()
-) -> list[Tensor]:
-    """Embeddings [n, D] of each column without a graph, in the memory of a few texts."""
+) -> list[tuple[Tensor, ...]]:
+    """Embeddings [n, D] of each column, and `outputs`, without a graph, in the memory of a few texts."""
     found = []
     for column, role in zip(columns, roles, strict=True):
         parts = column.split(model.default_batch_tokens) or [column]
-        found.append(torch.cat([model([part], [role], outputs)[0].float() for part in parts]))
+        pieces = zip(*(model([part], [role], outputs)[0] for part in parts), strict=True)
+        found.append(tuple(torch.cat(piece).float() for piece in pieces))
     return found
 
 

@@ -47,7 +47,7 @@ def token_step(
     total = torch.zeros((), dtype=model.dtype, device=device)
     for damaged, original in mini_batches(batch.columns, max_tokens):
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            (embeddings,) = model([damaged], batch.roles[:1])
+            ((embeddings,),) = model([damaged], batch.roles[:1])
             value = objective.weight * loss(encoder, embeddings, original) / written
         # the average over ranks divides by their number
         scaler.scale(value * distributed.world_size()).backward()
@@ -62,7 +62,7 @@ def token_loss(model: SentenceTransformer, loss: DenoisingAutoEncoderLoss, batch
     encoder = reader(model, batch.roles[0])
     found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
     for damaged, original in mini_batches(batch.columns, MEASURED_TOKENS):
-        (embeddings,) = model([damaged], batch.roles[:1])
+        ((embeddings,),) = model([damaged], batch.roles[:1])
         found[0] += loss(encoder, embeddings, original)
         found[1] += count_written(original)
     total, written = distributed.gather(found[None]).sum(0)

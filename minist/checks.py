@@ -1,0 +1,37 @@
+"""Checks of values that a person gave, each made once, where the value enters."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+SHOWN = 30  # names in a message: a table may have thousands of columns
+
+
+def pick(what: str, name: Any, table: Mapping[str, T]) -> T:
+    """`table[name]`. ValueError lists the names there are, the nearest first: "similarity is 'cos', known are ..".
+
+    `what` is what messages call the value.
+    """
+    if isinstance(name, str) and name in table:
+        return table[name]
+    raise ValueError(f"{what} is {name!r}, known are {listing(table, near=str(name))}")
+
+
+def listing(names: Iterable[Any], near: str = "") -> str:
+    """Names for a message: those that resemble `near` first, no more than a person reads."""
+    names = list(map(str, names))
+    first = difflib.get_close_matches(near, names, n=3)
+    ordered = [*first, *(name for name in names if name not in first)] if len(names) > SHOWN else names
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(ordered[:SHOWN]) + more or "none"
+
+
+def number(what: str, value: Any, least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Any:
+    """`value`, if it is a number from `least` to `most` that is more than `above`; else a ValueError says so."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most and value > above:
+        return value
+    limits = [f"{word} {limit:g}" for word, limit in (("at least", least), ("at most", most), ("above", above))]
+    wanted = " and ".join(text for text in limits if "inf" not in text)
+    raise ValueError(f"{what} is {value!r}: use a number {wanted}".rstrip())

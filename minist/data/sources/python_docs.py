@@ -38,7 +38,7 @@ def prepare(folder: Path) -> None:
     pairs = collect_pairs(library_folders())
     held_out, train = pairs[:HELD_OUT], pairs[HELD_OUT:]
     train += [cloze for summary, body in train for cloze in cloze_pairs(summary, body)]
-    with complete_folder(folder, marker="train.jsonl") as partial:
+    with complete_folder(folder) as partial:
         for name, rows in (("heldout", held_out), ("train", train)):
             lines = (json.dumps({"summary": summary, "body": body}, ensure_ascii=False) for summary, body in rows)
             (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")

@@ -7,13 +7,11 @@ dropped on load: we never pad, and the maximum length is ours.
 import json
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
 from torch import Tensor
 
 from minist.data.packed import Packed
@@ -102,28 +100,3 @@ class Tokenizer:
 
 def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:
     return np.fromiter(chain.from_iterable(lists), np.int64, int(lengths.sum()))
-
-
-def load_tokenizer(file: Path, max_length: int, lower_case: bool) -> Tokenizer:
-    """Read a tokenizer.json; ValueError if it is none. `lower_case` lowers text that its own normalizer would not."""
-    backend = _read_backend(file)
-    if lower_case:
-        steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
-        backend.normalizer = normalizers.Sequence(steps)
-    return Tokenizer(backend, max_length)
-
-
-def load_static_tokenizer(file: Path) -> Tokenizer:
-    """Read the tokenizer.json of a StaticEmbedding: no special tokens, and only the maximum length that it holds."""
-    backend = _read_backend(file)
-    limit = backend.truncation["max_length"] if backend.truncation else NO_LIMIT
-    return Tokenizer(backend, limit, special_tokens=False)
-
-
-def _read_backend(file: Path) -> Backend:
-    if not file.exists():
-        raise ValueError(f"{file.parent} has no tokenizer.json: save the model once with a fast tokenizer")
-    try:
-        return Backend.from_file(str(file))
-    except Exception as e:  # the library raises bare Exception
-        raise ValueError(f"{file} is not a tokenizer.json: {e}") from None

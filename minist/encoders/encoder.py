@@ -25,7 +25,7 @@ class Encoder(Module):
     weights: ClassVar[Table]  # our modules -> theirs in a checkpoint
     layers_field: ClassVar[str] = "num_hidden_layers"
     token_types: ClassVar[bool] = False  # whether it tells the two texts of a pair apart
-    embeddings: nn.Module
+    embeddings: Any  # Packed -> [T, D]; its `word` holds the words' vectors
     layers: nn.ModuleList
 
     def __init__(self, config: Any, width: int) -> None:
@@ -51,7 +51,7 @@ class Encoder(Module):
     @property
     def vocab_size(self) -> int:
         """Number of token ids that it has a vector for."""
-        return self.embeddings.get_parameter("word.weight").shape[0]
+        return len(self.embeddings.word.weight)
 
     def forward(self, packed: Packed) -> Tensor:
         """Packed -> [T, D], the last layer's output for every token."""
@@ -66,8 +66,9 @@ class Encoder(Module):
             yield x
 
     def run_layer(self, layer: nn.Module, x: Tensor, packed: Packed, *more: object) -> Tensor:
-        """`layer(x, packed, ..)`, [T, D] -> [T, D]. With `checkpoint_layers` backward keeps only `x`, and runs the layer
-        a second time with the same dropout: less memory for a third more time (Chen et al. 2016, arXiv:1604.06174)."""
+        """`layer(x, packed, ..)`, [T, D] -> [T, D]. With `checkpoint_layers` backward keeps only `x`, and runs the
+        layer a second time with the same dropout: less memory, a third more time (Chen et al. 2016, arXiv:1604.06174).
+        """
         if self.checkpoint_layers and torch.is_grad_enabled():
             y: Tensor = checkpoint(layer, x, packed, *more, use_reentrant=False, preserve_rng_state=True)
         else:

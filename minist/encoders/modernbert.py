@@ -200,7 +200,7 @@ class ModernBertEncoder(Encoder):
             yield x if number < len(self.layers) else self.final_norm(x)
 
     def check_layers(self, numbers: Sequence[int]) -> None:
-        """The same, and ValueError where layer 0 is not kept: only that one does without a norm before its attention."""
+        """Layer 0 must be kept: only that one does without a norm before its attention."""
         super().check_layers(numbers)
         if numbers[0] != 0:
             raise ValueError(f"keep_layers: given are {list(numbers)}, a ModernBERT must keep its layer 0")

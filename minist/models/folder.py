@@ -224,11 +224,11 @@ def save_folder(content: Content, folder: Path) -> None:
 def write_folder(content: Content, folder: Path) -> None:
     """Write the files of a model into a folder that exists."""
     entries = []
-    for i, module in enumerate(content.stack):
+    for i, module in enumerate(list[Any](content.stack)):
         path = f"{i}_{module.name}" if i else ""
         entries.append({"idx": i, "name": str(i), "path": path, "type": f"{OLD_TYPES}.{module.name}"})
         (folder / path).mkdir(exist_ok=True)
-        if module is content.stack.router:
+        if content.stack.router is module:
             _save_router(module, folder / path, content)
         else:
             _save_part(module, folder / path, content)

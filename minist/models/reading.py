@@ -1,11 +1,11 @@
 """Files of a model folder are somebody's: whatever they hold, a reader gets it, or one plain sentence."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from minist.files import read_json
 from minist.module import WeightError
 
 
@@ -40,9 +40,13 @@ def read_value(file: Path) -> Any:
     """The content of a JSON file. OSError where there is none."""
     is_file(file)
     try:
-        return read_json(file)
+        return json.loads(file.read_text("utf-8"))
     except RecursionError:
         raise ValueError(f"{file} is nested too deep") from None
+    except UnicodeError:
+        raise ValueError(f"{file} is not JSON: it is no UTF-8 text") from None
+    except ValueError as e:
+        raise ValueError(f"{file} is not JSON: {e}") from None
 
 
 def read_table(file: Path) -> dict[str, Any]:

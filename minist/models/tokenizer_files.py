@@ -1,5 +1,6 @@
 """The tokenizer of a folder: tokenizer.json, or a BERT's vocab.txt, and the settings beside it."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ SPECIAL = {
     "sep_token": ("[SEP]", "</s>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
+WORDPIECE = ("bert", "distilbert")  # whose vocab.txt alone says all
 RARE = "🙂 猫 ᚠ ꙮ 𓀀 \u0378"  # a vocabulary that lacks all of these needs its unknown token
 
 
@@ -49,10 +51,10 @@ def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
 def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
     own: dict[str, Any] = next(filter(None, (read_optional(folder / name) for name in LENGTH_FILES)), {})
     config = read_optional(folder / "special_tokens_map.json") | read_optional(folder / "tokenizer_config.json")
-    with reading(folder / "tokenizer_config.json"):
+    backend = _read_encoder_backend(folder, encoder, config)
+    with reading(folder):
         lengths = {"max_seq_length": own.get("max_seq_length"), "model_max_length": config.get("model_max_length")}
         given = [number(name, value, 1) for name, value in lengths.items() if value is not None]
-        backend = _read_encoder_backend(folder, encoder, config)
         if own.get("do_lower_case"):  # lowers text that its own normalizer would not
             steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
             backend.normalizer = normalizers.Sequence(steps)
@@ -65,26 +67,30 @@ def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
 
 
 def _read_encoder_backend(folder: Path, encoder: Encoder, config: dict[str, Any]) -> Backend:
-    if not is_file(folder / "tokenizer.json") and is_file(folder / "vocab.txt") and encoder.token_types:
-        return wordpiece(folder / "vocab.txt", config)
+    if not is_file(folder / "tokenizer.json") and is_file(folder / "vocab.txt") and encoder.model_type in WORDPIECE:
+        with reading(folder / "vocab.txt"):
+            return wordpiece(folder / "vocab.txt", config)
     backend = _read_backend(folder / "tokenizer.json")
     lower = config.get("do_lower_case")
-    if type(lower) is bool and config.get("tokenizer_class") not in GENERIC and _is_bert(backend.normalizer):
+    is_bert = type(backend.normalizer) is BertNormalizer and config.get("tokenizer_class") not in GENERIC
+    if is_bert and type(lower) is bool:
         backend.normalizer.lowercase = lower  # the classes of BERT's kind change their tokenizer.json by this
     return backend
-
-
-def _is_bert(normalizer: Any) -> bool:
-    return type(normalizer) is BertNormalizer
 
 
 def _read_backend(file: Path) -> Backend:
     if not is_file(file):
         raise ValueError(f"{file.parent} has no tokenizer.json: save the model once with a fast tokenizer")
     try:
-        return Backend.from_file(str(file))
+        backend = Backend.from_file(str(file))
     except Exception as e:  # the library raises bare Exception
         raise ValueError(f"{file} is not a tokenizer.json: {e}") from None
+    about = json.loads(backend.post_processor.__getstate__()) if backend.post_processor else {}
+    pieces = [*about.get("single", ()), *about.get("pair", ())] if about.get("type") == "TemplateProcessing" else ()
+    named = {piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece}
+    if missing := sorted(named - about.get("special_tokens", {}).keys()):  # the library would panic, and print pages
+        raise ValueError(f"{file}: its post_processor has no id for {missing[0]}")
+    return backend
 
 
 def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
@@ -93,7 +99,7 @@ def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
     special = {name: _text(config.get(name)) or names[0] for name, names in SPECIAL.items()}
     for name in ("unk_token", "cls_token", "sep_token"):
         if special[name] not in words:
-            raise ValueError(f"{file} has no line {special[name]}, the {name}")
+            raise ValueError(f"there is no line {special[name]}, the {name}")
     cls, sep = special["cls_token"], special["sep_token"]
     backend = Backend(WordPiece(words, unk_token=special["unk_token"]))
     backend.normalizer = BertNormalizer(

@@ -48,8 +48,8 @@ class Dense(Module):
         return out + (x if self.in_width == self.out_width else self.residual(x))
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        config = {"in_features": self.in_width, "out_features": self.out_width, "bias": self.linear.bias is not None}
-        config |= {"activation_function": self.activation_name}
+        config: dict[str, Any] = {"in_features": self.in_width, "out_features": self.out_width}
+        config |= {"bias": self.linear.bias is not None, "activation_function": self.activation_name}
         config |= {"use_residual": True} if self.has_residual else {}  # a key that older versions do not know
         return config, super().to_folder()[1]
 

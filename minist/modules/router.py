@@ -58,7 +58,7 @@ class Router(Module):
             raise ValueError(f"{given}: give one of {roles}")
         return found
 
-    def modules_of(self, route: str) -> list[nn.Module]:
+    def modules_of(self, route: str) -> list[Module]:
         """The modules of a route, in their order."""
         modules: Any = self.routes[route]
         return list(modules)

@@ -1,7 +1,6 @@
 """The encoders beside transformers: the same hidden states from random weights, and files that go both ways."""
 
 import json
-from dataclasses import asdict, fields
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from minist import Packed
 from minist.encoders.families import ENCODERS
-from minist.encoders.weights import load_weights, modernize, save_weights
 
 SHAPE = {"vocab_size": 90, "max_position_embeddings": 120, "pad_token_id": 1}
 WIDTH = {"hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3, "intermediate_size": 40}
@@ -62,20 +60,15 @@ def theirs(case, auto=AutoModel):
 def ours(folder):
     """Read what lies in a folder."""
     content = json.loads((folder / "config.json").read_text("utf-8"))
-    config_class, encoder_class = ENCODERS[content["model_type"]]
-    config = config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
-    encoder = encoder_class(config).eval()
-    load_weights(encoder, modernize(load_file(folder / "model.safetensors"), encoder.prefix), encoder.weights)
-    return encoder
+    return ENCODERS[content["model_type"]].from_folder(content, load_file(folder / "model.safetensors")).eval()
 
 
 def write(encoder, folder):
     """As a saved model has it; a field that is None is left out."""
     folder.mkdir()
-    about = {"architectures": [encoder.architecture], "model_type": encoder.model_type}
-    about |= {key: value for key, value in asdict(encoder.config).items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(about), "utf-8")
-    save_file(save_weights(encoder, encoder.weights), folder / "model.safetensors", metadata={"format": "pt"})
+    config, weights = encoder.to_folder()
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def draw_texts(padding_id):
@@ -145,8 +138,8 @@ def test_a_new_model_of_a_small_vocabulary(model_type, tmp_path):
     """Of our default fields but the sizes: transformers must take all that we write."""
     names = {"dim": 16, "n_layers": 1, "n_heads": 2} if model_type == "distilbert" else {"hidden_size": 16}
     names |= {} if model_type == "distilbert" else {"num_hidden_layers": 1, "num_attention_heads": 2}
-    config_class, encoder_class = ENCODERS[model_type]
-    encoder = encoder_class(config_class(vocab_size=90, **names)).eval()
+    encoder_class = ENCODERS[model_type]
+    encoder = encoder_class(encoder_class.config_class(vocab_size=90, **names)).eval()
     write(encoder, tmp_path / "ours")
     model = AutoModel.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
     ids, mask, packed = draw_texts(model.config.pad_token_id)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from minist import SentenceTransformer
-from minist.data.tokenizer import load_tokenizer
+from minist.data.tokenizer import Tokenizer
 from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
 from minist.training.scratch import new_model
 
@@ -323,7 +323,7 @@ def test_tokens_of_real_models(name):
 
 def check_tokens(folder, max_length, texts, pairs):
     real = AutoTokenizer.from_pretrained(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer.json", max_length, lower_case=False)
+    tokenizer = Tokenizer(Backend.from_file(str(folder / "tokenizer.json")), max_length)
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
     for batch, wanted in (
         (texts, real(texts, **options)),

@@ -230,3 +230,187 @@ def test_modernize_keeps_only_the_encoder_of_a_larger_model():
     state = {"bert.x.gamma": torch.ones(1), "bert.x.beta": torch.zeros(1), "cls.y": torch.ones(1)}
     assert modernize(state, "bert.") == {"x.weight": 1, "x.bias": 0}
     assert modernize({"x.weight": torch.ones(1)}, "bert.") == {"x.weight": 1}
+
+
+# ---------------------------------------------------------------- saving into a folder that exists
+
+
+def others_files(folder):
+    """What a person may have beside a model."""
+    for name in (".git/HEAD", "README.md", "onnx/model.onnx", "1_Pooling/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return {name: name for name in (".git/HEAD", "README.md", "onnx/model.onnx", "1_Pooling/notes.txt")}
+
+
+@pytest.mark.parametrize("target", ["m", "link", "."])
+def test_saving_keeps_everything_else_there(tmp_path, monkeypatch, target):
+    tiny_model().save(tmp_path / "m")
+    kept = others_files(tmp_path / "m")
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    monkeypatch.chdir(tmp_path / "m" if target == "." else tmp_path)
+    other = tiny_model(seed=3)
+    other.save(target)
+    assert {name: (tmp_path / "m" / name).read_text() for name in kept} == kept
+    assert (tmp_path / "link").is_symlink()
+    assert same(SentenceTransformer(tmp_path / "m"), other)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_saving_onto_a_file(tmp_path):
+    (tmp_path / "m").write_text("mine")
+    with pytest.raises(ValueError, match="m is a file: name a folder to save the model into"):
+        tiny_model().save(tmp_path / "m")
+    assert (tmp_path / "m").read_text() == "mine"
+
+
+def test_saving_where_nothing_can_be_written(folder, monkeypatch):
+    """The old model stays whole; to root all folders are open, so the refusal is played."""
+    before, written = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}, tiny_model(seed=3)
+
+    def refused(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(OSError, match="Permission denied"):
+        written.save(folder)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_settings_that_we_do_not_know_are_kept(folder, tmp_path):
+    edit(folder / "config_sentence_transformers.json", their_own={"a": [1]}, prompts={"query": "find: ", "x": "y"})
+    SentenceTransformer(folder).save(tmp_path / "again")
+    content = json.loads((tmp_path / "again/config_sentence_transformers.json").read_text())
+    assert content["their_own"] == {"a": [1]}
+    assert content["prompts"] == {"query": "find: ", "document": "", "x": "y"}
+    assert load_folder(tmp_path / "again").settings["their_own"] == {"a": [1]}
+
+
+# ---------------------------------------------------------------- older folders
+
+
+@pytest.mark.parametrize("kind", "bert roberta distilbert camembert albert xlm-roberta xlnet".split())
+def test_lengths_in_files_of_all_seven_names(folder, kind):
+    (folder / "sentence_bert_config.json").unlink()
+    content = {"max_seq_length": 11, "do_lower_case": True}
+    (folder / f"sentence_{kind}_config.json").write_text(json.dumps(content))
+    tokenizer = load_folder(folder).tokenizer
+    assert tokenizer.max_length == 11
+    assert tokenizer.backend.normalizer.normalize_str("READ") == "read"
+
+
+def without_lower_case(folder):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("about", "lowered"),
+    [
+        ({"tokenizer_class": "BertTokenizer", "do_lower_case": True}, True),
+        ({"tokenizer_class": "BertTokenizer", "do_lower_case": False}, False),
+        ({"tokenizer_class": "BertTokenizer"}, False),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}, False),
+    ],
+)
+def test_do_lower_case_in_tokenizer_config(folder, tmp_path, about, lowered):
+    """As transformers has it: BERT's own classes change their normalizer by it, the generic class does not."""
+    without_lower_case(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    model = SentenceTransformer(folder)
+    assert model.tokenizer.backend.normalizer.normalize_str("READ") == ("read" if lowered else "READ")
+    model.save(tmp_path / "again")
+    again = SentenceTransformer(tmp_path / "again").tokenizer
+    assert again.backend.normalizer.normalize_str("READ") == ("read" if lowered else "READ")
+
+
+def only_vocab_txt(folder, **about):
+    """What a folder of 2019 has in place of a tokenizer.json."""
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    words = sorted(vocabulary, key=vocabulary.get)
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), "utf-8")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_vocab_txt_alone(folder):
+    assert same(SentenceTransformer(only_vocab_txt(folder)), tiny_model())
+    tokens = load_folder(folder).tokenizer([("READ it", "write")])
+    expected = tiny_model().tokenizer([("READ it", "write")])
+    assert tokens.input_ids.tolist() == expected.input_ids.tolist()
+    assert tokens.token_type_ids.tolist() == expected.token_type_ids.tolist()
+
+
+def test_vocab_txt_of_a_cased_model(folder):
+    tokenizer = load_folder(only_vocab_txt(folder, do_lower_case=False)).tokenizer
+    assert tokenizer.backend.normalizer.normalize_str("READ") == "READ"
+
+
+def test_vocab_txt_without_a_special_token(folder):
+    only_vocab_txt(folder, cls_token="<s>")
+    with pytest.raises(ValueError, match=r"vocab\.txt: there is no line <s>, the cls_token"):
+        load_folder(folder)
+
+
+def test_vocab_txt_of_another_family(tmp_path):
+    """Only BERT's says all of the tokenizer."""
+    tiny_model(encoder={"model_type": "mpnet"}).save(tmp_path / "m")
+    only_vocab_txt(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+        load_folder(tmp_path / "m")
+
+
+# ---------------------------------------------------------------- tokenizer_config.json
+
+
+def test_special_tokens_are_written(folder, tmp_path):
+    """A checkpoint of BERT's class need not name them; the class that we write knows none by itself."""
+    about = {"tokenizer_class": "BertTokenizer", "cls_token": {"content": "[CLS]"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    SentenceTransformer(folder).save(tmp_path / "again")
+    content = json.loads((tmp_path / "again/tokenizer_config.json").read_text())
+    assert [content[f"{name}_token"] for name in ("pad", "unk", "sep", "mask")] == ["[PAD]", "[UNK]", "[SEP]", "[MASK]"]
+    assert content["cls_token"] == {"content": "[CLS]"}  # what was there stays
+
+
+def test_special_tokens_of_the_older_file(folder, tmp_path):
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "[UNK]"}))
+    SentenceTransformer(folder).save(tmp_path / "again")
+    assert json.loads((tmp_path / "again/tokenizer_config.json").read_text())["pad_token"] == "[UNK]"
+
+
+@pytest.mark.parametrize("names", [["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"]])
+def test_token_types_of_a_bert_are_as_its_folder_says(folder, tmp_path, names):
+    edit(folder / "tokenizer_config.json", model_input_names=names)
+    model = SentenceTransformer(folder)
+    has_types = "token_type_ids" in names
+    assert model.tokenizer([("read", "write")]).token_type_ids.any() == has_types
+    model.save(tmp_path / "again")
+    written = json.loads((tmp_path / "again/tokenizer_config.json").read_text())["model_input_names"]
+    assert ("token_type_ids" in written) == has_types
+    again = SentenceTransformer(tmp_path / "again")
+    assert again.tokenizer([("read", "write")]).token_type_ids.any() == has_types
+
+
+# ---------------------------------------------------------------- a loaded model
+
+
+def test_a_loaded_model_is_in_eval_mode(tmp_path):
+    rates = {"hidden_dropout_prob": 0.4, "attention_probs_dropout_prob": 0.4}
+    model = tiny_model(encoder=rates)
+    model.save(tmp_path / "m")
+    loaded = SentenceTransformer(tmp_path / "m")
+    assert not any(module.training for module in loaded.modules())
+    tokens = loaded.tokenizer(TEXTS).packed()
+    ((first,),), ((second,),) = loaded([tokens]), loaded([tokens])
+    assert torch.equal(first, second)
+    loaded.train()
+    ((third,),) = loaded([tokens])
+    assert not torch.allclose(first, third)  # the dropout is there
+    with loaded.inference():
+        ((again,),) = loaded([tokens])
+    assert torch.equal(again, first)
+    assert loaded.training

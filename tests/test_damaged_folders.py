@@ -199,9 +199,7 @@ def test_a_template_without_the_id_of_its_token(folder):
         (lambda w: w.bool(), "is of type bool, which is no float"),
     ],
 )
-@pytest.mark.parametrize(
-    ("below", "name"), [("", "encoder.layer.1.output.dense.weight"), ("4_Dense", "linear.weight")]
-)
+@pytest.mark.parametrize(("below", "name"), [("", "encoder.layer.1.output.dense.weight"), ("4_Dense", "linear.weight")])
 def test_weights_that_are_no_finite_floats(saved, tmp_path, below, name, change, message):
     shutil.copytree(saved / "long", tmp_path / "m")
     file = tmp_path / "m" / below / "model.safetensors"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from minist import Packed
 from minist.encoders import attention as attention_file
+from minist.encoders import modernbert
 from minist.encoders.attention import _padded, _runs, _varlen_flash, attention
 from minist.encoders.bert import BertConfig
 from minist.encoders.config import LARGEST
@@ -458,6 +459,50 @@ def test_dropout_of_an_encoder(model_type):
         assert torch.equal(encoder(tiny_texts()), encoder(tiny_texts()))
         encoder.train()
         assert not torch.equal(encoder(tiny_texts()), encoder(tiny_texts())), rate
+
+
+def test_dropout_behind_the_attention_of_modernbert(monkeypatch):
+    """attention_dropout is for the scores and for the output: it drops there too where the scores keep all."""
+    encoder = tiny_encoder("modernbert", attention_dropout=0.5).train()
+    given = []
+    monkeypatch.setattr(modernbert, "attention", lambda *args, dropout, **more: given.append(dropout) or args[2])
+    assert not torch.equal(encoder(tiny_texts()), encoder(tiny_texts()))
+    assert set(given) == {0.5}
+    encoder.eval()
+    assert torch.equal(encoder(tiny_texts()), encoder(tiny_texts()))
+    assert given[-1] == 0.0
+
+
+@pytest.mark.parametrize("model_type", sorted({*FAMILIES} - {"modernbert"}))
+def test_dropout_of_the_scores(model_type):
+    """The probability in config.json reaches the attention, and only in training."""
+    rates = [name for name in asdict(tiny_config(model_type)) if "dropout" in name]
+    encoder = tiny_encoder(model_type, **(dict.fromkeys(rates, 0.0) | {next(r for r in rates if "att" in r): 0.5}))
+    for layer in encoder.layers:
+        assert layer.attention_dropout.p == 0.5
+        assert layer.dropout.p == 0
+    assert torch.equal(encoder(tiny_texts()), encoder(tiny_texts()))
+    assert not torch.equal(encoder.train()(tiny_texts()), encoder(tiny_texts()))
+
+
+EPS_FIELD = {"modernbert": "norm_eps"}
+
+
+@pytest.mark.parametrize("model_type", sorted({*FAMILIES} - {"distilbert"}))
+def test_norm_eps_of_config(model_type):
+    """Of each norm: all have the number of config.json, and the output follows it."""
+    field = EPS_FIELD.get(model_type, "layer_norm_eps")
+    encoder, other = (tiny_encoder(model_type, **{field: eps}) for eps in (0.25, 0.5))
+    norms = [part for part in encoder.modules() if isinstance(part, torch.nn.LayerNorm)]
+    assert len(norms) >= 8
+    assert {norm.eps for norm in norms} == {0.25}
+    assert not torch.allclose(encoder(tiny_texts()), other(tiny_texts()), atol=1e-3)
+
+
+def test_norm_eps_of_distilbert():
+    """No field says it; all of its models have this one."""
+    norms = [part for part in tiny_encoder("distilbert").modules() if isinstance(part, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-12}
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

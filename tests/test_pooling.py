@@ -114,3 +114,28 @@ def test_unknown_mode():
         Pooling(2, ("mean", "median"))
     with pytest.raises(ValueError, match="pooling mode is 'missing'"):
         Pooling(2, ())
+
+
+# ---------------------------------------------------------------- texts without a token
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("lengths", [[0, 3, 0, 4, 0], [0], [0, 0], [3, 0, 4]], ids=str)
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_a_text_without_tokens_is_zeros(mode, lengths, include_prompt):
+    """Alone, or beside others, which it neither takes from nor changes."""
+    prompts = [min(length, 1) for length in lengths]
+    x = (torch.randn(sum(lengths), 2, dtype=torch.float64) - 3).requires_grad_()
+    pooling = Pooling(2, (mode,), include_prompt)
+    found = pooling(x, packed(lengths, prompts))
+    assert found.shape == (len(lengths), 2)
+    kept = [i for i, length in enumerate(lengths) if length]
+    assert not found[[i for i, length in enumerate(lengths) if not length]].any()
+    weights = torch.randn_like(found)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), x)
+    assert gradient.isfinite().all()
+    if kept:
+        alone = pooling(x, packed([lengths[i] for i in kept], [prompts[i] for i in kept]))
+        torch.testing.assert_close(found[kept], alone, atol=1e-14, rtol=0)
+        (wanted,) = torch.autograd.grad((alone * weights[kept]).sum(), x)
+        torch.testing.assert_close(gradient, wanted, atol=1e-14, rtol=0)

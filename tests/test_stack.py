@@ -2,14 +2,19 @@
 
 import pytest
 import torch
+from routed import asymmetric
+from test_encoders import tiny_encoder
 from tiny import sentences, tiny_model
 
 from minist.data.packed import Packed
 from minist.encoders.bert import BertConfig, BertEncoder
 from minist.encoders.weights import initialize
+from minist.models.sentence_transformer import SentenceTransformer
 from minist.models.stack import Stack
+from minist.module import Module
+from minist.modules import MODULES
 from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
-from minist.modules.pooling import Pooling
+from minist.modules.pooling import MODES, Pooling
 from minist.modules.static_embedding import StaticEmbedding
 from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
@@ -208,3 +213,128 @@ def test_a_model_of_these_modules():
     found = model.encode_tokens(texts)
     for row, x in zip(found, model.stack.token_vectors(tokens).split(tokens.lengths.tolist()), strict=True):
         torch.testing.assert_close(torch.from_numpy(row), x, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------- texts without a token, and outputs
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "modernbert"])
+def test_texts_without_a_token(mode, model_type):
+    """A tokenizer that adds none: zeros, whatever stands beside them, and a gradient that is finite."""
+    first = tiny_encoder(model_type)
+    stack = Stack([first, Pooling(16, (mode,)), Normalize()]).eval()
+    ids, lengths = torch.arange(9) + 3, torch.tensor([0, 5, 0, 4])
+    ((together,),) = stack([Packed.of(ids, lengths)])
+    ((alone,),) = stack([Packed.of(ids[:0], lengths[:1])])
+    ((others,),) = stack([Packed.of(ids, lengths[[1, 3]])])
+    assert not alone.any() and not together[[0, 2]].any()
+    torch.testing.assert_close(together[[1, 3]], others, atol=1e-6, rtol=0)
+    for found in (alone, together):
+        stack.zero_grad()
+        (found * torch.randn_like(found)).sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in stack.parameters())
+        assert any(p.grad is not None for p in stack.parameters())
+
+
+def test_outputs_of_layers():
+    first, pooling, dense, texts = encoder(3), Pooling(8), Dense(8, 4), packed()
+    stack = Stack([first, pooling, dense]).eval()
+    found = stack.embed(texts, None, ("layer 1", "layer 3", "layer 0"))
+    states = list(first.hidden_states(texts))
+    for given, layer in zip(found, (3, 1, 3, 0), strict=True):
+        assert torch.equal(given, dense(pooling(states[layer], texts)))
+    (again,) = stack([texts], [None], ("layer 1", "layer 3", "layer 0"))
+    for given, wanted in zip(again, found, strict=True):
+        torch.testing.assert_close(given, wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("modules", "name", "message"),
+    [
+        (lambda: [encoder(), Pooling(8)], "layer 3", "there is no output 'layer 3', known are layer 0, layer 1, layer"),
+        (lambda: [encoder(), Pooling(8)], "codes", "there is no output 'codes'"),
+        (lambda: [StaticEmbedding(20, 8)], "layer 0", "a StaticEmbedding has no layers"),
+        (
+            lambda: [encoder(), WeightedLayerPooling(8, 2, 0), Pooling(8)],
+            "layer 1",
+            "layer 1: WeightedLayerPooling mixes the layers: no embedding is of one alone",
+        ),
+    ],
+)
+def test_outputs_that_there_are_not(modules, name, message):
+    """AdaptiveLayerLoss behind a WeightedLayerPooling would have cut tokens, not layers."""
+    with pytest.raises(ValueError, match=message):
+        Stack(modules())([packed()], (), (name,))
+
+
+# ---------------------------------------------------------------- several columns, and routes
+
+
+def test_a_batch_that_uses_one_route_of_two():
+    model = asymmetric()
+    tokens = model.tokenizer_for("query")(["read write", "zebra"]).packed()
+    (a,), (b,) = model.stack([tokens, tokens], ["query", "query"])
+    assert torch.equal(a, b)
+    (a + b).sum().backward()
+    static, document = model.stack[0].routes["query"][0], model.stack[0].routes["document"][0]
+    assert static.embedding.weight.grad.any()
+    assert all(parameter.grad is None for parameter in document.parameters())
+
+
+def test_columns_of_two_routes_come_back_in_their_order():
+    model = asymmetric()
+    texts = {role: model.tokenizer_for(role)(["read", "write it all", "zebra"]).packed() for role in model.routes}
+    roles = ["document", "query", "document"]
+    found = model.stack([texts[role] for role in roles], roles)
+    for role, (x,) in zip(roles, found, strict=True):
+        torch.testing.assert_close(x, model.stack.embed(texts[role], role)[0], atol=1e-6, rtol=0)
+    assert model.stack.reader("query") is model.stack[0].routes["query"][0]
+    assert (model.stack.num_layers, Stack([encoder(3), Pooling(8)]).num_layers) == (0, 3)
+
+
+# ---------------------------------------------------------------- a module of one's own
+
+
+class Largest(Module):
+    """The k largest numbers of each text's mean: tokens -> embeddings, with its own width and weights."""
+
+    takes, gives = ("tokens",), "embeddings"
+
+    def __init__(self, in_width, k):
+        super().__init__()
+        self.in_width, self.out_width = in_width, k
+        self.scale = torch.nn.Parameter(torch.full((k,), 2.0))
+
+    def forward(self, x, packed):
+        return Pooling(self.in_width)(x, packed).topk(self.out_width, dim=1).values * self.scale
+
+    def to_folder(self):
+        return {"in_width": self.in_width, "k": self.out_width}, super().to_folder()[1]
+
+    @classmethod
+    def from_folder(cls, config, weights):
+        return cls(config["in_width"], config["k"]).fill(weights)
+
+
+def test_a_new_module_needs_a_line_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODULES, "Largest", Largest)
+    plain = tiny_model()
+    model = SentenceTransformer.from_modules([plain.stack[0], Largest(16, 5), Dense(5, 3)], plain.tokenizer).eval()
+    model.save(tmp_path / "m")
+    loaded = SentenceTransformer(tmp_path / "m")
+    assert loaded.width == 3
+    texts = sentences(6)
+    assert (loaded.encode(texts) == model.encode(texts)).all()
+    with pytest.raises(ValueError, match="Largest takes vectors of width 9, but gets 16"):
+        Stack([plain.stack[0], Largest(9, 5)])
+    with pytest.raises(ValueError, match="Largest takes tokens, and here it gets embeddings"):
+        Stack([*plain.stack, Largest(16, 5)])
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_module_says_what_it_takes_and_gives(kind):
+    known = {"texts", "layers", "tokens", "embeddings"}
+    assert issubclass(MODULES[kind], Module)
+    assert set(MODULES[kind].takes) <= known
+    assert MODULES[kind].gives in {"", *known}

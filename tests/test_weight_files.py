@@ -57,6 +57,23 @@ def test_the_whole_file_goes_before_shards_and_these_before_a_pickle(tmp_path):
     assert list(read_weights(tmp_path)) == ["whole"]
 
 
+def test_shards_of_pickles(tmp_path):
+    index = tmp_path / "pytorch_model.bin.index.json"
+    places = {
+        name: shard.replace("model", "pytorch_model").replace("safetensors", "bin") for name, shard in PLACES.items()
+    }
+    for shard in set(places.values()):
+        torch.save({name: STATE[name] for name in places if places[name] == shard}, tmp_path / shard)
+    index.write_text(json.dumps({"weight_map": places}))
+    check_same(read_weights(tmp_path), STATE)
+    (tmp_path / "pytorch_model-2.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"{tmp_path.name}: the weights are damaged"):
+        read_weights(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"b": "../pytorch_model-2.bin"}}))
+    with pytest.raises(ValueError, match="which leaves the model folder"):
+        read_weights(tmp_path)
+
+
 def test_a_shard_is_missing(tmp_path):
     write_shards(tmp_path, PLACES)
     (tmp_path / "model-2.safetensors").unlink()

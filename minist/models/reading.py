@@ -18,7 +18,7 @@ def reading(what: Path) -> Iterator[None]:
     except WeightError as e:
         raise ValueError(f"{what.parent}: {e}") from None
     except UnicodeError:
-        raise ValueError(f"{what} has a name that is no text") from None  # half of a pair of \\u.. escapes
+        raise ValueError(f"{what} has a name that is no text") from None
     except ValueError as e:
         raise ValueError(f"{what}: {e}") from None
     except RecursionError:
@@ -64,6 +64,7 @@ def read_optional(file: Path) -> dict[str, Any]:
 
 def inside(folder: Path, relative: str) -> Path:
     """`folder / relative`; ValueError where that would lead out of the folder."""
+    relative.encode()  # half of a pair of surrogates names no file
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"it names the path {relative!r}, which leaves the model folder")

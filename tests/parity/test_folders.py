@@ -1,6 +1,8 @@
 """Model folders go both ways: what either library saves, the other opens, and gives the same embeddings."""
 
+import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -333,3 +335,55 @@ def check_tokens(folder, max_length, texts, pairs):
         assert tokens.lengths.tolist() == [len(ids) for ids in wanted["input_ids"]]
         assert tokens.input_ids.tolist() == [i for ids in wanted["input_ids"] for i in ids]
         assert tokens.token_type_ids.tolist() == [i for ids in wanted["token_type_ids"] for i in ids]
+
+
+# ---------------------------------------------------------------- plain checkpoints and older folders
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A BERT as others publish it: no module list, and a tokenizer whose class knows its special tokens."""
+    folder = tmp_path / "checkpoint"
+    from_scratch("bert", "mean").save(folder)
+    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "1_Pooling")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    return folder
+
+
+def test_a_plain_checkpoint_saved_can_be_encoded(checkpoint, tmp_path):
+    """The real library pads, and asks the tokenizer's config with which token."""
+    model = ours(checkpoint)
+    model.save(tmp_path / "model")
+    check_close(theirs(tmp_path / "model").encode(TEXTS), model.encode(TEXTS))
+
+
+@pytest.mark.parametrize("lower", [True, False, None])
+def test_vocab_txt_alone(checkpoint, lower):
+    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    (checkpoint / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n", "utf-8")
+    (checkpoint / "tokenizer.json").unlink()
+    about = {"tokenizer_class": "BertTokenizer"} | ({} if lower is None else {"do_lower_case": lower})
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(about))
+    model, real = ours(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    for text in [*TEXTS, "Ünïcode É, THE CAT", "[SEP] the [MASK]"]:
+        assert model.tokenizer([text]).input_ids.tolist() == real(text)["input_ids"]
+    for a, b in PAIRS:
+        wanted = real(a, b)
+        tokens = model.tokenizer([(a, b)])
+        assert tokens.input_ids.tolist() == wanted["input_ids"]
+        assert tokens.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("in_json", [True, False])
+def test_do_lower_case_in_tokenizer_config(checkpoint, kind, lower, in_json):
+    content = json.loads((checkpoint / "tokenizer.json").read_text("utf-8"))
+    content["normalizer"]["lowercase"] = in_json
+    (checkpoint / "tokenizer.json").write_text(json.dumps(content))
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, "do_lower_case": lower}))
+    model, real = ours(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    for text in ("The CAT sat", "the cat"):
+        assert model.tokenizer([text]).input_ids.tolist() == real(text)["input_ids"]

@@ -80,10 +80,8 @@ def on_cpu(parameter: Tensor) -> Tensor:
 
 def checked(weights: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     """The weight of that name in float32. ValueError where it is missing, of another shape, or no finite numbers."""
-    if name not in weights:
-        raise WeightError(f"the weight {name} is missing, by its config.json it has shape {list(shape)}")
-    if tuple(weights[name].shape) != shape:
-        given = list(weights[name].shape)
+    given = list(weights[name].shape) if name in weights else "missing"
+    if given != list(shape):
         raise WeightError(f"the weight {name} is {given}, by its config.json it has shape {list(shape)}")
     return finite(name, weights[name])
 

@@ -589,7 +589,7 @@ IMPOSSIBLE = {
         {"rope_parameters": {FULL: {"rope_type": "yarn", "rope_theta": 5}}},
         "'yarn'.* known is the rope_type 'default'",
     ),
-    "theta 0": (ModernBertConfig, {"global_rope_theta": 0}, "rope_theta of full_attention is 0, it must be a number"),
+    "theta 0": (ModernBertConfig, {"global_rope_theta": 0}, "rope_theta of full_attention is 0: use a number .*above 0"),
     "theta is a text": (
         ModernBertConfig,
         {"rope_parameters": {SLIDING: {"rope_theta": "5"}}},

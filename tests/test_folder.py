@@ -289,7 +289,7 @@ def test_settings_that_we_do_not_know_are_kept(folder, tmp_path):
 # ---------------------------------------------------------------- older folders
 
 
-@pytest.mark.parametrize("kind", "bert roberta distilbert camembert albert xlm-roberta xlnet".split())
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"])
 def test_lengths_in_files_of_all_seven_names(folder, kind):
     (folder / "sentence_bert_config.json").unlink()
     content = {"max_seq_length": 11, "do_lower_case": True}

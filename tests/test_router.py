@@ -54,7 +54,7 @@ def test_roles_without_a_route():
 @pytest.mark.parametrize(
     ("routes", "default", "mappings", "message"),
     [
-        ({}, None, {}, "there is no route, give at least one"),
+        ({}, None, {}, "Router: a route cannot be called ''"),
         (identities("a", "b"), "c", {}, "there is no route 'c', the routes are a, b"),
         (identities("a", "b"), "a", {"query": "c"}, "there is no route 'c'"),
         (identities("../a"), None, {}, r"a route cannot be called '\.\./a': use letters"),

@@ -234,7 +234,7 @@ def drop(table, key):
         ),
         (lambda c: drop(c, "structure"), "not as a saved model has it: 'structure' is missing"),
         (lambda c: c.update(structure=["query"]), r"router_config\.json is not as a saved model has it"),
-        (lambda c: c.update(structure={}), r"router_config\.json: Router: there is no route"),
+        (lambda c: c.update(structure={}), r"router_config\.json: Router: a route cannot be called ''"),
         (lambda c: renamed(c, "query", "../x"), r"router_config\.json: Router: a route cannot be called '\.\./x'"),
         (lambda c: c["parameters"].update(default_route="x"), r"router_config\.json: Router: there is no route 'x'"),
         (lambda c: c["parameters"].update(route_mappings={"('a', None)": "x"}), "there is no route 'x'"),

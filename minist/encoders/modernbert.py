@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minist.checks import number
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
 from minist.encoders.config import activation, check_heads, check_values
@@ -103,10 +104,7 @@ def _rope_theta(given: Any, kind: str, otherwise: float) -> float:
     part = parts.get(kind) or {}
     if not isinstance(part, dict) or part.get("rope_type", part.get("type", "default")) != "default":
         raise ValueError(f"rope_parameters has {part!r} for {kind}, known is the rope_type 'default' with a rope_theta")
-    theta = part.get("rope_theta", otherwise)
-    if type(theta) not in (int, float) or not 0 < theta < float("inf"):
-        raise ValueError(f"the rope_theta of {kind} is {theta!r}, it must be a number above 0")
-    return float(theta)
+    return float(number(f"the rope_theta of {kind}", part.get("rope_theta", otherwise), above=0, most=1e30))
 
 
 class ModernBertEmbeddings(nn.Module):
@@ -195,9 +193,9 @@ class ModernBertEncoder(Encoder):
         turns = {kind: rotations(packed, size, thetas[kind]) for kind in sorted(set(self.config.kinds))}
         x = self.embeddings(packed)
         yield x
-        for number, (kind, layer) in enumerate(zip(self.config.kinds, self.layers, strict=True), start=1):
+        for place, (kind, layer) in enumerate(zip(self.config.kinds, self.layers, strict=True), start=1):
             x = self.run_layer(layer, x, packed, turns[kind])
-            yield x if number < len(self.layers) else self.final_norm(x)
+            yield x if place < len(self.layers) else self.final_norm(x)
 
     def check_layers(self, numbers: Sequence[int]) -> None:
         """Layer 0 must be kept: only that one does without a norm before its attention."""

@@ -172,13 +172,11 @@ def _check_inputs(path: list[Module], folders: Folders) -> None:
     for module, kind in zip(path, given_kinds(path), strict=True):
         if module.gives:  # its class says what it takes
             continue
-        file = folders[module] / "config.json"
-        config, fits = read_optional(file), "token_embeddings" if kind == "tokens" else "sentence_embedding"
+        file, fits = folders[module] / "config.json", "token_embeddings" if kind == "tokens" else "sentence_embedding"
+        config = read_optional(file)
         given = config.get("module_input_name") or "sentence_embedding"
-        if given != fits:
-            raise ValueError(f"{file}: module_input_name is {given}, at its place it must be {fits}")
-        if (config.get("module_output_name") or given) != given:
-            raise ValueError(f"{file}: module_output_name is not module_input_name, which we do not have")
+        if given != fits or (config.get("module_output_name") or given) != given:
+            raise ValueError(f"{file}: module_input_name is {given}, at its place it and the output's must be {fits}")
 
 
 def _default_modules(folder: Path, folders: Folders) -> list[Module]:
@@ -228,7 +226,7 @@ def write_folder(content: Content, folder: Path) -> None:
         path = f"{i}_{module.name}" if i else ""
         entries.append({"idx": i, "name": str(i), "path": path, "type": f"{OLD_TYPES}.{module.name}"})
         (folder / path).mkdir(exist_ok=True)
-        if content.stack.router is module:
+        if type(module) is Router:
             _save_router(module, folder / path, content)
         else:
             _save_part(module, folder / path, content)

@@ -11,50 +11,51 @@ from minist.module import WeightError
 
 @contextmanager
 def reading(what: Path) -> Iterator[None]:
-    """ValueErrors inside begin with `what`, the file or folder that is read, and a value of another kind than a saved
-    model has is one too: it need not be looked for before it is used."""
+    """Whatever goes wrong inside is a ValueError that begins with `what`, the file that is read: a value of another
+    kind than a saved model has need not be looked for before it is used. OSErrors stay what they are."""
     try:
         yield
-    except WeightError as e:
-        raise ValueError(f"{what.parent}: {e}") from None
-    except UnicodeError:
-        raise ValueError(f"{what} has a name that is no text") from None
-    except ValueError as e:
-        raise ValueError(f"{what}: {e}") from None
-    except RecursionError:
-        raise ValueError(f"{what} is nested too deep") from None
-    except KeyError as e:
-        raise ValueError(f"{what} is not as a saved model has it: {e} is missing") from None
-    except (TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as e:
-        raise ValueError(f"{what} is not as a saved model has it: a value in it is of another kind") from e
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as e:
+        raise ValueError(sentence(what, e)) from e
+
+
+def sentence(what: Path, error: Exception) -> str:
+    """What is wrong, without python's words for it."""
+    match error:
+        case WeightError():
+            return f"{what.parent}: {error}"  # the config.json beside them is not to blame
+        case UnicodeError():
+            return f"{what} holds a text that is no UTF-8"
+        case json.JSONDecodeError():
+            return f"{what} is not JSON: {error}"
+        case ValueError():
+            return f"{what}: {error}"
+        case RecursionError():
+            return f"{what} is nested too deep"
+        case KeyError():
+            return f"{what} is not as a saved model has it: {error} is missing"
+    return f"{what} is not as a saved model has it: a value in it is of another kind"
 
 
 def is_file(path: Path) -> bool:
     """Whether the file is there. ValueError where something else has its name: from a named pipe, reading waits."""
-    if path.is_file() or not path.exists():
-        return path.is_file()
-    raise ValueError(f"{path} is no file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file")
+    return path.exists()
 
 
 def read_value(file: Path) -> Any:
     """The content of a JSON file. OSError where there is none."""
     is_file(file)
-    try:
+    with reading(file):
         return json.loads(file.read_text("utf-8"))
-    except RecursionError:
-        raise ValueError(f"{file} is nested too deep") from None
-    except UnicodeError:
-        raise ValueError(f"{file} is not JSON: it is no UTF-8 text") from None
-    except ValueError as e:
-        raise ValueError(f"{file} is not JSON: {e}") from None
 
 
 def read_table(file: Path) -> dict[str, Any]:
     """The content of a JSON file that must hold a table."""
     content = read_value(file)
-    if type(content) is not dict:
-        raise ValueError(f"{file} is not as a saved model has it: it holds no table of names and values")
-    return content
+    with reading(file):
+        return content | {}  # what can be joined with a table is one
 
 
 def read_optional(file: Path) -> dict[str, Any]:

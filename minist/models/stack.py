@@ -29,7 +29,7 @@ class Stack(nn.ModuleList):
         widths = {}
         for route, path in paths_of(modules).items():
             try:
-                check_order(path)
+                given_kinds(path)
                 widths[route] = check_widths(path)
             except ValueError as e:
                 raise ValueError(str(e) if route is None else f"the route {route!r}: {e}") from None
@@ -161,26 +161,19 @@ def before_pooling(path: Sequence[Module]) -> list[Module]:
 
 
 def given_kinds(path: Sequence[Module]) -> list[str]:
-    """What each module gives at its place: layers, tokens or embeddings. ValueError where it cannot stand there."""
-    kinds = ["texts"]
+    """What each module gives at its place: layers, tokens or embeddings. ValueError where it cannot stand there, and
+    unless the last gives embeddings."""
+    kinds, listed = ["texts"], " -> ".join(module.name for module in path) or "none"
     for module in path:
         # the tokens of an encoder are what its last layer gives
         taken = "tokens" if kinds[-1] == "layers" and "layers" not in module.takes else kinds[-1]
         if taken not in module.takes:
-            raise ValueError(f"{module.name} takes {' or '.join(module.takes)}, and here it gets {taken}")
+            wanted = " or ".join(module.takes)
+            raise ValueError(f"the modules are {listed}: {module.name} takes {wanted}, and here it gets {taken}")
         kinds.append(module.gives or taken)
-    return kinds[1:]
-
-
-def check_order(path: Sequence[Module]) -> None:
-    """ValueError unless the modules can follow one another, from texts to embeddings."""
-    listed = " -> ".join(module.name for module in path) or "none"
-    try:
-        kinds = given_kinds(path)
-    except ValueError as e:
-        raise ValueError(f"the modules are {listed}: {e}") from None
-    if kinds[-1:] != ["embeddings"]:
+    if kinds[-1] != "embeddings":
         raise ValueError(f"the modules are {listed}: they must end in embeddings, one of them must be a Pooling")
+    return kinds[1:]
 
 
 def check_widths(path: Sequence[Module]) -> int:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,30 @@ from torch import Tensor
 from minist.models.reading import is_file, read_table, reading
 
 INDEX = "model.safetensors.index.json"  # which shard holds which weight
+# the first that is there; nothing in a pickle is run
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "model.safetensors": load_file,
+    "pytorch_model.bin": partial(torch.load, map_location="cpu", weights_only=True),
+}
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Names and tensors, on the CPU. Nothing in a pickle is run. ValueError for no weights, or damaged ones."""
-    kinds: dict[str, Callable[[Path], Any]] = {"model.safetensors": load_file, "pytorch_model.bin": _read_pickle}
-    for name, read in kinds.items():  # the first that is there
+    """Names and tensors, on the CPU. ValueError for no weights, or damaged ones."""
+    for name, read in KINDS.items():
         if is_file(folder / name):
             return _read(read, folder / name)
         if is_file(folder / f"{name}.index.json"):
             return _read_shards(read, folder / f"{name}.index.json")
-    raise ValueError(f"{folder}: no weights: neither model.safetensors nor pytorch_model.bin is there")
+    raise ValueError(f"{folder}: no weights: neither {' nor '.join(KINDS)} is there")
 
 
 def _read(read: Callable[[Path], Any], file: Path) -> dict[str, Tensor]:
     try:
         state = read(file)
-    except (SafetensorError, RuntimeError) as e:
-        raise ValueError(f"{file.parent}: the weights are damaged: {str(e).partition(chr(10))[0]}") from None
-    if type(state) not in (dict, OrderedDict) or not all(torch.is_tensor(t) for t in state.values()):
+    except Exception as e:  # of a damaged pickle almost any: EOFError, IndexError, KeyError, struct.error ..
+        reason = (str(e) or type(e).__name__).partition("\n")[0]
+        raise ValueError(f"{file.parent}: the weights are damaged: {reason}") from None
+    if type(state) not in (dict, OrderedDict) or not all(map(torch.is_tensor, state.values())):
         raise ValueError(f"{file.parent}: the weights are no table of names and tensors")
     return {str(name): tensor for name, tensor in state.items()}
 
@@ -50,15 +56,6 @@ def _read_shards(read: Callable[[Path], Any], index: Path) -> dict[str, Tensor]:
     for name in sorted(places.keys() - state.keys()):
         raise ValueError(f"{folder}: the weight {name} is not in {places[name]}, as {index.name} says")
     return state
-
-
-def _read_pickle(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as e:  # of a damaged pickle almost any: EOFError, IndexError, KeyError, struct.error ..
-        raise RuntimeError(str(e) or type(e).__name__) from None
 
 
 def write_weights(state: dict[str, Tensor], folder: Path) -> None:

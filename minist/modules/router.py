@@ -66,10 +66,8 @@ class Router(Module):
 
 def check_names(names: Sequence[str]) -> None:
     """ValueError unless each can be part of the name of a folder, and of a parameter."""
-    if not names:
-        raise ValueError("Router: there is no route, give at least one")
     taken = dir(nn.ModuleDict())
-    for name in names:
+    for name in names or [""]:  # no route at all has no name either
         if not re.fullmatch(r"[\w -]+", name) or name in taken:
             raise ValueError(
                 f"Router: a route cannot be called {name!r}: use letters, digits, _ and -, and no attribute of torch's"

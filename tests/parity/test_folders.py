@@ -370,10 +370,10 @@ def test_vocab_txt_alone(checkpoint, lower):
     for text in [*TEXTS, "Ünïcode É, THE CAT", "[SEP] the [MASK]"]:
         assert model.tokenizer([text]).input_ids.tolist() == real(text)["input_ids"]
     for a, b in PAIRS:
-        wanted = real(a, b)
+        wanted = real([a], [b], return_token_type_ids=True)  # of a single pair it takes an empty text for none
         tokens = model.tokenizer([(a, b)])
-        assert tokens.input_ids.tolist() == wanted["input_ids"]
-        assert tokens.token_type_ids.tolist() == wanted["token_type_ids"]
+        assert [tokens.input_ids.tolist()] == wanted["input_ids"]
+        assert [tokens.token_type_ids.tolist()] == wanted["token_type_ids"]
 
 
 @pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])

@@ -12,7 +12,7 @@ SCRIPTS = [ROOT / "train.py", ROOT / "encode.py"]
 TREES = {file: ast.parse(file.read_text("utf-8")) for file in [*FILES, *SCRIPTS]}
 
 # What each part may import of minist; a part may always import itself. The longest matching name counts.
-BOTTOM = ("batch", "similarity", "quantization", "distributed", "files", "progress", "data")
+BOTTOM = ("batch", "checks", "diagnostics", "similarity", "quantization", "distributed", "files", "progress", "data")
 MODELS = (*BOTTOM, "encoders", "modules", "models")
 ARROWS = {
     "cli": (),
@@ -23,7 +23,7 @@ ARROWS = {
     "quantization": (),
     "distributed": (),
     "batch": ("data.packed",),
-    "data": ("files", "progress"),
+    "data": ("checks", "files", "progress"),
     "encoders": BOTTOM,
     "modules": (*BOTTOM, "encoders"),
     "models": (*BOTTOM, "encoders", "modules"),

@@ -6,7 +6,7 @@ import pytest
 from tiny import WORDS, sentences
 from tokenizers import Tokenizer as Backend
 
-from minist.data.tokenizer import load_tokenizer
+from minist.models.tokenizer_files import load_tokenizer
 from minist.training.config import TokenizerConfig
 from minist.training.scratch import train_wordpiece
 
@@ -123,7 +123,7 @@ def test_lower_case(tmp_path):
 
 def test_max_length_must_leave_room(tmp_path, tokenizer):
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
-    with pytest.raises(ValueError, match="max_length is 3: a pair alone has 3 special tokens"):
+    with pytest.raises(ValueError, match="max_length, of which a pair's special tokens take 3, is 3: use a number at least 4"):
         load_tokenizer(tmp_path / "tokenizer.json", 3, False)
 
 

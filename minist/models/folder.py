@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minist.data.tokenizer import NO_LIMIT, Tokenizer, load_static_tokenizer, load_tokenizer
+from minist.data.tokenizer import NO_LIMIT, Tokenizer
 from minist.encoders.bert import BertEncoder
 from minist.encoders.families import Encoder
 from minist.files import files_into, read_json, write_json
@@ -33,6 +33,7 @@ from minist.models.module_files import (
     save_module,
 )
 from minist.models.router_files import ROUTERS, load_router, module_folders, save_router
+from minist.models.tokenizer_files import load_static_tokenizer, load_tokenizer
 from minist.models.stack import Stack, before_pooling
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling

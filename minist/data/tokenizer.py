@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from minist.checks import number
@@ -26,6 +27,7 @@ THEIRS = {  # what is set on a tokenizer of transformers: it would mean nothing 
     "truncation_side": "texts are cut at their end",
     "padding_side": "nothing is padded",
 }
+PLAIN_PAIR = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])  # what the library does without one
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
 
 
@@ -60,7 +62,7 @@ class Tokenizer:
         self.max_length = max_length
         added = backend.get_added_tokens_decoder()
         self.special_ids = {i for i, token in added.items() if token.special}
-        # characters that always end a word of this tokenizer: before them a text may be cut, and its tokens are the same
+        # characters that always end a word: before them a text may be cut, and the tokens in front stay the same
         self.word_ends = [end for end in " \n。" if _splits(backend, end)]
         self._check()
 
@@ -190,7 +192,8 @@ class Tokenizer:
         less = min(n, m, room // 2)
         kept[n > m].truncate(less)
         kept[n <= m].truncate(room - less)
-        return self.backend.post_process(*kept, add_special_tokens=self.special_tokens)
+        joiner = self.backend.post_processor or PLAIN_PAIR
+        return joiner.process(*kept, add_special_tokens=self.special_tokens)
 
     def _encode_alone(self, text: str, beginning: str) -> Encoding:
         encoding = self.backend.encode(beginning, add_special_tokens=False)

@@ -27,7 +27,7 @@ THEIRS = {  # what is set on a tokenizer of transformers: it would mean nothing 
     "truncation_side": "texts are cut at their end",
     "padding_side": "nothing is padded",
 }
-PLAIN_PAIR = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])  # what the library does without one
+PLAIN = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])  # no special tokens, and yet token types
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
 
 
@@ -54,6 +54,7 @@ class Tokenizer:
         ValueError for a `max_length` that leaves no room for text, and for a tokenizer that cannot read every text.
         """
         backend.no_padding()
+        backend.post_processor = backend.post_processor or PLAIN  # without one, encode_batch_fast forgets the types
         self.backend = backend
         self.special_tokens = special_tokens
         self.config: dict[str, Any] = {}  # tokenizer_config.json as read, so that saving loses nothing
@@ -192,8 +193,7 @@ class Tokenizer:
         less = min(n, m, room // 2)
         kept[n > m].truncate(less)
         kept[n <= m].truncate(room - less)
-        joiner = self.backend.post_processor or PLAIN_PAIR
-        return joiner.process(*kept, add_special_tokens=self.special_tokens)
+        return self.backend.post_process(*kept, add_special_tokens=self.special_tokens)
 
     def _encode_alone(self, text: str, beginning: str) -> Encoding:
         encoding = self.backend.encode(beginning, add_special_tokens=False)

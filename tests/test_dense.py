@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minist.encoders import activations
+from minist.encoders import config as activations
 from minist.modules.dense import ACTIVATIONS, Dense, Dropout, LayerNorm, Normalize
 
 DEFINITIONS = {

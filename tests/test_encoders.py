@@ -15,15 +15,15 @@ from minist import Packed
 from minist.encoders import attention as attention_file
 from minist.encoders.attention import _padded, _runs, _varlen_flash, attention
 from minist.encoders.bert import BertConfig
-from minist.encoders.checks import LARGEST
+from minist.encoders.config import LARGEST
 from minist.encoders.distilbert import DistilBertConfig
-from minist.encoders.families import ENCODERS, Encoder
-from minist.encoders.layers import last
+from minist.encoders.encoder import Encoder, last
+from minist.encoders.families import ENCODERS
 from minist.encoders.modernbert import FULL, SLIDING, ModernBertConfig
 from minist.encoders.mpnet import MPNetConfig
 from minist.encoders.roberta import RobertaConfig, RobertaEncoder, roberta_positions
 from minist.encoders.weights import initialize, load_weights, modernize, save_weights
-from minist.models.folder import load_encoder
+from minist.models.folder import load_module
 
 RECORDED = json.loads((DATA / "encoders.json").read_text("utf-8"))["models"]
 MODELS = ["bert", "mpnet", "roberta", "xlmr", "distilbert", "modernbert"]
@@ -46,7 +46,7 @@ def attended(entry, key):
 
 def run_encoder(name, packed):
     with torch.inference_mode():
-        return load_encoder(DATA / "enc" / name).eval()(packed)
+        return load_module("Transformer", DATA / "enc" / name).eval()(packed)
 
 
 def test_every_recorded_model_is_tested():
@@ -287,13 +287,13 @@ def tiny_config(model_type, **fields):
     own = {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}
     common = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
     shape = {"vocab_size": 50, "max_position_embeddings": 64, "initializer_range": 0.3}
-    return ENCODERS[model_type][0](**{**shape, **(own if model_type == "distilbert" else common), **fields})
+    return ENCODERS[model_type].config_class(**{**shape, **(own if model_type == "distilbert" else common), **fields})
 
 
 def tiny_encoder(model_type, **fields):
     """The same with random weights, in eval mode."""
     torch.manual_seed(0)
-    encoder = ENCODERS[model_type][1](tiny_config(model_type, **fields))
+    encoder = ENCODERS[model_type](tiny_config(model_type, **fields))
     initialize(encoder, 0.3)
     return encoder.eval()
 
@@ -578,7 +578,7 @@ FIRST_QUERY = {  # name, shape
 
 
 def checkpoint(name):
-    return load_file(DATA / "enc" / name / "model.safetensors"), load_encoder(DATA / "enc" / name)
+    return load_file(DATA / "enc" / name / "model.safetensors"), load_module("Transformer", DATA / "enc" / name)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -594,7 +594,7 @@ def test_saved_weights_are_the_loaded_ones(name):
 def test_missing_weight(name):
     state, encoder = checkpoint(name)
     for missing in (FIRST_QUERY[name][0], *list(save_weights(encoder, encoder.weights))[::7]):
-        with pytest.raises(ValueError, match=f"lacks the weight {missing}$"):
+        with pytest.raises(ValueError, match=f"the weight {missing} is missing"):
             load_weights(encoder, {key: weight for key, weight in state.items() if key != missing}, encoder.weights)
 
 
@@ -603,7 +603,7 @@ def test_wrong_shape(name):
     state, encoder = checkpoint(name)
     query, rows = FIRST_QUERY[name]
     state[query] = state[query][:, :-1]
-    with pytest.raises(ValueError, match=rf"{query} has shape \[{rows}, 15\].* \[{rows}, 16\]"):
+    with pytest.raises(ValueError, match=rf"{query} is \[{rows}, 15\].* \[{rows}, 16\]"):
         load_weights(encoder, state, encoder.weights)
 
 

@@ -110,7 +110,7 @@ def test_no_texts():
 
 
 def test_unknown_mode():
-    with pytest.raises(ValueError, match="pooling mode is median, known are cls, max, mean,"):
+    with pytest.raises(ValueError, match="pooling mode is 'median', known are cls, max, mean,"):
         Pooling(2, ("mean", "median"))
-    with pytest.raises(ValueError, match="pooling mode is missing"):
+    with pytest.raises(ValueError, match="pooling mode is 'missing'"):
         Pooling(2, ())

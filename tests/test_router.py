@@ -76,18 +76,34 @@ def test_each_route_is_checked():
     encoder, pooling = tiny_model().stack
     static, _ = static_parts()
     for modules, message in [
-        ([Router({"q": [static], "d": [encoder]})], "the route 'd': the modules are BertEncoder: behind BertEncoder"),
-        ([Router({"q": [static], "d": []})], "the route 'd': the modules are none: the first must be an encoder"),
+        (
+            [Router({"q": [static], "d": [encoder]})],
+            "the route 'd': the modules are Transformer: they must end in embeddings",
+        ),
+        ([Router({"q": [static], "d": []})], "the route 'd': the modules are none: they must end in embeddings"),
         ([Router({"q": [static], "d": [encoder]}), pooling], "the route 'q': .* StaticEmbedding -> Pooling"),
         ([encoder, pooling, Router({"q": [Dense(8, 8)], "d": []})], "the route 'q': Dense takes vectors of width 8"),
-        ([encoder, pooling, Router({"q": [static], "d": []})], "the route 'q': .* only the first can read texts"),
-        ([encoder, Router({"q": [Dropout()], "d": []}), pooling], "the route 'q': .* must stand behind the Pooling"),
-        ([encoder, pooling, Router({"q": [Dense(16, 8)], "d": []})], r"different widths \(q 8, d 16\): add a Dense"),
+        (
+            [encoder, pooling, Router({"q": [static], "d": []})],
+            "the route 'q': .* StaticEmbedding takes texts, and here",
+        ),
+        (
+            [encoder, Router({"q": [Dropout()], "d": []}), pooling],
+            "the route 'q': .* Dropout takes embeddings, and here",
+        ),
+        (
+            [encoder, pooling, Router({"q": [Dense(16, 8)], "d": []})],
+            r"different widths \(q 8, d 16\): make them equal by a Dense",
+        ),
         ([Router({"q": [static]}), Router({"q": []})], "the modules hold 2 Routers: only one is possible"),
-        ([Router({"q": [static, Router({"q": []})]})], "the modules hold 2 Routers"),
     ]:
         with pytest.raises(ValueError, match=message):
             Stack(modules)
+
+
+def test_a_route_that_leads_to_a_router():
+    with pytest.raises(ValueError, match="a route leads to another Router: only one is possible"):
+        Router({"q": [static_parts()[0], Router({"q": []})]})
 
 
 def test_tokens_have_vectors_in_one_route_only():

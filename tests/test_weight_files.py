@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from minist.models.weight_files import INDEX, fill_module, read_weights, write_module, write_weights
+from minist.models.weight_files import INDEX, read_weights, write_weights
 from minist.modules.dense import Dense
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones(1).bfloat16()}
@@ -88,11 +88,11 @@ def test_a_weight_is_in_no_shard(tmp_path):
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "has no weight_map"),
-        ("{}", "has no weight_map"),
-        ('{"weight_map": ["model-1.safetensors"]}', "has no weight_map"),
-        ('{"weight_map": {"b": 2}}', "has no weight_map"),
-        ('{"weight_map": {"b": ["model-2.safetensors"]}}', "has no weight_map"),
+        ("[]", "is not as a saved model has it"),
+        ("{}", "is not as a saved model has it"),
+        ('{"weight_map": ["model-1.safetensors"]}', "is not as a saved model has it"),
+        ('{"weight_map": {"b": 2}}', "is not as a saved model has it"),
+        ('{"weight_map": {"b": ["model-2.safetensors"]}}', "is not as a saved model has it"),
     ],
 )
 def test_broken_index(tmp_path, content, message):
@@ -184,28 +184,28 @@ def test_a_pickle_of_something_else(tmp_path, content):
 
 def test_a_module_written_and_read(tmp_path):
     written, read = Dense(3, 2, residual=True), Dense(3, 2, residual=True)
-    write_module(written, tmp_path)
+    write_weights(written.to_folder()[1], tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == {"linear.weight", "linear.bias", "residual.weight"}
-    fill_module(read, tmp_path)
+    read.fill(read_weights(tmp_path))
     for name, parameter in written.named_parameters():
         assert torch.equal(read.get_parameter(name), parameter)
         assert read.get_parameter(name).requires_grad
 
 
 def test_strided_weights_are_written(tmp_path):
-    module = nn.Linear(3, 2, bias=False)
-    module.weight = nn.Parameter(torch.arange(6.0).reshape(3, 2).T)
-    write_module(module, tmp_path)
-    assert load_file(tmp_path / "model.safetensors")["weight"].tolist() == [[0, 2, 4], [1, 3, 5]]
+    module = Dense(3, 2, bias=False)
+    module.linear.weight = nn.Parameter(torch.arange(6.0).reshape(3, 2).T)
+    write_weights(module.to_folder()[1], tmp_path)
+    assert load_file(tmp_path / "model.safetensors")["linear.weight"].tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_module_is_filled_in_single_precision(tmp_path, dtype):
-    write_weights({"weight": torch.ones(2, 3, dtype=dtype) / 3}, tmp_path)
-    module = nn.Linear(3, 2, bias=False)
-    fill_module(module, tmp_path)
-    assert module.weight.dtype == torch.float32
-    assert torch.equal(module.weight, (torch.ones(2, 3, dtype=dtype) / 3).float())
+    write_weights({"linear.weight": torch.ones(2, 3, dtype=dtype) / 3}, tmp_path)
+    module = Dense(3, 2, bias=False)
+    module.fill(read_weights(tmp_path))
+    assert module.linear.weight.dtype == torch.float32
+    assert torch.equal(module.linear.weight, (torch.ones(2, 3, dtype=dtype) / 3).float())
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_weights_that_do_not_fit(tmp_path, change, message):
     write_weights({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path)
     module = Dense(3, 2)
     before = module.linear.weight.clone()
-    with pytest.raises(ValueError, match=f"{tmp_path.name}: {message}"):
-        fill_module(module, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        module.fill(read_weights(tmp_path))
     assert torch.equal(module.linear.weight, before)
 
 

@@ -82,7 +82,7 @@ def test_model(model):
     _, middle, end = model.stack[0].hidden_states(tokens)
     expected = Pooling(16)((0.4 * middle + 1.3 * end) / 1.7, tokens)
     torch.testing.assert_close(model.encode(TEXTS, convert_to_tensor=True), expected, atol=1e-5, rtol=0)
-    model([tokens])[0].square().sum().backward()
+    model([tokens])[0][0].square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.stack[1].parameters())
     with pytest.raises(ValueError, match="keep_layers needs a model with an encoder, and without WeightedLayerPooling"):
         model.keep_layers([0])

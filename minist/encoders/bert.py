@@ -3,16 +3,14 @@
 Read it beside mpnet.py: the two differ in positions, token types and a relative bias.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
-from minist.encoders.activations import activation
 from minist.encoders.attention import attention
-from minist.encoders.checks import check_heads, check_values
-from minist.encoders.layers import check_layers, last, run_layer
+from minist.encoders.config import activation, check_heads, check_values
+from minist.encoders.encoder import Encoder
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
 WEIGHTS = {
@@ -112,40 +110,17 @@ class BertLayer(nn.Module):
         return self.output_norm(x + self.dropout(self.down(self.act(self.up(x)))))
 
 
-class BertEncoder(nn.Module):
-    """Token module: Packed -> [T, D]."""
+class BertEncoder(Encoder):
+    """Packed -> [T, D]."""
 
+    config_class = BertConfig
     model_type = "bert"
     architecture = "BertModel"
     prefix = "bert."  # of this encoder inside BertForMaskedLM and its like
     weights = WEIGHTS
+    token_types = True
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.checkpoint_layers = False  # while training, see run_layer
+        super().__init__(config, config.hidden_size)
         self.embeddings = BertEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.config.hidden_size
-
-    def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D], the last layer's output for every token."""
-        return last(self.hidden_states(packed))
-
-    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
-        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
-        x = self.embeddings(packed)
-        yield x
-        for layer in self.layers:
-            x = run_layer(layer, self.checkpoint_layers, x, packed)
-            yield x
-
-    def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Drop all layers but `numbers`, which rise from 0. ValueError for others."""
-        check_layers(numbers, len(self.layers))
-        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
-        self.config = replace(self.config, num_hidden_layers=len(self.layers))

@@ -3,16 +3,14 @@
 Its layers are BERT's, half as many; there are no token types, and the fields and weights have other names.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
-from minist.encoders.activations import activation
 from minist.encoders.bert import BertConfig, BertLayer
-from minist.encoders.checks import check_heads, check_values
-from minist.encoders.layers import check_layers, last, run_layer
+from minist.encoders.config import activation, check_heads, check_values
+from minist.encoders.encoder import Encoder
 
 NORM_EPS = 1e-12  # config.json has no field for it
 
@@ -91,40 +89,17 @@ class DistilBertEmbeddings(nn.Module):
         return self.dropout(self.norm(x))
 
 
-class DistilBertEncoder(nn.Module):
-    """Token module: Packed -> [T, D]."""
+class DistilBertEncoder(Encoder):
+    """Packed -> [T, D]."""
 
+    config_class = DistilBertConfig
     model_type = "distilbert"
     architecture = "DistilBertModel"
     prefix = "distilbert."  # of this encoder inside DistilBertForMaskedLM and its like
     weights = WEIGHTS
+    layers_field = "n_layers"
 
     def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.checkpoint_layers = False  # while training, see run_layer
+        super().__init__(config, config.dim)
         self.embeddings = DistilBertEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(bert_config(config)) for _ in range(config.n_layers))
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.config.dim
-
-    def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D], the last layer's output for every token."""
-        return last(self.hidden_states(packed))
-
-    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
-        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
-        x = self.embeddings(packed)
-        yield x
-        for layer in self.layers:
-            x = run_layer(layer, self.checkpoint_layers, x, packed)
-            yield x
-
-    def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Drop all layers but `numbers`, which rise from 0. ValueError for others."""
-        check_layers(numbers, len(self.layers))
-        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
-        self.config = replace(self.config, n_layers=len(self.layers))

@@ -2,20 +2,29 @@
 
 from typing import Any
 
-from minist.encoders.bert import BertConfig, BertEncoder
-from minist.encoders.distilbert import DistilBertConfig, DistilBertEncoder
-from minist.encoders.modernbert import ModernBertConfig, ModernBertEncoder
-from minist.encoders.mpnet import MPNetConfig, MPNetEncoder
-from minist.encoders.roberta import RobertaConfig, RobertaEncoder, XLMRobertaEncoder
+from torch import Tensor
 
-Encoder = BertEncoder | MPNetEncoder | RobertaEncoder | DistilBertEncoder | ModernBertEncoder  # XLM-R is a RoBERTa
+from minist.checks import pick
+from minist.encoders.bert import BertEncoder
+from minist.encoders.distilbert import DistilBertEncoder
+from minist.encoders.encoder import Encoder
+from minist.encoders.modernbert import ModernBertEncoder
+from minist.encoders.mpnet import MPNetEncoder
+from minist.encoders.roberta import RobertaEncoder, XLMRobertaEncoder
 
-# model_type -> (its config, its encoder)
-ENCODERS: dict[str, tuple[Any, Any]] = {
-    "bert": (BertConfig, BertEncoder),
-    "mpnet": (MPNetConfig, MPNetEncoder),
-    "roberta": (RobertaConfig, RobertaEncoder),
-    "xlm-roberta": (RobertaConfig, XLMRobertaEncoder),
-    "distilbert": (DistilBertConfig, DistilBertEncoder),
-    "modernbert": (ModernBertConfig, ModernBertEncoder),
+ENCODERS: dict[str, type[Encoder]] = {
+    "bert": BertEncoder,
+    "mpnet": MPNetEncoder,
+    "roberta": RobertaEncoder,
+    "xlm-roberta": XLMRobertaEncoder,
+    "distilbert": DistilBertEncoder,
+    "modernbert": ModernBertEncoder,
 }
+
+
+class Transformer(Encoder):
+    """What files call any encoder; which of them it is, its config.json says."""
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> Encoder:
+        return pick("model_type", config.get("model_type"), ENCODERS).from_folder(config, weights)

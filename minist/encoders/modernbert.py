@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
-from minist.encoders.activations import activation
 from minist.encoders.attention import attention
-from minist.encoders.checks import check_heads, check_values
-from minist.encoders.layers import check_layers, last, run_layer
+from minist.encoders.config import activation, check_heads, check_values
+from minist.encoders.encoder import Encoder
 from minist.encoders.weights import Table
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
@@ -174,30 +173,20 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=2).to(x.dtype)
 
 
-class ModernBertEncoder(nn.Module):
-    """Token module: Packed -> [T, D]."""
+class ModernBertEncoder(Encoder):
+    """Packed -> [T, D]."""
 
+    config_class = ModernBertConfig
     model_type = "modernbert"
     architecture = "ModernBertModel"
     prefix = "model."  # of this encoder inside ModernBertForMaskedLM and its like
     weights = WEIGHTS
 
     def __init__(self, config: ModernBertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.checkpoint_layers = False  # while training, see run_layer
+        super().__init__(config, config.hidden_size)
         self.embeddings = ModernBertEmbeddings(config)
         self.layers = nn.ModuleList(ModernBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = _norm(config)
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.config.hidden_size
-
-    def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D], the last layer's output for every token, normalized."""
-        return last(self.hidden_states(packed))
 
     def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
         """The output of the embeddings, then of each layer: L + 1 times [T, D]. Only the last one is normalized."""
@@ -207,15 +196,18 @@ class ModernBertEncoder(nn.Module):
         x = self.embeddings(packed)
         yield x
         for number, (kind, layer) in enumerate(zip(self.config.kinds, self.layers, strict=True), start=1):
-            x = run_layer(layer, self.checkpoint_layers, x, packed, turns[kind])
+            x = self.run_layer(layer, x, packed, turns[kind])
             yield x if number < len(self.layers) else self.final_norm(x)
 
-    def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Drop all layers but `numbers`, which rise from 0. ValueError for others, and where layer 0 is not kept:
-        only that one does without a norm before its attention."""
-        check_layers(numbers, len(self.layers))
+    def check_layers(self, numbers: Sequence[int]) -> None:
+        """The same, and ValueError where layer 0 is not kept: only that one does without a norm before its attention."""
+        super().check_layers(numbers)
         if numbers[0] != 0:
             raise ValueError(f"keep_layers: given are {list(numbers)}, a ModernBERT must keep its layer 0")
+
+    def keep_layers(self, numbers: Sequence[int]) -> None:
+        """Drop all layers but `numbers`; those that are left are of the kind that they were."""
+        self.check_layers(numbers)
         kinds = [self.config.kinds[i] for i in numbers]
         self.layers = nn.ModuleList(self.layers[i] for i in numbers)
         self.config = replace(self.config, num_hidden_layers=len(kinds), layer_types=kinds)

@@ -5,17 +5,16 @@ layers add one relative bias to their attention scores.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
-from minist.encoders.activations import activation
 from minist.encoders.attention import attention
-from minist.encoders.checks import check_heads, check_positions, check_values
-from minist.encoders.layers import check_layers, last, run_layer
+from minist.encoders.config import activation, check_heads, check_positions, check_values
+from minist.encoders.encoder import Encoder
 from minist.encoders.roberta import roberta_positions
 
 PADDING_ID = 1  # MPNet's own, whatever pad_token_id says
@@ -113,30 +112,20 @@ class MPNetLayer(nn.Module):
         return self.output_norm(x + self.dropout(self.down(self.act(self.up(x)))))
 
 
-class MPNetEncoder(nn.Module):
-    """Token module: Packed -> [T, D]."""
+class MPNetEncoder(Encoder):
+    """Packed -> [T, D]."""
 
+    config_class = MPNetConfig
     model_type = "mpnet"
     architecture = "MPNetModel"
     prefix = "mpnet."  # of this encoder inside MPNetForMaskedLM and its like
     weights = WEIGHTS
 
     def __init__(self, config: MPNetConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.checkpoint_layers = False  # while training, see run_layer
+        super().__init__(config, config.hidden_size)
         self.embeddings = MPNetEmbeddings(config)
         self.relative_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
         self.layers = nn.ModuleList(MPNetLayer(config) for _ in range(config.num_hidden_layers))
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.config.hidden_size
-
-    def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D], the last layer's output for every token."""
-        return last(self.hidden_states(packed))
 
     def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
         """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
@@ -146,14 +135,8 @@ class MPNetEncoder(nn.Module):
         x = self.embeddings(packed)
         yield x
         for layer in self.layers:
-            x = run_layer(layer, self.checkpoint_layers, x, packed, bias)
+            x = self.run_layer(layer, x, packed, bias)
             yield x
-
-    def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Drop all layers but `numbers`, which rise from 0. ValueError for others."""
-        check_layers(numbers, len(self.layers))
-        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
-        self.config = replace(self.config, num_hidden_layers=len(self.layers))
 
 
 def relative_buckets(distance: Tensor, buckets: int) -> Tensor:

@@ -4,16 +4,15 @@ token stream.
 Their layer is BERT's. Positions start after the padding id, and there is one token type for all texts.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.bert import WEIGHTS, BertConfig, BertLayer
-from minist.encoders.checks import check_positions
-from minist.encoders.layers import check_layers, last, run_layer
+from minist.encoders.config import check_positions
+from minist.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -68,43 +67,19 @@ def roberta_positions(packed: Packed, padding_id: int) -> Tensor:
     return (so_far[1:] - before_text[packed.text_ids]) * counted + padding_id
 
 
-class RobertaEncoder(nn.Module):
-    """Token module: Packed -> [T, D]."""
+class RobertaEncoder(Encoder):
+    """Packed -> [T, D]."""
 
+    config_class = RobertaConfig
     model_type = "roberta"
     architecture = "RobertaModel"
     prefix = "roberta."  # of this encoder inside RobertaForMaskedLM and its like, XLM-RoBERTa's too
     weights = WEIGHTS
 
     def __init__(self, config: RobertaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.checkpoint_layers = False  # while training, see run_layer
+        super().__init__(config, config.hidden_size)
         self.embeddings = RobertaEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.config.hidden_size
-
-    def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D], the last layer's output for every token."""
-        return last(self.hidden_states(packed))
-
-    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
-        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
-        x = self.embeddings(packed)
-        yield x
-        for layer in self.layers:
-            x = run_layer(layer, self.checkpoint_layers, x, packed)
-            yield x
-
-    def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Drop all layers but `numbers`, which rise from 0. ValueError for others."""
-        check_layers(numbers, len(self.layers))
-        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
-        self.config = replace(self.config, num_hidden_layers=len(self.layers))
 
 
 class XLMRobertaEncoder(RobertaEncoder):

@@ -5,29 +5,13 @@ along the first axis (query, key and value are one matrix here). `{i}` stands fo
 """
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from minist.module import WeightError, checked, on_cpu
 
 Table = dict[str, tuple[str, ...]]
-
-
-class WithoutInitialization(TorchFunctionMode):
-    """Modules built inside draw no random weights: for those that are about to be read from a file.
-
-    On the meta device the drawing itself is free, but torch imports its compiler for it, which takes a second.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Pass every call on but those that fill a tensor with random numbers."""
-        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
-            return (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def initialize(module: nn.Module, std: float) -> None:
@@ -57,22 +41,14 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], table: Table) -> N
     for ours, parameter in module.named_parameters():
         theirs = checkpoint_names(ours, table)
         shape = (parameter.shape[0] // len(theirs), *parameter.shape[1:])
-        parts = [_checked(state, name, shape) for name in theirs]
+        parts = [checked(state, name, shape) for name in theirs]  # as float32
         loaded[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
         known.update(theirs)
     roots = {name.split(".")[0] for name in known}  # heads and poolers lie under other roots, and are not read here
     unknown = sorted(n for n in state.keys() - known if n.split(".")[0] in roots and not n.endswith("position_ids"))
     if unknown:
-        raise ValueError(f"the checkpoint holds {unknown[0]}, but by its config.json the encoder has no such weight")
+        raise WeightError(f"the checkpoint holds {unknown[0]}, but by its config.json the encoder has no such weight")
     module.load_state_dict(loaded, assign=True)
-
-
-def _checked(state: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    if name not in state:
-        raise ValueError(f"the checkpoint lacks the weight {name}")
-    if tuple(state[name].shape) != shape:
-        raise ValueError(f"the weight {name} has shape {list(state[name].shape)}, by config.json it is {list(shape)}")
-    return state[name].float()
 
 
 def save_weights(module: nn.Module, table: Table) -> dict[str, Tensor]:
@@ -80,8 +56,8 @@ def save_weights(module: nn.Module, table: Table) -> dict[str, Tensor]:
     state = {}
     for ours, parameter in module.named_parameters():
         names = checkpoint_names(ours, table)
-        for name, part in zip(names, parameter.detach().cpu().chunk(len(names)), strict=True):
-            state[name] = part.contiguous()
+        for name, part in zip(names, parameter.chunk(len(names)), strict=True):
+            state[name] = on_cpu(part)
     return state
 
 

@@ -1,45 +1,51 @@
 """The on-disk format: a sentence-transformers folder, or a plain Hugging Face checkpoint.
 
     modules.json                       the modules in order, each with its class and its folder
-    config_sentence_transformers.json  prompts, similarity
+    config_sentence_transformers.json  settings: prompts, similarity
     config.json, model.safetensors     the encoder
     tokenizer.json, tokenizer_config.json, sentence_bert_config.json
     1_Pooling/config.json, 2_Dense/{config.json, model.safetensors}, 3_Normalize/
-    router_config.json                 where routes begin, see router_files.py
+    router_config.json                 where routes begin
 
 Both generations of the format are read (versions 2 to 5, and 6); the older one is written, because
 both can open it. Nothing in a folder is ever executed.
+
+router_config.json names the routes of a Router, their modules, and the folder of each module:
+
+{"types":      {"query_0_StaticEmbedding": "<class>", "document_0_Transformer": "<class>", "document_1_Pooling": ..},
+ "structure":  {"query": ["query_0_StaticEmbedding"], "document": ["document_0_Transformer", "document_1_Pooling"]},
+ "parameters": {"default_route": "document", "allow_empty_key": true}}
+
+A module that several routes share has one folder, which each of them names. Up to version 4 the class was called Asym
+and the file config.json; version 6 adds `route_mappings` to the parameters.
 """
 
+import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from minist.data.tokenizer import NO_LIMIT, Tokenizer
-from minist.encoders.bert import BertEncoder
-from minist.encoders.families import Encoder
-from minist.files import files_into, read_json, write_json
-from minist.models.module_files import (
-    class_name,
-    input_name,
-    inside,
-    load_encoder,
-    load_module,
-    reading,
-    save_module,
-)
-from minist.models.router_files import ROUTERS, load_router, module_folders, save_router
-from minist.models.tokenizer_files import load_static_tokenizer, load_tokenizer
-from minist.models.stack import Stack, before_pooling
+from minist.checks import listing, number, pick
+from minist.data.tokenizer import Tokenizer
+from minist.files import files_into, write_json
+from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
+from minist.models.stack import Stack, before_pooling, given_kinds
+from minist.models.tokenizer_files import load_tokenizer, save_tokenizer
+from minist.models.weight_files import read_weights, write_weights
+from minist.module import Module
+from minist.modules import MODULES
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
-from minist.modules.static_embedding import StaticEmbedding
-from minist.modules.weighted_layer_pooling import WeightedLayerPooling
+
+SETTINGS = "config_sentence_transformers.json"
+OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
+TEXT, TABLE = ((str, type(None)), "a text or null"), ((dict, type(None)), "a table of texts or null")
+SETTING_KINDS = {"prompts": TABLE, "default_prompt_name": TEXT, "similarity_fn_name": TEXT, "model_type": TEXT}
 
 
 @dataclass
@@ -49,10 +55,7 @@ class Content:
     stack: Stack
     tokenizer: Tokenizer  # of the default route, or the first, where routes have their own
     tokenizers: dict[str, Tokenizer] = field(default_factory=dict)  # by route; empty: the one is for all texts
-    prompts: dict[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
-    similarity: str = "cosine"
-    truncate_dim: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)  # config_sentence_transformers.json, unknown keys too
 
 
 def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Content:
@@ -62,8 +65,8 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
         return Content(stack, tokenizer)
     router = stack.router
     if router is None or router.routes.keys() != tokenizer.keys():
-        routes = ", ".join(router.routes) if router else "no routes"
-        raise ValueError(f"the tokenizers are of {', '.join(tokenizer)}, the model has {routes}: give one for each")
+        routes = listing(router.routes) if router else "no routes"
+        raise ValueError(f"the tokenizers are of {listing(tokenizer)}, the model has {routes}: give one for each")
     readers = {(path[0], tokenizer[route or ""]) for route, path in stack.paths.items()}
     if len(readers) > len({module for module, _ in readers}):
         raise ValueError("two routes begin with the same module, so they must have the same tokenizer")
@@ -72,178 +75,209 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
 
 # ---------------------------------------------------------------- reading
 
+Folders = dict[nn.Module, Path]  # where each module was read
+
 
 def load_folder(folder: Path) -> Content:
     """Read a model folder. ValueError if `folder` is none, or holds something that we cannot run."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give the path of a saved model")
-    if (folder / "modules.json").exists():
-        modules, folders = _load_modules(folder)
-    elif (folder / "config.json").exists():
-        modules = _default_modules(folder)
-        folders = {modules[0]: folder}
-    else:
-        raise ValueError(f"{folder} is not a model: it has neither modules.json nor config.json")
-    try:
+    folders = Folders()
+    has_list = is_file(folder / "modules.json")
+    modules = _listed_modules(folder, folders) if has_list else _default_modules(folder, folders)
+    with reading(folder / "modules.json"):
         stack = Stack(modules)
-    except ValueError as e:
-        raise ValueError(f"{folder}/modules.json: {e}") from None
-    if (folder / "modules.json").exists():
-        for path in stack.paths.values():
-            _check_inputs(path, folders)
-    loaded = {path[0]: _load_tokenizer(folders[path[0]], path[0]) for path in stack.paths.values()}
+    for path in stack.paths.values() if has_list else ():
+        _check_inputs(path, folders)
+    loaded = {path[0]: load_tokenizer(folders[path[0]], path[0]) for path in stack.paths.values()}
     tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items() if route is not None}
     content = content_of(stack, tokenizers if len(loaded) > 1 else next(iter(loaded.values())))
-    return replace(content, **_load_settings(folder))
+    content.settings = _load_settings(folder / SETTINGS)
+    return content
 
 
-Folders = dict[nn.Module, Path]  # where each module was read
-
-
-def _load_modules(folder: Path) -> tuple[list[nn.Module], Folders]:
-    """The modules that modules.json names, and the folder of each, those of a Router's routes among them."""
-    file, folders = folder / "modules.json", Folders()
-
-    def load(kind: str, path: Path, file: Path) -> nn.Module:
-        module = load_router(path, load) if kind.split(".")[-1] in ROUTERS else load_module(kind, path, file)
-        folders[module] = path
-        return module
-
+def load_module(name: str, folder: Path) -> Module:
+    """Read the module of class `name`, one of MODULES."""
+    module_class, file = MODULES[name], folder / "config.json"
+    config = read_table(file) if module_class.has_config else read_optional(file)
+    weights = read_weights(folder) if module_class.has_weights else {}
     with reading(file):
-        entries = [(str(entry["type"]), inside(folder, entry["path"], file)) for entry in read_json(file)]
-    return [load(kind, path, file) for kind, path in entries], folders
+        return module_class.from_folder(config, weights)
 
 
-def _check_inputs(path: list[nn.Module], folders: Folders) -> None:
+def _class_name(kind: Any) -> str:
+    """The last part of a module's type: both generations end in the class name. ValueError for one that we have not."""
+    name = str(kind).split(".")[-1]
+    pick("the class of a module", name, MODULES)
+    return name
+
+
+def _listed_modules(folder: Path, folders: Folders) -> list[Module]:
+    """The modules that modules.json names."""
+    file = folder / "modules.json"
+    entries = read_value(file)
+    with reading(file):
+        listed = [(_class_name(entry["type"]), inside(folder, entry["path"])) for entry in entries]
+    return [_load_part(name, path, folders) for name, path in listed]
+
+
+def _load_part(name: str, folder: Path, folders: Folders) -> Module:
+    module = _load_router(folder, folders) if MODULES[name] is Router else load_module(name, folder)
+    folders[module] = folder
+    return module
+
+
+def router_file(folder: Path) -> Path:
+    """Where the routes are named: router_config.json, or the config.json of an older one."""
+    old = folder / "config.json"
+    return old if old.exists() and not (folder / "router_config.json").exists() else folder / "router_config.json"
+
+
+def _load_router(folder: Path, folders: Folders) -> Router:
+    file = router_file(folder)
+    content = read_table(file)
+    with reading(file):
+        structure = {route: list(names) for route, names in content["structure"].items()}
+        listed = {name: _class_name(content["types"][name]) for names in structure.values() for name in names}
+        paths = {name: inside(folder, name) for name in listed}
+        parameters = dict(content.get("parameters") or {})
+        default = parameters.get("default_route")
+        if default is None and parameters.get("allow_empty_key", True):
+            default = next(iter(structure), None)
+        mappings = read_mappings(parameters.get("route_mappings") or {})
+        if Router in (MODULES[name] for name in listed.values()):
+            raise ValueError("a route leads to another Router: only one is possible, with longer routes")
+    modules = {name: _load_part(kind, paths[name], folders) for name, kind in listed.items()}  # a shared one once
+    with reading(file):
+        routes = {route: [modules[name] for name in names] for route, names in structure.items()}
+        return Router(routes, default, mappings)
+
+
+def read_mappings(entries: dict[str, str]) -> dict[str | None, str]:
+    """Role -> route, of keys such as "('query', 'text')" and "(None, None)"; those of images and sounds are left out.
+
+    ValueError for a key of another shape.
+    """
+    try:
+        pairs = {ast.literal_eval(key): route for key, route in entries.items()}
+        anything = {role: route for (role, modality), route in pairs.items() if modality is None}
+        texts = {role: route for (role, modality), route in pairs.items() if modality == "text"}
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise ValueError(f"route_mappings has the keys {listing(entries)}, not all like ('query', 'text')") from None
+    return anything | texts
+
+
+def _check_inputs(path: list[Module], folders: Folders) -> None:
     """A module stands on tokens or on texts by its place, and its own config.json must not say otherwise."""
-    on_tokens = any(isinstance(module, Pooling) for module in path)
-    for module in path[1:]:
-        if isinstance(module, Pooling | WeightedLayerPooling):
-            on_tokens = on_tokens and not isinstance(module, Pooling)
+    for module, kind in zip(path, given_kinds(path), strict=True):
+        if module.gives:  # its class says what it takes
             continue
-        given, fits = input_name(folders[module]), "token_embeddings" if on_tokens else "sentence_embedding"
+        file = folders[module] / "config.json"
+        config, fits = read_optional(file), "token_embeddings" if kind == "tokens" else "sentence_embedding"
+        given = config.get("module_input_name") or "sentence_embedding"
         if given != fits:
-            raise ValueError(
-                f"{folders[module]}/config.json: module_input_name is {given}, at its place it must be {fits}"
-            )
+            raise ValueError(f"{file}: module_input_name is {given}, at its place it must be {fits}")
+        if (config.get("module_output_name") or given) != given:
+            raise ValueError(f"{file}: module_output_name is not module_input_name, which we do not have")
 
 
-def _default_modules(folder: Path) -> list[nn.Module]:
+def _default_modules(folder: Path, folders: Folders) -> list[Module]:
     """What a folder without modules.json is: an encoder whose tokens are averaged, or a model2vec model."""
-    with reading(folder / "config.json"):
-        content = read_json(folder / "config.json")
-        if content.get("model_type") != "model2vec":
-            encoder = load_encoder(folder)
-            return [encoder, Pooling(encoder.width)]
-        return [
-            load_module("StaticEmbedding", folder, folder / "config.json"),
-            *([Normalize()] if content.get("normalize") else []),
-        ]
+    if not is_file(folder / "config.json"):
+        raise ValueError(f"{folder} is not a model: it has neither modules.json nor config.json")
+    left = [path.name for path in [folder / SETTINGS, *folder.glob("*_Pooling")] if path.exists()]
+    if left:  # how its tokens were pooled would be a guess
+        raise ValueError(f"{folder} has no modules.json, but {left[0]}: it is a saved model of which a file is missing")
+    config = read_table(folder / "config.json")
+    is_static = config.get("model_type") == "model2vec"
+    first = _load_part("StaticEmbedding" if is_static else "Transformer", folder, folders)
+    if is_static:
+        return [first, *([Normalize()] if config.get("normalize") else [])]
+    assert first.out_width is not None
+    return [first, Pooling(first.out_width)]
 
 
-def _load_tokenizer(folder: Path, first: nn.Module) -> Tokenizer:
-    if isinstance(first, StaticEmbedding):
-        tokenizer, rows = load_static_tokenizer(folder / "tokenizer.json"), first.embedding.num_embeddings
-    else:
-        assert isinstance(first, Encoder)
-        tokenizer, rows = _load_encoder_tokenizer(folder, first.config.max_length), first.config.vocab_size
-    if tokenizer.vocab_size > rows:
-        raise ValueError(f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, the model {rows}")
-    return tokenizer
-
-
-def _load_encoder_tokenizer(folder: Path, longest: int) -> Tokenizer:
-    own = _read_optional(folder / "sentence_bert_config.json")
-    config = _read_optional(folder / "tokenizer_config.json")
-    wanted = own.get("max_seq_length") or config.get("model_max_length") or NO_LIMIT
-    tokenizer = load_tokenizer(folder / "tokenizer.json", int(min(wanted, longest)), own.get("do_lower_case", False))
-    tokenizer.config = config
-    # as transformers decides whether the second text of a pair has token type 1
-    generic = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-    default = ("input_ids", "attention_mask") if generic else ("input_ids", "attention_mask", "token_type_ids")
-    tokenizer.has_types = "token_type_ids" in config.get("model_input_names", default)
-    return tokenizer
-
-
-def _load_settings(folder: Path) -> dict[str, Any]:
-    content = _read_optional(folder / "config_sentence_transformers.json")
-    return {
-        "prompts": {name: text or "" for name, text in (content.get("prompts") or {}).items()},
-        "default_prompt_name": content.get("default_prompt_name"),
-        "similarity": content.get("similarity_fn_name") or "cosine",
-        "truncate_dim": content.get("truncate_dim"),
-    }
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def _load_settings(file: Path) -> dict[str, Any]:
+    settings = read_optional(file)
+    for name, (kinds, wanted) in SETTING_KINDS.items():
+        value = settings.get(name)
+        texts = (value or {}).values() if kinds is TABLE[0] and type(value) is dict else ()
+        if type(value) not in kinds or not all(type(text) in TEXT[0] for text in texts):
+            raise ValueError(f"{file}: {name} is not {wanted}")
+    if settings.get("truncate_dim") is not None:
+        with reading(file):
+            number("truncate_dim", settings["truncate_dim"], 1)
+    return settings
 
 
 # ---------------------------------------------------------------- writing
 
 
 def save_folder(content: Content, folder: Path) -> None:
-    """Write a model folder; it appears under its name when all of it is there."""
+    """Write a model folder; files of other names that are there already stay."""
+    if is_file(folder):
+        raise ValueError(f"{folder} is a file: name a folder to save the model into")
     with files_into(folder) as partial:
         write_folder(content, partial)
 
 
 def write_folder(content: Content, folder: Path) -> None:
     """Write the files of a model into a folder that exists."""
-    stack = content.stack
-    names = [class_name(module) for module in stack]
-    paths = [""] + [f"{i}_{name}" for i, name in enumerate(names) if i > 0]
-    entries = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for i, (name, path) in enumerate(zip(names, paths, strict=True))
-    ]
-    for module, path in zip(stack, paths, strict=True):
+    entries = []
+    for i, module in enumerate(content.stack):
+        path = f"{i}_{module.name}" if i else ""
+        entries.append({"idx": i, "name": str(i), "path": path, "type": f"{OLD_TYPES}.{module.name}"})
         (folder / path).mkdir(exist_ok=True)
-        if isinstance(module, Router):
-            save_router(module, folder / path)
-            for part, below in module_folders(module).items():
-                (folder / path / below).mkdir()
-                _save_part(part, folder / path / below, content)
+        if module is content.stack.router:
+            _save_router(module, folder / path, content)
         else:
             _save_part(module, folder / path, content)
     _save_settings(content, folder)
     write_json(folder / "modules.json", entries)
 
 
-def _save_part(module: nn.Module, folder: Path, content: Content) -> None:
+def _save_part(module: Module, folder: Path, content: Content) -> None:
     """Write a module, and the tokenizer of one that reads texts."""
+    config, weights = module.to_folder()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
-    all_layers = any(isinstance(other, WeightedLayerPooling) for path in paths.values() for other in path)
-    on_tokens = any(module in before_pooling(path) for path in paths.values())
-    save_module(module, folder, on_tokens=on_tokens, all_layers=all_layers)
+    if not module.gives and any(module in before_pooling(path) for path in paths.values()):
+        # only the newer generation can say so
+        config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    if module.gives == "layers" and any("layers" in other.takes for path in paths.values() for other in path):
+        config |= {"output_hidden_states": True}  # without it, the real library leaves WeightedLayerPooling out
+    if config:
+        write_json(folder / "config.json", config)
+    if weights:
+        write_weights(weights, folder)
     for route, path in paths.items():
         if module is path[0]:
-            _save_tokenizer(content.tokenizers.get(route or "", content.tokenizer), folder, module)
+            save_tokenizer(content.tokenizers.get(route or "", content.tokenizer), folder, module)
 
 
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path, first: nn.Module) -> None:
-    (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
-    if isinstance(first, StaticEmbedding):
-        return
-    # PreTrainedTokenizerFast reads any tokenizer.json, in all versions of transformers
-    types = ["token_type_ids"] if isinstance(first, BertEncoder) and tokenizer.has_types else []
-    about = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": tokenizer.max_length,
-        "model_input_names": ["input_ids", *types, "attention_mask"],
+def _save_router(router: Router, folder: Path, content: Content) -> None:
+    """Write router_config.json, and the modules of all routes; a shared one has the name that its first gives it."""
+    names: dict[Module, str] = {}
+    for route in router.routes:
+        for i, module in enumerate(router.modules_of(route)):
+            names.setdefault(module, f"{route}_{i}_{module.name}")
+    parameters: dict[str, Any] = {
+        "default_route": router.default_route,
+        "allow_empty_key": router.default_route is not None,
     }
-    write_json(folder / "tokenizer_config.json", tokenizer.config | about)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": tokenizer.max_length, "do_lower_case": False})
+    if router.mappings:  # version 5 would not open a model that has this key
+        parameters["route_mappings"] = {str((role, "text")): route for role, route in router.mappings.items()}
+    about = {
+        "types": {name: f"{OLD_TYPES}.{module.name}.{module.name}" for module, name in names.items()},
+        "structure": {route: [names[module] for module in router.modules_of(route)] for route in router.routes},
+        "parameters": parameters,
+    }
+    write_json(folder / "router_config.json", about)
+    for module, name in names.items():
+        (folder / name).mkdir()
+        _save_part(module, folder / name, content)
 
 
 def _save_settings(content: Content, folder: Path) -> None:
-    settings: dict[str, Any] = {
-        "model_type": "SentenceTransformer",
-        "__version__": {"sentence_transformers": "5.2.0", "pytorch": torch.__version__},
-        "prompts": {"query": "", "document": ""} | content.prompts,
-        "default_prompt_name": content.default_prompt_name,
-        "similarity_fn_name": content.similarity,
-    }
-    if content.truncate_dim is not None:
-        settings["truncate_dim"] = content.truncate_dim
-    write_json(folder / "config_sentence_transformers.json", settings)
+    settings = {"model_type": "SentenceTransformer", "__version__": {}} | content.settings
+    settings["__version__"] = {"sentence_transformers": "5.2.0", "pytorch": torch.__version__}  # whose format this is
+    write_json(folder / SETTINGS, settings)

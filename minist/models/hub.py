@@ -14,8 +14,8 @@ from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
 from minist.files import read_json
-from minist.models.module_files import reading
-from minist.models.router_files import router_file
+from minist.models.folder import router_file
+from minist.models.reading import reading
 from minist.models.weight_files import INDEX
 
 PART = r"\w([\w.-]*\w)?"

@@ -62,9 +62,9 @@ class SentenceTransformer(TextModel):
         content = load_folder(find_model(name_or_path, revision, token))
         self._assemble(content)
         self.prompts |= prompts or {}
-        self.default_prompt_name = default_prompt_name or content.default_prompt_name
+        self.default_prompt_name = default_prompt_name or self.default_prompt_name
         self.find_prompt(None, None)
-        self.truncate_dim = content.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim)
+        self.truncate_dim = self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim)
         if keep_layers is not None:
             self.keep_layers(keep_layers)
         place = find_device(device)
@@ -73,8 +73,8 @@ class SentenceTransformer(TextModel):
 
     def _assemble(self, content: Content) -> None:
         self.assemble(content)
-        self.similarity_name = content.similarity
-        self.truncate_dim = content.truncate_dim
+        self.similarity_name = content.settings.get("similarity_fn_name") or "cosine"
+        self.truncate_dim = content.settings.get("truncate_dim")
 
     @classmethod
     def from_modules(
@@ -241,15 +241,10 @@ class SentenceTransformer(TextModel):
 
     def content(self) -> Content:
         """Everything that a model folder holds."""
-        return Content(
-            stack=self.stack,
-            tokenizer=self.tokenizer,
-            tokenizers=self.tokenizers,
-            prompts=self.prompts,
-            default_prompt_name=self.default_prompt_name,
-            similarity=self.similarity_name,
-            truncate_dim=self.truncate_dim,
-        )
+        settings = self.settings | {"model_type": "SentenceTransformer", "prompts": self.prompts}
+        settings |= {"default_prompt_name": self.default_prompt_name, "similarity_fn_name": self.similarity_name}
+        settings |= {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
+        return Content(self.stack, self.tokenizer, self.tokenizers, settings)
 
     def save(self, path: str | Path) -> None:
         """Write a model folder that sentence-transformers opens too."""

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.data.tokenizer import Tokenizer
-from minist.encoders.families import Encoder
-from minist.encoders.layers import check_layers
+from minist.encoders.encoder import Encoder
 from minist.models.folder import Content
 from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
@@ -26,8 +25,10 @@ class TextModel(nn.Module):
         """Take the parts of a model folder."""
         self.stack = content.stack
         self.tokenizer, self.tokenizers = content.tokenizer, content.tokenizers
-        self.prompts = {"query": "", "document": ""} | content.prompts
-        self.default_prompt_name = content.default_prompt_name
+        self.settings = content.settings
+        texts = {name: text or "" for name, text in (content.settings.get("prompts") or {}).items()}
+        self.prompts = {"query": "", "document": ""} | texts
+        self.default_prompt_name = content.settings.get("default_prompt_name")
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -57,7 +58,7 @@ class TextModel(nn.Module):
     @property
     def num_layers(self) -> int:
         """Layers of the encoder; with routes of the one that has the fewest, 0 where one has none."""
-        return min(len(path[0].layers) if isinstance(path[0], Encoder) else 0 for path in self.stack.paths.values())
+        return self.stack.num_layers
 
     def forward(
         self, columns: Sequence[Packed], roles: Sequence[str | None] = (), outputs: Sequence[str] = ()
@@ -69,27 +70,7 @@ class TextModel(nn.Module):
         the model's device. `outputs` are what a loss wants beside the embeddings, and stand behind them in each
         tuple, [N_c, ..], see stack.py. ValueError for a role that has no route.
         """
-        roles = roles or [None] * len(columns)
-        assert len(roles) == len(columns), "each column has a role"
-        found: dict[int, tuple[Tensor, ...]] = {}
-        groups: dict[str | None, list[int]] = {}
-        for c, role in enumerate(roles):
-            groups.setdefault(self.stack.route(role), []).append(c)
-        for places in groups.values():
-            embedded = self._one_pass([columns[c] for c in places], roles[places[0]], outputs)
-            found |= zip(places, embedded, strict=True)
-        return [found[c] for c in range(len(columns))]
-
-    def _one_pass(
-        self, columns: Sequence[Packed], role: str | None, outputs: Sequence[str]
-    ) -> list[tuple[Tensor, ...]]:
-        """Columns of one route: [N_c texts] -> ([N_c, D], ..) for each."""
-        packed = Packed.cat(columns)
-        order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
-        packed = packed.take(order).to(self.device)
-        back, sizes = order.argsort().to(self.device), [column.n for column in columns]
-        parts = [x[back].split(sizes) for x in self.stack(packed, role, outputs)]
-        return list(zip(*parts, strict=True))
+        return self.stack(columns, roles, outputs)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -131,7 +112,7 @@ class TextModel(nn.Module):
         if not encoders or any(isinstance(module, WeightedLayerPooling) for module in self.stack.modules()):
             raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
         for encoder in encoders:
-            check_layers(numbers, len(encoder.layers))
+            encoder.check_layers(numbers)
         for encoder in encoders:
             encoder.keep_layers(numbers)
 

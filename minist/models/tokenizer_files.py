@@ -1,33 +1,147 @@
-"""tokenizer.json, read."""
+"""The tokenizer of a folder: tokenizer.json, or a BERT's vocab.txt, and the settings beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import normalizers
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
 
+from minist.checks import number
 from minist.data.tokenizer import NO_LIMIT, Tokenizer
+from minist.encoders.encoder import Encoder
+from minist.files import write_json
+from minist.models.reading import is_file, read_optional, reading
+
+# the file that has changed its name with the encoder; the first that is there
+LENGTH_FILES = [
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes of transformers that take tokenizer.json as it is
+# how the special tokens are called where tokenizer_config.json does not say: by BERT's tokenizers, and by RoBERTa's
+SPECIAL = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+RARE = "🙂 猫 ᚠ ꙮ 𓀀 \u0378"  # a vocabulary that lacks all of these needs its unknown token
 
 
-def load_tokenizer(file: Path, max_length: int, lower_case: bool) -> Tokenizer:
-    """Read a tokenizer.json; ValueError if it is none. `lower_case` lowers text that its own normalizer would not."""
-    backend = _read_backend(file)
-    if lower_case:
-        steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
-        backend.normalizer = normalizers.Sequence(steps)
-    return Tokenizer(backend, max_length)
+def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
+    """The tokenizer in the folder of a module that reads texts. ValueError for one that does not go with it."""
+    if reader.special_tokens:
+        tokenizer = _load_encoder_tokenizer(folder, reader)
+    else:  # of a StaticEmbedding: only the maximum length that it holds itself
+        backend = _read_backend(folder / "tokenizer.json")
+        limit = backend.truncation["max_length"] if backend.truncation else NO_LIMIT
+        tokenizer = Tokenizer(backend, limit, special_tokens=False)
+    _check_ids(tokenizer, reader.vocab_size, folder)
+    return tokenizer
 
 
-def load_static_tokenizer(file: Path) -> Tokenizer:
-    """Read the tokenizer.json of a StaticEmbedding: no special tokens, and only the maximum length that it holds."""
-    backend = _read_backend(file)
-    limit = backend.truncation["max_length"] if backend.truncation else NO_LIMIT
-    return Tokenizer(backend, limit, special_tokens=False)
+def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
+    own: dict[str, Any] = next(filter(None, (read_optional(folder / name) for name in LENGTH_FILES)), {})
+    config = read_optional(folder / "special_tokens_map.json") | read_optional(folder / "tokenizer_config.json")
+    with reading(folder / "tokenizer_config.json"):
+        lengths = {"max_seq_length": own.get("max_seq_length"), "model_max_length": config.get("model_max_length")}
+        given = [number(name, value, 1) for name, value in lengths.items() if value is not None]
+        backend = _read_encoder_backend(folder, encoder, config)
+        if own.get("do_lower_case"):  # lowers text that its own normalizer would not
+            steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+            backend.normalizer = normalizers.Sequence(steps)
+        tokenizer = Tokenizer(backend, int(min([*given[:1], encoder.config.max_length])))
+        # as transformers decides whether the second text of a pair has token type 1
+        default = [] if config.get("tokenizer_class") in GENERIC else ["token_type_ids"]
+        tokenizer.has_types = "token_type_ids" in config.get("model_input_names", default)
+    tokenizer.config = config
+    return tokenizer
+
+
+def _read_encoder_backend(folder: Path, encoder: Encoder, config: dict[str, Any]) -> Backend:
+    if not is_file(folder / "tokenizer.json") and is_file(folder / "vocab.txt") and encoder.token_types:
+        return wordpiece(folder / "vocab.txt", config)
+    backend = _read_backend(folder / "tokenizer.json")
+    lower = config.get("do_lower_case")
+    if type(lower) is bool and config.get("tokenizer_class") not in GENERIC and _is_bert(backend.normalizer):
+        backend.normalizer.lowercase = lower  # the classes of BERT's kind change their tokenizer.json by this
+    return backend
+
+
+def _is_bert(normalizer: Any) -> bool:
+    return type(normalizer) is BertNormalizer
 
 
 def _read_backend(file: Path) -> Backend:
-    if not file.exists():
+    if not is_file(file):
         raise ValueError(f"{file.parent} has no tokenizer.json: save the model once with a fast tokenizer")
     try:
         return Backend.from_file(str(file))
     except Exception as e:  # the library raises bare Exception
         raise ValueError(f"{file} is not a tokenizer.json: {e}") from None
+
+
+def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
+    """BERT's tokenizer of a vocab.txt, as BertTokenizerFast makes it. ValueError where a special token is missing."""
+    words = {line.rstrip("\n"): i for i, line in enumerate(file.read_text("utf-8").splitlines(keepends=True))}
+    special = {name: _text(config.get(name)) or names[0] for name, names in SPECIAL.items()}
+    for name in ("unk_token", "cls_token", "sep_token"):
+        if special[name] not in words:
+            raise ValueError(f"{file} has no line {special[name]}, the {name}")
+    cls, sep = special["cls_token"], special["sep_token"]
+    backend = Backend(WordPiece(words, unk_token=special["unk_token"]))
+    backend.normalizer = BertNormalizer(
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.add_special_tokens([token for token in special.values() if token in words])
+    backend.post_processor = TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(token, words[token]) for token in (cls, sep)],
+    )
+    return backend
+
+
+def _text(token: Any) -> str:
+    """A special token, which a file gives as a text or as a table that describes it."""
+    return str(token.get("content") if type(token) is dict else token or "")
+
+
+def _check_ids(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
+    """ValueError where it makes ids that have no row in the model, or cannot make any of some text."""
+    pair: Sequence[Any] = [RARE, ("", RARE)]
+    try:
+        ids = tokenizer(pair).input_ids.tolist()
+    except Exception as e:  # the library raises bare Exception
+        raise ValueError(f"{folder}: the tokenizer fails on a rare letter, is its unknown token there? ({e})") from None
+    tokens = 1 + max(*ids, *tokenizer.backend.get_vocab().values(), 0, 0)  # ids may have gaps: the largest counts
+    if tokens > rows:
+        raise ValueError(f"{folder}: tokenizer.json has {tokens} tokens, the model {rows}")
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
+    """Write tokenizer.json, and what transformers wants to know beside it."""
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+    if not reader.special_tokens:
+        return
+    known = tokenizer.backend.get_vocab()
+    found = {name: next((t for t in tokens if t in known), None) for name, tokens in SPECIAL.items()}
+    special = {name: token for name, token in found.items() if token is not None and not tokenizer.config.get(name)}
+    # PreTrainedTokenizerFast reads any tokenizer.json, in all versions of transformers, and knows no special token
+    types = ["token_type_ids"] if reader.token_types and tokenizer.has_types else []
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": tokenizer.max_length,
+        "model_input_names": ["input_ids", *types, "attention_mask"],
+    }
+    write_json(folder / "tokenizer_config.json", tokenizer.config | special | about)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": tokenizer.max_length, "do_lower_case": False})

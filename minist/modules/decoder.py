@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from minist.data.packed import Packed
 from minist.encoders.bert import BertEncoder, BertLayer
 from minist.encoders.distilbert import DistilBertEncoder
-from minist.encoders.layers import run_layer
 from minist.encoders.roberta import RobertaEncoder
 from minist.encoders.weights import initialize
 
@@ -94,6 +93,6 @@ class Decoder(nn.Module):
         body = encoder if self.own is None else self.own
         x = body.embeddings(packed)
         for look, layer in zip(self.layers, body.layers, strict=True):
-            x = run_layer(look, body.checkpoint_layers, x, packed, layer, embeddings)
+            x = body.run_layer(look, x, packed, layer, embeddings)
         x = self.norm(self.act(self.transform(x)))
         return F.linear(x, body.embeddings.word.weight, self.bias)

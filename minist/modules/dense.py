@@ -1,8 +1,13 @@
 """Modules that act on each vector by itself, [.., D] -> [.., D']: mostly on text vectors, after the pooling."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import activation as activations
+
+from minist.checks import number, pick
+from minist.module import Module, unfilled
 
 # as a saved config.json spells them; left out are those that need arguments or more than one vector
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -12,8 +17,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 } | {"torch.nn.modules.linear.Identity": nn.Identity}
 
 
-class Dense(nn.Module):
+class Dense(Module):
     """activation(W x + b), and with `residual` that plus x, or plus R x where the widths differ."""
+
+    takes = ("tokens", "embeddings")
 
     def __init__(
         self,
@@ -25,60 +32,81 @@ class Dense(nn.Module):
     ) -> None:
         """`activation` is spelled as in a saved config.json. ValueError for one that is not known."""
         super().__init__()
-        if activation not in ACTIVATIONS:
-            names = ", ".join(name.split(".")[-1] for name in ACTIVATIONS)
-            raise ValueError(
-                f"Dense: activation_function is {activation!r}, known are torch.nn.modules.linear.Identity and "
-                f"torch.nn.modules.activation.<name> of {names}"
-            )
+        self.in_width, self.out_width = in_features, out_features
         self.linear = nn.Linear(in_features, out_features, bias)
         self.activation_name = activation
-        self.activation_function = ACTIVATIONS[activation]()  # PReLU's weight is saved under this name
+        # a parameter of an activation, PReLU's, is saved under this name
+        self.activation_function = pick("activation_function", activation, ACTIVATIONS)()
         self.has_residual = residual
         if residual and in_features != out_features:
             self.residual = nn.Linear(in_features, out_features, bias=False)
 
-    @property
-    def out_width(self) -> int:
-        """Width of the result."""
-        return self.linear.out_features
-
     def forward(self, x: Tensor) -> Tensor:
-        """[.., in_features] -> [.., out_features]."""
         out = self.activation_function(self.linear(x))
         if not self.has_residual:
             return out
-        return out + (x if self.linear.in_features == self.linear.out_features else self.residual(x))
+        return out + (x if self.in_width == self.out_width else self.residual(x))
+
+    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        config = {"in_features": self.in_width, "out_features": self.out_width, "bias": self.linear.bias is not None}
+        config |= {"activation_function": self.activation_name}
+        config |= {"use_residual": True} if self.has_residual else {}  # a key that older versions do not know
+        return config, super().to_folder()[1]
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Dense":
+        shape = config["in_features"], config["out_features"], config["bias"]
+        with unfilled():
+            dense = cls(*shape, config["activation_function"], config.get("use_residual", False))
+        return dense.fill(weights)
 
 
-class Normalize(nn.Module):
+class Normalize(Module):
     """x / |x|, so that the dot product of two embeddings is their cosine."""
 
+    takes = ("tokens", "embeddings")
+    has_config = has_weights = False
+
     def forward(self, x: Tensor) -> Tensor:
-        """[.., D] -> [.., D], each row of length 1."""
         return F.normalize(x, dim=-1)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """Each vector to mean 0 and variance 1, then scaled and shifted by dimension (Ba et al. 2016, arXiv:1607.06450)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.in_width = width
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[.., D] -> [.., D]."""
         return self.norm(x)
 
+    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"dimension": self.in_width}, super().to_folder()[1]
 
-class Dropout(nn.Module):
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "LayerNorm":
+        with unfilled():
+            norm = cls(config["dimension"])
+        return norm.fill(weights)
+
+
+class Dropout(Module):
     """In training, each number is zero with probability `p`; nothing otherwise."""
 
+    has_weights = False
+
     def __init__(self, p: float = 0.2) -> None:
-        """ValueError unless `p` is a probability."""
         super().__init__()
-        self.dropout = nn.Dropout(p)
+        self.dropout = nn.Dropout(number("dropout", p, 0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[.., D] -> [.., D]."""
         return self.dropout(x)
+
+    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"dropout": self.dropout.p}, {}
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Dropout":
+        return cls(config["dropout"])

@@ -9,11 +9,15 @@ behind a shared part    [BertEncoder(..), Pooling(..), Router({"query": [Dense(.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
+from minist.checks import listing
+from minist.module import Module
 
-class Router(nn.Module):
+
+class Router(Module):
     """Lists of modules by route. stack.py sends a text through one of them, so there is no `forward` here.
 
     The same module may stand in several routes: it is trained, and saved, as the one that it is.
@@ -33,8 +37,10 @@ class Router(nn.Module):
         check_names(list(routes))
         self.mappings = dict(mappings or {})
         for name in [default_route, *self.mappings.values()]:
-            if name is not None and name not in routes:
-                raise ValueError(f"Router: there is no route {name!r}, the routes are {', '.join(routes)}")
+            if name is not None and name not in list(routes):  # a list: the name may be anything that a file holds
+                raise ValueError(f"Router: there is no route {name!r}, the routes are {listing(routes)}")
+        if any(isinstance(module, Router) for modules in routes.values() for module in modules):
+            raise ValueError("Router: a route leads to another Router: only one is possible, with longer routes")
         self.routes = nn.ModuleDict({name: nn.ModuleList(modules) for name, modules in routes.items()})
         # all that comes here is text, and a route of that name is for it, whatever its role
         self.default_route = self.mappings.get(None) or ("text" if "text" in routes else default_route)
@@ -47,15 +53,14 @@ class Router(nn.Module):
             choices = [self.mappings.get(role), self.mappings.get(None), role, "text"]
             found = next((name for name in choices if name is not None and name in self.routes), None)
         if found is None:
-            roles = ", ".join(dict.fromkeys(filter(None, [*self.mappings, *self.routes])))
+            roles = listing(dict.fromkeys(filter(None, [*self.mappings, *self.routes])))
             given = "no role is given, and the model has no default route" if role is None else f"the role is {role!r}"
             raise ValueError(f"{given}: give one of {roles}")
         return found
 
     def modules_of(self, route: str) -> list[nn.Module]:
         """The modules of a route, in their order."""
-        modules = self.routes[route]
-        assert isinstance(modules, nn.ModuleList)
+        modules: Any = self.routes[route]
         return list(modules)
 
 

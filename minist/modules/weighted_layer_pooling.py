@@ -1,17 +1,22 @@
 """WeightedLayerPooling: a learned average over the encoder's layers, before the pooling over tokens."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from minist.module import Module, unfilled
 
-class WeightedLayerPooling(nn.Module):
+
+class WeightedLayerPooling(Module):
     """sum of w_l h_l over sum of w_l, for the layers l = first_layer .. L; layer 0 is the embedding layer.
 
     All weights start at 1, the plain average. Source: sentence-transformers; the idea of ELMo (Peters et al.
     2018, arXiv:1802.05365), whose weights are a softmax.
     """
+
+    takes, gives = ("layers",), "tokens"
 
     def __init__(self, width: int, num_layers: int, first_layer: int = 4) -> None:
         """`num_layers` is L, the encoder's. ValueError where no layer is left."""
@@ -20,15 +25,26 @@ class WeightedLayerPooling(nn.Module):
             raise ValueError(
                 f"WeightedLayerPooling: layer_start is {first_layer}, the encoder has layers 0 to {num_layers}"
             )
-        self.width, self.num_layers, self.first_layer = width, num_layers, first_layer
+        self.in_width, self.num_layers, self.first_layer = width, num_layers, first_layer
         self.layer_weights = nn.Parameter(torch.ones(num_layers + 1 - first_layer))
 
     def forward(self, hidden_states: Iterable[Tensor]) -> Tensor:
         """The L + 1 hidden states of the encoder, [T, D] each -> [T, D]."""
         total = None
-        for layer, x in enumerate(hidden_states):
+        for layer, x in enumerate(hidden_states):  # each is added as it comes, so that none is kept for its own sake
             if layer >= self.first_layer:
                 weighted = self.layer_weights[layer - self.first_layer] * x
                 total = weighted if total is None else total + weighted
         assert total is not None, "the encoder has fewer layers than the pooling"
         return total / self.layer_weights.sum()
+
+    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        layers = {"num_hidden_layers": self.num_layers, "layer_start": self.first_layer}
+        return {"word_embedding_dimension": self.in_width} | layers, super().to_folder()[1]
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "WeightedLayerPooling":
+        width = config.get("embedding_dimension") or config["word_embedding_dimension"]  # of version 6, of version 5
+        with unfilled():
+            module = cls(width, config["num_hidden_layers"], config["layer_start"])
+        return module.fill(weights)

@@ -12,7 +12,7 @@ from torch import nn
 
 from minist.encoders import bert, modernbert, mpnet
 from minist.encoders.attention import attention
-from minist.encoders.families import Encoder
+from minist.encoders.encoder import Encoder
 
 
 def compile_layers(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from minist.data.batches import Batches
 from minist.data.rows import read_texts
 from minist.data.samplers import SAMPLERS
 from minist.data.sources import prepare_source
-from minist.encoders.families import Encoder
+from minist.encoders.encoder import Encoder
 from minist.losses.base import Loss
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.checkpoint import Trained, checkpoints, load_checkpoint, read_run

@@ -12,7 +12,8 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 
 from minist.data.tokenizer import Tokenizer
-from minist.encoders.families import ENCODERS, Encoder
+from minist.encoders.encoder import Encoder
+from minist.encoders.families import ENCODERS
 from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.weights import initialize
 from minist.models.sentence_transformer import SentenceTransformer
@@ -81,7 +82,8 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
     model_type = options.pop("model_type", "bert")
     if model_type not in ENCODERS:
         raise ValueError(f"config: model_type in [model.encoder] is {model_type!r}, known are {', '.join(ENCODERS)}")
-    config_class, encoder_class = ENCODERS[model_type]
+    encoder_class = ENCODERS[model_type]
+    config_class = encoder_class.config_class
     known = asdict(config_class())
     unknown = [key for key in options if key not in known]
     if unknown:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from minist import distributed
 from minist.batch import Batch
 from minist.data.packed import Packed, split_points
-from minist.encoders.families import Encoder
+from minist.encoders.encoder import Encoder
 from minist.encoders.weights import modernize
 from minist.losses.autoencoder import DenoisingAutoEncoderLoss, count_written
 from minist.models.sentence_transformer import SentenceTransformer

@@ -3,7 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
+from reprlib import repr as shortened
 from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from minist.checks import pick
 
 LARGEST = 10**7  # of a whole number; the product of two is still a number of weights that torch can count
 
@@ -14,6 +21,20 @@ KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     int: (f"a whole number from 1 to {LARGEST}", lambda value: type(value) is int and 1 <= value <= LARGEST),
     float: ("a number from 0", lambda value: type(value) in (int, float) and 0 <= value < math.inf),
 }
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,  # exact, by the error function
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+
+
+def activation(name: str, field: str = "hidden_act") -> Callable[[Tensor], Tensor]:
+    """The function called `name`; ValueError lists those there are. `field`: where config.json names it."""
+    return pick(field, name, ACTIVATIONS)
 
 
 def check_values(config: Any) -> None:
@@ -26,7 +47,7 @@ def check_values(config: Any) -> None:
             continue
         value, (allowed, fits) = vars(config)[field.name], KINDS[type(field.default)]
         if not fits(value):
-            raise ValueError(f"{field.name} is {value!r}, it must be {allowed}")
+            raise ValueError(f"{field.name} is {shortened(value)}, it must be {allowed}")
 
 
 def check_heads(width: int, heads: int, names: tuple[str, str] = ("hidden_size", "num_attention_heads")) -> None:

@@ -1,0 +1,105 @@
+"""What all encoders share: an architecture says its embeddings, its layers, and what its files call them."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minist.data.packed import Packed
+from minist.encoders.weights import Table, load_weights, modernize, save_weights
+from minist.module import Module, unfilled
+
+
+class Encoder(Module):
+    """Packed -> [T, D]. Its layers can be used one by one, dropped, or run a second time to save memory."""
+
+    takes, gives = ("texts",), "layers"
+    config_class: ClassVar[Any]  # the fields of its config.json
+    model_type: ClassVar[str]  # in config.json
+    architecture: ClassVar[str]  # the class that transformers reads it with
+    prefix: ClassVar[str]  # of this encoder's weights inside a ..ForMaskedLM and its like
+    weights: ClassVar[Table]  # our modules -> theirs in a checkpoint
+    layers_field: ClassVar[str] = "num_hidden_layers"
+    token_types: ClassVar[bool] = False  # whether it tells the two texts of a pair apart
+    embeddings: nn.Module
+    layers: nn.ModuleList
+
+    def __init__(self, config: Any, width: int) -> None:
+        super().__init__()
+        self.config, self.out_width = config, width
+        self.checkpoint_layers = False  # while training, see run_layer
+
+    @property
+    def name(self) -> str:
+        return "Transformer"
+
+    @property
+    def width(self) -> int:
+        """D."""
+        assert self.out_width is not None
+        return self.out_width
+
+    @property
+    def num_layers(self) -> int:  # type: ignore[override]
+        """L."""
+        return len(self.layers)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that it has a vector for."""
+        return self.embeddings.get_parameter("word.weight").shape[0]
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Packed -> [T, D], the last layer's output for every token."""
+        return last(self.hidden_states(packed))
+
+    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
+        x = self.embeddings(packed)
+        yield x
+        for layer in self.layers:
+            x = self.run_layer(layer, x, packed)
+            yield x
+
+    def run_layer(self, layer: nn.Module, x: Tensor, packed: Packed, *more: object) -> Tensor:
+        """`layer(x, packed, ..)`, [T, D] -> [T, D]. With `checkpoint_layers` backward keeps only `x`, and runs the layer
+        a second time with the same dropout: less memory for a third more time (Chen et al. 2016, arXiv:1604.06174)."""
+        if self.checkpoint_layers and torch.is_grad_enabled():
+            y: Tensor = checkpoint(layer, x, packed, *more, use_reentrant=False, preserve_rng_state=True)
+        else:
+            y = layer(x, packed, *more)
+        return y
+
+    def check_layers(self, numbers: Sequence[int]) -> None:
+        """ValueError unless `numbers` are some of its layers, each once and in their order; the first is 0."""
+        given, count = list(numbers), self.num_layers
+        if not given or given != sorted(set(given) & set(range(count))):
+            raise ValueError(f"keep_layers: given are {given}, allowed are rising numbers from 0 to {count - 1}")
+
+    def keep_layers(self, numbers: Sequence[int]) -> None:
+        """Drop all layers but `numbers`."""
+        self.check_layers(numbers)
+        self.layers = nn.ModuleList(self.layers[i] for i in numbers)
+        self.config = replace(self.config, **{self.layers_field: len(self.layers)})
+
+    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        about: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.model_type}
+        shape = {key: value for key, value in asdict(self.config).items() if value is not None}
+        return about | shape, save_weights(self, self.weights)
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Encoder":
+        known = {field.name: config[field.name] for field in fields(cls.config_class) if field.name in config}
+        with unfilled():
+            encoder = cls(cls.config_class(**known))  # type: ignore[call-arg]  # an architecture reads the width itself
+        load_weights(encoder, modernize(weights, cls.prefix), cls.weights)
+        return encoder
+
+
+def last(states: Iterator[Tensor]) -> Tensor:
+    """The last of `states`; none of the earlier ones is kept alive."""
+    return deque(states, maxlen=1).pop()

@@ -1,0 +1,117 @@
+"""What a part of a model says of itself, so that the code around it need not ask which part it is.
+
+    texts       Packed, what a tokenizer makes
+    layers      the L + 1 hidden states of an encoder, [T, D] each
+    tokens      [T, D], one vector per token
+    embeddings  [N, D], one vector per text
+
+A part takes one of these and gives another, or the same: see Stack for how they follow one another.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from minist.checks import listing
+from minist.data.packed import Packed
+
+
+class Module(nn.Module):
+    """A new part of a model derives from this, and has a line in the table MODULES.
+
+    `forward(packed)` where it takes texts, `forward(x, packed)` where it makes one vector of a text's tokens, and
+    `forward(x)` otherwise.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ("embeddings",)
+    gives: ClassVar[str] = ""  # "": what it takes, each vector by itself
+    has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
+    has_weights: ClassVar[bool] = True  # and weights
+    in_width: int | None = None  # None: any
+    out_width: int | None = None  # None: as it comes in
+    special_tokens = True  # whether texts that it reads begin and end with those of its tokenizer
+    num_layers = 0  # those of an encoder, or those that it wants of one
+
+    @property
+    def name(self) -> str:
+        """What files call its class."""
+        return type(self).__name__
+
+    @property
+    def pools(self) -> bool:
+        """Whether it makes one vector of a text's tokens, and so must know where a text begins and ends."""
+        return self.gives == "embeddings" and "tokens" in self.takes
+
+    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
+        """What an encoder's layers give, one after the other; ValueError for anything else."""
+        raise ValueError(f"a {self.name} has no layers whose outputs could be used")
+
+    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What its config.json holds, and its weights on the CPU."""
+        return {}, {name: on_cpu(parameter) for name, parameter in self.named_parameters()}
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Module":
+        """The module of these; ValueError, KeyError or TypeError for what is not as to_folder has it."""
+        return cls()
+
+    def fill(self, weights: dict[str, Tensor]) -> Self:
+        """Take all parameters from `weights`, as float32. ValueError names one that does not fit."""
+        known = dict(self.named_parameters())
+        for name in sorted(weights.keys() - known.keys()):
+            raise WeightError(f"the weight {name} belongs to no {self.name} of this shape, which has {listing(known)}")
+        filled = {name: checked(weights, name, tuple(parameter.shape)) for name, parameter in known.items()}
+        self.load_state_dict(filled, assign=True)
+        return self
+
+
+class WeightError(ValueError):
+    """The weights are wrong, whatever config.json says."""
+
+
+def on_cpu(parameter: Tensor) -> Tensor:
+    """A copy to be written: safetensors takes no strides."""
+    return parameter.detach().cpu().contiguous()
+
+
+def checked(weights: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """The weight of that name in float32. ValueError where it is missing, of another shape, or no finite numbers."""
+    if name not in weights:
+        raise WeightError(f"the weight {name} is missing, by its config.json it has shape {list(shape)}")
+    if tuple(weights[name].shape) != shape:
+        given = list(weights[name].shape)
+        raise WeightError(f"the weight {name} is {given}, by its config.json it has shape {list(shape)}")
+    return finite(name, weights[name])
+
+
+def finite(name: str, weight: Tensor) -> Tensor:
+    """`weight` in float32. ValueError unless it holds numbers, all of them finite."""
+    if not weight.is_floating_point():
+        raise WeightError(f"the weight {name} is of type {str(weight.dtype).removeprefix('torch.')}, which is no float")
+    weight = weight.float()
+    # a sum is read at the speed of memory, and one number that is not finite makes it so; it may also be just large
+    if not weight.sum().isfinite() and not weight.isfinite().all():
+        raise WeightError(f"the weight {name} has numbers that are NaN or infinite")
+    return weight
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """On the meta device drawing is free, but torch imports its compiler for it, which takes a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Modules made inside have shapes and no memory: `fill` gives them weights that were read."""
+    with torch.device("meta"), _WithoutDrawing():
+        yield

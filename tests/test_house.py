@@ -18,6 +18,7 @@ ARROWS = {
     "cli": (),
     "files": (),
     "checks": (),
+    "diagnostics": (),
     "progress": (),
     "similarity": (),
     "quantization": (),

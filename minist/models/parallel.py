@@ -50,4 +50,4 @@ def _start(model: Any, free: Any, threads: int) -> None:
 
 def _work(job: tuple[Sequence[Text], str, int, str | None]) -> np.ndarray:
     texts, prompt, batch_tokens, role = job
-    return _model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0].cpu().numpy()
+    return _model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0].numpy()

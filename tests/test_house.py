@@ -142,6 +142,8 @@ def test_our_own_objects_are_not_probed(file):
 def test_arguments_have_names(file):
     for node in ast.walk(TREES[file]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            if node.args.kwarg is not None and node.args.kwarg.arg == "theirs":
+                continue  # only there to refuse, see sentence_transformer.py
             assert node.args.kwarg is None, f"{relative(file)}, line {node.lineno} takes **{node.args.kwarg.arg}"
 
 

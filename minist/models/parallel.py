@@ -18,7 +18,7 @@ _model: Any = None  # in a worker: given once, and not with each part of the tex
 
 
 def embed_on(
-    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int, role: str | None = None
+    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int, role: str | None
 ) -> Iterator[np.ndarray]:
     """`model.embed` of the texts, part after part, [n, D] each. ValueError if a process dies.
 

@@ -199,7 +199,9 @@ class TextModel(nn.Module):
         """
         tokenizer = self.tokenizer_for(role)
         prompt_length = tokenizer.prompt_length(prompt)
-        budget = batch_tokens or (65536 if self.device.type == "cuda" else 2048)  # a GPU is kept busy, caches are not left
+        budget = batch_tokens or (
+            65536 if self.device.type == "cuda" else 2048
+        )  # a GPU is kept busy, caches are not left
         for start in range(0, len(texts), CHUNK):
             tokens = tokenizer(texts[start : start + CHUNK], prompt)
             packed = tokens.packed(prompt_length)

@@ -239,7 +239,8 @@ FORBIDDEN = ["", "a b", "é", "-m", "m-", "a/b.", "a--b", "a..b", "a--b/c", "own
 
 @pytest.mark.parametrize("name", PATHS + FORBIDDEN, ids=repr)
 def test_no_folder_and_no_name(hub, name):
-    assert "there is no folder " in (message := refusal(name)) and "owner/name" in message
+    message = refusal(name)
+    assert "there is no folder " in message and "owner/name" in message
     assert hub.requests == []
 
 
@@ -371,7 +372,8 @@ def test_what_looks_like_a_plain_checkpoint(full, files, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert f"and give the folder, or give {folder} if you know that it is whole" in refusal(NAME)
     (folder / "model.safetensors").rename(folder / "x")
-    assert "and give the folder" in (message := refusal(NAME)) and "whole" not in message
+    message = refusal(NAME)
+    assert "and give the folder" in message and "whole" not in message
     (folder / "x").rename(folder / "model.safetensors")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     full.requests.clear()

@@ -211,7 +211,7 @@ def test_a_model_is_opened_by_its_kind(tmp_path, monkeypatch):
     assert len(open_model(tmp_path / "plain", keep_layers=[1]).stack[0].layers) == 1
     (tmp_path / "plain/config_sentence_transformers.json").unlink()
     assert type(open_model(tmp_path / "plain")) is SentenceTransformer
-    with pytest.raises(ValueError, match="the type of the model .*plain is 'Other', known are SentenceTransformer, H"):
+    with pytest.raises(ValueError, match=r"the type of the model .*plain is 'Other', known are SentenceTransformer, H"):
         open_model(tmp_path / "plain", "Other")
 
 
@@ -255,9 +255,9 @@ def test_max_length_cuts_and_is_saved(tmp_path):
     assert saved.max_length == 9
     close(saved.encode(texts), model.encode(texts), 0)
     saved.max_length = 34  # as many positions as its encoder has
-    with pytest.raises(ValueError, match="max_length, .*, is 35: use a number at least 4 and at most 34"):
+    with pytest.raises(ValueError, match=r"max_length, .*, is 35: use a number at least 4 and at most 34"):
         saved.max_length = 35
-    with pytest.raises(ValueError, match="is 35: use a number"):
+    with pytest.raises(ValueError, match=r"is 35: use a number"):
         saved.tokenizer.max_length = 35
 
 
@@ -368,5 +368,5 @@ def test_settings_of_a_folder_that_are_not_possible(tmp_path, settings, message)
 
 @pytest.mark.parametrize("wrong", [5, b"find: ", ("a", "b"), "\udfff"])
 def test_a_prompt_that_is_no_text(wrong):
-    with pytest.raises(ValueError, match="^the prompt is "):
+    with pytest.raises(ValueError, match=r"^the prompt is "):
         tiny_model().encode(TEXTS, prompt=wrong)

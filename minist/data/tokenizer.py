@@ -83,7 +83,9 @@ class Tokenizer:
     @property
     def max_length(self) -> int:
         """Tokens at which a text is cut, special ones included."""
-        return int(self.backend.truncation["max_length"])
+        truncation = self.backend.truncation
+        assert truncation is not None  # we turned it on
+        return int(truncation["max_length"])
 
     @max_length.setter
     def max_length(self, length: int) -> None:
@@ -193,7 +195,7 @@ class Tokenizer:
         less = min(n, m, room // 2)
         kept[n > m].truncate(less)
         kept[n <= m].truncate(room - less)
-        return self.backend.post_process(*kept, add_special_tokens=self.special_tokens)
+        return self.backend.post_process(kept[0], kept[1], add_special_tokens=self.special_tokens)
 
     def _encode_alone(self, text: str, beginning: str) -> Encoding:
         encoding = self.backend.encode(beginning, add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""What models of texts share: a stack of modules, the tokenizers that feed it, prompts, roles, and the pass of many texts.
+"""What models of texts share: a stack of modules, the tokenizers that feed it, prompts, roles, the inference loop.
 
 A role, "query" or "document" mostly, says what a text is. It picks a route, where the stack has a Router, and a prompt.
 """
@@ -199,16 +199,14 @@ class TextModel(nn.Module):
         """
         tokenizer = self.tokenizer_for(role)
         prompt_length = tokenizer.prompt_length(prompt)
-        budget = batch_tokens or (
-            65536 if self.device.type == "cuda" else 2048
-        )  # a GPU is kept busy, caches are not left
+        full = 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
         for start in range(0, len(texts), CHUNK):
             tokens = tokenizer(texts[start : start + CHUNK], prompt)
             packed = tokens.packed(prompt_length)
             order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
             computed = []
             with self.inference():  # left before each yield: the mode is the thread's, and the caller's too
-                for batch in packed.take(order).split(budget):
+                for batch in packed.take(order).split(batch_tokens or full):
                     computed.append(compute(batch))
                     done(batch.n)
             yield start + order, computed, int(tokens.was_cut.sum())
@@ -297,7 +295,7 @@ def checked_texts(texts: str | Iterable[Text]) -> list[Text]:
     """`texts` as a list, one text too. ValueError names the first that is neither a text nor a pair, with its place."""
     if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
         raise ValueError(f"texts is {_shown(texts)}: give a text or a list of texts")
-    many = [texts] if isinstance(texts, str) else list(texts)
+    many: list[Text] = [texts] if isinstance(texts, str) else list(texts)
     for i, text in enumerate(many):
         if fault := text_fault(text, may_pair=True):
             raise ValueError(f"texts[{i}] is {fault}")

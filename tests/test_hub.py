@@ -304,7 +304,8 @@ def test_old_weights_in_shards_and_a_vocabulary_of_lines(hub, files):
     index = {"pytorch_model.bin.index.json": json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()}
     whole = rest | shards | index | {"vocab.txt": b"[UNK]"}
     hub.add(NAME, whole | {"README.md": b"", "tf_model.h5": b""})
-    assert content(folder := find_model(NAME)) == whole
+    folder = find_model(NAME)
+    assert content(folder) == whole
     hub.requests.clear()
     assert find_model(NAME) == folder
     assert hub.requests == []

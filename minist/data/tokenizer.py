@@ -4,7 +4,7 @@ Nothing is padded, and texts are cut at our `max_length`, whatever tokenizer.jso
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -29,6 +29,35 @@ THEIRS = {  # what is set on a tokenizer of transformers: it would mean nothing 
 }
 PLAIN = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])  # no special tokens, and yet token types
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
+
+
+def checked_texts(texts: str | Iterable[Text]) -> list[Text]:
+    """`texts` as a list, one text too. ValueError names the first that is neither a text nor a pair, with its place."""
+    if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
+        raise ValueError(f"texts is {_shown(texts)}: give a text or a list of texts")
+    many: list[Text] = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(many):
+        if fault := text_fault(text, may_pair=True):
+            raise ValueError(f"texts[{i}] is {fault}")
+    return many
+
+
+def text_fault(text: Any, may_pair: bool) -> str:
+    """Why this is no text, or no pair of texts where one may stand; "" where it is one."""
+    if isinstance(text, str):
+        try:
+            text.encode()  # the tokenizer wants UTF-8
+        except UnicodeEncodeError as e:
+            return f"{_shown(text)}, whose character {e.start} is half of a surrogate pair: it has no UTF-8"
+        return ""
+    if may_pair and isinstance(text, tuple) and len(text) == 2:
+        return text_fault(text[0], may_pair=False) or text_fault(text[1], may_pair=False)
+    return f"{_shown(text)}: give a text" + ", or a tuple of two for a pair" * may_pair
+
+
+def _shown(value: object) -> str:
+    shown = " ".join(ascii(value).split())
+    return shown if len(shown) < 60 else f"{shown[:60]}.."
 
 
 class Tokenized(NamedTuple):

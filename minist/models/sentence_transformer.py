@@ -17,11 +17,11 @@ from torch import Tensor
 
 from minist.checks import number
 from minist.data.packed import Packed
-from minist.data.tokenizer import Text
+from minist.data.tokenizer import Text, checked_texts
 from minist.models.device import find_device
 from minist.models.folder import Content
 from minist.models.parallel import embed_on
-from minist.models.text_model import TextModel, checked_texts
+from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import check_precision, quantize
 from minist.similarity import pairwise_similarity, similarity

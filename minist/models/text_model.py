@@ -3,7 +3,7 @@
 A role, "query" or "document" mostly, says what a text is. It picks a route, where the stack has a Router, and a prompt.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from minist.batch import Batch
 from minist.checks import pick
 from minist.data.packed import Packed
-from minist.data.tokenizer import Text, Tokenizer
+from minist.data.tokenizer import Text, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.models.device import find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder, save_folder
 from minist.models.hub import find_model, push_folder
 from minist.models.stack import Stack
-from minist.module import Module
 from minist.modules.pooling import Pooling
 from minist.progress import Update
 
@@ -41,7 +40,7 @@ T = TypeVar("T")
 
 
 class TextModel(nn.Module):
-    """Texts in, vectors out; what is done with them, a kind of model says for itself."""
+    """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
     def __init__(
         self,
@@ -66,7 +65,8 @@ class TextModel(nn.Module):
         content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
         self.stack, self.settings = content.stack, content.settings
         self.tokenizer, self.tokenizers = content.tokenizer, content.tokenizers
-        self._limit_lengths()
+        for encoder, tokenizer in self._encoders().items():
+            tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
         given = (self.settings.get("prompts") or {}) | dict(prompts or {})
         self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in given.items()}
         self.default_prompt_name = default_prompt_name or self.settings.get("default_prompt_name")
@@ -119,16 +119,14 @@ class TextModel(nn.Module):
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
         """The tokenizer of texts of that role. ValueError for a role that has no route."""
-        return self._route_tokenizer(self.stack.route(role))
+        return self.tokenizers.get(self.stack.route(role) or "", self.tokenizer)
 
-    def _route_tokenizer(self, route: str | None) -> Tokenizer:
-        return self.tokenizer if route is None else self.tokenizers.get(route, self.tokenizer)
-
-    def _limit_lengths(self) -> None:
-        for route, path in self.stack.paths.items():
-            if isinstance(path[0], Encoder):  # other readers of texts have no positions
-                tokenizer = self._route_tokenizer(route)
-                tokenizer.longest = min(tokenizer.longest, path[0].config.max_length)
+    def _encoders(self) -> dict[Any, Tokenizer]:
+        """The encoders among the modules that read texts, and what they read with."""
+        readers = {
+            path[0]: self.tokenizers.get(route or "", self.tokenizer) for route, path in self.stack.paths.items()
+        }
+        return {reader: tokenizer for reader, tokenizer in readers.items() if reader.num_layers}
 
     @property
     def max_length(self) -> int:
@@ -251,12 +249,11 @@ class TextModel(nn.Module):
     def keep_layers(self, numbers: Sequence[int]) -> None:
         """Keep only these layers of the encoder, or with routes of every encoder, the first is 0: a smaller model to
         distil, or to run as it is after AdaptiveLayerLoss. ValueError for layers that it has not."""
-        parts = [module for module in self.stack.modules() if isinstance(module, Module)]
-        encoders = [part for part in parts if isinstance(part, Encoder)]
-        if not encoders or any("layers" in part.takes for part in parts):
+        encoders = self._encoders()
+        if not encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
             raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
         for encoder in encoders:
-            encoder.check_layers(numbers)
+            encoder.check_layers(numbers)  # all of them before the first is changed
         for encoder in encoders:
             encoder.keep_layers(numbers)
 
@@ -286,35 +283,3 @@ class TextModel(nn.Module):
         with TemporaryDirectory() as folder:
             self.save(Path(folder) / "model")
             return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)
-
-
-# ---------------------------------------------------------------- what a person gives as texts
-
-
-def checked_texts(texts: str | Iterable[Text]) -> list[Text]:
-    """`texts` as a list, one text too. ValueError names the first that is neither a text nor a pair, with its place."""
-    if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
-        raise ValueError(f"texts is {_shown(texts)}: give a text or a list of texts")
-    many: list[Text] = [texts] if isinstance(texts, str) else list(texts)
-    for i, text in enumerate(many):
-        if fault := text_fault(text, may_pair=True):
-            raise ValueError(f"texts[{i}] is {fault}")
-    return many
-
-
-def text_fault(text: Any, may_pair: bool) -> str:
-    """Why this is no text, or no pair of texts where one may stand; "" where it is one."""
-    if isinstance(text, str):
-        try:
-            text.encode()  # the tokenizer wants UTF-8
-        except UnicodeEncodeError as e:
-            return f"{_shown(text)}, whose character {e.start} is half of a surrogate pair: it has no UTF-8"
-        return ""
-    if may_pair and isinstance(text, tuple) and len(text) == 2:
-        return text_fault(text[0], may_pair=False) or text_fault(text[1], may_pair=False)
-    return f"{_shown(text)}: give a text" + ", or a tuple of two for a pair" * may_pair
-
-
-def _shown(value: object) -> str:
-    shown = " ".join(ascii(value).split())
-    return shown if len(shown) < 60 else f"{shown[:60]}.."

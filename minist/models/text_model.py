@@ -27,14 +27,11 @@ from minist.progress import Update
 
 CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
 ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that is not empty
-# what is set on a model of sentence-transformers, and would be an attribute that nobody reads. One name per thing: we
-# refuse theirs rather than to understand both, since half of them, such as the tokenizer's, have no equal here
+# what is set on a model of sentence-transformers would be an attribute that nobody reads; one thing has one name here
 THEIRS = {
     "max_seq_length": "set max_length",
     "similarity_fn_name": "set similarity_name",
     "model_card_data": "write a README.md beside the saved model",
-    "processor": "its tokenizer is called tokenizer",
-    "auto_model": "its modules are in stack",
 }
 T = TypeVar("T")
 
@@ -87,7 +84,7 @@ class TextModel(nn.Module):
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """The usual model round an encoder, with one that has random weights for instance; `pooling` is a mode."""
+        """The usual model round an encoder, which may have random weights; `pooling` is a mode."""
         return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -104,7 +101,7 @@ class TextModel(nn.Module):
 
     @property
     def out_width(self) -> int:
-        """Dimensions of what a user gets of a text."""
+        """Dimensions of what a user gets."""
         return self.width
 
     @property
@@ -114,8 +111,7 @@ class TextModel(nn.Module):
 
     @property
     def routes(self) -> tuple[str, ...]:
-        """The names of the routes; none without a Router."""
-        return tuple(self.stack.router.routes) if self.stack.router else ()
+        return tuple(self.stack.router.routes) if self.stack.router else ()  # none without a Router
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
         """The tokenizer of texts of that role. ValueError for a role that has no route."""
@@ -161,8 +157,7 @@ class TextModel(nn.Module):
         self, columns: Sequence[Packed], roles: Sequence[str | None] = (), outputs: Sequence[str] = ()
     ) -> list[tuple[Tensor, ...]]:
         """Several columns of texts: [N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
-        found: list[tuple[Tensor, ...]] = self.stack(columns, roles, outputs)
-        return found
+        return self.stack.forward(columns, roles, outputs)
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
         """Figures of a batch for the log, from the embeddings of its columns."""
@@ -268,9 +263,9 @@ class TextModel(nn.Module):
 
     def content(self) -> Content:
         """Everything that a model folder holds."""
-        about = {"model_type": type(self).__name__, "prompts": self.prompts}
-        settings = self.settings | about | {"default_prompt_name": self.default_prompt_name}
-        return Content(self.stack, self.tokenizer, self.tokenizers, settings)
+        own = {"model_type": type(self).__name__, "prompts": self.prompts}
+        own["default_prompt_name"] = self.default_prompt_name
+        return Content(self.stack, self.tokenizer, self.tokenizers, self.settings | own)
 
     def save(self, path: str | Path) -> None:
         """Write a model folder that sentence-transformers opens too."""
@@ -281,5 +276,5 @@ class TextModel(nn.Module):
     ) -> str:
         """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
         with TemporaryDirectory() as folder:
-            self.save(Path(folder) / "model")
-            return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)
+            self.save(folder)
+            return push_folder(Path(folder), repo, private=private, token=token, revision=revision)

@@ -13,7 +13,6 @@ from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 
 from minist.data.tokenizer import Tokenizer
-from minist.models.tokenizer_files import load_tokenizer
 from minist.training.config import TokenizerConfig
 from minist.training.scratch import train_wordpiece
 
@@ -105,7 +104,7 @@ def test_truncation_and_padding_in_the_file_are_dropped(tokenizer, tmp_path):
     backend.save(str(tmp_path / "tokenizer.json"))
     assert json.loads((tmp_path / "tokenizer.json").read_text())["padding"]  # else this test shows nothing
 
-    loaded = load_tokenizer(tmp_path / "tokenizer.json", MAX, False)
+    loaded = Tokenizer(Backend.from_file(str(tmp_path / "tokenizer.json")), MAX)
     assert ids(loaded, words(7)) == ids(tokenizer, words(7))
     assert loaded(["", words(9)]).lengths.tolist() == [2, 11]
     content = json.loads(loaded.to_json())
@@ -115,32 +114,16 @@ def test_truncation_and_padding_in_the_file_are_dropped(tokenizer, tmp_path):
 
 def test_saved_and_read_again(tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
-    loaded = load_tokenizer(tmp_path / "tokenizer.json", MAX, False)
+    loaded = Tokenizer(Backend.from_file(str(tmp_path / "tokenizer.json")), MAX)
     assert loaded.to_json() == tokenizer.to_json()
     assert loaded.vocab_size == tokenizer.vocab_size
 
 
-def test_lower_case(tmp_path):
-    cased = train_wordpiece(sentences(50), TokenizerConfig(vocab_size=200, max_length=MAX, lower_case=False))
-    (tmp_path / "tokenizer.json").write_text(cased.to_json())
-    as_saved, lowered = (load_tokenizer(tmp_path / "tokenizer.json", MAX, lower) for lower in (False, True))
-    assert ids(as_saved, "READ File") != ids(as_saved, "read file")
-    assert ids(lowered, "READ File") == ids(as_saved, "read file")
-
-
-def test_max_length_must_leave_room(tmp_path, tokenizer):
-    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+def test_max_length_must_leave_room(tokenizer):
     with pytest.raises(
         ValueError, match="max_length, of which a pair's special tokens take 3, is 3: use a number at least 4"
     ):
-        load_tokenizer(tmp_path / "tokenizer.json", 3, False)
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"model": {"type": "Nothing"}}'])
-def test_no_tokenizer(tmp_path, content):
-    (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer\.json"):
-        load_tokenizer(tmp_path / "tokenizer.json", MAX, False)
+        Tokenizer(Backend.from_str(tokenizer.to_json()), 3)
 
 
 # ---------------------------------------------------------------- max_length, vocabularies

@@ -276,5 +276,5 @@ class TextModel(nn.Module):
     ) -> str:
         """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
         with TemporaryDirectory() as folder:
-            self.save(folder)
-            return push_folder(Path(folder), repo, private=private, token=token, revision=revision)
+            self.save(Path(folder) / "model")
+            return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)

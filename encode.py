@@ -25,7 +25,8 @@ from minist.data.embedding_file import FORMATS, EmbeddingFile
 from minist.data.texts import Texts, text_inputs
 from minist.files import complete_file
 from minist.models.hub import find_model
-from minist.models.sentence_transformer import CHUNK, SentenceTransformer
+from minist.models.sentence_transformer import SentenceTransformer
+from minist.models.text_model import CHUNK
 from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
 

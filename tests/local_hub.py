@@ -89,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         api = path.startswith("/api/models/")
         parts = [unquote(part) for part in path.removeprefix("/api/models/" if api else "/").split("/")]
-        repo, rest = "/".join(parts[:2]), parts[2:]
+        owned = 1 if parts[0] in self.state.branches or parts[1:2] in (["resolve"], ["revision"], []) else 2
+        repo, rest = "/".join(parts[:owned]), parts[owned:]  # the oldest repositories have no owner
         commit = self.find(repo, rest[1] if len(rest) > 1 else "main")
         if commit is None:
             return

@@ -37,6 +37,7 @@ def test_devices_that_cannot_be_used(name):
         (None, torch.float32),
         ("float32", torch.float32),
         ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
         (torch.float32, torch.float32),
         (torch.bfloat16, torch.bfloat16),
     ],
@@ -45,7 +46,7 @@ def test_types_by_name(name, dtype):
     assert find_dtype(name, CPU) == dtype
 
 
-@pytest.mark.parametrize("name", ["float8", "", "torch.float32", "fp32"])
+@pytest.mark.parametrize("name", ["float8", "", "torch.float32", "fp32", torch.int8])
 def test_unknown_type(name):
     with pytest.raises(ValueError, match=f"dtype is '{name}', known are {', '.join(DTYPES)}, auto"):
         find_dtype(name, CPU)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
-from huggingface_hub.utils import are_progress_bars_disabled
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from local_hub import LocalHub, _Handler
 from tiny import ROOT, tiny_model
 
@@ -21,7 +21,7 @@ from minist.modules.dense import Dense
 
 NAME = "someone/tiny"
 # what repositories hold beside the model
-OTHER = ["README.md", ".gitattributes", "vocab.txt", "vocab.json", "special_tokens_map.json", "trainer_state.json"]
+OTHER = ["README.md", ".gitattributes", "vocab.txt", "vocab.json", "generation_config.json", "trainer_state.json"]
 OTHER += ["onnx/model.onnx", "onnx/config.json", "openvino/openvino_model.bin", "tf_model.h5", "pytorch_model.bin"]
 OTHER += ["flax_model.msgpack", "rust_model.ot", "train_script.py", "image.png", "eval/results.json"]
 
@@ -54,6 +54,7 @@ def hub(tmp_path, monkeypatch):
     close_session()  # the next one reads the environment again
     yield local
     local.close()
+    enable_progress_bars()  # a push without a terminal turned them off
 
 
 @pytest.fixture
@@ -116,10 +117,12 @@ def test_module_folders(tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     expected = [(".", "Router"), ("1_Dense", "Dense")]
     assert module_folders(tmp_path) == expected
-    (tmp_path / "router_config.json").write_text('{"types": {"query_0_Static": "a.A", "document_0_Router": "b.B"}}')
+    (tmp_path / "router_config.json").write_text(
+        '{"types": {"query_0_Static": "a.A", "document_0_Router": "b.Router"}}'
+    )
     (tmp_path / "document_0_Router").mkdir()
-    (tmp_path / "document_0_Router/router_config.json").write_text('{"types": {"x_0_C": "c.C", ".": "b.B"}}')
-    expected += [("query_0_Static", "A"), ("document_0_Router", "B"), ("document_0_Router/x_0_C", "C")]
+    (tmp_path / "document_0_Router/router_config.json").write_text('{"types": {"x_0_C": "c.C", ".": "b.Router"}}')
+    expected += [("query_0_Static", "A"), ("document_0_Router", "Router"), ("document_0_Router/x_0_C", "C")]
     assert module_folders(tmp_path) == expected
 
 
@@ -141,7 +144,7 @@ def test_module_folders_that_cannot_be(tmp_path, text, words):
         module_folders(tmp_path)
     (tmp_path / "modules.json").write_text('[{"path": "", "type": "Router"}]')
     (tmp_path / "router_config.json").write_text('{"types": {"../x": "Transformer"}}')
-    with pytest.raises(ValueError, match=r"router_config\.json names the path './../x'"):
+    with pytest.raises(ValueError, match=r"router_config\.json: it names the path './../x'"):
         module_folders(tmp_path)
     (tmp_path / "router_config.json").write_text('{"types": ["x"]}')
     with pytest.raises(ValueError, match=r"router_config\.json is not as a saved model has it"):
@@ -163,17 +166,13 @@ def snapshot(tmp_path, *modules):
     ("kind", "needed"),
     [
         ("Transformer", ENCODER),
-        ("MLMTransformer", ENCODER),
         ("StaticEmbedding", ["tokenizer.json", WEIGHTS]),
-        ("SparseStaticEmbedding", ["tokenizer.json", WEIGHTS]),
         ("Pooling", ["config.json"]),
-        ("SpladePooling", ["config.json"]),
         ("Dropout", ["config.json"]),
         ("Normalize", []),
         ("Dense", ["config.json", WEIGHTS]),
         ("SomethingNew", ["config.json", WEIGHTS]),
         ("Router", ["router_config.json"]),
-        ("Asym", ["config.json"]),
     ],
 )
 def test_what_a_module_is_not_read_without(tmp_path, kind, needed):
@@ -240,7 +239,8 @@ FORBIDDEN = ["", "a b", "é", "-m", "m-", "a/b.", "a--b", "a..b", "a--b/c", "own
 
 @pytest.mark.parametrize("name", PATHS + FORBIDDEN, ids=repr)
 def test_no_folder_and_no_name(hub, name):
-    assert "there is no folder " in (message := refusal(name)) and "owner/name" in message
+    message = refusal(name)
+    assert "there is no folder " in message and "owner/name" in message
     assert hub.requests == []
 
 
@@ -278,7 +278,39 @@ def test_a_full_cache_without_network(full, monkeypatch):
 def test_a_name_without_owner(hub, files):
     hub.add("sentence-transformers/tiny", files)
     assert content(find_model("tiny")) == files
-    assert "no model sentence-transformers/other" in refusal("other")
+    assert "no model sentence-transformers/other or other on the hub" in refusal("other")
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_name_older_than_owners(hub, files, monkeypatch, offline):
+    """As "bert-base-uncased": what is under sentence-transformers/ goes first."""
+    hub.add("tiny", files)
+    folder = find_model("tiny")
+    assert content(folder) == files
+    assert "models--tiny" in folder.parts
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    hub.requests.clear()
+    assert find_model("tiny") == folder
+    assert hub.requests == []
+    hub.add("sentence-transformers/tiny", newer := files | {"config.json": files["config.json"] + b"\n"})
+    shutil.rmtree(folder.parents[1])
+    if not offline:
+        assert content(find_model("tiny")) == newer
+
+
+def test_old_weights_in_shards_and_a_vocabulary_of_lines(hub, files):
+    rest = {name: data for name, data in files.items() if name not in ("model.safetensors", "tokenizer.json")}
+    shards = {f"pytorch_model-0000{i}-of-00002.bin": b"x" * i for i in (1, 2)}
+    index = {"pytorch_model.bin.index.json": json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()}
+    whole = rest | shards | index | {"vocab.txt": b"[UNK]"}
+    hub.add(NAME, whole | {"README.md": b"", "tf_model.h5": b""})
+    folder = find_model(NAME)
+    assert content(folder) == whole
+    hub.requests.clear()
+    assert find_model(NAME) == folder
+    assert hub.requests == []
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    assert missing_files(folder) == ["pytorch_model-00002-of-00002.bin"]
 
 
 def by_another_library(names, revision=None):
@@ -341,7 +373,8 @@ def test_what_looks_like_a_plain_checkpoint(full, files, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert f"and give the folder, or give {folder} if you know that it is whole" in refusal(NAME)
     (folder / "model.safetensors").rename(folder / "x")
-    assert "and give the folder" in (message := refusal(NAME)) and "whole" not in message
+    message = refusal(NAME)
+    assert "and give the folder" in message and "whole" not in message
     (folder / "x").rename(folder / "model.safetensors")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     full.requests.clear()
@@ -536,7 +569,10 @@ def test_no_model(hub):
 def test_offline(full, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refusal(NAME)
-    assert f"there is no folder {NAME}, {tmp_path}/cache has not all of {NAME}, and HF_HUB_OFFLINE is set" in message
+    assert (
+        f"there is no folder {NAME}, {tmp_path}/cache has not all of {NAME}, which could not be fetched" in message
+        and "HF_HUB_OFFLINE" in message
+    )
     assert full.requests == []
 
 
@@ -545,7 +581,8 @@ def test_no_connection(full, prepare):
     prepare()
     full.close()
     message = refusal(NAME)
-    assert "there is no folder someone/tiny, and someone/tiny could not be fetched" in message
+    assert "there is no folder someone/tiny, " in message
+    assert "has not all of someone/tiny, which could not be fetched from the hub" in message
     assert "ConnectError" in message and "give the folder" in message
 
 
@@ -582,9 +619,13 @@ def test_errors_of_the_disk_pass(full, tmp_path):
 # ---------------------------------------------------------------- pushing
 
 
+def push(folder, repo=NAME, *, private=False, token="secret", revision=None):
+    return push_folder(folder, repo, private=private, token=token, revision=revision)
+
+
 def test_push_and_find(hub, files, tmp_path):
     write(tmp_path / "m", files | {"README.md": b"# tiny"})
-    assert push_folder(tmp_path / "m", NAME, token="secret") == f"{hub.url}/{NAME}"
+    assert push(tmp_path / "m") == f"{hub.url}/{NAME}"
     created, (kind, *commit, pushed) = hub.pushes
     assert created == ("create", NAME, "public")
     assert (kind, commit) == ("commit", [NAME, "main", "Add a model"])
@@ -603,15 +644,15 @@ def test_push_to_a_branch_of_a_repository_that_exists(hub, tmp_path):
     write(tmp_path / "m", {"config.json": b"new"})
     hub.add(NAME, {"config.json": b"old", "README.md": b"kept"})
     for _ in range(2):  # then the branch exists too, and nothing has changed
-        push_folder(tmp_path / "m", NAME, token="secret", revision="v2", message="Second", private=True)
-    assert hub.pushes[0] == ("commit", NAME, "v2", "Second", {"config.json": b"new"})
+        push(tmp_path / "m", private=True, revision="v2")
+    assert hub.pushes[0] == ("commit", NAME, "v2", "Add a model", {"config.json": b"new"})
     assert hub.commits[hub.branches[NAME]["v2"]] == {"config.json": b"new", "README.md": b"kept"}
     assert hub.commits[hub.branches[NAME]["main"]]["config.json"] == b"old"
 
 
 def test_push_makes_private_repositories_under_ones_own_name(hub, tmp_path):
     write(tmp_path / "m", {"a/config.json": b"new"})
-    assert push_folder(tmp_path / "m", "tiny", token="secret", private=True) == f"{hub.url}/somebody/tiny"
+    assert push(tmp_path / "m", "tiny", private=True) == f"{hub.url}/somebody/tiny"
     assert hub.pushes[0] == ("create", "somebody/tiny", "private")
     assert hub.pushes[1][-1] == {"a/config.json": b"new"}
 
@@ -620,13 +661,13 @@ def test_push_that_cannot_be(hub, tmp_path):
     (tmp_path / "m").mkdir()
     for folder in (tmp_path / "m", tmp_path / "none"):
         with pytest.raises(ValueError, match="is no folder with files in it"):
-            push_folder(folder, NAME)
+            push(folder, token=None)
     write(tmp_path / "m", {"config.json": b"new"})
     with pytest.raises(ValueError, match=r"m could not be pushed to someone/tiny \(the hub answered 401, Invalid user"):
-        push_folder(tmp_path / "m", NAME)
+        push(tmp_path / "m", token=None)
     hub.close()
     with pytest.raises(ValueError, match=r"could not be pushed to someone/tiny \(ConnectError"):
-        push_folder(tmp_path / "m", NAME, token="secret")
+        push(tmp_path / "m")
 
 
 # ---------------------------------------------------------------- the person and the machine
@@ -655,9 +696,8 @@ def test_bars_of_uploads_are_for_terminals(hub, tmp_path, monkeypatch, terminal,
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     write(tmp_path / "m", {"config.json": b"new"})
     with pytest.raises(ValueError, match="answered 403, as the test wants it") if fails else nullcontext():
-        push_folder(tmp_path / "m", NAME, token="secret")
+        push(tmp_path / "m")
     assert disabled == [not terminal]
-    assert not are_progress_bars_disabled()
 
 
 def test_the_environment_is_heard(full, files, tmp_path):

@@ -4,6 +4,7 @@ from multiprocessing.process import BaseProcess
 
 import numpy as np
 import pytest
+from routed import forked
 from tiny import sentences, tiny_model
 
 from minist.models import parallel
@@ -55,17 +56,14 @@ def test_no_texts(model, no_processes):
 
 
 def test_an_error_in_a_process_arrives(model):
-    with pytest.raises(TypeError, match="TextEncodeInput") as alone:
-        model.encode(["read", 7])
-    with pytest.raises(TypeError) as found:
-        model.encode(["read", 7], device=TWO)
-    assert str(found.value) == str(alone.value)
+    with pytest.raises(ValueError, match="the role is 'passage'"):
+        list(embed_on(TWO, forked(), ["read", "write"], "", 0, "passage"))
 
 
 def test_a_process_that_does_not_start(model):
     message = "a process on toaster ended too early: is there memory for 1 models, .* below `if __name__"
     with pytest.raises(ValueError, match=message):
-        list(embed_on(["toaster"], model, ["read"], "", 0))
+        list(embed_on(["toaster"], model, ["read"], "", 0, None))
 
 
 def test_a_device_that_does_not_exist(model, no_processes):

@@ -1,13 +1,17 @@
 """SentenceTransformer: batches, prompts, and what is done to embeddings."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from tiny import sentences, tiny_model
+from tiny import ROOT, sentences, tiny_model
 
 import minist
 from minist.data.packed import Packed
-from minist.models import sentence_transformer as module
+from minist.models import text_model as module
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
 from minist.quantization import find_ranges, quantize
@@ -80,7 +84,7 @@ def test_truncation_of_the_model_itself(tmp_path, model, embeddings):
 
 @pytest.mark.parametrize("dim", [0, -1, 17])
 def test_impossible_truncation(tmp_path, model, dim):
-    with pytest.raises(ValueError, match=f"truncate_dim is {dim}, the embeddings have 1 to 16 dimensions"):
+    with pytest.raises(ValueError, match=f"truncate_dim is {dim}: use a number at least 1 and at most 16"):
         model.encode(TEXTS, truncate_dim=dim)
 
 
@@ -129,7 +133,7 @@ def test_excluded_prompt_is_seen_but_not_pooled(prompted):
 
 
 def test_unknown_prompt(prompted):
-    with pytest.raises(ValueError, match="prompt name is 'quarry', this model has query, document, topic"):
+    with pytest.raises(ValueError, match="prompt name is 'quarry', known are query, document, topic"):
         prompted.encode("x", prompt_name="quarry")
 
 
@@ -138,7 +142,7 @@ def test_unknown_prompt(prompted):
 
 def test_columns_are_embedded_in_one_pass(model, embeddings):
     columns = [model.tokenizer(TEXTS[a:b]).packed() for a, b in ((0, 4), (4, 4), (4, 31))]
-    found = model(columns)
+    found = [x for (x,) in model(columns)]
     assert [len(x) for x in found] == [4, 0, 27]
     close(torch.cat(found).detach().numpy(), embeddings)
 
@@ -147,7 +151,7 @@ def test_no_texts_at_all_give_a_zero_gradient():
     """A rank may hold no row of a small batch; DDP still needs a gradient for every parameter."""
     model = tiny_model()
     nothing = torch.zeros(0, dtype=torch.long)
-    (found,) = model([Packed.of(nothing, nothing)])
+    ((found,),) = model([Packed.of(nothing, nothing)])
     assert found.shape == (0, 16)
     found.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -228,7 +232,7 @@ def test_prompts_that_are_given(tmp_path, model):
     )
     close(opened.encode_query(TEXTS), model.encode(TEXTS, prompt="find: "))
     close(opened.encode(TEXTS), model.encode(TEXTS, prompt="sort: "))
-    with pytest.raises(ValueError, match="the prompt name is 'other', this model has query, document"):
+    with pytest.raises(ValueError, match="the prompt name is 'other', known are query, document"):
         SentenceTransformer(tmp_path / "m", default_prompt_name="other")
 
 
@@ -295,3 +299,72 @@ def test_push_to_hub(model, embeddings, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
 def test_one_device(model, embeddings, device):
     close(model.encode(TEXTS, device=device), embeddings)
+
+
+# ---------------------------------------------------------------- their arguments, half types, forks
+
+
+@pytest.mark.parametrize(
+    ("argument", "advice"),
+    [
+        ({"batch_size": 32}, "batch_size: memory is bounded by batch_tokens"),
+        ({"output_value": None}, "output_value: encode_tokens gives the vectors of tokens"),
+        ({"convert_to_numpy": True}, "convert_to_numpy: numpy is what it gives, unless convert_to_tensor"),
+        ({"pool": None}, "pool: give several devices"),
+        ({"chunk_size": 100}, "chunk_size: memory is bounded by batch_tokens"),
+        ({"normalize": True}, "normalize: it is called normalize_embeddings"),
+        ({"colour": 3}, r"colour: help\(model.encode\) lists them"),
+    ],
+)
+def test_arguments_of_sentence_transformers(model, argument, advice):
+    for encode in (model.encode, model.encode_query):
+        with pytest.raises(ValueError, match=f"^encode has no argument {advice}"):
+            encode(TEXTS, **argument)
+
+
+def test_float16_is_near(tmp_path, model, embeddings):
+    model.save(tmp_path / "m")
+    half = SentenceTransformer(tmp_path / "m", dtype="float16")
+    assert half.dtype == torch.float16
+    found = half.encode(TEXTS)
+    assert found.dtype == np.float32
+    assert 1e-7 < np.abs(found - embeddings).max() < 0.02
+
+
+def test_rows_leave_the_device_chunk_by_chunk(model, embeddings, monkeypatch):
+    """And lie in one array that is there from the start."""
+    monkeypatch.setattr(module, "CHUNK", 7)
+    made, empty = [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: made.append(size) or empty(*size, **options))
+    close(model.encode(TEXTS), embeddings)
+    assert made.count((31, 16)) == 1
+
+
+FORK = """
+import multiprocessing, sys
+from minist import SentenceTransformer
+
+model = SentenceTransformer(sys.argv[1], device="cpu")
+texts = ["read write sort file list number"] * 3000
+before = model.encode(texts)
+def work(queue):
+    queue.put(float(abs(model.encode(texts) - before).max()))
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+process = context.Process(target=work, args=(queue,))
+process.start()
+print(queue.get(timeout=100))
+process.join()
+"""
+
+
+def test_encode_in_a_process_that_was_forked_after_encode(tmp_path):
+    """It waited for threads that only its parent has."""
+    wide = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 512}
+    tiny_model(encoder=wide).save(tmp_path / "m")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FORK, str(tmp_path / "m")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5

@@ -1,24 +1,63 @@
 """Text to token ids, on the `tokenizers` library.
 
-tokenizer.json may carry truncation and padding that somebody's last call left in it. Both are
-dropped on load: we never pad, and the maximum length is ours.
+Nothing is padded, and texts are cut at our `max_length`, whatever tokenizer.json says of both.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
+from minist.checks import number
 from minist.data.packed import Packed
 
 NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none; tokenizer_config.json writes 1e30 for it
-PIECE = 1024  # texts whose Encodings, which are many times as large, are held at once
+PIECE, CHARACTERS = 1024, 2**20  # texts, and characters of them, that are tokenized at once: Encodings are large
+MARGIN = 64  # tokens behind the maximum which show that the end of a text is far away
+THEIRS = {  # what is set on a tokenizer of transformers: it would mean nothing here
+    "model_max_length": "set max_length",
+    "truncation_side": "texts are cut at their end",
+    "padding_side": "nothing is padded",
+}
+PLAIN = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])  # no special tokens, and yet token types
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
+
+
+def checked_texts(texts: str | Iterable[Text]) -> list[Text]:
+    """`texts` as a list, one text too. ValueError names the first that is neither a text nor a pair, with its place."""
+    if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
+        raise ValueError(f"texts is {_shown(texts)}: give a text or a list of texts")
+    many: list[Text] = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(many):
+        if fault := text_fault(text, may_pair=True):
+            raise ValueError(f"texts[{i}] is {fault}")
+    return many
+
+
+def text_fault(text: Any, may_pair: bool) -> str:
+    """Why this is no text, or no pair of texts where one may stand; "" where it is one."""
+    if isinstance(text, str):
+        try:
+            text.encode()  # the tokenizer wants UTF-8
+        except UnicodeEncodeError as e:
+            return f"{_shown(text)}, whose character {e.start} is half of a surrogate pair: it has no UTF-8"
+        return ""
+    if may_pair and isinstance(text, tuple) and len(text) == 2:
+        return text_fault(text[0], may_pair=False) or text_fault(text[1], may_pair=False)
+    return f"{_shown(text)}: give a text" + ", or a tuple of two for a pair" * may_pair
+
+
+def _shown(value: object) -> str:
+    shown = " ".join(ascii(value).split())
+    return shown if len(shown) < 60 else f"{shown[:60]}.."
 
 
 class Tokenized(NamedTuple):
@@ -39,36 +78,99 @@ class Tokenizer:
     """A trained tokenizer and the number of tokens at which texts are cut."""
 
     def __init__(self, backend: Backend, max_length: int, special_tokens: bool = True) -> None:
-        """`max_length` counts special tokens too. ValueError if it leaves no room for text.
+        """`special_tokens` False puts none round a text, as StaticEmbedding wants it.
 
-        `special_tokens` False puts none round a text, as StaticEmbedding wants it.
+        ValueError for a `max_length` that leaves no room for text, and for a tokenizer that cannot read every text.
         """
         backend.no_padding()
+        backend.post_processor = backend.post_processor or PLAIN  # without one, encode_batch_fast forgets the types
         self.backend = backend
-        self.max_length = max_length
         self.special_tokens = special_tokens
         self.config: dict[str, Any] = {}  # tokenizer_config.json as read, so that saving loses nothing
         self.has_types = True  # the second text of a pair has token type 1
-        specials = backend.num_special_tokens_to_add(is_pair=True)
-        if max_length <= specials:
-            raise ValueError(f"max_length is {max_length}: a pair alone has {specials} special tokens, use more")
-        backend.enable_truncation(max_length, strategy="longest_first")
+        self.longest = NO_LIMIT  # tokens that the encoder has positions for, see TextModel
+        self.max_length = max_length
         added = backend.get_added_tokens_decoder()
         self.special_ids = {i for i, token in added.items() if token.special}
+        # characters that always end a word: before them a text may be cut, and the tokens in front stay the same
+        self.word_ends = [end for end in " \n。" if _splits(backend, end)]
+        self._check()
+
+    def _check(self) -> None:
+        try:
+            ids = self.backend.encode("\ue000").ids  # a character that no vocabulary has
+        except Exception as e:  # the library raises bare Exception
+            raise ValueError(f"the tokenizer has no token for what it does not know: {e}") from None
+        if max(ids, default=0) >= self.vocab_size:
+            raise ValueError(f"the tokenizer gives id {max(ids)}, its vocabulary ends at {self.vocab_size - 1}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in THEIRS:
+            raise ValueError(f"a tokenizer has no {name} here: {THEIRS[name]}")
+        super().__setattr__(name, value)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens at which a text is cut, special ones included."""
+        truncation = self.backend.truncation
+        assert truncation is not None  # we turned it on
+        return int(truncation["max_length"])
+
+    @max_length.setter
+    def max_length(self, length: int) -> None:
+        specials = self.backend.num_special_tokens_to_add(is_pair=True)
+        what = f"max_length, of which a pair's special tokens take {specials},"
+        self.backend.enable_truncation(int(number(what, length, specials + 1, self.longest)), strategy="longest_first")
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The largest id + 1, V."""
+        count = self.backend.get_vocab_size()
+        if all(map(self.backend.id_to_token, range(count))):  # no gaps; ten times as fast as the vocabulary itself
+            return count
+        return max(self.backend.get_vocab().values()) + 1
+
+    def prompt_length(self, prompt: str) -> int:
+        """Leading tokens that belong to `prompt`, [CLS] among them; a closing special token does not count."""
+        if not prompt:
+            return 0
+        ids = self.backend.encode(prompt, add_special_tokens=self.special_tokens).ids
+        return len(ids) - 1 if ids and ids[-1] in self.special_ids else len(ids)
+
+    def to_json(self) -> str:
+        """The text of a tokenizer.json, without our truncation, unless there is no other file to write it to."""
+        content = json.loads(self.backend.to_str())
+        if self.special_tokens or self.max_length == NO_LIMIT:
+            content["truncation"] = None
+        return json.dumps(content | {"padding": None}, ensure_ascii=False, indent=2)
+
+    # ------------------------------------------------------------ texts
 
     def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokenized:
         """Tokenize; `prompt` is put before each text, or before the first text of a pair."""
         if prompt:
             texts = [prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts]
-        pieces = [self._tokenize(texts[start : start + PIECE]) for start in range(0, max(len(texts), 1), PIECE)]
-        return Tokenized(*map(torch.cat, zip(*pieces, strict=True)))
+        return Tokenized(*map(torch.cat, zip(*map(self._tokenize, self._pieces(texts)), strict=True)))
 
-    def _tokenize(self, texts: Sequence[Text]) -> Tokenized:
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=self.special_tokens)
+    def _pieces(self, texts: Sequence[Text]) -> Iterator[list[Text]]:
+        piece: list[Text] = []
+        characters, far = 0, self._far
+        for text in texts:
+            piece.append(text)
+            characters += min(_length(text), far)
+            if len(piece) == PIECE or characters > CHARACTERS:
+                yield piece
+                piece, characters = [], 0
+        if piece or not texts:
+            yield piece
+
+    def _tokenize(self, texts: list[Text]) -> Tokenized:
+        encodings = self._encode(texts)
         ids = [e.ids for e in encodings]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        longest = self.max_length
         # overflowing is slow to ask for, and a shorter text has none
-        cut = [n >= self.max_length and bool(e.overflowing) for n, e in zip(lengths, encodings, strict=True)]
+        cut = [n >= longest and bool(e.overflowing) for n, e in zip(lengths, encodings, strict=True)]
         has_pairs = self.has_types and any(not isinstance(t, str) for t in texts)
         types = _flat((e.type_ids for e in encodings), lengths) if has_pairs else np.zeros(lengths.sum(), np.int64)
         return Tokenized(
@@ -78,24 +180,71 @@ class Tokenizer:
             torch.tensor(cut, dtype=torch.bool),
         )
 
-    def prompt_length(self, prompt: str) -> int:
-        """Leading tokens that belong to `prompt`, [CLS] among them; a closing special token does not count."""
-        if not prompt:
-            return 0
-        ids = self.backend.encode(prompt, add_special_tokens=self.special_tokens).ids
-        return len(ids) - 1 if ids and ids[-1] in self.special_ids else len(ids)
+    # ------------------------------------------------------------ long texts
 
     @property
-    def vocab_size(self) -> int:
-        """Number of ids, V."""
-        return self.backend.get_vocab_size()
+    def _far(self) -> int:
+        """Characters that are surely enough for `max_length` tokens of a language."""
+        return 1024 + 16 * self.max_length
 
-    def to_json(self) -> str:
-        """The text of a tokenizer.json, without our truncation, unless there is no other file to write it to."""
-        content = json.loads(self.backend.to_str())
-        if self.special_tokens or self.max_length == NO_LIMIT:
-            content["truncation"] = None
-        return json.dumps(content | {"padding": None}, ensure_ascii=False, indent=2)
+    def _encode(self, texts: list[Text]) -> list[Encoding]:
+        """As the library does, but of what is far longer than the maximum only the beginning is tokenized."""
+        far = self._far
+        long = [i for i, text in enumerate(texts) if _length(text) > far]
+        short = list(texts)
+        for i in long:
+            text = texts[i]
+            short[i] = self._beginning(text) if isinstance(text, str) else ""
+        encodings: list[Encoding] = self.backend.encode_batch_fast(short, add_special_tokens=self.special_tokens)
+        for i in long:
+            text = texts[i]
+            if not isinstance(text, str):
+                encodings[i] = self._encode_pair(*text)
+            elif not self._is_enough(encodings[i]):  # few tokens of many characters: it needs the rest too
+                encodings[i] = self.backend.encode(text, add_special_tokens=self.special_tokens)
+        return encodings
+
+    def _beginning(self, text: str) -> str:
+        """Whole words, about as many characters as can matter; all of it where no word ends."""
+        end = max((text.rfind(end, 0, self._far) for end in self.word_ends), default=0)
+        return text[:end] if len(text) > self._far and end > 0 else text
+
+    def _is_enough(self, encoding: Encoding) -> bool:
+        """Is the maximum so far before the end that what follows there would change nothing?"""
+        return sum(map(len, encoding.overflowing)) >= MARGIN
+
+    def _encode_pair(self, first: str, second: str) -> Encoding:
+        """The library cuts a pair only after it has put together every part of the one with every part of the other:
+        that takes a minute for two books. So each is cut alone, by the same rule, "longest first"."""
+        kept = [self._encode_alone(text, self._beginning(text)) for text in (first, second)]
+        if min(map(_tokens, kept)) > self.max_length:  # which one is longer decides about an odd token
+            kept = [self.backend.encode(text, add_special_tokens=False) for text in (first, second)]
+        room = self.max_length - self.backend.num_special_tokens_to_add(is_pair=True) * self.special_tokens
+        n, m = map(_tokens, kept)
+        less = min(n, m, room // 2)
+        kept[n > m].truncate(less)
+        kept[n <= m].truncate(room - less)
+        return self.backend.post_process(kept[0], kept[1], add_special_tokens=self.special_tokens)
+
+    def _encode_alone(self, text: str, beginning: str) -> Encoding:
+        encoding = self.backend.encode(beginning, add_special_tokens=False)
+        whole = beginning is text or self._is_enough(encoding)
+        return encoding if whole else self.backend.encode(text, add_special_tokens=False)
+
+
+def _length(text: Text) -> int:
+    """Characters."""
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+
+
+def _tokens(encoding: Encoding) -> int:
+    """All tokens, those behind the maximum too, where there are no special ones."""
+    return len(encoding) + sum(map(len, encoding.overflowing))
+
+
+def _splits(backend: Backend, end: str) -> bool:
+    words = backend.pre_tokenizer.pre_tokenize_str(f"字{end}字") if backend.pre_tokenizer else []
+    return any(stop == 1 for _, (_, stop) in words)
 
 
 def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:

@@ -1,11 +1,24 @@
 """Where a model runs, and in which numbers."""
 
+import os
 from pathlib import Path
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from minist.checks import listing
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_INFO = Path("/proc/cpuinfo")
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+# a forked process has none of its parent's threads, and would wait for them for ever; several processes for one model
+# come from `device=[..]`, see parallel.py
+os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
@@ -23,13 +36,13 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 def find_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The type of that name; None is float32, and "auto" is bfloat16 where `device` multiplies it fast."""
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype or torch.float32
     if dtype == "auto":
         return torch.bfloat16 if multiplies_bfloat16_fast(device) else torch.float32
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, known are {', '.join(DTYPES)}, auto")
-    return DTYPES[dtype]
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype is {str(dtype)!r}, known are {listing([*DTYPES, 'auto'])}")
+    return DTYPES[str(dtype or "float32")]
 
 
 def multiplies_bfloat16_fast(device: torch.device) -> bool:

@@ -7,66 +7,52 @@ the cache. The imports stand inside the functions: they take 0.2 seconds, for wh
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
-from minist.files import read_json
 from minist.models.folder import router_file
-from minist.models.reading import reading
-from minist.models.weight_files import INDEX
+from minist.models.reading import inside, read_optional, read_table, read_value, reading
+from minist.modules import MODULES
+from minist.modules.router import Router
 
 PART = r"\w([\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(--|\.\.|\.git$))({PART}/)?{PART}", re.ASCII)
 IN_ROOT = ("modules.json", "config_sentence_transformers.json")  # wherever the modules themselves are
 # JSON that no model is read from: the vocabulary is all in tokenizer.json, the rest is for other uses
-UNREAD = re.compile(
-    r"(vocab|added_tokens|special_tokens_map|generation_config|data_config|trainer_state|.+_results|.+\.index)\.json"
-)
-WEIGHTS = (  # the first kind that a folder has
+UNREAD = re.compile(r"(vocab|added_tokens|generation_config|data_config|trainer_state|.+_results|.+\.index)\.json")
+WEIGHTS = (  # the first kind that a folder has is read
     r"model\.safetensors",
     r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json",
     r"pytorch_model\.bin",
+    r"pytorch_model-\d+-of-\d+\.bin|pytorch_model\.bin\.index\.json",
 )
-REQUIRED: dict[str, tuple[str, ...]] = {  # what a module of a class is not read without; see also missing_files
-    **dict.fromkeys(("Transformer", "MLMTransformer"), ("config.json", "tokenizer.json", "weights")),
-    **dict.fromkeys(("StaticEmbedding", "SparseStaticEmbedding"), ("tokenizer.json", "weights")),
-    **dict.fromkeys(("Pooling", "SpladePooling", "Dropout"), ("config.json",)),
-    "Router": ("router_config.json",),
-    "Asym": ("config.json",),
-    "Normalize": (),
-}
 
 
 def find_model(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a model: a local one, else the one in the Hugging Face cache, else fetched from the hub.
 
-    A name is "owner/name"; one without a slash is looked for under sentence-transformers/. `revision` is a branch, tag
-    or commit (None: main); `token` opens private and gated models (None: the one you are logged in with). What is all
-    in the cache, whoever put it there, stays as it is: the hub is not asked, not even whether the branch has moved on.
-    ValueError says why there is no model; errors of the disk are OSErrors.
+    A name is "owner/name"; one without a slash is looked for under sentence-transformers/, then among those older than
+    owners, such as "bert-base-uncased". `revision` is a branch, tag or commit (None: main); `token` opens private and
+    gated models (None: the one you are logged in with). What is all in the cache, whoever put it there, is used as it
+    is: the hub is not even asked whether the branch has moved on. ValueError says why there is no model; errors of the
+    disk are OSErrors.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.exists():
-        return _local_folder(path, revision)
+        if revision is not None or not path.is_dir():
+            what = f"is a folder here, which has no revision {revision!r}" if path.is_dir() else "is not a folder"
+            raise ValueError(f"{path} {what}: give the path of a saved model alone")
+        return path
     if isinstance(name_or_path, Path) or not NAME.fullmatch(name):
         raise ValueError(f"there is no folder {name!r}: give one, or a name on the hub, which looks like owner/name")
-    repo = name if "/" in name else f"sentence-transformers/{name}"
-    folder = _cached_folder(repo, revision)
-    if folder is None or missing_files(folder):
-        with _explained(name, repo, revision):
-            folder = _download(repo, revision, token)
-    return folder
-
-
-def _local_folder(path: Path, revision: str | None) -> Path:
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder: give the path of a saved model")
-    if revision is not None:
-        raise ValueError(f"{path} is a folder here, which has no revision {revision!r}: leave the revision out")
-    return path
+    repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
+    for folder in filter(None, (_cached_folder(repo, revision) for repo in repos)):
+        if not missing_files(folder):
+            return folder
+    return _fetch(name, repos, revision, token)
 
 
 # ---------------------------------------------------------------- which files
@@ -76,10 +62,11 @@ def needed_files(files: Sequence[str], folders: Sequence[str]) -> list[str]:
     """Those of all `files` of a repository from which a model with modules in `folders` is read; "" is the root."""
     needed = [file for file in files if file in IN_ROOT]
     for folder in folders:
-        names = [PurePosixPath(file) for file in files if PurePosixPath(file).parent == PurePosixPath(folder)]
-        needed += [str(f) for f in names if f.suffix == ".json" and not UNREAD.fullmatch(f.name)]
-        kinds = [[str(file) for file in names if re.fullmatch(kind, file.name)] for kind in WEIGHTS]
+        names = {PurePosixPath(f).name: f for f in files if PurePosixPath(f).parent == PurePosixPath(folder)}
+        needed += [file for name, file in names.items() if name.endswith(".json") and not UNREAD.fullmatch(name)]
+        kinds = [[file for name, file in names.items() if re.fullmatch(kind, name)] for kind in WEIGHTS]
         needed += next(filter(None, kinds), [])
+        needed += [names["vocab.txt"]] if "vocab.txt" in names and "tokenizer.json" not in names else []
     return list(dict.fromkeys(needed))
 
 
@@ -90,22 +77,32 @@ def missing_files(folder: Path) -> list[str]:
     what another library fetched of a model may look like a plain checkpoint, and lack the pooling.
     """
     none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # where huggingface_hub notes that
-    needed = [] if none.exists() else ["modules.json"]
+    needed = [] if none.exists() else [Path("modules.json")]
     for path, kind in module_folders(folder):
-        for name in REQUIRED.get(kind, ("config.json", "weights")):
-            names = _weights(folder / path) if name == "weights" else [name]
-            needed += [str(PurePosixPath(path, name)) for name in names]
-    return [file for file in needed if not (folder / file).exists()]
+        needed += [Path(path, name) for name in _required(folder / path, kind)]
+    return [file.as_posix() for file in needed if not (folder / file).exists()]
+
+
+def _required(folder: Path, kind: str) -> list[str]:
+    """The files without which a module of this class is not read; of a class that we do not have, what most have."""
+    module = MODULES.get(kind)
+    if module is Router:
+        return [router_file(folder).name]
+    names = ["config.json"] if module is None or module.has_config else []
+    if module is not None and "texts" in module.takes:
+        names += ["vocab.txt" if (folder / "vocab.txt").exists() else "tokenizer.json"]
+    return names + (_weights(folder) if module is None or module.has_weights else [])
 
 
 def _weights(folder: Path) -> list[str]:
-    """The files of the kind of weights that would be read; model.safetensors where there are none."""
-    kinds = ("model.safetensors", INDEX, "pytorch_model.bin")
-    kind = next((name for name in kinds if (folder / name).exists()), kinds[0])
-    if kind != INDEX:
-        return [kind]
-    with reading(folder / INDEX):
-        return sorted({str(shard) for shard in read_json(folder / INDEX)["weight_map"].values()})
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / whole).exists():
+            return [whole]
+        index = folder / f"{whole}.index.json"
+        with reading(index):
+            if index.exists():
+                return sorted({str(shard) for shard in read_table(index)["weight_map"].values()})
+    return ["model.safetensors"]
 
 
 def module_folders(folder: Path) -> list[tuple[str, str]]:
@@ -116,22 +113,20 @@ def module_folders(folder: Path) -> list[tuple[str, str]]:
     file = folder / "modules.json"
     if not file.exists():
         return [("", "Transformer")]
+    entries = read_value(file)
     with reading(file):
-        modules = [_module(file, entry["path"], entry["type"]) for entry in read_json(file)]
-    for path, kind in modules:  # it grows: a route may lead to a Router again
-        file = router_file(folder / path) if kind == "Asym" else folder / path / "router_config.json"
+        modules = [_place(folder, entry["path"], entry["type"]) for entry in entries]
+    for path, kind in modules:  # it grows by the modules of routes
+        file = router_file(folder / path)
+        types = read_optional(file).get("types", {}) if MODULES.get(kind) is Router else {}
         with reading(file):
-            types = read_json(file)["types"] if file.exists() else {}
-            routes = [_module(file, f"{path}/{name}", kind) for name, kind in types.items()]
+            routes = [_place(folder, f"{path}/{name}", kind) for name, kind in types.items()]
         modules += [route for route in routes if route not in modules]
     return modules
 
 
-def _module(file: Path, relative: str, kind: str) -> tuple[str, str]:
-    path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{file} names the path {relative!r}, which leaves the model folder")
-    return str(path), str(kind).split(".")[-1]
+def _place(folder: Path, relative: str, kind: str) -> tuple[str, str]:
+    return inside(folder, relative).relative_to(folder).as_posix(), str(kind).split(".")[-1]
 
 
 # ---------------------------------------------------------------- cache and hub
@@ -142,10 +137,36 @@ def _cached_folder(repo: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
+    with suppress(LocalEntryNotFoundError):
         return Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[]))
-    except LocalEntryNotFoundError:
-        return None
+    return None
+
+
+def _fetch(name: str, repos: Sequence[str], revision: str | None, token: str | None) -> Path:
+    """The model of the first of `repos` that there is. ValueError says why the hub does not give it."""
+    from huggingface_hub import constants, errors
+
+    nothing, repo = f"there is no folder {name}", repos[0]
+    try:
+        return _download(repo, revision, token)
+    except errors.GatedRepoError:
+        page = f"{constants.ENDPOINT}/{repo}"
+        why = f"{repo} is gated: ask for access at {page}, and give the token of that account"
+    except errors.RepositoryNotFoundError:
+        if len(repos) > 1:
+            return _fetch(name, repos[1:], revision, token)
+        tried = repo if "/" in name else f"sentence-transformers/{name} or {name}"
+        what = f"{nothing}, and no model {tried} on the hub that this token may see"
+        why = f"{what}: check the name; a private model needs a token (HF_TOKEN)"
+    except errors.RevisionNotFoundError:
+        why = f"{repo} has no revision {revision!r}: give one of its branches, tags or commits"
+    except _failures() as e:
+        what = f"{nothing}, {constants.HF_HUB_CACHE} has not all of {repo}, which could not be fetched from the hub"
+        folder = _cached_folder(repo, revision)  # of what looks like a plain checkpoint only a person knows that it is
+        known = folder is not None and missing_files(folder) == ["modules.json"]
+        advice = "download it where there is a network, and give the folder"
+        why = f"{what} ({_reason(e)}): {advice}" + f", or give {folder} if you know that it is whole" * known
+    raise ValueError(why)
 
 
 def _download(repo: str, revision: str | None, token: str | None) -> Path:
@@ -163,7 +184,7 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     root = next((file for file in ("modules.json", "config.json") if file in files), None)
     if root is None:
         raise ValueError(f"{repo} on the hub is no model: it has neither modules.json nor config.json")
-    fetch = partial(hf_hub_download, repo, revision=info.sha, token=token)
+    fetch = partial(hf_hub_download, repo, revision=info.sha, token=token)  # one commit, though the branch may move
     routers = [file for file in files if file.endswith(("router_config.json", "_Asym/config.json"))]
     for file in [*routers, *needed_files(files, [""])]:
         if file.endswith(".json") and file != root:
@@ -177,89 +198,30 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     return folder
 
 
-def push_folder(
-    folder: Path,
-    repo: str,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    revision: str | None = None,
-    message: str | None = None,
-) -> str:
+def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, revision: str | None) -> str:
     """Upload all files of `folder` in one commit, and return the address of the repository.
 
     The repository is created where there is none, `private` or for all to see; so is the branch `revision` (None:
-    main). One that exists stays as private as it is, and keeps its other files. `message` is the commit's. ValueError
-    for a folder without files, and when the hub refuses.
+    main). One that exists stays as private as it is, and keeps its other files. ValueError for a folder without
+    files, and when the hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import HfApi, constants, utils
 
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not files:
+    if not any(path.is_file() for path in folder.rglob("*")):
         raise ValueError(f"{folder} is no folder with files in it: save a model there first")
-    added = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
+        utils.disable_progress_bars()  # they are for people at a terminal; those of downloads know that themselves
     api = HfApi(token=token)
     try:
-        with _bars():
-            url = api.create_repo(repo, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(url.repo_id, branch=revision, exist_ok=True)
-            api.create_commit(url.repo_id, added, commit_message=message or "Add a model", revision=revision)
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(url.repo_id, branch=revision, exist_ok=True)
+        said = "Add a model"
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message=said, revision=revision)
     except _failures() as e:
         advice = "check the name, and that the token may write there"
         raise ValueError(f"{folder} could not be pushed to {repo} ({_reason(e)}): {advice}") from None
     return str(url)
-
-
-@contextmanager
-def _bars() -> Iterator[None]:
-    """Bars of uploads, as those of downloads, only where a person watches a terminal; HF_HUB_* variables go first."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    free = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
-    if hide := free and not sys.stderr.isatty():
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if hide:
-            enable_progress_bars()
-
-
-# ---------------------------------------------------------------- what may go wrong
-
-
-@contextmanager
-def _explained(name: str, repo: str, revision: str | None) -> Iterator[None]:
-    """Every way in which the hub does not give a model, as one sentence."""
-    from huggingface_hub import constants, errors
-
-    nothing = f"there is no folder {name}"
-    try:
-        yield
-    except errors.GatedRepoError:
-        page = f"{constants.ENDPOINT}/{repo}"
-        raise ValueError(f"{repo} is gated: ask for access at {page}, and give the token of that account") from None
-    except errors.RepositoryNotFoundError:
-        what = f"{nothing}, and no model {repo} on the hub that this token may see"
-        raise ValueError(f"{what}: check the name; a private model needs a token (HF_TOKEN)") from None
-    except errors.RevisionNotFoundError:
-        raise ValueError(f"{repo} has no revision {revision!r}: give one of its branches, tags or commits") from None
-    except errors.OfflineModeIsEnabled:
-        what = f"{nothing}, {constants.HF_HUB_CACHE} has not all of {repo}, and HF_HUB_OFFLINE is set"
-        raise ValueError(f"{what}: {_without_network(repo, revision)}") from None
-    except _failures() as e:
-        what = f"{nothing}, and {repo} could not be fetched from the hub ({_reason(e)})"
-        raise ValueError(f"{what}: {_without_network(repo, revision)}") from None
-
-
-def _without_network(repo: str, revision: str | None) -> str:
-    """What a person can do. Of what looks like a plain checkpoint only a person knows that the hub has no more."""
-    folder = _cached_folder(repo, revision)
-    plain = folder is not None and missing_files(folder) == ["modules.json"]
-    known = f", or give {folder} if you know that it is whole" if plain else ""
-    return f"download it where there is a network, and give the folder{known}"
 
 
 def _failures() -> tuple[type[Exception], ...]:

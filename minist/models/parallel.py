@@ -18,7 +18,7 @@ _model: Any = None  # in a worker: given once, and not with each part of the tex
 
 
 def embed_on(
-    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int, role: str | None = None
+    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int, role: str | None
 ) -> Iterator[np.ndarray]:
     """`model.embed` of the texts, part after part, [n, D] each. ValueError if a process dies.
 
@@ -50,4 +50,4 @@ def _start(model: Any, free: Any, threads: int) -> None:
 
 def _work(job: tuple[Sequence[Text], str, int, str | None]) -> np.ndarray:
     texts, prompt, batch_tokens, role = job
-    return _model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0].cpu().numpy()
+    return _model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0].numpy()

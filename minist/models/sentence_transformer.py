@@ -8,26 +8,36 @@ Where the model has a Router, a text's role, "query" or "document" mostly, picks
 from collections.abc import Mapping, Sequence
 from functools import partialmethod
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from minist.checks import number
 from minist.data.packed import Packed
-from minist.data.tokenizer import Text, Tokenizer
-from minist.models.device import find_device, find_dtype
-from minist.models.folder import Content, content_of, load_folder, save_folder
-from minist.models.hub import find_model, push_folder
+from minist.data.tokenizer import Text, checked_texts
+from minist.models.device import find_device
+from minist.models.folder import Content
 from minist.models.parallel import embed_on
-from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import check_precision, quantize
 from minist.similarity import pairwise_similarity, similarity
 
-CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
+THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
+    "batch_size": "memory is bounded by batch_tokens",
+    "chunk_size": "memory is bounded by batch_tokens",
+    "output_value": "encode_tokens gives the vectors of tokens",
+    "convert_to_numpy": "numpy is what it gives, unless convert_to_tensor",
+    "normalize": "it is called normalize_embeddings",
+    "pool": 'give several devices: device=["cuda:0", "cuda:1"]',
+    "task": "give the role: query or document",
+    "sentences": "the texts come first, without a name",
+    "inputs": "the texts come first, without a name",
+    "max_length": "set model.max_length",
+}
 
 
 class SentenceTransformer(TextModel):
@@ -40,7 +50,7 @@ class SentenceTransformer(TextModel):
 
     def __init__(
         self,
-        name_or_path: str | Path,
+        source: str | Path | Content,
         *,
         revision: str | None = None,
         token: str | None = None,
@@ -51,53 +61,27 @@ class SentenceTransformer(TextModel):
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
     ) -> None:
-        """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py.
-
-        `device` None takes the GPU if there is one. `dtype`: None is float32, "auto" is bfloat16 where that is
-        fast. `truncate_dim` keeps the first dimensions of each embedding, `keep_layers` these layers of the
-        encoder (the first is 0). `prompts` are added to those of the folder. ValueError for a folder that is no
-        model, and for settings that cannot be.
-        """
-        super().__init__()
-        content = load_folder(find_model(name_or_path, revision, token))
-        self._assemble(content)
-        self.prompts |= prompts or {}
-        self.default_prompt_name = default_prompt_name or self.default_prompt_name
-        self.find_prompt(None, None)
-        self.truncate_dim = self.truncate_dim if truncate_dim is None else self._checked_dim(truncate_dim)
-        if keep_layers is not None:
-            self.keep_layers(keep_layers)
-        place = find_device(device)
-        self.to(device=place, dtype=find_dtype(dtype, place))
-        self.eval()
-
-    def _assemble(self, content: Content) -> None:
-        self.assemble(content)
-        self.similarity_name = content.settings.get("similarity_fn_name") or "cosine"
-        self.truncate_dim = content.settings.get("truncate_dim")
-
-    @classmethod
-    def from_modules(
-        cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]
-    ) -> "SentenceTransformer":
-        """A model of the given parts, see stack.py for the order.
-
-        `tokenizer` is one for all texts, or one by route. ValueError for parts that do not go together.
-        """
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model._assemble(content_of(Stack(modules), tokenizer))
-        return model
-
-    @property
-    def width(self) -> int:
-        """Dimensions of an embedding, D, before `truncate_dim`."""
-        return self.stack.out_width
+        """As of any TextModel, see there; `truncate_dim` keeps the first dimensions of each embedding."""
+        super().__init__(
+            source,
+            revision=revision,
+            token=token,
+            device=device,
+            dtype=dtype,
+            keep_layers=keep_layers,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+        )
+        self.similarity_name = self.settings.get("similarity_fn_name") or "cosine"
+        similarity(self.similarity_name)  # is there such a one?
+        own = self.settings.get("truncate_dim")
+        self.truncate_dim = own if truncate_dim is None else truncate_dim
+        self._kept_dim(self.truncate_dim)
 
     @property
     def out_width(self) -> int:
         """Dimensions of what `encode` returns."""
-        return self.width if self.truncate_dim is None else self.truncate_dim
+        return self._kept_dim(None)
 
     # ------------------------------------------------------------ encoding
 
@@ -116,74 +100,59 @@ class SentenceTransformer(TextModel):
         device: str | torch.device | Sequence[str] | None = None,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
+        **theirs: Any,
     ) -> np.ndarray | Tensor:
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
 
         `role`, such as "query" or "document", says what the texts are: it picks the model's route for them, where
         it has some, and its prompt, unless another is given; `encode_query` and `encode_document` are short for
-        it. `prompt`, or the model's own of that name, is put before each text. Texts are cut at
-        `tokenizer_for(role).max_length` tokens. `truncate_dim` keeps the first dimensions, then
-        `normalize_embeddings` scales to length one, then `precision` makes codes of them, see
-        quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is a good
-        number for the device. Several in `device`, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"], share the
-        texts, see parallel.py. `convert_to_tensor` gives a tensor, on the model's device.
+        it. `prompt`, or the model's own of that name, is put before each text. Texts are cut at `max_length`
+        tokens; a tuple of two is a pair. `truncate_dim` keeps the first dimensions, then `normalize_embeddings`
+        scales to length one, then `precision` makes codes of them, see quantization.py. `batch_tokens` bounds the
+        memory and does not change the result; 0 is a good number for the device. Several in `device`, such as
+        ["cuda:0", "cuda:1"] or ["cpu", "cpu"], share the texts, see parallel.py. `convert_to_tensor` gives a tensor,
+        on the model's device. No other argument is taken: `theirs` is there to say what those of
+        sentence-transformers are called here.
         """
+        for name in theirs:
+            raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
         check_precision(precision)
-        prefix = self.find_prompt(prompt_name, prompt, role)
+        prefix, many = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)
-        many = [texts] if isinstance(texts, str) else texts
         several: Sequence[str] = []
         if isinstance(device, str | torch.device):
             self.to(find_device(device))
         elif device is not None:
             several = [str(find_device(d)) for d in device]
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            embeddings = self._embed_all(many, prefix, batch_tokens, several, bar.update, role)
+            if several:
+                embeddings = self._embed_on(several, many, prefix, batch_tokens, bar.update, role)
+            else:
+                embeddings = self.embed(many, prefix, batch_tokens, bar.update, role)[0]
         result = self.finish(embeddings, truncate_dim, normalize_embeddings)
         if precision != "float32":
-            result = torch.from_numpy(quantize(result.cpu().numpy(), precision, ranges))
+            result = torch.from_numpy(quantize(result.numpy(), precision, ranges))
         result = result[0] if isinstance(texts, str) else result
-        return result.to(self.device) if convert_to_tensor else result.cpu().numpy()
+        return result.to(self.device) if convert_to_tensor else result.numpy()
 
     encode_query = partialmethod(encode, role="query")
     encode_document = partialmethod(encode, role="document")
 
-    def _embed_all(
+    def _embed_on(
         self,
+        devices: Sequence[str],
         texts: Sequence[Text],
         prompt: str,
         batch_tokens: int,
-        devices: Sequence[str],
         done: Update,
         role: str | None,
     ) -> Tensor:
-        """All texts, chunk after chunk: [N, D]."""
-        chunks = [torch.zeros(0, self.width, device=self.device)]
-        if devices:
-            for part in embed_on(devices, self, texts, prompt, batch_tokens, role):
-                chunks.append(torch.from_numpy(part).to(self.device))
-                done(len(part))
-            return torch.cat(chunks)
-        for start in range(0, len(texts), CHUNK):
-            chunks.append(self.embed(texts[start : start + CHUNK], prompt, batch_tokens, done, role)[0])
-        return torch.cat(chunks)
-
-    def embed(
-        self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update, role: str | None = None
-    ) -> tuple[Tensor, int]:
-        """What the model gives for `texts`, [N, D] in float32 on its device, and how many of them were cut."""
-        tokenizer = self.tokenizer_for(role)
-        tokens = tokenizer(texts, prompt)
-        packed = tokens.packed(tokenizer.prompt_length(prompt))
-        order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
-        embeddings = torch.empty(len(texts), self.width, device=self.device)
-        places = order.to(self.device)
-        with self.inference():
-            for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
-                embeddings[places[: batch.n]] = self([batch], [role])[0][0].float()
-                places = places[batch.n :]
-                done(batch.n)
-        return embeddings, int(tokens.was_cut.sum())
+        embeddings, rows = torch.empty(len(texts), self.width), 0
+        for part in embed_on(devices, self, texts, prompt, batch_tokens, role):
+            embeddings[rows : rows + len(part)] = torch.from_numpy(part)
+            rows += len(part)
+            done(len(part))
+        return embeddings
 
     def encode_tokens(
         self,
@@ -199,35 +168,28 @@ class SentenceTransformer(TextModel):
         among them; of a single string one array. ValueError for a model, or a route of it, that has no vectors of
         tokens in a text."""
         if not self.stack.token_modules(role):
-            raise ValueError("a StaticEmbedding knows no vector of a token in its text")
-        prefix = self.find_prompt(prompt_name, prompt, role)
-        many = [texts] if isinstance(texts, str) else texts
-        outputs: list[np.ndarray] = []
-        with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            for start in range(0, len(many), CHUNK):
-                packed = self.tokenizer_for(role)(many[start : start + CHUNK], prefix).packed()
-                outputs += self._token_vectors(packed, batch_tokens, bar.update, role)
-        return outputs[0] if isinstance(texts, str) else outputs
+            raise ValueError(f"a {self.stack.reader(role).name} knows no vector of a token in its text")
+        prefix, many = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
 
-    def _token_vectors(self, packed: Packed, batch_tokens: int, done: Update, role: str | None) -> list[np.ndarray]:
-        order = packed.lengths.argsort(descending=True, stable=True)
-        outputs: list[np.ndarray] = []
-        with self.inference():
-            for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
-                x = self.stack.token_vectors(batch.to(self.device), role).float().cpu()
-                outputs += [text.numpy() for text in x.split(batch.lengths.tolist())]
-                done(batch.n)
-        return [outputs[place] for place in order.argsort().tolist()]
+        def compute(batch: Packed) -> list[np.ndarray]:
+            x = self.stack.token_vectors(batch.to(self.device), role).float().cpu()  # a chunk's would fill a GPU
+            return [text.numpy() for text in x.split(batch.lengths.tolist())]
+
+        found: dict[int, np.ndarray] = {}
+        with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
+            for places, batches, _ in self.rows(many, prefix, role, batch_tokens, compute, bar.update):
+                found |= zip(places.tolist(), (text for batch in batches for text in batch), strict=True)
+        return found[0] if isinstance(texts, str) else [found[i] for i in range(len(many))]
 
     def finish(self, embeddings: Tensor, truncate_dim: int | None, normalize: bool) -> Tensor:
         """Keep the first dimensions, then scale to length one: [N, D] -> [N, truncate_dim]."""
-        kept = embeddings[:, : self.out_width if truncate_dim is None else self._checked_dim(truncate_dim)]
+        kept = embeddings[:, : self._kept_dim(truncate_dim)]
         return F.normalize(kept, dim=-1) if normalize else kept
 
-    def _checked_dim(self, truncate_dim: int) -> int:
-        if not 0 < truncate_dim <= self.width:
-            raise ValueError(f"truncate_dim is {truncate_dim}, the embeddings have 1 to {self.width} dimensions")
-        return truncate_dim
+    def _kept_dim(self, truncate_dim: int | None) -> int:
+        """`truncate_dim`, else the model's own, else all."""
+        chosen = self.truncate_dim if truncate_dim is None else truncate_dim
+        return self.width if chosen is None else int(number("truncate_dim", chosen, 1, self.width))
 
     # ------------------------------------------------------------ comparing and saving
 
@@ -241,19 +203,6 @@ class SentenceTransformer(TextModel):
 
     def content(self) -> Content:
         """Everything that a model folder holds."""
-        settings = self.settings | {"model_type": "SentenceTransformer", "prompts": self.prompts}
-        settings |= {"default_prompt_name": self.default_prompt_name, "similarity_fn_name": self.similarity_name}
-        settings |= {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
-        return Content(self.stack, self.tokenizer, self.tokenizers, settings)
-
-    def save(self, path: str | Path) -> None:
-        """Write a model folder that sentence-transformers opens too."""
-        save_folder(self.content(), Path(path))
-
-    def push_to_hub(
-        self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None
-    ) -> str:
-        """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
-        with TemporaryDirectory() as folder:
-            self.save(Path(folder) / "model")
-            return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)
+        content = super().content()
+        content.settings |= {"similarity_fn_name": self.similarity_name, "truncate_dim": self.truncate_dim}
+        return content

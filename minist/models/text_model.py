@@ -1,44 +1,139 @@
-"""What models of texts share: a stack of modules, the tokenizers that feed it, prompts, and roles.
+"""What models of texts share: a stack of modules, the tokenizers that feed it, prompts, roles, the inference loop.
 
 A role, "query" or "document" mostly, says what a text is. It picks a route, where the stack has a Router, and a prompt.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from minist.batch import Batch
+from minist.checks import pick
 from minist.data.packed import Packed
-from minist.data.tokenizer import Tokenizer
+from minist.data.tokenizer import Text, Tokenizer, text_fault
+from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
-from minist.models.folder import Content
-from minist.modules.weighted_layer_pooling import WeightedLayerPooling
+from minist.models.device import find_device, find_dtype
+from minist.models.folder import Content, content_of, load_folder, save_folder
+from minist.models.hub import find_model, push_folder
+from minist.models.stack import Stack
+from minist.modules.pooling import Pooling
+from minist.progress import Update
 
+CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
 ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that is not empty
+# what is set on a model of sentence-transformers would be an attribute that nobody reads; one thing has one name here
+THEIRS = {
+    "max_seq_length": "set max_length",
+    "similarity_fn_name": "set similarity_name",
+    "model_card_data": "write a README.md beside the saved model",
+}
+T = TypeVar("T")
 
 
 class TextModel(nn.Module):
-    """Texts in, vectors out; what is done with them, a kind of model says for itself."""
+    """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
-    def assemble(self, content: Content) -> None:
-        """Take the parts of a model folder."""
-        self.stack = content.stack
+    def __init__(
+        self,
+        source: str | Path | Content,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        keep_layers: Sequence[int] | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+    ) -> None:
+        """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory.
+
+        `device` None takes the GPU if there is one. `dtype`: None is float32, "auto" is bfloat16 where that is fast.
+        `keep_layers` keeps these layers of the encoder, the first is 0. `prompts` are added to those of the folder.
+        Parts in memory stay where and what they are unless told otherwise. The model is in eval mode. ValueError for
+        a folder that is no model, and for settings that are not possible.
+        """
+        super().__init__()
+        content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        self.stack, self.settings = content.stack, content.settings
         self.tokenizer, self.tokenizers = content.tokenizer, content.tokenizers
-        self.settings = content.settings
-        texts = {name: text or "" for name, text in (content.settings.get("prompts") or {}).items()}
-        self.prompts = {"query": "", "document": ""} | texts
-        self.default_prompt_name = content.settings.get("default_prompt_name")
+        for encoder, tokenizer in self._encoders().items():
+            tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
+        given = (self.settings.get("prompts") or {}) | dict(prompts or {})
+        self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in given.items()}
+        self.default_prompt_name = default_prompt_name or self.settings.get("default_prompt_name")
+        for name in [None, *self.prompts]:
+            self.find_prompt(name, None)
+        if keep_layers is not None:
+            self.keep_layers(keep_layers)
+        if content is not source or device is not None or dtype is not None:
+            place = find_device(device)
+            self.to(device=place, dtype=find_dtype(dtype, place))
+        self.eval()
+
+    @classmethod
+    def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Self:
+        """A model of the given parts, see stack.py for the order. `tokenizer` is one for all texts, or one by route.
+        ValueError for parts that do not go together."""
+        return cls(content_of(Stack(modules), tokenizer))
+
+    @classmethod
+    def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
+        """The usual model round an encoder, which may have random weights; `pooling` is a mode."""
+        return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in THEIRS:
+            raise ValueError(f"a model has no {name} here: {THEIRS[name]}")
+        super().__setattr__(name, value)
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def width(self) -> int:
+        """Dimensions of what `forward` gives of a text, D."""
+        return self.stack.out_width
+
+    @property
+    def out_width(self) -> int:
+        """Dimensions of what a user gets."""
+        return self.width
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the encoder; with routes of the one that has the fewest, 0 where one has none."""
+        return self.stack.num_layers
 
     @property
     def routes(self) -> tuple[str, ...]:
-        """The names of the routes; none without a Router."""
-        return tuple(self.stack.router.routes) if self.stack.router else ()
+        return tuple(self.stack.router.routes) if self.stack.router else ()  # none without a Router
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
         """The tokenizer of texts of that role. ValueError for a role that has no route."""
-        route = self.stack.route(role)
-        return self.tokenizer if route is None else self.tokenizers.get(route, self.tokenizer)
+        return self.tokenizers.get(self.stack.route(role) or "", self.tokenizer)
+
+    def _encoders(self) -> dict[Any, Tokenizer]:
+        """The encoders among the modules that read texts, and what they read with."""
+        readers = {
+            path[0]: self.tokenizers.get(route or "", self.tokenizer) for route, path in self.stack.paths.items()
+        }
+        return {reader: tokenizer for reader, tokenizer in readers.items() if reader.num_layers}
+
+    @property
+    def max_length(self) -> int:
+        """Tokens at which texts are cut, special ones included; with routes those of the default one. It can be set,
+        for all routes, to no more than the encoder has positions for, and is saved."""
+        return self.tokenizer.max_length
+
+    @max_length.setter
+    def max_length(self, length: int) -> None:
+        for tokenizer in {self.tokenizer, *self.tokenizers.values()}:
+            tokenizer.max_length = length
 
     @property
     def device(self) -> torch.device:
@@ -50,57 +145,98 @@ class TextModel(nn.Module):
         """The numbers that the weights are."""
         return next(self.parameters()).dtype
 
-    @property
-    def default_batch_tokens(self) -> int:
-        """Tokens per forward pass when encoding: what a CPU's caches hold, or what keeps a GPU busy."""
-        return 65536 if self.device.type == "cuda" else 2048
+    # ------------------------------------------------------------ texts to vectors
 
-    @property
-    def num_layers(self) -> int:
-        """Layers of the encoder; with routes of the one that has the fewest, 0 where one has none."""
-        return self.stack.num_layers
+    def arrange(
+        self, columns: Sequence[Packed], roles: Sequence[str | None]
+    ) -> tuple[Sequence[Packed], Sequence[str | None]]:
+        """The columns of a batch as `forward` wants them. A model of pairs joins two columns into one here."""
+        return columns, roles
 
     def forward(
         self, columns: Sequence[Packed], roles: Sequence[str | None] = (), outputs: Sequence[str] = ()
     ) -> list[tuple[Tensor, ...]]:
-        """Embed several columns of texts: [N_c texts] -> ([N_c, D],) for each column c.
+        """Several columns of texts: [N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
+        return self.stack.forward(columns, roles, outputs)
 
-        `roles` gives the role of each column, none given is None for all. Columns of one route go through the model
-        together; without a Router that is all of them. They may lie on the CPU; only what is ready to run is moved to
-        the model's device. `outputs` are what a loss wants beside the embeddings, and stand behind them in each
-        tuple, [N_c, ..], see stack.py. ValueError for a role that has no route.
-        """
-        return self.stack(columns, roles, outputs)
+    def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
+        """Figures of a batch for the log, from the embeddings of its columns."""
+        return describe_batch(embeddings, batch.counts)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Without dropout and gradients, and afterwards in the mode it was in."""
-        was_training = self.training
+        """Without dropout and gradients; afterwards every module is in the mode that it was in."""
+        in_training = [module for module in self.modules() if module.training]
         self.eval()
-        with torch.inference_mode():
-            yield
-        self.train(was_training)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module in in_training:
+                module.training = True
+
+    def rows(
+        self,
+        texts: Sequence[Text],
+        prompt: str,
+        role: str | None,
+        batch_tokens: int,
+        compute: Callable[[Packed], T],
+        done: Update,
+    ) -> Iterator[tuple[Tensor, list[T], int]]:
+        """The inference loop. For each chunk of `texts`: the places [n] of its texts, from the longest to the
+        shortest; what `compute` made of its batches, in this order; and how many of them were cut.
+
+        `batch_tokens` bounds the memory, 0 is a good number for the device. Nothing waits for the device but
+        `compute`, and the caller once in a chunk.
+        """
+        tokenizer = self.tokenizer_for(role)
+        prompt_length = tokenizer.prompt_length(prompt)
+        full = 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
+        for start in range(0, len(texts), CHUNK):
+            tokens = tokenizer(texts[start : start + CHUNK], prompt)
+            packed = tokens.packed(prompt_length)
+            order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
+            computed = []
+            with self.inference():  # left before each yield: the mode is the thread's, and the caller's too
+                for batch in packed.take(order).split(batch_tokens or full):
+                    computed.append(compute(batch))
+                    done(batch.n)
+            yield start + order, computed, int(tokens.was_cut.sum())
+
+    def embed(
+        self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update, role: str | None
+    ) -> tuple[Tensor, int]:
+        """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""
+        embeddings, cut = torch.empty(len(texts), self.width), 0
+        for places, parts, cut_here in self.rows(
+            texts, prompt, role, batch_tokens, lambda batch: self([batch], [role])[0][0].float(), done
+        ):
+            embeddings[places] = torch.cat(parts).cpu()  # so the device holds the rows of one chunk
+            cut += cut_here
+        return embeddings, cut
+
+    # ------------------------------------------------------------ prompts
 
     def find_prompt(self, prompt_name: str | None, prompt: str | None, role: str | None = None) -> str:
         """What goes before each text: `prompt`, else the one named, else the role's, else the default.
 
-        ValueError lists the names that there are.
+        ValueError lists the names that there are, and refuses a prompt that is no text.
         """
-        if prompt is not None:
-            return prompt
-        if prompt_name is None and role is not None:
-            return self.role_prompt(role)
+        if prompt is None and prompt_name is None and role is not None:
+            prompt = self.role_prompt(role)
         name = self.default_prompt_name if prompt_name is None else prompt_name
-        if name is not None and name not in self.prompts:
-            raise ValueError(f"the prompt name is {name!r}, this model has {', '.join(self.prompts)}")
-        return "" if name is None else self.prompts[name]
+        if prompt is None:
+            prompt = "" if name is None else pick("the prompt name", name, self.prompts)
+        if fault := text_fault(prompt, may_pair=False):
+            raise ValueError(f"the prompt is {fault}")
+        return prompt
 
     def role_prompt(self, role: str) -> str:
         """The prompt of a role: for "query" and "document" the first by a name that is used for it, for others the one
         of their name; empty where there is none. ValueError for a role that means nothing to this model."""
-        known = dict.fromkeys([*ROLE_PROMPTS, *self.prompts])
-        if not self.routes and role not in known:
-            raise ValueError(f"the role is {role!r}, this model knows {', '.join(known)}")
+        if not self.routes:
+            pick("the role", role, dict.fromkeys([*ROLE_PROMPTS, *self.prompts]))
         return next((self.prompts[name] for name in ROLE_PROMPTS.get(role, (role,)) if self.prompts.get(name)), "")
 
     # ------------------------------------------------------------ changed for training
@@ -108,11 +244,11 @@ class TextModel(nn.Module):
     def keep_layers(self, numbers: Sequence[int]) -> None:
         """Keep only these layers of the encoder, or with routes of every encoder, the first is 0: a smaller model to
         distil, or to run as it is after AdaptiveLayerLoss. ValueError for layers that it has not."""
-        encoders = [module for module in self.stack.modules() if isinstance(module, Encoder)]
-        if not encoders or any(isinstance(module, WeightedLayerPooling) for module in self.stack.modules()):
+        encoders = self._encoders()
+        if not encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
             raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
         for encoder in encoders:
-            encoder.check_layers(numbers)
+            encoder.check_layers(numbers)  # all of them before the first is changed
         for encoder in encoders:
             encoder.keep_layers(numbers)
 
@@ -122,3 +258,23 @@ class TextModel(nn.Module):
             wanted = attention if name.endswith("attention_dropout") else hidden
             if isinstance(part, nn.Dropout) and wanted is not None:
                 part.p = wanted
+
+    # ------------------------------------------------------------ saving
+
+    def content(self) -> Content:
+        """Everything that a model folder holds."""
+        own = {"model_type": type(self).__name__, "prompts": self.prompts}
+        own["default_prompt_name"] = self.default_prompt_name
+        return Content(self.stack, self.tokenizer, self.tokenizers, self.settings | own)
+
+    def save(self, path: str | Path) -> None:
+        """Write a model folder that sentence-transformers opens too."""
+        save_folder(self.content(), Path(path))
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder) / "model")
+            return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)

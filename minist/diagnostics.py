@@ -1,0 +1,71 @@
+"""What a learner wants to see of a batch besides its loss: do pairs meet, do other texts part, is space used?
+
+    accuracy        share of rows whose own positive is nearer than every other positive of the batch
+    positive, negative   mean cosine of a pair, and of texts of different rows
+    alignment       mean |x - y|^2 over pairs, of unit vectors: 0 where pairs coincide, 2 where they are unrelated
+    uniformity      log mean exp(-2 |y - y'|^2) over different texts: 0 where they coincide, about -4 where they
+                    spread evenly over a sphere of many dimensions
+    effective_rank  exp of the entropy of the normalized singular values: how many dimensions are really used
+
+Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS = 512  # of a batch that are looked at: enough for a mean, and cheap beside the step
+
+
+@torch.no_grad()
+def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None] = ()) -> dict[str, float]:
+    """Figures of the first two columns [n, D], row by row a pair; uniformity and effective rank are the second's.
+
+    Left out is what cannot be said: of pairs where there is one column, where the two have other numbers of rows or
+    where `counts` says that rows hold several texts; of different texts where there is one; everything where a
+    number is not finite. A vector of zeros has the cosine 0 with all. Call it outside of autocast.
+    """
+    columns = [_unit(x.detach()[:ROWS]) for x in embeddings[:2]]
+    if not columns or not all(x.isfinite().all() for x in columns):
+        return {}
+    found = {}
+    if len(columns[-1]) > 1:
+        found = {"uniformity": uniformity(columns[-1]), "effective_rank": effective_rank(columns[-1])}
+    same_rows = len({len(x) for x in embeddings[:2]}) == 1 and all(c is None for c in counts[:2])
+    if len(columns) == 2 and same_rows and len(columns[0]):
+        found |= describe_pairs(*columns)
+    return found
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def describe_pairs(x: Tensor, y: Tensor) -> dict[str, float]:
+    """What two columns of unit vectors say together, [n, D] each; of a single row there is nothing to tell apart."""
+    scores, n = x @ y.T, len(x)
+    own = scores.diagonal()
+    found = {"positive": own.mean().item(), "alignment": (x - y).square().sum(1).mean().item()}
+    if n > 1:
+        others = scores.clone().fill_diagonal_(float("-inf"))
+        found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()
+        found["accuracy"] = (own > others.amax(1)).double().mean().item()
+    return found
+
+
+def uniformity(x: Tensor) -> float:
+    """Of at least two unit vectors [n, D]."""
+    products = x @ x.T
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)  # |x - x'|^2, [n, n]
+    first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
+    return (-2 * distances[first, second]).exp().mean().log().item()
+
+
+def effective_rank(x: Tensor) -> float:
+    """Of vectors [n, D]: between 1 and min(n, D)."""
+    values = torch.linalg.svdvals(x)
+    shares = values / values.sum().clamp(min=1e-12)
+    return torch.special.entr(shares).sum().exp().item()

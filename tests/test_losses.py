@@ -7,7 +7,7 @@ from slow_losses import SLOW
 
 from minist import Batch, losses
 from minist.losses.base import total
-from minist.losses.checks import check_columns, counts_of, text_rows
+from minist.losses.base import Loss, check_columns, counts_of, text_rows
 
 
 def test_every_loss_has_a_slow_definition():
@@ -50,7 +50,7 @@ def test_columns_have_the_same_rows(example):
 # ---------------------------------------------------------------- the check itself
 
 
-class Takes:
+class Takes(Loss):
     columns = "two texts"
     labels = "numbers [rows], or none"
 

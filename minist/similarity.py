@@ -40,6 +40,7 @@ def unit(x: Tensor) -> Tensor:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """a.b / (|a| |b|)"""
+    a, b = _alike(a, b)
     return dot(unit(a), unit(b))
 
 
@@ -69,6 +70,7 @@ def manhattan(a: Tensor, b: Tensor) -> Tensor:
 
 def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
     """a.b / (|a| |b|) of each row with its partner"""
+    a, b = _alike(a, b)
     return pairwise_dot(unit(a), unit(b))
 
 
@@ -96,7 +98,7 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     The first half of a vector is its real part, the second half the imaginary one; of an odd width the middle number
     is real. Li and Li 2023, arXiv:2309.12871.
     """
-    x, y = _alike(unit(a), unit(b))
+    x, y = map(unit, _alike(a, b))
     n, width = x.shape[-1] // 2, x.shape[-1]
     real_x, imaginary_x, real_y, imaginary_y = x[..., :n], x[..., width - n :], y[..., :n], y[..., width - n :]
     return ((x * y).sum(-1) + (imaginary_x * real_y - real_x * imaginary_y).sum(-1)).abs()

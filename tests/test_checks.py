@@ -12,7 +12,7 @@ TABLE = {"cosine": 1, "dot": 2}
 def test_pick():
     assert pick("similarity", "dot", TABLE) == 2
     for name in ("cos", None, 3, ["dot"], {}):
-        with pytest.raises(ValueError, match="^similarity is .*, known are cosine, dot$") as e:
+        with pytest.raises(ValueError, match=r"^similarity is .*, known are cosine, dot$") as e:
             pick("similarity", name, TABLE)
         assert repr(name) in str(e.value)
     with pytest.raises(ValueError, match="known are none"):

@@ -184,7 +184,7 @@ def test_files_that_cannot_be(tmp_path):
         InformationRetrievalEvaluator.from_files(*files, "")
     with files[0].open("a") as stream:
         stream.write('{"_id": "q3", "text": "s8"}\n')
-    with pytest.raises(ValueError, match="queries.jsonl, row 6: the id 'q3' has another text in a row before"):
+    with pytest.raises(ValueError, match=r"queries.jsonl, row 6: the id 'q3' has another text in a row before"):
         InformationRetrievalEvaluator.from_files(*files, "")
 
 

@@ -90,7 +90,7 @@ def test_dimensions_are_drawn_by_step():
         (([],), "matryoshka_dims are .*: give different positive numbers"),
         (([4, 4],), "give different positive numbers"),
         (([0],), "give different positive numbers"),
-        (([4, 2], [1.0]), "matryoshka_weights are 1, matryoshka_dims 2"),
+        (([4, 2], [1.0]), r"matryoshka_dims are \[4, 2\], matryoshka_weights \[1.0\]: .* as many weights"),
     ],
 )
 def test_matryoshka_mistakes(arguments, message):

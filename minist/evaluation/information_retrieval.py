@@ -84,8 +84,8 @@ class InformationRetrievalEvaluator:
             query = queries.setdefault(check_text(place, "query"), f"{len(queries):09d}")
             document = corpus.setdefault(check_text(place, "document"), f"{len(corpus):09d}")
             relevant.setdefault(query, set()).add(document)
-        texts = [{i: text for text, i in ids.items()} for ids in (queries, corpus)]
-        return cls(*texts, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
+        texts, documents = ({i: text for text, i in ids.items()} for ids in (queries, corpus))
+        return cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
 
     @classmethod
     def from_files(

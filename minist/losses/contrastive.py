@@ -54,7 +54,6 @@ class MultipleNegativesRankingLoss(Loss):
     """
 
     columns = "anchor, positive, any negatives"
-    labels = "none"
 
     def __init__(
         self,

@@ -54,7 +54,6 @@ class EmbedDistillLoss(Loss):
             self.projection = nn.Linear(embedding_dimension, projection_dim)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 1, None, (0, 2, 3))
         students = [self.projection(column) for column in embeddings]
         teachers = self._teachers(batch, len(students))
@@ -85,7 +84,6 @@ class MSELoss(EmbedDistillLoss):
     """
 
     def __init__(self, projection_dim: int | None = None, embedding_dimension: int | None = None) -> None:
-        """ValueError unless both or neither are given."""
         super().__init__("mse", projection_dim, embedding_dimension)
 
 
@@ -104,12 +102,10 @@ class MarginMSELoss(Loss):
     labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"
 
     def __init__(self, similarity_fct: str = "dot") -> None:
-        """ValueError for an unknown similarity."""
         super().__init__()
         self.similarity_fct = pairwise_similarity(similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, 1 + k]
         margins, there = scores[:, :1] - scores[:, 1:], there[:, 1:]
@@ -158,7 +154,6 @@ class DistillKLDivLoss(Loss):
         self.teacher_temperature = number("teacher_temperature", teacher, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         # the softmax over one text is always 1, and teaches nothing
         least = 2 if len(embeddings) > 1 and counts_of(batch, 1) is not None else 3
         check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)

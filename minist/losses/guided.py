@@ -41,7 +41,6 @@ class GISTEmbedLoss(Loss):
     """
 
     columns = "anchor, positive, any negatives"
-    labels = "none"
     guide = "guide"
 
     def __init__(
@@ -52,7 +51,6 @@ class GISTEmbedLoss(Loss):
         contrast_anchors: bool = True,
         contrast_positives: bool = True,
     ) -> None:
-        """ValueError for a temperature that is not above 0, and for an unknown strategy."""
         super().__init__()
         self.temperature = number("temperature", temperature, above=0)
         self.limit, self.margin = pick("margin_strategy", margin_strategy, MARGIN_STRATEGIES), margin

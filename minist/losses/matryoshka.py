@@ -29,10 +29,9 @@ class MatryoshkaLoss(Wrapper):
         """`matryoshka_weights` None is 1 for each dimension. ValueError for what is not described above."""
         super().__init__(loss)
         dims, weights = list(matryoshka_dims), list(matryoshka_weights or [1.0] * len(matryoshka_dims))
-        if not dims or min(dims) < 1 or len(set(dims)) < len(dims):
-            raise ValueError(f"matryoshka_dims are {dims}: give different positive numbers")
-        if len(weights) != len(dims):
-            raise ValueError(f"matryoshka_weights are {len(weights)}, matryoshka_dims {len(dims)}: give as many")
+        if not dims or min(dims) < 1 or len(set(dims)) < len(dims) or len(weights) != len(dims):
+            given = f"matryoshka_dims are {dims}, matryoshka_weights {weights}"
+            raise ValueError(f"{given}: give different positive numbers, and as many weights")
         self.matryoshka = sorted(zip(dims, weights, strict=True), reverse=True)  # (dimension, weight), widest first
         self.n_dims_per_step = n_dims_per_step
 

@@ -25,7 +25,6 @@ class MegaBatchMarginLoss(Loss):
     """
 
     columns = "anchor, positive"
-    labels = "none"
 
     def __init__(self, positive_margin: float = 0.8, negative_margin: float = 0.3) -> None:
         """Cosines: positives shall be above the one, negatives below the other. ValueError outside -1 to 1."""

@@ -44,13 +44,11 @@ class CosineSimilarityLoss(Loss):
     labels = "numbers [rows], such as 0.8"
 
     def __init__(self, loss_fct: str = "mse", cos_score_transformation: str = "identity") -> None:
-        """ValueError for a name that is not described above."""
         super().__init__()
         self.loss_fct = pick("loss_fct", loss_fct, REGRESSIONS)
         self.transformation = pick("cos_score_transformation", cos_score_transformation, TRANSFORMATIONS)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         return self.loss_fct(self.transformation(pairwise_cosine(u, v)), labels)
 
@@ -74,7 +72,6 @@ class CoSENTLoss(Loss):
         self.scale, self.similarity_fct = number("scale", scale, above=0), pairwise_similarity(similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         return ranking_loss(self.scale * self.similarity_fct(u, v), labels)
 
@@ -99,7 +96,6 @@ class AnglELoss(Loss):
         self.scale = number("scale", scale, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 2, None, (1,) if len(embeddings) == 2 else (0, 1), lists_from=2)
         anchors, others = embeddings[0], embeddings[1:]
         labels = anchors.new_ones(len(anchors)) if batch.labels is None else batch.labels.to(anchors.dtype)
@@ -136,13 +132,11 @@ class ContrastiveLoss(Loss):
     labels = "numbers from 0 to 1 [rows], 1 for a pair that belongs together"
 
     def __init__(self, distance_metric: str = "cosine", margin: float = 0.5, size_average: bool = True) -> None:
-        """ValueError for an unknown distance or a margin that is not > 0."""
         super().__init__()
         self.distance, self.margin = pairwise_distance(distance_metric), number("margin", margin, above=0)
         self.size_average = size_average
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         if not ((labels >= 0) & (labels <= 1)).all():
             raise ValueError(f"ContrastiveLoss takes labels from 0 to 1, they go from {labels.min()} to {labels.max()}")
@@ -172,7 +166,6 @@ class OnlineContrastiveLoss(Loss):
         self.distance, self.margin = pairwise_distance(distance_metric), number("margin", margin, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         distances = self.distance(u, v)
         positives, negatives = distances[labels == 1], distances[labels == 0]
@@ -221,7 +214,6 @@ class SoftmaxLoss(Loss):
         self.classifier = nn.Linear(vectors * embedding_dimension, num_labels)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 2, 2, (1, 2))
         assert batch.labels is not None
         logits = self.logits(embeddings[0], embeddings[1])

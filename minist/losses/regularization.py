@@ -31,7 +31,6 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     """
 
     columns = "any number of columns"
-    labels = "none"
 
     def __init__(
         self,

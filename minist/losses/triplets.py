@@ -28,16 +28,13 @@ class TripletLoss(Loss):
     """
 
     columns = "anchor, positive, negative"
-    labels = "none"
 
     def __init__(self, distance_metric: str = "euclidean", triplet_margin: float = 5.0) -> None:
-        """ValueError for an unknown distance or a negative margin."""
         super().__init__()
         self.distance = pairwise_distance(distance_metric)
         self.margin = number("triplet_margin", triplet_margin, least=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 3, 3)
         anchor, positive, negative = embeddings
         # relu: a triplet that keeps the margin is done with
@@ -52,7 +49,6 @@ class BatchTripletLoss(Loss):
     class_names = True
 
     def __init__(self, distance_metric: str = "euclidean", margin: float = 5.0) -> None:
-        """ValueError for an unknown distance or a negative margin."""
         super().__init__()
         self.distance, self.margin = distance(distance_metric), number("margin", margin, least=0)
 
@@ -96,7 +92,6 @@ class BatchHardTripletLoss(BatchTripletLoss):
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings ([n, D],) -> scalar."""
         positive, negative = _hardest(*self.classes(embeddings, batch))
         return F.relu(positive - negative + self.margin).mean()
 
@@ -110,11 +105,9 @@ class BatchHardSoftMarginTripletLoss(BatchTripletLoss):
     """
 
     def __init__(self, distance_metric: str = "euclidean") -> None:
-        """ValueError for an unknown distance."""
         super().__init__(distance_metric, 0.0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings ([n, D],) -> scalar."""
         positive, negative = _hardest(*self.classes(embeddings, batch))
         return F.softplus(positive - negative).mean()
 

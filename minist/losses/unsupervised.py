@@ -51,17 +51,14 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     """
 
     columns = "a text, once or once for each copy of the model"
-    labels = "none"
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
-        """ValueError for a scale that is not > 0 or an unknown similarity."""
         super().__init__()
         self.similarity_fct = similarity(similarity_fct)
         # a parameter is the logarithm of t, so that t stays positive whatever step the optimizer takes
         self.logit_scale = nn.Parameter(torch.tensor(math.log(number("scale", scale, above=0))))
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 1, 2)
         scores = self.similarity_fct(embeddings[0], embeddings[-1]) * self.logit_scale.exp()  # [n, n]
         own = torch.arange(len(scores), device=scores.device)  # text i of one copy belongs to text i of the other

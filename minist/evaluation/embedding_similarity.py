@@ -43,8 +43,7 @@ class EmbeddingSimilarityEvaluator:
     ) -> "EmbeddingSimilarityEvaluator":
         """Each row is a pair with its score."""
         found = [(check_text(row, "text1"), check_text(row, "text2"), check_number(row, "score")) for row in rows]
-        texts1, texts2, scores = ([row[i] for row in found] for i in range(3))
-        return cls(texts1, texts2, scores, name, similarities)
+        return cls([a for a, _, _ in found], [b for _, b, _ in found], [s for _, _, s in found], name, similarities)
 
     def __call__(self, model: Embedder) -> dict[str, float]:
         """Embed both columns and measure."""

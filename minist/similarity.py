@@ -65,7 +65,7 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 def manhattan(a: Tensor, b: Tensor) -> Tensor:
     """-sum |a - b|"""
-    return -torch.cdist(*_matrices(a, b), p=1.0)
+    return -torch.cdist(*_matrices(a, b), p=1.0)  # sums of differences: nothing cancels here
 
 
 def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     is real. Li and Li 2023, arXiv:2309.12871.
     """
     x, y = map(unit, _alike(a, b))
-    n, width = x.shape[-1] // 2, x.shape[-1]
+    n, width = x.shape[-1] // 2, x.shape[-1]  # counted from both ends, which leaves out an odd middle
     real_x, imaginary_x, real_y, imaginary_y = x[..., :n], x[..., width - n :], y[..., :n], y[..., width - n :]
     return ((x * y).sum(-1) + (imaginary_x * real_y - real_x * imaginary_y).sum(-1)).abs()
 

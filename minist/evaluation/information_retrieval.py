@@ -47,7 +47,7 @@ class InformationRetrievalEvaluator:
         map_at: Sequence[int] = (100,),
     ) -> None:
         """ValueError if no query has a relevant document that is in the corpus."""
-        self.document_ids = sorted(corpus)
+        self.document_ids = sorted(corpus)  # search puts the lower row first among equal scores
         self.documents = [corpus[i] for i in self.document_ids]
         self.query_ids = [i for i in queries if relevant.get(i)]
         self.queries = [queries[i] for i in self.query_ids]
@@ -82,6 +82,7 @@ class InformationRetrievalEvaluator:
         relevant: dict[str, set[str]] = {}
         for place in rows:
             query = queries.setdefault(check_text(place, "query"), f"{len(queries):09d}")
+            # nine digits, so that ids sort as their numbers do
             document = corpus.setdefault(check_text(place, "document"), f"{len(corpus):09d}")
             relevant.setdefault(query, set()).add(document)
         texts, documents = ({i: text for text, i in ids.items()} for ids in (queries, corpus))

@@ -10,7 +10,7 @@ def accuracy_at(hits: np.ndarray, k: int) -> float:
 
 def precision_at(hits: np.ndarray, k: int) -> float:
     """Share of the first k results that is relevant."""
-    return hits[:k].sum() / k
+    return hits[:k].sum() / k  # also where fewer than k were found: what is missing is not relevant
 
 
 def recall_at(hits: np.ndarray, k: int, relevant: int) -> float:
@@ -20,13 +20,13 @@ def recall_at(hits: np.ndarray, k: int, relevant: int) -> float:
 
 def mrr_at(hits: np.ndarray, k: int) -> float:
     """1 / rank of the first relevant result, 0 if it is not among the first k."""
-    places = np.flatnonzero(hits[:k])
+    places = np.flatnonzero(hits[:k])  # from 0
     return 1 / (places[0] + 1) if len(places) else 0.0
 
 
 def ndcg_at(hits: np.ndarray, k: int, relevant: int) -> float:
     """DCG / best possible DCG, with DCG = sum over relevant results of 1 / log2(rank + 1), ranks from 1."""
-    discounts = 1 / np.log2(np.arange(2, k + 2))
+    discounts = 1 / np.log2(np.arange(2, k + 2))  # rank 1 counts whole, rank 3 half
     found = hits[:k]
     return float((found * discounts[: len(found)]).sum() / discounts[: min(k, relevant)].sum())
 

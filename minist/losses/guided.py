@@ -67,7 +67,7 @@ class GISTEmbedLoss(Loss):
             )
         anchors, documents = unit(embeddings[0]), unit(torch.cat(list(embeddings[1:])))
         guide_anchors, guide_documents = unit(batch.guide[0]), unit(torch.cat(batch.guide[1:]))
-        n = len(anchors)
+        n = len(anchors)  # and of positives, which come first among the documents
         # whom to compare, by the model and by the guide; the first documents are the positives
         pairs = [(anchors, documents, guide_anchors, guide_documents)]
         if self.contrast_anchors:

@@ -143,7 +143,7 @@ class ContrastiveLoss(Loss):
         distances = self.distance(u, v)
         # relu: a negative pair farther apart than the margin is left alone
         losses = (labels * distances**2 + (1 - labels) * F.relu(self.margin - distances) ** 2) / 2
-        return losses.mean() if self.size_average else losses.sum()
+        return losses.mean() if self.size_average else losses.sum()  # a sum makes large batches take large steps
 
 
 class OnlineContrastiveLoss(Loss):
@@ -248,4 +248,4 @@ def _pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tens
     check_columns(loss, embeddings, batch, 2, 2, (1,))
     assert batch.labels is not None
     u, v = embeddings
-    return u, v, batch.labels.to(u.dtype)
+    return u, v, batch.labels.to(u.dtype)  # classes 0 and 1 come as integers

@@ -52,7 +52,7 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Embeddings [N, D] of each column -> the parts whose weight is not 0."""
         check_columns(self, embeddings, batch, least=1, most=None, lists_from=0)
-        columns = [unit(column) if self.normalize else column for column in embeddings]
+        columns = [unit(column) if self.normalize else column for column in embeddings]  # each for itself
         parts = {}
         if self.mean_weight:
             first = torch.stack([self._moment(column, 1) for column in columns])

@@ -75,9 +75,9 @@ class BatchAllTripletLoss(BatchTripletLoss):
         bounds = distances + self.margin  # [a, p]
         negatives = distances.masked_fill(same, INF).sort(1).values  # INF comes last and is nearer than nothing
         counts = torch.searchsorted(negatives.detach(), bounds.detach())  # [a, p], how many are nearer
-        prefix_sums = F.pad(negatives.cumsum(1), (1, 0))  # [a, n + 1]
+        prefix_sums = F.pad(negatives.cumsum(1), (1, 0))  # [a, n + 1], at k: the sum of the k nearest
         sums = counts * bounds - prefix_sums.gather(1, counts)
-        positives = _without_itself(same)
+        positives = _without_itself(same)  # a row is no positive of its own
         return sums[positives].sum() / counts[positives].sum().clamp(min=1)  # 1: no triplet breaks the margin, loss 0
 
 

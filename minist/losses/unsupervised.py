@@ -60,6 +60,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 1, 2)
+        # the last column is the first one again where there is one only
         scores = self.similarity_fct(embeddings[0], embeddings[-1]) * self.logit_scale.exp()  # [n, n]
         own = torch.arange(len(scores), device=scores.device)  # text i of one copy belongs to text i of the other
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

@@ -33,7 +33,7 @@ class Wrapper(Loss):
             raise ValueError(f"{names[0]} cannot stand inside another loss: give it a [[data]] entry of its own")
         self.inner, self.losses = losses, nn.ModuleList(losses)  # the list makes their weights ours
         self.columns, self.labels, self.guide = losses[0].columns, losses[0].labels, "".join(guides)
-        self.class_names = all(loss.class_names for loss in losses)
+        self.class_names = all(loss.class_names for loss in losses)  # the labels go to each of them
 
     def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
         """The terms of the sum for these embeddings [N, D] of each column."""

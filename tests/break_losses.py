@@ -65,7 +65,7 @@ BREAKS = [
         "unsupervised", "ContrastiveTensionLossInBatchNegatives", "F.cross_entropy(scores.T", "F.cross_entropy(scores"
     ),
     of_loss("autoencoder", "DenoisingAutoEncoderLoss", 'reduction="sum"', 'reduction="mean"', "slow", "test_tsdae.py"),
-    wrapper("matryoshka", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [x[:, :dim]", "widths"),
+    wrapper("matryoshka", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [unit(x[:, -dim:])", "widths"),
     wrapper("wrapper", "Wrapper", "weight * total", "total", "matryoshka"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", " / len(layers)", "", "layers"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", ".detach() / t", " / t", "layers"),
@@ -74,9 +74,7 @@ BREAKS = [
     ),
     wrapper("wrapper", "WeightedSumLoss", "weight, loss, embeddings", "1.0, loss, embeddings", "sum"),
     Break("minist/distributed.py", "class _Gather", "own * len(ctx.counts)", "own", "ranks and plain"),
-    Break(
-        "minist/training/gradcache.py", "def gradcache", "[(x, g) for", "[(x, -g) for", "phases and plain"
-    ),
+    Break("minist/training/gradcache.py", "def gradcache", "[(x, g) for", "[(x, -g) for", "phases and plain"),
 ]
 
 

@@ -29,8 +29,9 @@ def listing(names: Iterable[Any], near: str = "") -> str:
 
 
 def number(what: str, value: Any, least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Any:
-    """`value`, if it is a number from `least` to `most` that is more than `above`; else a ValueError says so."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most and value > above:
+    """`value`, if it is a finite number from `least` to `most` that is more than `above`; else a ValueError says so."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)  # to Python True is a 1
+    if is_number and abs(value) < math.inf and least <= value <= most and value > above:
         return value
     limits = [f"{word} {limit:g}" for word, limit in (("at least", least), ("at most", most), ("above", above))]
     wanted = " and ".join(text for text in limits if "inf" not in text)

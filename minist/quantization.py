@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from minist.checks import pick
+
 PRECISIONS: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "int8": np.dtype("i1"),
@@ -24,8 +26,7 @@ PRECISIONS: dict[str, np.dtype[Any]] = {
 
 def check_precision(precision: str) -> None:
     """ValueError unless `precision` is one that we know."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, known are {', '.join(PRECISIONS)}")
+    pick("precision", precision, PRECISIONS)
 
 
 def needs_ranges(precision: str) -> bool:
@@ -45,20 +46,27 @@ def find_ranges(embeddings: np.ndarray) -> np.ndarray:
 
 def merge_ranges(chunks: Iterable[np.ndarray]) -> np.ndarray:
     """`find_ranges` of all rows of several arrays [n, D], one after the other."""
-    total, lows, highs = 0, [], []
+    rows, lows, highs = 0, [], []
     for chunk in chunks:
-        total += len(chunk)
+        rows += len(chunk)
         lows.append(chunk.min(0))
         highs.append(chunk.max(0))
-    if total < 2:
-        raise ValueError(f"{total} embedding cannot tell the range of a dimension: give ranges found on more texts")
+    if rows < 2:  # the range of one row is empty, and all others would be clipped to it
+        raise ValueError(f"{rows} embedding cannot tell the range of a dimension: give ranges found on more texts")
     return np.stack([np.min(lows, 0), np.max(highs, 0)])
 
 
 def check_ranges(ranges: np.ndarray, width: int) -> np.ndarray:
-    """`ranges` itself; ValueError unless it holds a minimum and a maximum for each of `width` dimensions."""
-    if ranges.shape != (2, width) or not (ranges[0] <= ranges[1]).all():
+    """`ranges` itself; ValueError unless it holds a finite minimum and maximum for each of `width` dimensions."""
+    if ranges.shape != (2, width):
         raise ValueError(f"the ranges have shape {list(ranges.shape)}: wanted are minimum and maximum, [2, {width}]")
+    wrong = ~(np.isfinite(ranges).all(0) & (ranges[0] <= ranges[1]))
+    if wrong.any():
+        low, high = ranges[:, wrong][:, 0]
+        raise ValueError(
+            f"the ranges go from {low:g} to {high:g} in dimension {wrong.argmax()}, {wrong.sum()} of {width} are such: "
+            "wanted are finite numbers, the minimum first"
+        )
     return ranges
 
 
@@ -75,15 +83,17 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
         return embeddings.astype(np.float32)
     if not needs_ranges(precision):
         bits = np.packbits(embeddings > 0, axis=-1)
+        # int16 between, since a byte holds no negative number and an int8 no 255
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     if not len(embeddings):
         return embeddings.astype(PRECISIONS[precision])
-    codes = _codes(embeddings, find_ranges(embeddings) if ranges is None else check_ranges(ranges, embeddings.shape[1]))
+    ranges = check_ranges(find_ranges(embeddings) if ranges is None else ranges, embeddings.shape[1])
+    codes = _codes(embeddings, ranges)
     return codes.astype(np.uint8) if precision == "uint8" else (codes - 128).astype(np.int8)
 
 
 def _codes(embeddings: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     low, high = ranges.astype(np.float32)
     step = (high - low) / 255
-    step = np.where(step == 0, 1, step)  # a dimension that never changes has code 0
-    return np.clip(np.floor((embeddings - low) / step), 0, 255)
+    step = np.where(step == 0, 1, step)  # a dimension that never changes has code 0, as 0 / 0 has none
+    return np.clip(np.floor((embeddings - low) / step), 0, 255)  # clipped: ranges of other texts may be too narrow

@@ -38,7 +38,7 @@ def wrapper(file: str, name: str, old: str, new: str, select: str) -> Break:
 
 
 BREAKS = [
-    of_loss("contrastive", "MultipleNegativesRankingLoss", "normalizer - positive", "normalizer + positive"),
+    of_loss("contrastive", "MultipleNegativesRankingLoss", "(scores) - positive", "(scores) + positive"),
     of_loss("contrastive", "MultipleNegativesRankingLoss", "masked_fill(of_row[:, :n]", "masked_fill(~of_row[:, :n]"),
     of_loss("contrastive", "MultipleNegativesSymmetricRankingLoss", '"per_direction")', '"joint")'),
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) & ~same", "similar > limit"),
@@ -56,7 +56,7 @@ BREAKS = [
     of_loss("triplets", "BatchHardTripletLoss", "+ self.margin", "- self.margin"),
     of_loss("triplets", "BatchHardSoftMarginTripletLoss", "positive - negative", "negative - positive"),
     of_loss("triplets", "BatchSemiHardTripletLoss", "distances.masked_fill(same, INF)", "distances"),
-    of_loss("distillation", "EmbedDistillLoss", "(1 - pairwise_cosine", "(1 + pairwise_cosine"),
+    of_loss("distillation", "EmbedDistillLoss", "self.distance(u, t", "-self.distance(u, t"),
     of_loss("distillation", "MSELoss", '__init__("mse"', '__init__("l2"'),
     of_loss("distillation", "MarginMSELoss", "margins[there] - wanted", "margins[there] + wanted"),
     of_loss("distillation", "DistillKLDivLoss", " * self.student_temperature**2", ""),
@@ -65,17 +65,16 @@ BREAKS = [
         "unsupervised", "ContrastiveTensionLossInBatchNegatives", "F.cross_entropy(scores.T", "F.cross_entropy(scores"
     ),
     of_loss("autoencoder", "DenoisingAutoEncoderLoss", 'reduction="sum"', 'reduction="mean"', "slow", "test_tsdae.py"),
-    wrapper("matryoshka", "MatryoshkaLoss", "= weight * total(value)", "= total(value)", "matryoshka"),
+    wrapper("matryoshka", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [unit(x[:, -dim:])", "widths"),
+    wrapper("wrapper", "Wrapper", "weight * total", "total", "matryoshka"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", " / len(layers)", "", "layers"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", ".detach() / t", " / t", "layers"),
     wrapper(
         "adaptive_layer", "Matryoshka2dLoss", "matryoshka_weights, n_dims_per_step)", "None, n_dims_per_step)", "2d"
     ),
-    wrapper("weighted_sum", "WeightedSumLoss", "= weight * total", "= total", "sum"),
+    wrapper("wrapper", "WeightedSumLoss", "weight, loss, embeddings", "1.0, loss, embeddings", "sum"),
     Break("minist/distributed.py", "class _Gather", "own * len(ctx.counts)", "own", "ranks and plain"),
-    Break(
-        "minist/training/gradcache.py", "def gradcache", "x.backward(piece)", "x.backward(-piece)", "phases and plain"
-    ),
+    Break("minist/training/gradcache.py", "def gradcache", "[(x, g) for", "[(x, -g) for", "phases and plain"),
 ]
 
 

@@ -66,11 +66,11 @@ def test_value_and_gradients_are_finite(case, inputs, dtype):
     loss = case.make().to(torch.float64 if dtype == torch.float64 else torch.float32)
     outputs = loss.outputs(0, LAYERS)
     columns = inputs(case.example.columns)
-    together = [column.detach().repeat(1, 1 + len(outputs)) for column in columns]  # all layers give the same
-    leaves = [column.to(dtype).requires_grad_() for column in together]
+    together = [tuple(column.detach().to(dtype) for _ in range(1 + len(outputs))) for column in columns]
+    leaves = [x.clone().requires_grad_() for column in together for x in column]  # all layers give the same
     objective = Objective(loss, case.example.batch(len(columns[0])), 1.0, outputs)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        value = objective(leaves)
+        value = objective([tuple(leaves[i : i + len(together[0])]) for i in range(0, len(leaves), len(together[0]))])
     assert torch.isfinite(value)
     scale = 1 / 16 if dtype == torch.float16 else 1.0  # in float16 the scaler goes down to what fits
     for gradient in torch.autograd.grad(value * scale, leaves, allow_unused=True, materialize_grads=True):

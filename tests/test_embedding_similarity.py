@@ -1,9 +1,12 @@
 """EmbeddingSimilarityEvaluator against recorded values."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tiny import tiny_model, write_jsonl
 
+from minist.data.rows import Place
 from minist.evaluation import EmbeddingSimilarityEvaluator
 from minist.training.config import EvalConfig
 from minist.training.evaluations import make_evaluator
@@ -50,8 +53,48 @@ def test_the_models_own_similarity_and_a_name():
 def test_impossible_arguments():
     with pytest.raises(ValueError, match="12 first texts, 11 second texts, 12 scores: must be equal"):
         EmbeddingSimilarityEvaluator(FIRST, SECOND[:11], SCORES)
-    with pytest.raises(ValueError, match="'cos' is not known, there are cosine"):
+    with pytest.raises(ValueError, match="similarity is 'cos', known are cosine"):
         EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, similarities=["cos"])
+
+
+@pytest.mark.parametrize("scores", [[0.1] * 12, [3.0] * 12])
+def test_a_constant_has_no_correlation(scores):
+    """0.1 is no sum of powers of two: the mean of twelve is another number than 0.1."""
+    found = EmbeddingSimilarityEvaluator(FIRST, SECOND, scores, "sts")(Table())
+    assert list(found) == ["sts_pearson_cosine", "sts_spearman_cosine"] and np.isnan(list(found.values())).all()
+    found = EmbeddingSimilarityEvaluator(FIRST, SECOND, scores, "", ["cosine", "dot"])(Table())
+    assert np.isnan([found["pearson_max"], found["spearman_max"]]).all()
+
+
+def test_embeddings_that_are_no_numbers_have_no_correlation():
+    class Broken(Table):
+        def encode(self, texts):
+            return np.where(np.arange(len(texts))[:, None] == 3, np.float32(np.nan), super().encode(texts))
+
+    assert np.isnan(list(EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES)(Broken()).values())).all()
+
+
+def test_the_largest_of_those_that_are_numbers():
+    class Equal(Table):
+        def encode(self, texts):
+            return np.abs(super().encode(texts)[:, :1])  # of one dimension: all cosines are 1
+
+    found = EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, "", ["cosine", "dot"])(Equal())
+    assert np.isnan(found["pearson_cosine"])
+    assert found["pearson_max"] == found["pearson_dot"] and found["spearman_max"] == found["spearman_dot"]
+
+
+def test_from_rows():
+    cells = zip(FIRST, SECOND, map(str, SCORES), strict=True)
+    rows = [
+        Place(Path("a"), i, dict(zip(("text1", "text2", "score"), row, strict=True))) for i, row in enumerate(cells)
+    ]
+    found = EmbeddingSimilarityEvaluator.from_rows(rows, "sts", similarities=["dot", "manhattan"])(Table())
+    assert found["sts_spearman_dot"] == pytest.approx(RECORDED["spearman_dot"], abs=1e-6)
+    assert found["sts_spearman_max"] == found["sts_spearman_manhattan"]
+    for broken in ("nan", "4,5", "inf"):
+        with pytest.raises(ValueError, match=f"a, row 3: 'score' is \"{broken}\", but a number is"):
+            EmbeddingSimilarityEvaluator.from_rows([rows[0], rows[3]._replace(row=rows[3].row | {"score": broken})], "")
 
 
 COLUMNS = {"text1": "a", "text2": "b", "score": "s"}

@@ -1,9 +1,12 @@
 """InformationRetrievalEvaluator against recorded values, and the [[eval]] entry that makes one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tiny import sentences, tiny_model, write_jsonl
 
+from minist.data.rows import Place
 from minist.evaluation import InformationRetrievalEvaluator
 from minist.retrieval.bm25 import BM25
 from minist.training.config import EvalConfig
@@ -48,6 +51,14 @@ class Prompted(Table):
         return -self.encode(texts)
 
 
+def from_pairs(pairs, **depths):
+    rows = (Place(Path("a.jsonl"), i, {"query": q, "document": d}) for i, (q, d) in enumerate(pairs, 1))
+    return InformationRetrievalEvaluator.from_rows(rows, "", **depths)
+
+
+KINDS = ["ndcg@3", "ndcg@7", "mrr@10", "map@2"]
+
+
 def recorded_evaluator(name=""):
     queries = {f"q{i}": f"s{i}" for i in range(5)}
     return InformationRetrievalEvaluator(queries, {f"d{i}": f"s{i}" for i in range(5, 45)}, RELEVANT, name)
@@ -83,9 +94,98 @@ def test_a_query_without_relevant_documents_is_left_out():
 
 def test_from_pairs():
     """The document is the query's own text, so each is found first; precision@3 of one relevant is 1/3."""
-    found = InformationRetrievalEvaluator.from_pairs([(f"s{i}", f"s{i}") for i in range(12)])(Table())
+    found = from_pairs([(f"s{i}", f"s{i}") for i in range(12)])(Table())
     assert found["cosine_accuracy@1"] == found["cosine_ndcg@10"] == 1
     assert found["cosine_precision@3"] == pytest.approx(1 / 3, abs=1e-12)
+
+
+def test_equal_documents_are_one():
+    """Four questions with the same answer: whichever row it is found in, it is the right one."""
+    evaluator = from_pairs([(f"s{i}", "s7" if i < 8 else f"s{i}") for i in range(4, 12)])
+    assert evaluator.documents == [f"s{i}" for i in range(7, 12)]
+
+    class Perfect(Table):
+        def encode_query(self, texts):
+            return self.encode(["s7" if int(text[1:]) < 8 else text for text in texts])
+
+    found = evaluator(Perfect())
+    assert found["cosine_accuracy@1"] == found["cosine_ndcg@10"] == found["cosine_map@100"] == 1
+
+
+def test_equal_queries_are_one_with_several_relevant_documents():
+    evaluator = from_pairs([("s1", "s20"), ("s2", "s21"), ("s1", "s22"), ("s1", "s20")])
+    assert evaluator.queries == ["s1", "s2"] and evaluator.documents == ["s20", "s21", "s22"]
+
+    class Perfect(Table):
+        def encode_query(self, texts):
+            return np.stack([self.encode([f"s{d}" for d in {"s1": (20, 22), "s2": (21,)}[t]]).sum(0) for t in texts])
+
+    found = evaluator(Perfect())
+    assert found["cosine_recall@1"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["cosine_recall@3"] == found["cosine_ndcg@10"] == 1
+    assert found["cosine_precision@3"] == pytest.approx((2 + 1) / 6)
+
+
+def test_other_depths_of_rows():
+    found = from_pairs([(f"s{i}", f"s{i}") for i in range(12)], ndcg_at=[3, 7], accuracy_at=[], map_at=[2])(Table())
+    kinds = sorted(key.split("_")[1] for key in found)
+    assert kinds == sorted([*(f"{m}@{k}" for m in ("precision", "recall") for k in (1, 3, 5, 10)), *KINDS])
+    for k, says in ((0, "k of ndcg is 0: use a number at least 1"), ("10", "k of ndcg is '10'")):
+        with pytest.raises(ValueError, match=says):
+            from_pairs([("a", "b")], ndcg_at=[k])
+
+
+# ---------------------------------------------------------------- BEIR's files
+
+
+def beir(folder, judgements):
+    """Queries q0 .. q4 and documents d5 .. d44 as files; the titles are half of the documents' texts."""
+    queries = write_jsonl(folder / "queries.jsonl", [{"_id": f"q{i}", "text": f"s{i}"} for i in range(5)])
+    titles = [{}, {"title": ""}, {"title": None}, {"title": "a title"}]
+    rows = [{"_id": f"d{i}", "text": f"s{i}", "metadata": {}} | titles[i % 4] for i in range(5, 45)]
+    corpus = write_jsonl(folder / "corpus.jsonl", rows)
+    qrels = folder / "test.tsv"
+    qrels.write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{s}\n" for q, d, s in judgements), "utf-8")
+    return queries, corpus, qrels
+
+
+class Titled(Table):
+    def encode_document(self, texts):
+        assert sum(text.startswith("a title s") for text in texts) == 10
+        return self.encode([text.removeprefix("a title ") for text in texts])
+
+
+def test_from_files(tmp_path):
+    """Judgements of 1 and more are relevant alike, those of 0 and less are not."""
+    judgements = [(q, d, 1 + i) for q, ids in RELEVANT.items() for i, d in enumerate(sorted(ids))]
+    judgements += [("q0", "d6", 0), ("q1", "d7", -1)]
+    evaluator = InformationRetrievalEvaluator.from_files(*beir(tmp_path, judgements), "")
+    assert evaluator(Titled()) == pytest.approx(RECORDED, abs=1e-12)
+    assert evaluator.note == ""
+    named = InformationRetrievalEvaluator.from_files(*beir(tmp_path, judgements), "x", ndcg_at=[5])
+    assert "x_cosine_ndcg@5" in named(Titled())
+
+
+def test_ids_that_no_file_has(tmp_path):
+    judgements = [("q1", "d12", 1), ("q1", "d15", 1), *((f"q{i}", f"d{i * 100}", 1) for i in range(1, 6))]
+    evaluator = InformationRetrievalEvaluator.from_files(*beir(tmp_path, judgements), "")
+    queries, documents = evaluator.note.split("; ")
+    assert queries.endswith("test.tsv names 1 ids that " + str(tmp_path / "queries.jsonl") + " has not, such as q5")
+    assert documents.endswith("corpus.jsonl has not, such as d100, d200, d300")
+    assert " 5 ids " in documents
+    assert evaluator(Titled())["cosine_recall@10"] <= (2 / 3) / 4  # what is not there is not found
+    with pytest.raises(ValueError, match="do the ids agree"):
+        InformationRetrievalEvaluator.from_files(*beir(tmp_path, [("1", "2", 1)]), "")
+
+
+def test_files_that_cannot_be(tmp_path):
+    files = beir(tmp_path, [("q1", "d12", "high")])
+    with pytest.raises(ValueError, match=r"test.tsv, row 1: 'score' is \"high\", but a number is wanted"):
+        InformationRetrievalEvaluator.from_files(*files, "")
+    with files[0].open("a") as stream:
+        stream.write('{"_id": "q3", "text": "s8"}\n')
+    with pytest.raises(ValueError, match=r"queries.jsonl, row 6: the id 'q3' has another text in a row before"):
+        InformationRetrievalEvaluator.from_files(*files, "")
 
 
 def test_no_relevant_document_in_the_corpus():

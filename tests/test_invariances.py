@@ -9,7 +9,7 @@ better      a better pair lowers it
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from tiny import WORDS, tiny_model
 from torch import Tensor, nn
 from two_ranks import WORLD, run_ranks
 
-from minist import Batch, distributed
+from minist import Batch, Packed, distributed
 from minist.losses.base import Loss, total
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
@@ -77,7 +77,7 @@ def slow_matryoshka(inner: Inner, case: Case, x: list[Tensor], batch: Batch, n_d
     """sum_d w_d L(x[:d] / |x[:d]|); a teacher's embeddings are cut, a guide's and scores are not"""
     chosen = sorted(case.dims, reverse=True)
     if n_dims < len(chosen):
-        chosen = random.Random(STEP).sample(chosen, n_dims)
+        chosen = random.Random(f"0 {STEP} dimensions").sample(chosen, n_dims)
     value = torch.zeros((), dtype=torch.float64)
     for dim in chosen:
         cut = [torch.stack([row[:dim] / row[:dim].pow(2).sum().sqrt() for row in column]) for column in x]
@@ -134,8 +134,8 @@ def test_draws():
     """What the steps are that STEP stands for: neither all layers nor the first, neither all widths nor the widest."""
     assert Case(SHELF[0], "one layer").make().outputs(STEP, LAYERS) == ("layer 1",)
     assert Case(SHELF[0], "all layers").make().outputs(STEP, LAYERS) == ("layer 0", "layer 1")
-    assert sorted(random.Random(STEP).sample([8, 5, 3], 2)) == [5, 8]
-    assert random.Random(STEP).sample([8, 5, 3], 1) != [8]
+    assert sorted(random.Random(f"0 {STEP} dimensions").sample([8, 5, 3], 2)) == [5, 8]
+    assert random.Random(f"0 {STEP} dimensions").sample([8, 5, 3], 1) != [8]
 
 
 # ---------------------------------------------------------------- gradients
@@ -251,6 +251,69 @@ def test_phases(case):
         assert_same(step(case, ROWS, model, model, budget=budget), wanted)
 
 
+# ---------------------------------------------------------------- outputs of any width
+
+
+class Wide(nn.Module):
+    """A model with outputs that are not as wide as its embeddings, nor of their shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.parts, self.pairs = nn.Embedding(100, WIDTH), nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 20)
+        self.double()
+
+    def forward(self, columns: Sequence[Packed]) -> list[tuple[Tensor, ...]]:
+        sums = [
+            torch.zeros(texts.n, WIDTH).double().index_add(0, texts.text_ids, self.words(texts.input_ids))
+            for texts in columns
+        ]
+        return [(x.tanh(), self.parts(x), self.pairs(x).unflatten(1, (4, 5)), x.sum(1)) for x in sums]
+
+
+class WideLoss(Loss):
+    """Compares all rows with all rows by each of the outputs, so that a row of the wrong rank would be noticed."""
+
+    def outputs(self, step: int, num_layers: int) -> tuple[str, ...]:
+        return ("parts", "pairs", "sums")
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+        found = {"embeddings": tuple(embeddings)} | batch.extra
+        assert [x.shape[1:] for x in next(zip(*found.values(), strict=True))] == [(WIDTH,), (3,), (4, 5), ()]
+        return {
+            name: (a.reshape(len(a), -1) @ b.reshape(len(b), -1).T).sin().square().diagonal().mean()
+            + (a.reshape(len(a), -1) @ b.reshape(len(b), -1).T).tanh().mean()
+            for name, (a, b) in found.items()
+        }
+
+
+WIDE_RUNS = [(ROWS, 0), (ROWS, 4), (ROWS, 10**6), (1, 0), (1, 4)]
+
+
+def wide_step(rows: int, budget: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+    """The parts of the loss, and all gradients."""
+    model, loss, draw = Wide(), WideLoss(), torch.Generator().manual_seed(3)
+    share = torch.arange(rows).tensor_split(world)[rank]
+    lengths = [torch.arange(rows) % 3 + 1, torch.arange(rows) % 2 + 2]
+    packed = [Packed.of(torch.randint(100, (int(x.sum()),), generator=draw), x).take(share) for x in lengths]
+    objective = Objective(loss, Batch(), 1.0, loss.outputs(0, 0))
+    if budget:
+        gradcache(lambda part, c: model([part])[0], packed, objective, budget, 0)
+    else:
+        objective(model(packed)).backward()
+    distributed.average_gradients(model.parameters())
+    return objective.parts | {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("rows", "budget"), WIDE_RUNS)
+def test_outputs_of_any_width(ranks, rows, budget):
+    """Gathered, cut into mini-batches and on two ranks they are what they are in one pass."""
+    wanted = wide_step(rows, 0)
+    assert len(wanted) == 4 + 5 and all(x.abs().max() > 1e-6 for x in wanted.values())
+    for found in (wide_step(rows, budget), *(rank[f"wide {rows} {budget}"] for rank in ranks)):
+        assert_same(found, wanted)
+
+
 # Which cases, how many rows, and tokens per mini-batch (0: one pass). A single row leaves a rank without any.
 RUNS = [
     *[(case, rows, budget) for case in PLAIN for rows, budget in ((ROWS, 0), (ROWS, 30), (1, 0))],
@@ -273,6 +336,8 @@ def rank_work(rank: int, folder: Path) -> None:
         way = wrapped[has_towers(case)]
         model = bare[has_towers(case)] if budget else way.module
         found[run_name(run)] = {k: x.clone() for k, x in step(case, rows, model, way, rank, WORLD, budget).items()}
+    for rows, budget in WIDE_RUNS:
+        found[f"wide {rows} {budget}"] = wide_step(rows, budget, rank, WORLD)
     torch.save(found, folder / f"{rank}.pt")
 
 

@@ -6,8 +6,7 @@ from shelf import OF_TOKENS, SHELF, WRAPPER_LOSSES, random_columns
 from slow_losses import SLOW
 
 from minist import Batch, losses
-from minist.losses.base import total
-from minist.losses.checks import check_columns, counts_of, text_rows
+from minist.losses.base import Loss, check_columns, counts_of, text_rows, total
 
 
 def test_every_loss_has_a_slow_definition():
@@ -40,6 +39,16 @@ def test_mistakes_are_answered_with_what_is_taken(example):
     assert str(odd_labels.value).endswith("and labels of shape [4, 1, 1, 1]")
 
 
+def test_losses_of_numbers_say_so_with_an_example():
+    """Words are classes only where the loss has classes; all others name the numbers that they take."""
+    takes_words = {example.loss for example in SHELF if example.make().class_names}
+    batch_losses = {name for name in losses.__all__ if name.startswith("Batch")}
+    assert takes_words == batch_losses | {"SoftmaxLoss"} and len(batch_losses) == 4
+    for example in SHELF:
+        words = example.make().labels
+        assert words == "none" or any(part in words for part in ("such as", "0 or 1", "from 0 to 1", "embeddings"))
+
+
 @pytest.mark.parametrize("example", [example for example in SHELF if example.columns > 1], ids=str)
 def test_columns_have_the_same_rows(example):
     embeddings = random_columns(example.columns)
@@ -50,7 +59,7 @@ def test_columns_have_the_same_rows(example):
 # ---------------------------------------------------------------- the check itself
 
 
-class Takes:
+class Takes(Loss):
     columns = "two texts"
     labels = "numbers [rows], or none"
 

@@ -237,14 +237,14 @@ def test_the_classifier_learns():
     [
         (lambda: CosineSimilarityLoss("rmse"), "loss_fct is 'rmse', known are mse, l1"),
         (lambda: CosineSimilarityLoss(cos_score_transformation="exp"), "cos_score_transformation is 'exp', known"),
-        (lambda: CoSENTLoss(scale=0.0), "scale is 0.0: use a number > 0"),
+        (lambda: CoSENTLoss(scale=0.0), "scale is 0.0: use a number above 0"),
         (lambda: CoSENTLoss(similarity_fct="angle"), "similarity is 'angle', known are"),
-        (lambda: AnglELoss(scale=-1.0), "scale is -1.0: use a number > 0"),
+        (lambda: AnglELoss(scale=-1.0), "scale is -1.0: use a number above 0"),
         (lambda: ContrastiveLoss("dot"), "distance_metric is 'dot', known are cosine, euclidean, manhattan"),
         (lambda: ContrastiveLoss(margin=0.0), "margin is 0.0"),
         (lambda: OnlineContrastiveLoss("dot"), "distance_metric is 'dot'"),
         (lambda: OnlineContrastiveLoss(margin=-1.0), "margin is -1.0"),
-        (lambda: SoftmaxLoss(6, 3, False, False, False), "set one at least"),
+        (lambda: SoftmaxLoss(6, 3, False, False, False), "that are true is 0: use a number at least 1"),
         (lambda: SoftmaxLoss(6, 3, loss_fct="mse"), "loss_fct is 'mse', known are cross_entropy, bce"),
     ],
 )
@@ -275,8 +275,8 @@ def test_wrong_columns_and_labels(loss, columns, labels):
         (OnlineContrastiveLoss(), 2, SCORES, "takes labels 0 and 1, got"),
         (SoftmaxLoss(6, 3), 2, torch.tensor([0, 1, 3, 0, 0]), "labels go from 0 to 3: use 0 to 2"),
         (SoftmaxLoss(6, 3), 2, torch.tensor([0, 1, -1, 0, 0]), "labels go from -1 to 1: use 0 to 2"),
-        (SoftmaxLoss(6, 3), 2, torch.zeros(5, 2), r"labels have shape \[5, 2\], use \[5, 3\]"),
-        (SoftmaxLoss(6, 3, loss_fct="bce"), 2, BINARY, r"labels have shape \[5\], use \[5, 3\]"),
+        (SoftmaxLoss(6, 3), 2, torch.zeros(5, 2), r"labels have shape \[5, 2\]: use \[5, 3\]"),
+        (SoftmaxLoss(6, 3, loss_fct="bce"), 2, BINARY, r"labels have shape \[5\]: use \[5, 3\]"),
         (SoftmaxLoss(7, 3), 2, CLASSES, "embedding_dimension is 7, the embeddings have 6: set it"),
     ],
 )

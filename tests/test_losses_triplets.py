@@ -187,7 +187,7 @@ def test_unknown_distance(loss):
 @pytest.mark.parametrize("loss", [TripletLoss, *WITH_MARGIN])
 @pytest.mark.parametrize("margin", [-1.0, float("nan")])
 def test_bad_margin(loss, margin):
-    with pytest.raises(ValueError, match="use a number >= 0"):
+    with pytest.raises(ValueError, match="use a number at least 0"):
         loss("euclidean", margin)
 
 

@@ -70,5 +70,5 @@ def test_wrong_columns_and_labels(loss, columns, labels, says):
 
 @pytest.mark.parametrize("options", [{"scale": 0.0}, {"scale": -1.0}, {"similarity_fct": "cosinus"}], ids=str)
 def test_bad_options(options):
-    with pytest.raises(ValueError, match=r"use a number > 0|known are"):
+    with pytest.raises(ValueError, match=r"use a number above 0|known are"):
         ContrastiveTensionLossInBatchNegatives(**options)

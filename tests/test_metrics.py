@@ -64,4 +64,12 @@ def test_spearman_sees_only_the_order():
 
 
 def test_a_constant_has_no_correlation():
-    assert math.isnan(metrics.pearson(np.ones(4), np.arange(4.0)))
+    for constant in (np.ones(4), np.full(4, 0.1), np.full(7, 1e-200)):
+        for x, y in ((constant, np.arange(float(len(constant)))), (np.arange(float(len(constant))), constant)):
+            assert math.isnan(metrics.pearson(x, y)) and math.isnan(metrics.spearman(x, y))
+
+
+def test_what_holds_nan_has_no_correlation():
+    x, y = np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, 3.0])
+    for correlation in (metrics.pearson, metrics.spearman):
+        assert math.isnan(correlation(x, y)) and math.isnan(correlation(y, x))

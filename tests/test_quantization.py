@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from models import DATA
 
-from minist.quantization import PRECISIONS, find_ranges, quantize, quantized_width
+from minist.quantization import PRECISIONS, check_ranges, find_ranges, quantize, quantized_width
 
 RECORDED = json.loads((DATA / "quantization.json").read_text("utf-8"))
 
@@ -52,6 +52,33 @@ def test_bits_one_by_one(width):
 def test_a_dimension_that_never_changes():
     x = np.array([[1, 0], [1, 255]], np.float32)
     assert quantize(x, "uint8").tolist() == [[0, 0], [0, 255]]
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_a_dimension_that_never_changes_in_given_ranges(precision):
+    """Whatever is below it, or above it, has the first or the last code; itself the first."""
+    ranges = np.array([[2, 0], [2, 255]], np.float32)
+    x = np.array([[2, 7], [1, 7], [3.5, 7], [300, 7]], np.float32)
+    found = quantize(x, precision, ranges).astype(int) + (128 if precision == "int8" else 0)
+    assert found.tolist() == [[0, 7], [0, 7], [1, 7], [255, 7]]
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("row", [0, 1])
+def test_ranges_that_are_no_numbers(wrong, row):
+    ranges = find_ranges(random(0, 5, 4))
+    ranges[row, 2] = wrong
+    with pytest.raises(ValueError, match=r"the ranges go from .*(inf|nan).* in dimension 2, 1 of 4 are such"):
+        check_ranges(ranges, 4)
+    with pytest.raises(ValueError, match="in dimension 2"):
+        quantize(random(0, 5, 4), "int8", ranges)
+    with pytest.raises(ValueError, match="in dimension 2"):  # nor are those of the embeddings
+        quantize(np.concatenate([random(0, 5, 4), ranges]), "int8")
+
+
+def test_ranges_the_wrong_way_round():
+    with pytest.raises(ValueError, match="the ranges go from 1 to 0 in dimension 1, 2 of 3 are such"):
+        check_ranges(np.array([[0, 1, 2], [0, 0, 1]], np.float32), 3)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

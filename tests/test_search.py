@@ -41,3 +41,24 @@ def test_cosine_is_the_default():
     documents = torch.tensor([[10.0, 9.0], [1.0, 0.0]])
     assert search(torch.tensor([[1.0, 0.0]]), documents, 1)[1].tolist() == [[1]]
     assert search(torch.tensor([[1.0, 0.0]]), documents, 1, "dot")[1].tolist() == [[0]]
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_documents_that_are_no_numbers_come_last(name):
+    queries, documents = torch.randn(3, 6), torch.randn(40, 6)
+    documents[0], documents[7, 2] = torch.nan, torch.nan
+    scores, rows = search(queries, documents, 40, name)
+    assert rows[:, -2:].tolist() == [[0, 7]] * 3
+    kept = [i for i in range(40) if i not in (0, 7)]
+    wanted_scores, wanted = search(queries, documents[kept], 38, name)
+    assert torch.tensor(kept)[wanted].tolist() == rows[:, :-2].tolist()
+    torch.testing.assert_close(scores[:, :-2], wanted_scores, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_a_query_that_is_no_number(name):
+    queries, documents = torch.randn(3, 6), torch.randn(40, 6)
+    queries[1] = torch.nan
+    scores, rows = search(queries, documents, 5, name)
+    assert rows[1].tolist() == [0, 1, 2, 3, 4] and scores[1].isinf().all()
+    torch.testing.assert_close(scores[::2], search(queries[::2], documents, 5, name)[0], atol=1e-6, rtol=0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from minist.similarity import (
-    DISTANCES,
+    NEAREST,
     PAIRWISE_SIMILARITIES,
     SIMILARITIES,
     distance,
@@ -91,7 +91,7 @@ def test_both_tables_hold_the_same_names():
     assert list(SIMILARITIES) == list(PAIRWISE_SIMILARITIES) == NAMES
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", NEAREST)
 def test_distances(name):
     """Zero of equal vectors, and larger for those that are farther apart."""
     a, b = random(4, 9, 6).double(), random(5, 9, 6).double()
@@ -145,3 +145,61 @@ def test_unknown_distance():
     for find in (distance, pairwise_distance):
         with pytest.raises(ValueError, match="distance_metric is 'dot', known are cosine, euclidean, manhattan"):
             find("dot")
+
+
+# ---------------------------------------------------------------- equal vectors, and types
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [3, 26, 200])
+def test_a_vector_has_no_euclidean_distance_to_itself(rows, dtype):
+    a = random(8, rows, 384).to(dtype).requires_grad_()
+    found = similarity("euclidean")(a, a)
+    assert found.diagonal().eq(0).all()
+    exact = (a[:, None].double() - a.double()).norm(dim=-1)
+    torch.testing.assert_close(-found.double(), exact, atol=1e-11, rtol=2e-7 if dtype == torch.float32 else 0)
+    found[:, 0].sum().backward()
+    assert torch.isfinite(a.grad).all() and a.grad[1:].norm(dim=-1).min() > 0.9  # of length 1, towards row 0
+
+
+def test_near_vectors_have_their_distance():
+    """Where fp32 would have nothing left of the difference of squares."""
+    a, step = random(8, 40, 384), torch.zeros(40, 384)
+    step[:, 0] = 1e-3
+    b = a + step
+    wanted = (a.double() - b.double()).norm(dim=-1)
+    torch.testing.assert_close(-similarity("euclidean")(a, b).diagonal().double(), wanted, atol=0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("find", [similarity, pairwise_similarity])
+def test_integers_do_not_overflow(find, name):
+    a, b = (torch.from_numpy(np.random.RandomState(seed).randint(-128, 128, (3, 64))) for seed in (0, 1))
+    found, wanted = find(name)(a.to(torch.int8), b.to(torch.int8)), find(name)(a.float(), b.float())
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
+    assert torch.equal(find(name)(a + 128, (b + 128).to(torch.uint8)), find(name)(a.float() + 128, b.float() + 128))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("find", [similarity, pairwise_similarity])
+def test_two_types_are_computed_in_the_wider_one(find, name):
+    a, b = random(1, 4, 6), random(2, 4, 6)
+    found = find(name)(a, b.double())
+    assert found.dtype == torch.float64 and torch.equal(found, find(name)(a.double(), b.double()))
+    assert find(name)(a.bfloat16(), b).dtype == find(name)(a.half(), b.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_vector_with_a_matrix(name):
+    a, b = random(1, 6), random(2, 4, 6)
+    assert torch.equal(similarity(name)(a, b), similarity(name)(a[None], b))
+    assert similarity(name)(b, a).shape == (4, 1) and similarity(name)(a, a).shape == (1, 1)
+    torch.testing.assert_close(pairwise_similarity(name)(a, b), similarity(name)(a, b)[0], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("find", [similarity, pairwise_similarity])
+def test_nan_stays_nan(find, name):
+    a, b = random(1, 3, 6), random(2, 3, 6)
+    a[1, 2] = torch.nan
+    assert find(name)(a, b).isnan().reshape(3, -1).all(1).tolist() == [False, True, False]

@@ -1,6 +1,8 @@
 """Losses round other losses: against their formulas, and through the model, in one pass and in three phases."""
 
 import math
+import random
+from collections import Counter
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from minist.losses import (
     TripletLoss,
     WeightedSumLoss,
 )
+from minist.losses.base import Loss
 from minist.models.stack import Stack
 from minist.modules.pooling import Pooling
 from minist.training.gradcache import gradcache
@@ -87,7 +90,7 @@ def test_dimensions_are_drawn_by_step():
         (([],), "matryoshka_dims are .*: give different positive numbers"),
         (([4, 4],), "give different positive numbers"),
         (([0],), "give different positive numbers"),
-        (([4, 2], [1.0]), "matryoshka_weights are 1, matryoshka_dims 2"),
+        (([4, 2], [1.0]), r"matryoshka_dims are \[4, 2\], matryoshka_weights \[1.0\]: .* as many weights"),
     ],
 )
 def test_matryoshka_mistakes(arguments, message):
@@ -156,7 +159,10 @@ def test_matryoshka_outside_cuts_layers_too():
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [({"layer_weighting": "x"}, "known are uniform"), ({"n_layers_per_step": 0}, "use 1 or more, or -1")],
+    [
+        ({"layer_weighting": "x"}, "known are uniform"),
+        ({"n_layers_per_step": 0}, "-1 for all layers. is 0: use a number at least 1"),
+    ],
 )
 def test_adaptive_layer_mistakes(argument, message):
     with pytest.raises(ValueError, match=message):
@@ -182,6 +188,106 @@ def test_weighted_sum():
         WeightedSumLoss([MNRL(), MNRL()], [1.0])
 
 
+# ---------------------------------------------------------------- what all have in common
+
+
+class Spy(TripletLoss):
+    """Remembers what it is told, and asks for something."""
+
+    guide = "teacher"
+    class_names = True
+    labels = "words"
+
+    def outputs(self, step, num_layers):
+        return ("words",)
+
+    def attach(self, model, roles, checkpoint):
+        self.attached = (model, roles, checkpoint)
+
+    def check(self, embeddings, batch):
+        raise ValueError(f"checked {embeddings[0].shape[1]}")
+
+
+def wrapped(*losses):
+    """In each wrapper, and in a wrapper in a wrapper; in the sum beside others."""
+    loss, *others = losses
+    return [
+        WeightedSumLoss(losses),
+        *([] if others else [MatryoshkaLoss(loss, [4, 2]), AdaptiveLayerLoss(loss), Matryoshka2dLoss(loss, [4])]),
+        *([] if others else [WeightedSumLoss([AdaptiveLayerLoss(MatryoshkaLoss(loss, [4]))])]),
+    ]
+
+
+def test_wrappers_hand_on_what_the_loss_inside_says():
+    for loss in wrapped(spy := Spy()):
+        assert loss.guide == "teacher" and loss.class_names and loss.labels == "words" and loss.columns == spy.columns
+        assert "words" in loss.outputs(0, 2)
+        loss.attach("model", ("query",), {})
+        assert spy.attached == ("model", ("query",), {})
+        del spy.attached
+        extra = {"layer 0": tuple(columns(3, width=4)), "words": tuple(columns(3, width=2))}
+        with pytest.raises(ValueError, match="checked 4"):
+            loss.check(columns(3, width=4), Batch(extra=extra))
+        loss.set_seed(5)
+        assert {part.seed for part in loss.modules() if isinstance(part, Loss)} == {5}
+    for loss in wrapped(MNRL(), Spy()):
+        assert not loss.class_names  # one of them takes none
+
+
+def test_a_loss_over_tokens_stands_alone():
+    spy = Spy()
+    spy.over_tokens = True
+    with pytest.raises(ValueError, match=r"Spy cannot stand inside another loss: give it a \[\[data\]\] entry"):
+        wrapped(spy)
+
+
+def test_what_has_another_width_is_not_cut():
+    class Reads(TripletLoss):
+        def forward(self, embeddings, batch):
+            assert batch.extra["words"][0].shape[1] == 3 and batch.extra["layer"][0].shape[1] == 2
+            return super().forward(embeddings, batch)
+
+    extra = {"words": tuple(columns(3, width=3)), "layer": tuple(columns(3, width=4))}
+    MatryoshkaLoss(Reads(), [2])(columns(3, width=4), Batch(extra=extra))
+
+
+# ---------------------------------------------------------------- draws
+
+
+def draws(loss, steps, layers):
+    """(layer, dimension) of each step."""
+    for step in range(steps):
+        names = loss.outputs(step, layers)
+        extra = {name: tuple(columns(rows=2)) for name in names}
+        yield (
+            names,
+            next(iter(part for part in loss.inner[0].parts(columns(rows=2), Batch(step=step, extra=extra)))).name,
+        )
+
+
+def test_layers_and_dimensions_are_drawn_independently():
+    """All 72 pairs of 12 layers and 6 dimensions come, each about as often as another."""
+    loss = Matryoshka2dLoss(MNRL(), [8, 7, 6, 5, 4, 3])
+    found = Counter(draws(loss, 3000, 12))
+    assert len(found) == 72
+    mean = 3000 / 72
+    assert sum((n - mean) ** 2 / mean for n in found.values()) < 115  # chi squared of 71, of which 0.1% are larger
+    assert found == Counter(draws(Matryoshka2dLoss(MNRL(), [8, 7, 6, 5, 4, 3]), 3000, 12))  # as on another rank
+
+
+def test_draws_depend_on_seed_step_and_name_alone():
+    loss = MatryoshkaLoss(MNRL(), [8, 4])
+    drawn = [loss.draw("x", step, range(1000), 3) for step in range(20)]
+    random.seed(1)
+    torch.manual_seed(1)
+    assert drawn == [MatryoshkaLoss(MNRL(), [8]).draw("x", step, range(1000), 3) for step in range(20)]
+    assert all(len(set(some)) == 3 for some in drawn) and len({tuple(some) for some in drawn}) == 20
+    assert drawn != [loss.draw("y", step, range(1000), 3) for step in range(20)]
+    loss.set_seed(1)
+    assert drawn != [loss.draw("x", step, range(1000), 3) for step in range(20)]
+    assert loss.draw("x", 0, [1, 2], -1) == loss.draw("x", 0, [1, 2], 2) == loss.draw("x", 0, [1, 2], 9) == [1, 2]
+
+
 # ---------------------------------------------------------------- through the model
 
 
@@ -189,12 +295,12 @@ def test_a_layer_is_the_model_that_ends_behind_it():
     model = tiny_model(encoder={"num_hidden_layers": 3})
     packed = model.tokenizer(sentences(9)).packed()
     outputs = ("layer 2", "layer 0")
-    whole, behind_two, behind_none = model([packed], (), outputs)[0].split(16, dim=1)
-    torch.testing.assert_close(whole, model([packed])[0])
+    whole, behind_two, behind_none = model([packed], (), outputs)[0]
+    torch.testing.assert_close(whole, model([packed])[0][0])
     encoder = model.stack[0]
     torch.testing.assert_close(behind_none, Pooling(16)(encoder.embeddings(packed), packed), atol=1e-6, rtol=0)
     model.keep_layers([0, 1])
-    torch.testing.assert_close(behind_two, model([packed])[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(behind_two, model([packed])[0][0], atol=1e-6, rtol=0)
     assert isinstance(model.stack, Stack) and model.num_layers == 2
     with pytest.raises(ValueError, match="there is no output 'layer 7', known are layer 0, layer 1, layer 2"):
         model([packed], (), ("layer 7",))

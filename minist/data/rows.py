@@ -50,6 +50,28 @@ class Place(NamedTuple):
     file: Path
     number: int  # from 1
     row: Row
+    columns: Mapping[str, str] = {}
+
+    def error(self, column: str, rule: str) -> ValueError:
+        """For a cell that breaks a rule."""
+        return ValueError(f"{self.file}, row {self.number}: {self.columns.get(column, column)!r} is {show(self.row[column])}, but {rule}")
+
+
+def check_text(place: Place, column: str) -> str:
+    """The text in a cell."""
+    _check_text(place.file, place.number, place.columns.get(column, column), place.row[column])
+    return str(place.row[column])
+
+
+def check_number(place: Place, column: str) -> float:
+    """The number in a cell."""
+    try:
+        found = float(place.row[column])
+    except (TypeError, ValueError):
+        raise place.error(column, "a number is wanted") from None
+    if not abs(found) < float("inf"):
+        raise place.error(column, "a number is finite and not that large")
+    return found
 
 
 def read_places(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Place]:
@@ -69,7 +91,7 @@ class TextCells:
         cells = [place.row[self.column] for place in places]
         if self.are_lists is None:
             self.are_lists = isinstance(cells[0], list)
-        for (file, number, _), cell in zip(places, cells, strict=True):
+        for (file, number, *_), cell in zip(places, cells, strict=True):
             if self.are_lists and not isinstance(cell, list):
                 given = f"{self.column!r} is {show(cell)}"
                 raise ValueError(f"{file}, row {number}: {given}, but a list of texts is wanted, as in the first row")

@@ -1,20 +1,23 @@
 """EmbeddingSimilarityEvaluator: do similarities of embeddings agree with human scores?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
+from minist.data.rows import Place, check_number, check_text
 from minist.evaluation.embedder import Embedder
 from minist.evaluation.metrics import pearson, spearman
-from minist.similarity import SIMILARITIES, pairwise_similarity
+from minist.similarity import pairwise_similarity
 
 
 class EmbeddingSimilarityEvaluator:
     """Metrics `{name}_pearson_{similarity}` and `{name}_spearman_{similarity}`.
 
-    With several similarities also the largest of each, `.._max`.
+    With several similarities also the largest of each, `.._max`. A correlation with what is constant is nan.
     """
+
+    columns = ("text1", "text2", "score")
 
     def __init__(
         self,
@@ -25,16 +28,22 @@ class EmbeddingSimilarityEvaluator:
         similarities: Sequence[str] | None = None,
     ) -> None:
         """`similarities` None is the model's own. ValueError for columns of different length or an unknown name."""
-        if not len(texts1) == len(texts2) == len(scores):
-            raise ValueError(
-                f"{len(texts1)} first texts, {len(texts2)} second texts, {len(scores)} scores: must be equal"
-            )
-        unknown = [s for s in similarities or () if s not in SIMILARITIES]
-        if unknown:
-            raise ValueError(f"similarities: {unknown[0]!r} is not known, there are {', '.join(SIMILARITIES)}")
+        if not len(texts1) == len(texts2) == len(scores) > 0:
+            given = f"{len(texts1)} first texts, {len(texts2)} second texts, {len(scores)} scores"
+            raise ValueError(f"{given}: must be equal, and not 0")
+        for similarity in similarities or ():
+            pairwise_similarity(similarity)  # an unknown one is known before the run, not after it
         self.texts1, self.texts2, self.scores = list(texts1), list(texts2), np.asarray(scores, dtype=np.float64)
         self.similarities = similarities
         self.prefix = f"{name}_" if name else ""
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[Place], name: str, similarities: Sequence[str] | None = None
+    ) -> "EmbeddingSimilarityEvaluator":
+        """Each row is a pair with its score."""
+        found = [(check_text(row, "text1"), check_text(row, "text2"), check_number(row, "score")) for row in rows]
+        return cls([a for a, _, _ in found], [b for _, b, _ in found], [s for _, _, s in found], name, similarities)
 
     def __call__(self, model: Embedder) -> dict[str, float]:
         """Embed both columns and measure."""
@@ -47,5 +56,6 @@ class EmbeddingSimilarityEvaluator:
             found[f"spearman_{name}"] = spearman(self.scores, predicted)
         if len(names) > 1:
             for kind in ("pearson", "spearman"):
-                found[f"{kind}_max"] = max(found[f"{kind}_{name}"] for name in names)
+                values = [found[f"{kind}_{name}"] for name in names]
+                found[f"{kind}_max"] = float(np.fmax.reduce(values))  # of those that are no nan
         return {f"{self.prefix}{metric}": value for metric, value in found.items()}

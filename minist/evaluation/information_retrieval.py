@@ -1,13 +1,27 @@
 """InformationRetrievalEvaluator: how well does the model find the relevant documents of each query?"""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from operator import index
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from minist.checks import number
+from minist.data.rows import Place, check_number, check_text, read_rows
 from minist.evaluation import metrics
 from minist.evaluation.embedder import Embedder
 from minist.retrieval.search import search
+
+# of which of the results are relevant [depth], k, and how many documents are relevant
+METRICS: dict[str, Callable[[np.ndarray, int, int], float]] = {
+    "accuracy": lambda hits, k, relevant: metrics.accuracy_at(hits, k),
+    "precision": lambda hits, k, relevant: metrics.precision_at(hits, k),
+    "recall": metrics.recall_at,
+    "ndcg": metrics.ndcg_at,
+    "mrr": lambda hits, k, relevant: metrics.mrr_at(hits, k),
+    "map": metrics.map_at,
+}
 
 
 class InformationRetrievalEvaluator:
@@ -16,6 +30,9 @@ class InformationRetrievalEvaluator:
     Queries and documents are given by id, `relevant` holds the ids of the relevant documents of each
     query; a query without any is left out. Of equal scores, the lower document id ranks first.
     """
+
+    columns = ("query", "document")
+    note = ""  # what a person should know of the files
 
     def __init__(
         self,
@@ -30,7 +47,7 @@ class InformationRetrievalEvaluator:
         map_at: Sequence[int] = (100,),
     ) -> None:
         """ValueError if no query has a relevant document that is in the corpus."""
-        self.document_ids = sorted(corpus)
+        self.document_ids = sorted(corpus)  # search puts the lower row first among equal scores
         self.documents = [corpus[i] for i in self.document_ids]
         self.query_ids = [i for i in queries if relevant.get(i)]
         self.queries = [queries[i] for i in self.query_ids]
@@ -38,16 +55,76 @@ class InformationRetrievalEvaluator:
         if not any(relevant[i] & corpus.keys() for i in self.query_ids):
             raise ValueError("no query has a relevant document in the corpus: do the ids agree?")
         self.prefix = f"{name}_" if name else ""
-        self.accuracy_at, self.precision_recall_at = accuracy_at, precision_recall_at
-        self.mrr_at, self.ndcg_at, self.map_at = mrr_at, ndcg_at, map_at
+        depths = (accuracy_at, precision_recall_at, precision_recall_at, ndcg_at, mrr_at, map_at)
+        self.depths = {
+            metric: [index(number(f"k of {metric}", k, least=1)) for k in ks]
+            for metric, ks in zip(METRICS, depths, strict=True)
+        }
+        self.deepest = max((k for ks in self.depths.values() for k in ks), default=1)
 
-    @staticmethod
-    def from_pairs(pairs: Sequence[tuple[str, str]], name: str = "") -> "InformationRetrievalEvaluator":
-        """Each pair is a query and its one relevant document; the other documents are the distractors."""
-        ids = [f"{i:09d}" for i in range(len(pairs))]
-        queries = {i: query for i, (query, _) in zip(ids, pairs, strict=True)}
-        corpus = {i: document for i, (_, document) in zip(ids, pairs, strict=True)}
-        return InformationRetrievalEvaluator(queries, corpus, {i: {i} for i in ids}, name)
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[Place],
+        name: str,
+        accuracy_at: Sequence[int] = (1, 3, 5, 10),
+        precision_recall_at: Sequence[int] = (1, 3, 5, 10),
+        mrr_at: Sequence[int] = (10,),
+        ndcg_at: Sequence[int] = (10,),
+        map_at: Sequence[int] = (100,),
+    ) -> "InformationRetrievalEvaluator":
+        """Each row is a query and a relevant document; the documents of other queries are the distractors.
+
+        Equal texts are one: a query of several rows has several relevant documents.
+        """
+        queries: dict[str, str] = {}  # text -> id; an id is the text's place among those that differ
+        corpus: dict[str, str] = {}
+        relevant: dict[str, set[str]] = {}
+        for place in rows:
+            query = queries.setdefault(check_text(place, "query"), f"{len(queries):09d}")
+            # nine digits, so that ids sort as their numbers do
+            document = corpus.setdefault(check_text(place, "document"), f"{len(corpus):09d}")
+            relevant.setdefault(query, set()).add(document)
+        texts, documents = ({i: text for text, i in ids.items()} for ids in (queries, corpus))
+        return cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
+
+    @classmethod
+    def from_files(
+        cls,
+        queries: Path,
+        corpus: Path,
+        qrels: Path,
+        name: str,
+        accuracy_at: Sequence[int] = (1, 3, 5, 10),
+        precision_recall_at: Sequence[int] = (1, 3, 5, 10),
+        mrr_at: Sequence[int] = (10,),
+        ndcg_at: Sequence[int] = (10,),
+        map_at: Sequence[int] = (100,),
+    ) -> "InformationRetrievalEvaluator":
+        """The files of BEIR (Thakur et al. 2021, arXiv:2104.08663), whose ids say what belongs together.
+
+        queries.jsonl   _id, text
+        corpus.jsonl    _id, text, and often title, which is put before the text
+        qrels/*.tsv     query-id, corpus-id, score; all above 0 are relevant alike
+
+        A document that is judged relevant and not in the corpus counts as not found; `note` says so.
+        """
+        texts, documents, relevant = _read_texts(queries), _read_texts(corpus), dict[str, set[str]]()
+        for i, row in enumerate(read_rows(qrels, ["query-id", "corpus-id", "score"]), 1):
+            if check_number(Place(qrels, i, row), "score") > 0:
+                relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
+        made = cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
+        judged = dict.fromkeys(i for ids in relevant.values() for i in sorted(ids))
+        unknown = [
+            (queries, [i for i in relevant if i not in texts]),
+            (corpus, [i for i in judged if i not in documents]),
+        ]
+        made.note = "; ".join(
+            f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}"
+            for file, ids in unknown
+            if ids
+        )
+        return made
 
     def __call__(self, model: Embedder) -> dict[str, float]:
         """Embed everything and measure."""
@@ -56,28 +133,27 @@ class InformationRetrievalEvaluator:
         _, rows = search(queries, documents, self.deepest, model.similarity_name)
         return self.measure(rows.numpy(), model.similarity_name)
 
-    @property
-    def deepest(self) -> int:
-        """The largest k of all metrics."""
-        return max(*self.accuracy_at, *self.precision_recall_at, *self.mrr_at, *self.ndcg_at, *self.map_at)
-
     def measure(self, ranking: np.ndarray, by: str) -> dict[str, float]:
         """Metrics of a ranking made by any system: document numbers [queries, depth], best first."""
-        hits, relevant = [], []
-        for query, row in zip(self.query_ids, ranking, strict=True):
-            hits.append(np.array([self.document_ids[i] in self.relevant[query] for i in row]))
-            relevant.append(len(self.relevant[query]))
+        relevant = [self.relevant[query] for query in self.query_ids]
+        hits = [
+            np.array([self.document_ids[i] in ids for i in row]) for ids, row in zip(relevant, ranking, strict=True)
+        ]
+        found = {}
+        for metric, ks in self.depths.items():
+            for k in ks:
+                values = [METRICS[metric](h, k, len(ids)) for h, ids in zip(hits, relevant, strict=True)]
+                found[f"{self.prefix}{by}_{metric}@{k}"] = float(np.mean(values))
+        return found
 
-        def mean(metric: Callable[..., float], k: int) -> float:
-            return float(np.mean([metric(h, k) for h in hits]))
 
-        def mean_of(metric: Callable[..., float], k: int) -> float:
-            return float(np.mean([metric(h, k, r) for h, r in zip(hits, relevant, strict=True)]))
-
-        found = {f"accuracy@{k}": mean(metrics.accuracy_at, k) for k in self.accuracy_at}
-        found |= {f"precision@{k}": mean(metrics.precision_at, k) for k in self.precision_recall_at}
-        found |= {f"recall@{k}": mean_of(metrics.recall_at, k) for k in self.precision_recall_at}
-        found |= {f"ndcg@{k}": mean_of(metrics.ndcg_at, k) for k in self.ndcg_at}
-        found |= {f"mrr@{k}": mean(metrics.mrr_at, k) for k in self.mrr_at}
-        found |= {f"map@{k}": mean_of(metrics.map_at, k) for k in self.map_at}
-        return {f"{self.prefix}{by}_{metric}": value for metric, value in found.items()}
+def _read_texts(file: Path) -> dict[str, str]:
+    """id -> title and text. ValueError for an id that stands for two texts."""
+    found: dict[str, str] = {}
+    for i, row in enumerate(read_rows(file, ["_id", "text"]), 1):
+        place, key = Place(file, i, row), str(row["_id"])
+        title = check_text(place, "title") if row.get("title") else ""  # some have null, some no such column
+        text = f"{title} {check_text(place, 'text')}".strip()
+        if found.setdefault(key, text) != text:
+            raise ValueError(f"{file}, row {i}: the id {key!r} has another text in a row before")
+    return found

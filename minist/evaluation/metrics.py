@@ -10,7 +10,7 @@ def accuracy_at(hits: np.ndarray, k: int) -> float:
 
 def precision_at(hits: np.ndarray, k: int) -> float:
     """Share of the first k results that is relevant."""
-    return hits[:k].sum() / k
+    return hits[:k].sum() / k  # also where fewer than k were found: what is missing is not relevant
 
 
 def recall_at(hits: np.ndarray, k: int, relevant: int) -> float:
@@ -20,13 +20,13 @@ def recall_at(hits: np.ndarray, k: int, relevant: int) -> float:
 
 def mrr_at(hits: np.ndarray, k: int) -> float:
     """1 / rank of the first relevant result, 0 if it is not among the first k."""
-    places = np.flatnonzero(hits[:k])
+    places = np.flatnonzero(hits[:k])  # from 0
     return 1 / (places[0] + 1) if len(places) else 0.0
 
 
 def ndcg_at(hits: np.ndarray, k: int, relevant: int) -> float:
     """DCG / best possible DCG, with DCG = sum over relevant results of 1 / log2(rank + 1), ranks from 1."""
-    discounts = 1 / np.log2(np.arange(2, k + 2))
+    discounts = 1 / np.log2(np.arange(2, k + 2))  # rank 1 counts whole, rank 3 half
     found = hits[:k]
     return float((found * discounts[: len(found)]).sum() / discounts[: min(k, relevant)].sum())
 
@@ -38,7 +38,9 @@ def map_at(hits: np.ndarray, k: int, relevant: int) -> float:
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear correlation; nan where x or y is constant."""
+    """Linear correlation; nan where x or y is constant, or holds nan."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:  # x - x.mean() may be 1e-17 in place of 0, which correlates with anything
+        return float("nan")
     x, y = x - x.mean(), y - y.mean()
     with np.errstate(invalid="ignore", divide="ignore"):
         return float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
@@ -50,7 +52,9 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Rank of each value from 1, averaged over ties."""
+    """Rank of each value from 1, averaged over ties; nan where there is no order, as one value is nan."""
+    if np.isnan(values).any():
+        return np.full(len(values), np.nan)
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
+    last = counts.cumsum()  # the rank of the last of the equal ones
     return (last - (counts - 1) / 2)[places]

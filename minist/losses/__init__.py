@@ -24,7 +24,7 @@ from minist.losses.triplets import (
     TripletLoss,
 )
 from minist.losses.unsupervised import ContrastiveTensionLoss, ContrastiveTensionLossInBatchNegatives
-from minist.losses.weighted_sum import WeightedSumLoss
+from minist.losses.wrapper import WeightedSumLoss
 
 __all__ = [
     "AdaptiveLayerLoss",

@@ -1,21 +1,26 @@
 """AdaptiveLayerLoss: a model whose first layers alone give good embeddings too; Matryoshka2dLoss: both ways."""
 
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss, total
+from minist.checks import number, pick
+from minist.losses.base import Loss
 from minist.losses.matryoshka import MatryoshkaLoss
+from minist.losses.wrapper import Part, Wrapper
 
-LAYER_WEIGHTING = ("uniform", "log", "linear")
+LAYER_WEIGHTING: dict[str, Callable[[int], float]] = {
+    "uniform": lambda layer: 1.0,
+    "log": lambda layer: 1 / (1 + math.log(1 + layer)),
+    "linear": lambda layer: 1 / (1 + layer),
+}
 
 
-class AdaptiveLayerLoss(Loss):
+class AdaptiveLayerLoss(Wrapper):
     """Another loss at several depths (Li et al. 2024, arXiv:2402.14776).
 
     With e the embeddings of the whole model, e_l those where the pooling stands behind layer l, and S the layers
@@ -39,43 +44,49 @@ class AdaptiveLayerLoss(Loss):
         layer_weighting: str = "uniform",
     ) -> None:
         """`n_layers_per_step` -1 takes all layers, `kl_temperature` 0 leaves KL out. ValueError for anything else."""
-        super().__init__()
-        if layer_weighting not in LAYER_WEIGHTING:
-            raise ValueError(f"layer_weighting is {layer_weighting!r}, known are {', '.join(LAYER_WEIGHTING)}")
-        if n_layers_per_step < 1 and n_layers_per_step != -1:
-            raise ValueError(f"n_layers_per_step is {n_layers_per_step}: use 1 or more, or -1 for all layers")
-        self.loss, self.n_layers_per_step, self.layer_weighting = loss, n_layers_per_step, layer_weighting
+        super().__init__(loss)
+        self.layer_weight = pick("layer_weighting", layer_weighting, LAYER_WEIGHTING)
+        if n_layers_per_step != -1:
+            number("n_layers_per_step (-1 for all layers)", n_layers_per_step, least=1)
+        self.n_layers_per_step, self.kl_div_weight = n_layers_per_step, kl_div_weight
         self.last_layer_weight, self.prior_layers_weight = last_layer_weight, prior_layers_weight
-        self.kl_div_weight, self.kl_temperature, self.guide = kl_div_weight, kl_temperature, loss.guide
+        self.kl_temperature = number("kl_temperature", kl_temperature, least=0)
 
     def outputs(self, step: int, num_layers: int) -> tuple[str, ...]:
         """The layers that are drawn, and what the loss inside wants. ValueError for a model without layers."""
         if num_layers < 1:
             raise ValueError("AdaptiveLayerLoss needs an encoder with layers on every route")
-        layers = list(range(num_layers))
-        if 0 < self.n_layers_per_step < num_layers:
-            layers = random.Random(step).sample(layers, self.n_layers_per_step)
-        return (*(f"layer {layer}" for layer in layers), *self.loss.outputs(step, num_layers))
+        layers = self.draw("layers", step, range(num_layers), self.n_layers_per_step)
+        return (*(f"layer {layer}" for layer in layers), *super().outputs(step, num_layers))
+
+    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
+        """The whole model, then each layer that was drawn."""
+        layers = _layers(batch)
+        others = {name: x for name, x in batch.extra.items() if not name.startswith("layer ")}
+        batch = batch._replace(extra=others)  # the loss inside sees one depth at a time
+        yield Part("last_layer", self.last_layer_weight, self.inner[0], embeddings, batch)
+        for layer, shallow in layers.items():
+            weight = self.prior_layers_weight * self.layer_weight(layer) / len(layers)
+            yield Part(f"layer_{layer}", weight, self.inner[0], shallow, batch)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Embeddings [N, D] of each column, those of layers in batch.extra -> parts: the last layer, the others, KL."""
-        layers = {int(name.split()[1]): x for name, x in batch.extra.items() if name.startswith("layer ")}
-        parts = {"last_layer": self.last_layer_weight * total(self.loss(embeddings, batch))}
-        for layer, shallow in layers.items():
-            weight = self.prior_layers_weight * self._layer_weight(layer) / len(layers)
-            parts[f"layer_{layer}"] = weight * total(self.loss(shallow, batch))
-            if self.kl_temperature > 0:
-                parts[f"layer_{layer}_kl"] = self.kl_div_weight * self._divergence(embeddings, shallow)
-        return parts
-
-    def _layer_weight(self, layer: int) -> float:
-        return {"uniform": 1.0, "log": 1 / (1 + math.log(1 + layer)), "linear": 1 / (1 + layer)}[self.layer_weighting]
+        """Embeddings [N, D] of each column, those of layers in batch.extra -> its parts, and KL of each layer."""
+        found = super().forward(embeddings, batch)
+        if self.kl_temperature > 0:
+            for layer, shallow in _layers(batch).items():
+                found[f"layer_{layer}_kl"] = self.kl_div_weight * self._divergence(embeddings, shallow)
+        return found
 
     def _divergence(self, embeddings: Sequence[Tensor], shallow: Sequence[Tensor]) -> Tensor:
         t = self.kl_temperature
-        teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)
+        teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)  # layers follow the model, not it them
         student = F.log_softmax(torch.cat(list(shallow)) / t, dim=-1)
-        return t * F.kl_div(student, teacher, reduction="batchmean")
+        return t * F.kl_div(student, teacher, reduction="batchmean")  # batchmean: KL is a sum over dimensions
+
+
+def _layers(batch: Batch) -> dict[int, tuple[Tensor, ...]]:
+    """Layer -> the embeddings that the model would give behind it, of each column."""
+    return {int(name.split()[1]): x for name, x in batch.extra.items() if name.startswith("layer ")}
 
 
 class Matryoshka2dLoss(AdaptiveLayerLoss):

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.data.packed import Packed
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns
+from minist.losses.base import Loss, check_columns
 from minist.modules.decoder import HEADS, Decodable, Decoder
 
 

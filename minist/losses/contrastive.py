@@ -1,19 +1,28 @@
 """Contrastive losses: tell the right document from the others in the batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns, counts_of, text_rows
+from minist.checks import number, pick
+from minist.losses.base import Loss, check_columns, counts_of, text_rows
 from minist.losses.row_blocks import same_row, sum_over_rows
 from minist.similarity import similarity, unit
 
 DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
-PARTITION_MODES = ("joint", "per_direction")
-HARDNESS_MODES = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
+# scores [b, m] of each direction -> [b]; logsumexp subtracts the largest score first, so that exp cannot overflow
+PARTITION_MODES: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "joint": lambda scores: torch.cat(scores, dim=1).logsumexp(1),
+    "per_direction": lambda scores: torch.stack([s.logsumexp(1) for s in scores]).mean(0),
+}
+# the row's own documents [b, m], and those of them that are negatives -> the negatives that weigh more
+HARDNESS_MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "in_batch_negatives": lambda of_row, hard: ~of_row,
+    "hard_negatives": lambda of_row, hard: hard,
+    "all_negatives": lambda of_row, hard: ~of_row | hard,
+}
 
 
 class MultipleNegativesRankingLoss(Loss):
@@ -45,7 +54,6 @@ class MultipleNegativesRankingLoss(Loss):
     """
 
     columns = "anchor, positive, any negatives"
-    labels = "none"
 
     def __init__(
         self,
@@ -60,40 +68,37 @@ class MultipleNegativesRankingLoss(Loss):
         """`scale` is 1 / temperature. ValueError for what is not described above."""
         super().__init__()
         # cosine is dot of unit vectors, which are made once and not for each block of rows
-        self.scale, self.normalize = scale, similarity_fct == "cosine"
+        self.scale, self.normalize = number("scale", scale, above=0), similarity_fct == "cosine"
         self.similarity_fct = similarity("dot" if self.normalize else similarity_fct)
-        self.directions, self.partition_mode = tuple(directions), partition_mode
-        self.hardness_mode, self.hardness_strength = hardness_mode, hardness_strength
-        self.in_batch_negatives = in_batch_negatives
+        self.directions, self.in_batch_negatives = tuple(directions), in_batch_negatives
+        self.normalizer = pick("partition_mode", partition_mode, PARTITION_MODES)
+        self.hardness_strength = number("hardness_strength", hardness_strength, least=0)
+        self.hardened = pick("hardness_mode", hardness_mode, HARDNESS_MODES) if hardness_mode is not None else None
         if not in_batch_negatives:
             self.columns = "anchor, positive, at least one negative"
-        self._check_options()
+        self._check_options(partition_mode, hardness_mode)
 
-    def _check_options(self) -> None:
-        unknown = [d for d in self.directions if d not in DIRECTIONS]
-        if unknown or "query_to_doc" not in self.directions:
-            raise ValueError(
-                f"directions are {list(self.directions)}: take query_to_doc and any of {', '.join(DIRECTIONS[1:])}"
-            )
-        if self.partition_mode not in PARTITION_MODES:
-            raise ValueError(f"partition_mode is {self.partition_mode!r}, known are {', '.join(PARTITION_MODES)}")
-        if self.partition_mode == "per_direction" and {"query_to_query", "doc_to_doc"} & set(self.directions):
-            # their candidates hold no positive, so the loss of such a direction has no lower bound
-            raise ValueError("partition_mode 'per_direction' goes with query_to_doc and doc_to_query only: use 'joint'")
-        if self.hardness_mode not in HARDNESS_MODES:
-            raise ValueError(
-                f"hardness_mode is {self.hardness_mode!r}, known are {', '.join(map(str, HARDNESS_MODES))}"
-            )
-        if self.scale <= 0 or self.hardness_strength < 0:
-            raise ValueError(f"scale is {self.scale} and hardness_strength {self.hardness_strength}: use > 0 and >= 0")
-        if (self.hardness_mode is None) != (self.hardness_strength == 0):
-            raise ValueError("hardness_mode and hardness_strength go together: give both or neither")
-        own = self.directions == ("query_to_doc",) and self.hardness_mode in (None, "hard_negatives")
-        if not (self.in_batch_negatives or own):
-            raise ValueError(
-                "in_batch_negatives = false leaves the row's own documents: "
-                "directions must be query_to_doc alone, hardness_mode hard_negatives or none"
-            )
+    def _check_options(self, partition_mode: str, hardness_mode: str | None) -> None:
+        """ValueError for options that are known, but mean nothing together."""
+        others, alone = set(self.directions) - {"query_to_doc"}, self.directions == ("query_to_doc",)
+        rules = {
+            f"directions are {list(self.directions)}: take query_to_doc and any of {', '.join(DIRECTIONS[1:])}": (
+                "query_to_doc" in self.directions and others <= set(DIRECTIONS)
+            ),
+            # candidates of the other two hold no positive, so the loss of such a direction has no lower bound
+            "partition_mode 'per_direction' goes with query_to_doc and doc_to_query only: use 'joint'": (
+                partition_mode == "joint" or others <= {"doc_to_query"}
+            ),
+            "hardness_mode and hardness_strength go together: give both or neither": (
+                (hardness_mode is None) == (self.hardness_strength == 0)
+            ),
+            "in_batch_negatives = false leaves the row's own documents: "
+            "directions must be query_to_doc alone, hardness_mode hard_negatives or none": (
+                self.in_batch_negatives or (alone and hardness_mode in (None, "hard_negatives"))
+            ),
+        }
+        if broken := [rule for rule, holds in rules.items() if not holds]:
+            raise ValueError(broken[0])
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings [n, D] of each column, or [sum of counts, D] of lists of negatives -> scalar."""
@@ -103,44 +108,35 @@ class MultipleNegativesRankingLoss(Loss):
             queries, documents = unit(queries), unit(documents)
         rows = torch.cat([text_rows(column, counts_of(batch, c)) for c, column in enumerate(embeddings) if c > 0])
         n = len(queries)
-        own, shared = (queries, documents[:n]), (queries, documents, rows)  # the first documents are the positives
+        own, shared = (queries, documents[:n]), (queries, documents, rows)  # the first n documents are the positives
         return sum_over_rows(self._loss_of_block, own, shared, len(documents)) / n
 
     def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """The block's queries and positives [b, D]; all queries [n, D], documents [m, D], their rows [m] -> sum."""
         (queries, positives), (all_queries, documents, rows) = own, shared
         n = len(all_queries)
-        of_row = same_row(block, rows)  # [b, m] the documents of the query's row
+        of_row = same_row(block, rows)  # [b, m] the documents of the query's row: they are no negatives of one another
         scores = [self._query_to_doc(queries, documents, of_row, n)]
-        positive = scores[0].diagonal(block.start)
+        positive = scores[0].diagonal(block.start)  # row i of the block is row start + i of the batch
         if "query_to_query" in self.directions:
             to_queries = self.similarity_fct(queries, all_queries) * self.scale
-            scores.append(to_queries.masked_fill(of_row[:, :n], float("-inf")))
+            scores.append(to_queries.masked_fill(of_row[:, :n], float("-inf")))  # exp(-inf) = 0: a query is not its own
         if "doc_to_query" in self.directions:
             scores.append(self.similarity_fct(positives, all_queries) * self.scale)
         if "doc_to_doc" in self.directions:
             to_documents = self.similarity_fct(positives, documents) * self.scale
             scores.append(to_documents.masked_fill(of_row, float("-inf")))
-
-        if self.partition_mode == "joint":
-            normalizer = torch.cat(scores, dim=1).logsumexp(1)
-        else:
-            normalizer = torch.stack([s.logsumexp(1) for s in scores]).mean(0)
-        return (normalizer - positive).sum()
+        return (self.normalizer(scores) - positive).sum()  # -log softmax, of the positive among all candidates
 
     def _query_to_doc(self, queries: Tensor, documents: Tensor, of_row: Tensor, n: int) -> Tensor:
         """[b, D], [m, D] -> scores [b, m]; `of_row` [b, m] says which documents are those of the query's row."""
         raw = self.similarity_fct(queries, documents)
         scores = raw * self.scale
-        if self.hardness_mode is not None:
+        if self.hardened is not None:
             hard = of_row.clone()
-            hard[:, :n] = False
-            chosen = {
-                "in_batch_negatives": ~of_row,
-                "hard_negatives": hard,
-                "all_negatives": ~of_row | hard,
-            }[self.hardness_mode]
-            scores = scores + self.hardness_strength * raw.detach() * chosen
+            hard[:, :n] = False  # the first n are the positives
+            # detached: it is a weight exp(strength * sim) on the negative, not a second reason to move it
+            scores = scores + self.hardness_strength * raw.detach() * self.hardened(of_row, hard)
         return scores if self.in_batch_negatives else scores.masked_fill(~of_row, float("-inf"))
 
 

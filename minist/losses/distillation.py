@@ -1,17 +1,21 @@
 """Distillation: a student learns the embeddings of a teacher, or the scores that a teacher gave to texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns, counts_of, text_rows
+from minist.checks import number, pick
+from minist.losses.base import Loss, check_columns, counts_of, text_rows
 from minist.similarity import Similarity, pairwise_cosine, pairwise_similarity
 
-EMBEDDING_DISTANCES = ("cosine", "mse", "l2")
+EMBEDDING_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # student, teacher [n, D'] -> mean over rows
+    "cosine": lambda u, t: (1 - pairwise_cosine(u, t)).mean(),
+    "mse": F.mse_loss,
+    "l2": lambda u, t: (u - t).norm(dim=-1).mean(),
+}
 
 
 class EmbedDistillLoss(Loss):
@@ -39,50 +43,35 @@ class EmbedDistillLoss(Loss):
     ) -> None:
         """`embedding_dimension`, the model's width, goes with `projection_dim`. ValueError for an unknown distance."""
         super().__init__()
-        if distance_metric not in EMBEDDING_DISTANCES:
-            raise ValueError(f"distance_metric is {distance_metric!r}, known are {', '.join(EMBEDDING_DISTANCES)}")
+        self.distance = pick("distance_metric", distance_metric, EMBEDDING_DISTANCES)
         if (projection_dim is None) != (embedding_dimension is None):
             raise ValueError(
                 f"projection_dim is {projection_dim} and embedding_dimension {embedding_dimension}: give both, "
                 "the teacher's and the student's width, or neither"
             )
-        self.distance_metric = distance_metric
         self.projection: nn.Module = nn.Identity()
         if projection_dim is not None and embedding_dimension is not None:
             self.projection = nn.Linear(embedding_dimension, projection_dim)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 1, None, (0, 2, 3))
         students = [self.projection(column) for column in embeddings]
         teachers = self._teachers(batch, len(students))
-        for student, teacher in zip(students, teachers, strict=True):
-            if student.shape != teacher.shape:
-                raise ValueError(
-                    f"{type(self).__name__}: the embeddings are {list(student.shape)}, the teacher's "
-                    f"{list(teacher.shape)}: set projection_dim to the teacher's width"
-                )
+        given, wanted = ([list(x.shape) for x in columns] for columns in (students, teachers))
+        if given != wanted:
+            raise ValueError(
+                f"{type(self).__name__}: the embeddings are {given}, the teacher's {wanted or 'missing'}: give "
+                f"{self.labels}, as wide as the model or as projection_dim"
+            )
+        # the teacher is what is to be reached, and no weight behind it may move: so it is detached
         pairs = zip(students, teachers, strict=True)
-        return torch.stack([self._distance(u, t.detach().to(u.dtype)) for u, t in pairs]).mean()
+        return torch.stack([self.distance(u, t.detach().to(u.dtype)) for u, t in pairs]).mean()
 
     def _teachers(self, batch: Batch, columns: int) -> Sequence[Tensor]:
-        name = type(self).__name__
+        """The teacher's embeddings [rows, D'] of each column, by labels or guide."""
         if batch.labels is None:
-            if len(batch.guide) != columns:
-                raise ValueError(f"{name} takes {self.labels}; got no labels and {len(batch.guide)} guide columns")
             return batch.guide
-        if batch.labels.dim() == 2:
-            return [batch.labels] * columns
-        if batch.labels.shape[1] != columns:
-            raise ValueError(f"{name}: labels are [rows, {batch.labels.shape[1]}, D], there are {columns} columns")
-        return batch.labels.unbind(1)
-
-    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if self.distance_metric == "cosine":
-            return (1 - pairwise_cosine(student, teacher)).mean()
-        if self.distance_metric == "mse":
-            return F.mse_loss(student, teacher)
-        return (student - teacher).norm(dim=-1).mean()
+        return [batch.labels] * columns if batch.labels.dim() == 2 else batch.labels.unbind(1)
 
 
 class MSELoss(EmbedDistillLoss):
@@ -95,7 +84,6 @@ class MSELoss(EmbedDistillLoss):
     """
 
     def __init__(self, projection_dim: int | None = None, embedding_dimension: int | None = None) -> None:
-        """ValueError unless both or neither are given."""
         super().__init__("mse", projection_dim, embedding_dimension)
 
 
@@ -111,22 +99,20 @@ class MarginMSELoss(Loss):
     """
 
     columns = "query, positive, one or more negatives"
-    labels = "margins [rows] or [rows, k], or scores [rows, 1 + k]"
+    labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"
 
     def __init__(self, similarity_fct: str = "dot") -> None:
-        """ValueError for an unknown similarity."""
         super().__init__()
         self.similarity_fct = pairwise_similarity(similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, 1 + k]
         margins, there = scores[:, :1] - scores[:, 1:], there[:, 1:]
         assert batch.labels is not None
         wanted = self._teacher_margins(batch.labels.detach().to(scores.dtype), there)
         errors = margins[there] - wanted[there]
-        return (errors**2).sum() / max(len(errors), 1)
+        return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
 
     def _teacher_margins(self, labels: Tensor, there: Tensor) -> Tensor:
         labels, k = labels[:, None] if labels.dim() == 1 else labels, there.shape[1]
@@ -134,10 +120,7 @@ class MarginMSELoss(Loss):
             return labels[:, :k]
         if _fits(labels[:, 1:], there) and not labels[:, 0].isnan().any():
             return labels[:, :1] - labels[:, 1 : 1 + k]
-        raise ValueError(
-            f"MarginMSELoss: labels of shape {list(labels.shape)} do not fit {k} negatives: give [rows, {k}] "
-            f"margins or [rows, {1 + k}] scores, with NaN at the end of a row that has fewer"
-        )
+        raise _does_not_fit(self, labels, f"{k} negatives", f"[rows, {k}] margins or [rows, {1 + k}] scores")
 
 
 class DistillKLDivLoss(Loss):
@@ -153,7 +136,7 @@ class DistillKLDivLoss(Loss):
     """
 
     columns = "query, two or more texts (or lists of texts)"
-    labels = "teacher scores [rows, texts]"
+    labels = "teacher scores [rows, texts], such as [7.5, -1.0]"
 
     def __init__(
         self,
@@ -165,14 +148,12 @@ class DistillKLDivLoss(Loss):
         """`temperature` is for both where theirs is not given. ValueError unless all are > 0 and finite."""
         super().__init__()
         self.similarity_fct = pairwise_similarity(similarity_fct)
-        self.student_temperature = temperature if student_temperature is None else student_temperature
-        self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
-        for value in (temperature, self.student_temperature, self.teacher_temperature):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"DistillKLDivLoss: a temperature is {value}: use a number > 0")
+        student = temperature if student_temperature is None else student_temperature
+        teacher = temperature if teacher_temperature is None else teacher_temperature
+        self.student_temperature = number("student_temperature", student, above=0)
+        self.teacher_temperature = number("teacher_temperature", teacher, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         # the softmax over one text is always 1, and teaches nothing
         least = 2 if len(embeddings) > 1 and counts_of(batch, 1) is not None else 3
         check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)
@@ -180,15 +161,13 @@ class DistillKLDivLoss(Loss):
         labels, k = batch.labels, there.shape[1]
         assert labels is not None
         if not _fits(labels, there):
-            raise ValueError(
-                f"DistillKLDivLoss: labels of shape {list(labels.shape)} do not fit {k} texts: give [rows, {k}] "
-                "scores, with NaN at the end of a row that has fewer"
-            )
+            raise _does_not_fit(self, labels, f"{k} texts", f"[rows, {k}] scores")
         # texts that are not there get a share of 0; with -inf a row without any text would be NaN
         lowest = torch.finfo(scores.dtype).min
         student = (scores / self.student_temperature).masked_fill(~there, lowest).log_softmax(1)
         teacher = labels[:, :k].detach().to(scores.dtype) / self.teacher_temperature
         teacher = teacher.masked_fill(~there, lowest).softmax(1)
+        # the gradient shrinks like 1 / S^2, which this undoes (Hinton et al. 2015, arXiv:1503.02531)
         return F.kl_div(student, teacher, reduction="batchmean") * self.student_temperature**2
 
 
@@ -203,12 +182,13 @@ def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct:
         scores = torch.stack([similarity_fct(queries, column) for column in others], dim=1)
         return scores, torch.ones_like(scores, dtype=torch.bool)
     rows = torch.cat([text_rows(column, count) for column, count in zip(others, counts, strict=True)])
-    order = rows.argsort(stable=True)
+    order = rows.argsort(stable=True)  # stable keeps the texts of a row in the order of the columns, and in its list's
     rows, texts = rows[order], torch.cat(list(others))[order]  # row by row
     lengths = rows.bincount(minlength=len(queries))
+    # a text's place in its row is its place among all, less that of the row's first text
     places = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
     there = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
-    flat = similarity_fct(queries[rows], texts)
+    flat = similarity_fct(queries[rows], texts)  # of what is there only: filled up to a rectangle it would cost more
     return flat.new_zeros(there.shape).index_put((rows, places), flat), there
 
 
@@ -217,3 +197,8 @@ def _fits(labels: Tensor, there: Tensor) -> bool:
     k = there.shape[1]
     same = labels[:, :k].isnan().equal(~there)  # False as well if the labels are too few
     return same and bool(labels[:, k:].isnan().all())
+
+
+def _does_not_fit(loss: Loss, labels: Tensor, texts: str, wanted: str) -> ValueError:
+    given = f"labels of shape {list(labels.shape)} do not fit {texts}"
+    return ValueError(f"{type(loss).__name__}: {given}: give {wanted}, with NaN at the end of a row that has fewer")

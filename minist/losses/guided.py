@@ -1,17 +1,21 @@
 """Contrastive losses in which a second model, the guide, says what is no negative."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns
+from minist.checks import number, pick
+from minist.losses.base import Loss, check_columns
 from minist.losses.row_blocks import same_row, sum_over_rows
 from minist.similarity import dot, unit
 
-MARGIN_STRATEGIES = ("absolute", "relative")
+# the guide's similarity of anchor and positive, margin -> that above which a candidate is no negative
+MARGIN_STRATEGIES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "absolute": lambda positive, margin: positive - margin,
+    "relative": lambda positive, margin: positive - margin * positive.abs(),
+}
 ROUNDING = 1e-6  # cosines that differ by less are equal: a copy of the positive is no more similar than the positive
 
 
@@ -37,7 +41,6 @@ class GISTEmbedLoss(Loss):
     """
 
     columns = "anchor, positive, any negatives"
-    labels = "none"
     guide = "guide"
 
     def __init__(
@@ -48,26 +51,23 @@ class GISTEmbedLoss(Loss):
         contrast_anchors: bool = True,
         contrast_positives: bool = True,
     ) -> None:
-        """ValueError for a temperature that is not above 0, and for an unknown strategy."""
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}: use > 0, 0.01 is usual")
-        if margin_strategy not in MARGIN_STRATEGIES:
-            raise ValueError(f"margin_strategy is {margin_strategy!r}, known are {', '.join(MARGIN_STRATEGIES)}")
-        self.temperature, self.margin_strategy, self.margin = temperature, margin_strategy, margin
+        self.temperature = number("temperature", temperature, above=0)
+        self.limit, self.margin = pick("margin_strategy", margin_strategy, MARGIN_STRATEGIES), margin
         self.contrast_anchors, self.contrast_positives = contrast_anchors, contrast_positives
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings [n, D] of each column, or [sum of counts, D] of lists of negatives -> scalar."""
         check_columns(self, embeddings, batch, least=2, most=None, lists_from=2)
-        if not batch.guide:
-            raise ValueError("GISTEmbedLoss needs the embeddings of a guide model: set [guide] in the config")
         given, wanted = [len(column) for column in batch.guide], [len(column) for column in embeddings]
         if given != wanted:
-            raise ValueError(f"GISTEmbedLoss needs a guide embedding for each text: {given} are given for {wanted}")
+            raise ValueError(
+                f"GISTEmbedLoss needs a guide embedding for each text: {given} are given for {wanted}; "
+                "set [guide] in the config"
+            )
         anchors, documents = unit(embeddings[0]), unit(torch.cat(list(embeddings[1:])))
         guide_anchors, guide_documents = unit(batch.guide[0]), unit(torch.cat(batch.guide[1:]))
-        n = len(anchors)
+        n = len(anchors)  # and of positives, which come first among the documents
         # whom to compare, by the model and by the guide; the first documents are the positives
         pairs = [(anchors, documents, guide_anchors, guide_documents)]
         if self.contrast_anchors:
@@ -81,18 +81,15 @@ class GISTEmbedLoss(Loss):
     def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """The left sides of the pairs above, b rows each, and the right sides, all of them -> sum of losses."""
         half = len(own) // 2
-        scores: list[Tensor] = []
+        scores: list[Tensor] = []  # of each pair of sides; the first, anchors with documents, sets the limit
         for x, y, guide_x, guide_y in zip(own[:half], shared[:half], own[half:], shared[half:], strict=True):
             similar = dot(guide_x, guide_y)
             same = same_row(block, torch.arange(len(y), device=y.device))
             if not scores:
-                limit = self._limit(similar.diagonal(block.start))[:, None]
-                excluded = (similar > limit) & ~same  # the positive is no negative
+                limit = self.limit(similar.diagonal(block.start), self.margin)[:, None] + ROUNDING
+                excluded = (similar > limit) & ~same  # the positive itself stays, as it is what is to be found
             else:
-                excluded = (similar > limit) | same  # nor is a text one of itself
-            scores.append((dot(x, y) / self.temperature).masked_fill(excluded, float("-inf")))
+                excluded = (similar > limit) | same  # a text is no negative of itself
+            scores.append((dot(x, y) / self.temperature).masked_fill(excluded, float("-inf")))  # exp(-inf) = 0
+        # logsumexp subtracts the largest score first: at temperature 0.01, exp(100) would overflow in fp32
         return (torch.cat(scores, dim=1).logsumexp(1) - scores[0].diagonal(block.start)).sum()
-
-    def _limit(self, positive: Tensor) -> Tensor:
-        """The guide's similarity of anchor and positive [b] -> that above which a candidate is no negative [b]."""
-        return positive - self.margin * (positive.abs() if self.margin_strategy == "relative" else 1) + ROUNDING

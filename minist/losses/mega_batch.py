@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns
+from minist.checks import number
+from minist.losses.base import Loss, check_columns
 from minist.losses.row_blocks import same_row, sum_over_rows
 from minist.similarity import dot, unit
 
@@ -25,16 +25,12 @@ class MegaBatchMarginLoss(Loss):
     """
 
     columns = "anchor, positive"
-    labels = "none"
 
     def __init__(self, positive_margin: float = 0.8, negative_margin: float = 0.3) -> None:
         """Cosines: positives shall be above the one, negatives below the other. ValueError outside -1 to 1."""
         super().__init__()
-        if not -1 <= negative_margin <= 1 or not -1 <= positive_margin <= 1:
-            raise ValueError(
-                f"positive_margin is {positive_margin} and negative_margin {negative_margin}: cosines are -1 to 1"
-            )
-        self.positive_margin, self.negative_margin = positive_margin, negative_margin
+        self.positive_margin = number("positive_margin", positive_margin, -1, 1)
+        self.negative_margin = number("negative_margin", negative_margin, -1, 1)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings [n, D] of both columns -> scalar; one row has no negative."""
@@ -48,6 +44,6 @@ class MegaBatchMarginLoss(Loss):
         (anchors,), (positives,) = own, shared
         scores = dot(anchors, positives)  # [b, n]
         same = same_row(block, torch.arange(len(positives), device=positives.device))
-        hardest = scores.masked_fill(same, float("-inf")).amax(1)
-        positive = scores.diagonal(block.start)
+        hardest = scores.masked_fill(same, float("-inf")).amax(1)  # relu makes 0 of -inf, where there is no other row
+        positive = scores.diagonal(block.start)  # row i of the block is row start + i of the batch
         return (F.relu(self.positive_margin - positive) + F.relu(hardest - self.negative_margin)).sum()

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import Declared, check_columns, counts_of, text_rows
+from minist.checks import listing, number, pick
+from minist.losses.base import Loss, check_columns, counts_of, text_rows
 from minist.similarity import pairwise_angle, pairwise_cosine, pairwise_distance, pairwise_similarity
 
 REGRESSIONS: dict[str, Callable[..., Tensor]] = {
@@ -41,16 +41,14 @@ class CosineSimilarityLoss(Loss):
     """
 
     columns = "two texts"
-    labels = "numbers [rows]"
+    labels = "numbers [rows], such as 0.8"
 
     def __init__(self, loss_fct: str = "mse", cos_score_transformation: str = "identity") -> None:
-        """ValueError for a name that is not described above."""
         super().__init__()
-        self.loss_fct = _named("loss_fct", loss_fct, REGRESSIONS)
-        self.transformation = _named("cos_score_transformation", cos_score_transformation, TRANSFORMATIONS)
+        self.loss_fct = pick("loss_fct", loss_fct, REGRESSIONS)
+        self.transformation = pick("cos_score_transformation", cos_score_transformation, TRANSFORMATIONS)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         return self.loss_fct(self.transformation(pairwise_cosine(u, v)), labels)
 
@@ -66,16 +64,14 @@ class CoSENTLoss(Loss):
     """
 
     columns = "two texts"
-    labels = "numbers [rows]"
+    labels = "numbers [rows], such as 3.5, larger for more similar"
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
         """`scale` is 1 / temperature. ValueError for a scale that is not > 0 or an unknown similarity."""
         super().__init__()
-        _check_positive("scale", scale)
-        self.scale, self.similarity_fct = scale, pairwise_similarity(similarity_fct)
+        self.scale, self.similarity_fct = number("scale", scale, above=0), pairwise_similarity(similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         return ranking_loss(self.scale * self.similarity_fct(u, v), labels)
 
@@ -92,20 +88,19 @@ class AnglELoss(Loss):
     """
 
     columns = "two texts, or anchor, positive, negatives"
-    labels = "numbers [rows]; none with negatives"
+    labels = "numbers [rows], such as 0.8; or none with negatives"
 
     def __init__(self, scale: float = 20.0) -> None:
         """`scale` is 1 / temperature. ValueError if it is not > 0."""
         super().__init__()
-        _check_positive("scale", scale)
-        self.scale = scale
+        self.scale = number("scale", scale, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 2, None, (1,) if len(embeddings) == 2 else (0, 1), lists_from=2)
         anchors, others = embeddings[0], embeddings[1:]
         labels = anchors.new_ones(len(anchors)) if batch.labels is None else batch.labels.to(anchors.dtype)
         rows = [text_rows(column, counts_of(batch, c)) for c, column in enumerate(others, start=1)]
+        # the second column has the row's own label, those after it the opposite one
         pair_labels = torch.cat([labels, *(1 - labels[negative_rows] for negative_rows in rows[1:])])
         angles = pairwise_angle(anchors[torch.cat(rows)], torch.cat(list(others)))  # [pairs]
         return ranking_loss(self.scale * angles, pair_labels)
@@ -118,8 +113,8 @@ def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
     # after sorting, the rows with a larger label than row i are the rows from first_larger[i] on
     first_larger = torch.searchsorted(labels, labels, right=True)
     larger = (-scores).flip(0).logcumsumexp(0).flip(0)  # [n], at i: log sum over j >= i of exp(-score_j)
-    larger = torch.cat([larger, larger.new_full((1,), float("-inf"))])[first_larger]
-    return torch.cat([scores.new_zeros(1), scores + larger]).logsumexp(0)
+    larger = torch.cat([larger, larger.new_full((1,), float("-inf"))])[first_larger]  # -inf: no row has a larger label
+    return torch.cat([scores.new_zeros(1), scores + larger]).logsumexp(0)  # the zero is the 1 + of the formula
 
 
 class ContrastiveLoss(Loss):
@@ -134,22 +129,21 @@ class ContrastiveLoss(Loss):
     """
 
     columns = "two texts"
-    labels = "0 to 1 [rows]"
+    labels = "numbers from 0 to 1 [rows], 1 for a pair that belongs together"
 
     def __init__(self, distance_metric: str = "cosine", margin: float = 0.5, size_average: bool = True) -> None:
-        """ValueError for an unknown distance or a margin that is not > 0."""
         super().__init__()
-        _check_positive("margin", margin)
-        self.distance, self.margin, self.size_average = pairwise_distance(distance_metric), margin, size_average
+        self.distance, self.margin = pairwise_distance(distance_metric), number("margin", margin, above=0)
+        self.size_average = size_average
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         if not ((labels >= 0) & (labels <= 1)).all():
             raise ValueError(f"ContrastiveLoss takes labels from 0 to 1, they go from {labels.min()} to {labels.max()}")
         distances = self.distance(u, v)
+        # relu: a negative pair farther apart than the margin is left alone
         losses = (labels * distances**2 + (1 - labels) * F.relu(self.margin - distances) ** 2) / 2
-        return losses.mean() if self.size_average else losses.sum()
+        return losses.mean() if self.size_average else losses.sum()  # a sum makes large batches take large steps
 
 
 class OnlineContrastiveLoss(Loss):
@@ -164,21 +158,20 @@ class OnlineContrastiveLoss(Loss):
     """
 
     columns = "two texts"
-    labels = "0 or 1 [rows]"
+    labels = "0 or 1 [rows], 1 for a pair that belongs together"
 
     def __init__(self, distance_metric: str = "cosine", margin: float = 0.5) -> None:
         """The distances of ContrastiveLoss. ValueError for an unknown one or a margin that is not > 0."""
         super().__init__()
-        _check_positive("margin", margin)
-        self.distance, self.margin = pairwise_distance(distance_metric), margin
+        self.distance, self.margin = pairwise_distance(distance_metric), number("margin", margin, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         u, v, labels = _pairs(self, embeddings, batch)
         distances = self.distance(u, v)
         positives, negatives = distances[labels == 1], distances[labels == 0]
         if len(positives) + len(negatives) < len(labels):
-            raise ValueError(f"OnlineContrastiveLoss takes labels 0 and 1, got {labels.unique().tolist()}")
+            raise ValueError(f"OnlineContrastiveLoss takes labels 0 and 1, got {listing(labels.unique().tolist())}")
+        # what is hard is a comparison of distances: it has no gradient, only the chosen distances have one
         nearest_negative = negatives.min() if len(negatives) else positives.mean()
         farthest_positive = positives.max() if len(positives) else negatives.mean()
         hard_positives = positives[positives > nearest_negative]
@@ -198,7 +191,8 @@ class SoftmaxLoss(Loss):
     """
 
     columns = "two texts"
-    labels = "classes [rows], or [rows, num_labels]"
+    labels = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]"
+    class_names = True
 
     def __init__(
         self,
@@ -214,14 +208,12 @@ class SoftmaxLoss(Loss):
         self.embedding_dimension, self.num_labels = embedding_dimension, num_labels
         self.both, self.difference = concatenation_sent_rep, concatenation_sent_difference
         self.product = concatenation_sent_multiplication
-        self.loss_fct = _named("loss_fct", loss_fct, CLASSIFICATIONS)
+        self.loss_fct = pick("loss_fct", loss_fct, CLASSIFICATIONS)
         vectors = 2 * self.both + self.difference + self.product
-        if not vectors:
-            raise ValueError("SoftmaxLoss: all three concatenation_.. are false: set one at least")
+        number("number of concatenation_.. that are true", vectors, least=1)
         self.classifier = nn.Linear(vectors * embedding_dimension, num_labels)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 2, 2, (1, 2))
         assert batch.labels is not None
         logits = self.logits(embeddings[0], embeddings[1])
@@ -235,37 +227,25 @@ class SoftmaxLoss(Loss):
                 "set it to the width of the model"
             )
         parts = [u, v] if self.both else []
-        parts += [(u - v).abs()] if self.difference else []
+        parts += [(u - v).abs()] if self.difference else []  # abs: the class does not depend on which text is first
         parts += [u * v] if self.product else []
         return self.classifier(torch.cat(parts, dim=1))
 
     def _targets(self, labels: Tensor, logits: Tensor) -> Tensor:
-        if labels.dim() == 1 and self.loss_fct is F.cross_entropy:
-            if labels.min() < 0 or labels.max() >= self.num_labels:
-                raise ValueError(
-                    f"SoftmaxLoss: labels go from {labels.min():g} to {labels.max():g}: use 0 to "
-                    f"{self.num_labels - 1}, or set num_labels"
-                )
-            return labels.long()
-        if labels.numel() != logits.numel():
-            raise ValueError(f"SoftmaxLoss: labels have shape {list(labels.shape)}, use {list(logits.shape)}")
-        return labels.reshape(logits.shape).to(logits.dtype)
+        """Labels in the form that loss_fct takes: class numbers [n], or shares [n, num_labels]."""
+        is_class = labels.dim() == 1 and self.loss_fct is F.cross_entropy
+        if is_class and not ((labels >= 0) & (labels < self.num_labels)).all():
+            given, wanted = f"go from {labels.min():g} to {labels.max():g}", f"use 0 to {self.num_labels - 1}"
+        elif not is_class and labels.numel() != logits.numel():
+            given, wanted = f"have shape {list(labels.shape)}", f"use {list(logits.shape)}"
+        else:
+            return labels.long() if is_class else labels.reshape(logits.shape).to(logits.dtype)
+        raise ValueError(f"SoftmaxLoss: labels {given}: {wanted}, or set num_labels")
 
 
-def _pairs(loss: Declared, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The two columns and one label per row, in the type of the embeddings, of a loss that takes these."""
     check_columns(loss, embeddings, batch, 2, 2, (1,))
     assert batch.labels is not None
     u, v = embeddings
-    return u, v, batch.labels.to(u.dtype)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} is {value}: use a number > 0")
-
-
-def _named(option: str, name: str, functions: dict[str, Callable[..., Tensor]]) -> Callable[..., Tensor]:
-    if name not in functions:
-        raise ValueError(f"{option} is {name!r}, known are {', '.join(functions)}")
-    return functions[name]
+    return u, v, batch.labels.to(u.dtype)  # classes 0 and 1 come as integers

@@ -1,18 +1,18 @@
 """What keeps embeddings spread out, whatever they are trained for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns
+from minist.checks import number, pick
+from minist.losses.base import Loss, check_columns
 from minist.losses.row_blocks import same_row, sum_over_rows
 from minist.similarity import similarity, unit
 
-AGGREGATIONS = ("mean", "sum")
+AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum": torch.sum}
 
 
 class GlobalOrthogonalRegularizationLoss(Loss):
@@ -31,7 +31,6 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     """
 
     columns = "any number of columns"
-    labels = "none"
 
     def __init__(
         self,
@@ -42,31 +41,26 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     ) -> None:
         """A weight of 0 or None leaves its part out. ValueError if none is left, and for an unknown name."""
         super().__init__()
-        self.mean_weight, self.second_moment_weight = mean_weight or 0.0, second_moment_weight or 0.0
-        if min(self.mean_weight, self.second_moment_weight) < 0 or not self.mean_weight + self.second_moment_weight:
-            raise ValueError(
-                f"mean_weight is {mean_weight} and second_moment_weight {second_moment_weight}: "
-                "both must be >= 0, and one of them > 0"
-            )
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation is {aggregation!r}, known are {', '.join(AGGREGATIONS)}")
+        self.mean_weight = number("mean_weight", mean_weight or 0.0, least=0)
+        self.second_moment_weight = number("second_moment_weight", second_moment_weight or 0.0, least=0)
+        number("mean_weight + second_moment_weight", self.mean_weight + self.second_moment_weight, above=0)
+        self.aggregate = pick("aggregation", aggregation, AGGREGATIONS)
         # cosine is dot of unit vectors, which are made once and not for each block of rows
-        self.normalize, self.aggregation = similarity_fct == "cosine", aggregation
+        self.normalize = similarity_fct == "cosine"
         self.similarity_fct = similarity("dot" if self.normalize else similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Embeddings [N, D] of each column -> the parts whose weight is not 0."""
         check_columns(self, embeddings, batch, least=1, most=None, lists_from=0)
-        columns = [unit(column) if self.normalize else column for column in embeddings]
-        aggregate = torch.sum if self.aggregation == "sum" else torch.mean
+        columns = [unit(column) if self.normalize else column for column in embeddings]  # each for itself
         parts = {}
         if self.mean_weight:
             first = torch.stack([self._moment(column, 1) for column in columns])
-            parts["gor_mean"] = self.mean_weight * aggregate(first.square())
+            parts["gor_mean"] = self.mean_weight * self.aggregate(first.square())
         if self.second_moment_weight:
             second = torch.stack([self._moment(column, 2) for column in columns])
-            excess = (second - 1 / columns[0].shape[1]).relu()
-            parts["gor_second_moment"] = self.second_moment_weight * aggregate(excess)
+            excess = (second - 1 / columns[0].shape[1]).relu()  # to be more spread out than random is no fault
+            parts["gor_second_moment"] = self.second_moment_weight * self.aggregate(excess)
         return parts
 
     def _moment(self, column: Tensor, power: int) -> Tensor:
@@ -78,4 +72,4 @@ class GlobalOrthogonalRegularizationLoss(Loss):
         """The block's texts [b, D], all texts [N, D] -> sum of the powers of similarities of different ones."""
         scores = self.similarity_fct(own[0], shared[0])
         same = same_row(block, torch.arange(len(shared[0]), device=scores.device))
-        return scores.masked_fill(same, 0.0).pow(power).sum()
+        return scores.masked_fill(same, 0.0).pow(power).sum()  # 0: a text with itself adds nothing

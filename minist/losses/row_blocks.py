@@ -46,23 +46,25 @@ class _SumOfBlocks(torch.autograd.Function):
         own, shared = tensors[:count], [_leaf(x, x.requires_grad) for x in tensors[count:]]
         # a slice in the graph would have a gradient of full size for each block; these are written in place
         gradients = [torch.zeros_like(x) if x.requires_grad else None for x in own]
-        total = torch.zeros((), dtype=own[0].dtype, device=own[0].device)
+        result = torch.zeros((), dtype=own[0].dtype, device=own[0].device)
         for block in blocks:
             rows = [_leaf(x[block], x.requires_grad) for x in own]
-            with torch.enable_grad():
+            with torch.enable_grad():  # forward of a Function runs without
                 value = part(block, rows, shared)
-                value.backward()
-            total += value.detach()
+                value.backward()  # adds up in the shared leaves, block after block
+            result += value.detach()  # and with it the block's scores are forgotten
             for gradient, x in zip(gradients, rows, strict=True):
-                if gradient is not None and x.grad is not None:
+                if gradient is not None and x.grad is not None:  # None: the block does not use it
                     gradient[block] = x.grad
         ctx.save_for_backward(*gradients, *[x.grad for x in shared])
-        return total
+        return result
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        # one per argument of forward: part, blocks and count have none
         return None, None, None, *[None if x is None else outer[0] * x for x in ctx.saved_tensors]
 
 
 def _leaf(x: Tensor, requires_grad: bool) -> Tensor:
+    """The same numbers at the start of a graph of their own, in whose .grad backward stops."""
     return x.detach().requires_grad_(requires_grad)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns
+from minist.checks import number
+from minist.losses.base import Loss, check_columns
 from minist.similarity import distance, pairwise_distance
 
 INF = float("inf")
@@ -28,18 +28,16 @@ class TripletLoss(Loss):
     """
 
     columns = "anchor, positive, negative"
-    labels = "none"
 
     def __init__(self, distance_metric: str = "euclidean", triplet_margin: float = 5.0) -> None:
-        """ValueError for an unknown distance or a negative margin."""
         super().__init__()
-        _check_margin("triplet_margin", triplet_margin)
-        self.distance, self.margin = pairwise_distance(distance_metric), triplet_margin
+        self.distance = pairwise_distance(distance_metric)
+        self.margin = number("triplet_margin", triplet_margin, least=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 3, 3)
         anchor, positive, negative = embeddings
+        # relu: a triplet that keeps the margin is done with
         return F.relu(self.distance(anchor, positive) - self.distance(anchor, negative) + self.margin).mean()
 
 
@@ -47,13 +45,12 @@ class BatchTripletLoss(Loss):
     """What the losses below share: one column of texts, a class for each, and a distance."""
 
     columns = "text"
-    labels = "classes [rows]"
+    labels = "classes [rows], such as 3 or a word"
+    class_names = True
 
     def __init__(self, distance_metric: str = "euclidean", margin: float = 5.0) -> None:
-        """ValueError for an unknown distance or a negative margin."""
         super().__init__()
-        _check_margin("margin", margin)
-        self.distance, self.margin = distance(distance_metric), margin
+        self.distance, self.margin = distance(distance_metric), number("margin", margin, least=0)
 
     def classes(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Which rows are of the same class, and the distances of all rows, both [n, n]."""
@@ -76,12 +73,12 @@ class BatchAllTripletLoss(BatchTripletLoss):
         # A negative counts for (a, p) if it is nearer than d(a, p) + margin. With the negatives of a in order those
         # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down.
         bounds = distances + self.margin  # [a, p]
-        negatives = distances.masked_fill(same, INF).sort(1).values
+        negatives = distances.masked_fill(same, INF).sort(1).values  # INF comes last and is nearer than nothing
         counts = torch.searchsorted(negatives.detach(), bounds.detach())  # [a, p], how many are nearer
-        prefix_sums = F.pad(negatives.cumsum(1), (1, 0))  # [a, n + 1]
+        prefix_sums = F.pad(negatives.cumsum(1), (1, 0))  # [a, n + 1], at k: the sum of the k nearest
         sums = counts * bounds - prefix_sums.gather(1, counts)
-        positives = _without_itself(same)
-        return sums[positives].sum() / counts[positives].sum().clamp(min=1)
+        positives = _without_itself(same)  # a row is no positive of its own
+        return sums[positives].sum() / counts[positives].sum().clamp(min=1)  # 1: no triplet breaks the margin, loss 0
 
 
 class BatchHardTripletLoss(BatchTripletLoss):
@@ -95,7 +92,6 @@ class BatchHardTripletLoss(BatchTripletLoss):
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings ([n, D],) -> scalar."""
         positive, negative = _hardest(*self.classes(embeddings, batch))
         return F.relu(positive - negative + self.margin).mean()
 
@@ -109,11 +105,9 @@ class BatchHardSoftMarginTripletLoss(BatchTripletLoss):
     """
 
     def __init__(self, distance_metric: str = "euclidean") -> None:
-        """ValueError for an unknown distance."""
         super().__init__(distance_metric, 0.0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings ([n, D],) -> scalar."""
         positive, negative = _hardest(*self.classes(embeddings, batch))
         return F.softplus(positive - negative).mean()
 
@@ -133,24 +127,19 @@ class BatchSemiHardTripletLoss(BatchTripletLoss):
         same, distances = self.classes(embeddings, batch)
         negatives = distances.masked_fill(same, INF).sort(1).values  # those of a's own class come last
         farther = torch.searchsorted(negatives.detach(), distances.detach(), right=True)  # the first one, [a, p]
-        last = (~same).sum(1, keepdim=True) - 1
-        negative = negatives.gather(1, torch.minimum(farther, last).clamp(min=0))
+        last = (~same).sum(1, keepdim=True) - 1  # the farthest one
+        negative = negatives.gather(1, torch.minimum(farther, last).clamp(min=0))  # -1 where all are of one class
         positives = _without_itself(same)
         return F.relu(distances - negative + self.margin)[positives].sum() / positives.sum().clamp(min=1)
 
 
 def _hardest(same: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     """Distance of the farthest row of each row's class, and of the nearest other one: [n, n] -> [n], [n]."""
-    positives = _without_itself(same)  # its distance to itself is 0, but for rounding
+    positives = _without_itself(same)  # its distance to itself is 0, but for the rounding of the cosine
     farthest = (distances * positives).max(1).values
-    nearest = distances.masked_fill(same, INF).min(1).values
+    nearest = distances.masked_fill(same, INF).min(1).values  # INF, and so a loss of 0, where all are of one class
     return farthest, nearest
 
 
 def _without_itself(same: Tensor) -> Tensor:
     return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
-
-
-def _check_margin(name: str, margin: float) -> None:
-    if not margin >= 0:
-        raise ValueError(f"{name} is {margin}: use a number >= 0")

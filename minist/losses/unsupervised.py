@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.losses.base import Loss
-from minist.losses.checks import check_columns
+from minist.checks import listing, number
+from minist.losses.base import Loss, check_columns
 from minist.similarity import pairwise_dot, similarity
 
 
@@ -27,7 +27,7 @@ class ContrastiveTensionLoss(Loss):
     """
 
     columns = "two texts, one for each copy of the model"
-    labels = "0 or 1 [rows]"
+    labels = "0 or 1 [rows], 1 for the same text"
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """Embeddings [n, D] of each column -> scalar, a sum over rows."""
@@ -36,7 +36,8 @@ class ContrastiveTensionLoss(Loss):
         logits = pairwise_dot(embeddings[0], embeddings[1])
         labels = batch.labels.to(logits.dtype)
         if not ((labels == 0) | (labels == 1)).all():
-            raise ValueError(f"ContrastiveTensionLoss takes labels 0 and 1, got {labels.unique().tolist()}")
+            raise ValueError(f"ContrastiveTensionLoss takes labels 0 and 1, got {listing(labels.unique().tolist())}")
+        # from the logits, as log(sigmoid(x)) of a large negative x would be log(0)
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
 
 
@@ -50,19 +51,16 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     """
 
     columns = "a text, once or once for each copy of the model"
-    labels = "none"
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
-        """ValueError for a scale that is not > 0 or an unknown similarity."""
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"scale is {scale}: use a number > 0")
         self.similarity_fct = similarity(similarity_fct)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))  # of the logarithm, so that t stays positive
+        # a parameter is the logarithm of t, so that t stays positive whatever step the optimizer takes
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(number("scale", scale, above=0))))
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar."""
         check_columns(self, embeddings, batch, 1, 2)
+        # the last column is the first one again where there is one only
         scores = self.similarity_fct(embeddings[0], embeddings[-1]) * self.logit_scale.exp()  # [n, n]
-        own = torch.arange(len(scores), device=scores.device)
+        own = torch.arange(len(scores), device=scores.device)  # text i of one copy belongs to text i of the other
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

@@ -28,7 +28,7 @@ class BM25:
     def __init__(self, documents: Sequence[str], k1: float = 1.2, b: float = 0.75) -> None:
         counts = [Counter(words(text)) for text in documents]
         lengths = torch.tensor([sum(count.values()) for count in counts], dtype=torch.float64)
-        norm = k1 * (1 - b + b * lengths / lengths.mean())
+        norm = k1 * (1 - b + b * lengths / lengths.mean())  # a long document holds more words by chance
         found: dict[str, list[tuple[int, int]]] = {}  # word -> (document, how often it is there)
         for i, count in enumerate(counts):
             for word, frequency in count.items():
@@ -44,7 +44,7 @@ class BM25:
     def scores(self, query: str) -> Tensor:
         """The score of every document, [number of documents]."""
         scores = torch.zeros(self.size, dtype=torch.float64)
-        for word in words(query):
+        for word in words(query):  # a word that stands twice counts twice
             if word in self.postings:
                 rows, weights = self.postings[word]
                 scores[rows] += weights

@@ -5,13 +5,14 @@ from torch import Tensor
 
 from minist.similarity import Similarity, similarity
 
-QUERIES, DOCUMENTS = 1024, 65536  # scores are computed in blocks of at most this size
+QUERIES, DOCUMENTS = 1024, 8192  # scores are computed in blocks of at most this size: 32 MB, and again to sort them
 
 
 def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str = "cosine") -> tuple[Tensor, Tensor]:
     """Scores [Q, k] and row numbers [Q, k] of the best documents for queries [Q, D] among documents [M, D].
 
-    Best first, and of equal scores the lower row first; k is the smaller of `top_k` and M.
+    Best first, and of equal scores the lower row first; k is the smaller of `top_k` and M. A score that is NaN, since
+    an embedding is, comes last, as minus infinity.
     """
     score = similarity(similarity_name)
     blocks = [_search_block(part, documents, top_k, score) for part in queries.split(QUERIES)]
@@ -23,6 +24,7 @@ def _search_block(queries: Tensor, documents: Tensor, top_k: int, score: Similar
     rows = torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(documents), DOCUMENTS):
         found = score(queries, documents[start : start + DOCUMENTS]).cpu()
+        found = found.masked_fill_(found.isnan(), float("-inf"))  # a sort would put NaN first
         best = torch.cat([best, found], dim=1)
         rows = torch.cat([rows, torch.arange(start, start + found.shape[1]).expand(len(found), -1)], dim=1)
         # earlier documents come first, so a stable sort keeps the lower row ahead among equals

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minist import distributed
+from minist import distributed, evaluation
 from minist.batch import Batch
-from minist.data.rows import read_rows, read_texts
+from minist.data.rows import read_places
 from minist.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
 from minist.losses.autoencoder import DenoisingAutoEncoderLoss
 from minist.losses.base import Loss
@@ -38,23 +38,10 @@ def make_evaluator(entry: EvalConfig) -> Evaluator:
         raise ValueError(
             f"config: columns in [[eval]] name {', '.join(entry.columns)}; {entry.evaluator} takes {', '.join(roles)}"
         )
-    files = [Path(f) for f in entry.files]
-    texts = {role: entry.columns[role] for role in roles if role != "score"}
-    pairs = [pair for file in files for pair in read_texts(file, texts)]
-    if entry.evaluator == "InformationRetrievalEvaluator":
-        return InformationRetrievalEvaluator.from_pairs([(query, document) for query, document in pairs], entry.name)
-    scores = [score for file in files for score in _read_scores(file, entry.columns["score"])]
-    return EmbeddingSimilarityEvaluator([a for a, _ in pairs], [b for _, b in pairs], scores, entry.name)
-
-
-def _read_scores(file: Path, column: str) -> list[float]:
-    scores = []
-    for number, row in enumerate(read_rows(file, [column]), 1):
-        try:
-            scores.append(float(row[column]))
-        except (TypeError, ValueError):
-            raise ValueError(f"{file}, row {number}: {column!r} is {row[column]!r}, but a number is wanted") from None
-    return scores
+    found: type[Evaluator] = getattr(evaluation, entry.evaluator)
+    places = read_places([Path(f) for f in entry.files], list(entry.columns.values()))
+    rows = (p._replace(row={ours: p.row[theirs] for ours, theirs in entry.columns.items()}, columns=entry.columns) for p in places)
+    return found.from_rows(rows, entry.name)
 
 
 class LossEvaluation:

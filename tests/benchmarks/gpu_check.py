@@ -40,6 +40,7 @@ from minist.training.optimizer import make_optimizer  # noqa: E402
 Values = Sequence[Tensor]
 HALF = {torch.bfloat16: 3e-2, torch.float16: 4e-3}  # what their rounding makes of a result
 TYPES = {torch.float32: 2e-5, **HALF}
+AUTOCAST = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.015}  # through all layers, and back
 
 
 class Pair(NamedTuple):
@@ -140,7 +141,7 @@ def check_encoders(device: torch.device) -> Iterator[Pair]:
     """Every architecture in float32, and in autocast; with layers that run again in backward too."""
     packed = texts_of([60, 30, 30, 7, 1])
     for family in FAMILIES:
-        for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.015)):
+        for dtype, tolerance in AUTOCAST.items():
             for again in (False, True):
                 found, wanted = (
                     run_encoder(family, packed, place, dtype, again) for place in (device, torch.device("cpu"))

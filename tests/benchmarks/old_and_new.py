@@ -90,20 +90,19 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.old / "minist/__init__.py").exists():
         sys.exit(f"{args.old} is no checkout of minist: make one with git worktree add {args.old} COMMIT")
-    found: dict[Path, dict[str, list[float]]] = {args.old.resolve(): defaultdict(list), ROOT: defaultdict(list)}
     with tempfile.TemporaryDirectory() as name:
-        sides = []
-        for side, checkout in enumerate(found):  # each with a folder of its own, for its run and its token cache
-            folder = Path(name) / str(side)
+        sides: list[tuple[Path, Path, dict[str, list[float]]]] = []
+        for side, checkout in (("old", args.old.resolve()), ("new", ROOT)):
+            folder = Path(name) / side  # its own, for its run and its token cache
             folder.mkdir()
             prepare(folder, args.texts, args.batch_size, args.steps)
-            sides.append((checkout, folder))
             measure(checkout, folder)  # files are in the page cache, and texts are tokenized, from here on
+            sides.append((checkout, folder, defaultdict(list)))
         for number in range(args.rounds):
-            for checkout, folder in sides if number % 2 == 0 else reversed(sides):
+            for checkout, folder, found in sides if number % 2 == 0 else reversed(sides):
                 for what, value in measure(checkout, folder).items():
-                    found[checkout][what].append(value)
-    old, new = found.values()
+                    found[what].append(value)
+    (_, _, old), (_, _, new) = sides
     print(f"{processor()}, median of {args.rounds} rounds\n\n{'':24}{'old':>10}{'new':>10}{'new / old':>12}")
     for what, values in old.items():
         a, b = median(values), median(new[what])

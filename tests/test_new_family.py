@@ -1,7 +1,6 @@
-"""A kind of model of one's own, and no file of minist is touched: two ranks train it by train.py, in mini-batches.
+"""A kind of model of one's own, with a module, a loss and an evaluator, trained by train.py on two ranks.
 
-It has a module, a loss and an evaluator of its own. Run as a script, this file is one rank of that run.
-"""
+No file of minist is touched. Run as a script, this file is one rank of that run."""
 
 import json
 import os
@@ -15,7 +14,7 @@ from torch import nn
 from minist.data.rows import check_text
 from minist.losses.base import Loss
 from minist.models import MODELS, open_model
-from minist.models.text_model import TextModel
+from minist.models.sentence_transformer import SentenceTransformer
 from minist.module import Module
 from minist.modules import MODULES
 from minist.modules.pooling import Pooling
@@ -32,12 +31,15 @@ class Scale(Module):
     def forward(self, x):
         return x * self.factors
 
+    def to_folder(self):
+        return {"width": self.in_width}, super().to_folder()[1]
+
     @classmethod
     def from_folder(cls, config, weights):
-        return cls(len(weights["factors"])).fill(weights)
+        return cls(config["width"]).fill(weights)
 
 
-class ScaledModel(TextModel):
+class ScaledModel(SentenceTransformer):
     @classmethod
     def from_encoder(cls, encoder, tokenizer, pooling):
         return cls.from_modules([encoder, Pooling(encoder.width, (pooling,)), Scale(encoder.width)], tokenizer)
@@ -61,20 +63,17 @@ class LengthEvaluator:
         return cls([check_text(place, "text") for place in rows], name)
 
     def __call__(self, model):
-        embeddings, _ = model.embed(self.texts, "", 0, lambda n: None, None)
+        embeddings = torch.as_tensor(model.encode(self.texts))
         return {f"{self.name}_length": embeddings.norm(dim=1).mean().item()}
 
 
+ROWS = 'files = ["texts.jsonl"], columns = { text = "words" }'
 CONFIG = f"""output = "run"
 model.type = "ScaledModel"
-data = [{{ files = ["texts.jsonl"], columns = {{ text = "words" }}, loss = {{ name = "{__file__}:UnitLoss" }} }}]
+data = [{{ {ROWS}, loss = {{ name = "{__file__}:UnitLoss" }} }}]
+eval = [{{ {ROWS}, name = "own", evaluator = {{ name = "{__file__}:LengthEvaluator" }} }}]
 train = {{ batch_size = 8, mini_batch_tokens = 20, lr = 0.02, epochs = 3 }}
-{FROM_SCRATCH}
-[[eval]]
-name = "own"
-files = ["texts.jsonl"]
-columns = {{ text = "words" }}
-evaluator = {{ name = "{__file__}:LengthEvaluator" }}"""
+{FROM_SCRATCH}"""
 
 
 def test_a_family_of_ones_own(tmp_path, monkeypatch):
@@ -85,15 +84,12 @@ def test_a_family_of_ones_own(tmp_path, monkeypatch):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*two_ranks, "--config", "config.toml"], cwd=tmp_path, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
-    monkeypatch.setitem(MODULES, "Scale", Scale)
-    monkeypatch.setitem(MODELS, "ScaledModel", ScaledModel)
+    monkeypatch.setitem(MODULES, "Scale", Scale), monkeypatch.setitem(MODELS, "ScaledModel", ScaledModel)
     model = open_model(tmp_path / "run/model")
-    assert type(model) is ScaledModel
-    assert (model.stack[2].factors != 0.5).all()
-    (*_, last) = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert type(model) is ScaledModel and (model.stack[2].factors != 0.5).all()
+    *_, last = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
     found = LengthEvaluator(texts, "own")(model)["own_length"]
-    assert abs(found - last["own_length"]) < 1e-5
-    assert abs(found - 1) < 0.2
+    assert abs(found - last["own_length"]) < 1e-5 and abs(found - 1) < 0.2
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ from models import DATA
 from safetensors.torch import load_file
 
 from minist import Packed
-from minist.encoders import attention as attention_file
 from minist.encoders import modernbert
-from minist.encoders.attention import _padded, _runs, _varlen_flash, attention
 from minist.encoders.bert import BertConfig
 from minist.encoders.config import LARGEST
 from minist.encoders.distilbert import DistilBertConfig
@@ -113,169 +111,6 @@ def test_classifier_checkpoint(name, key):
     x = act(linear(run_encoder(name, packed)[packed.cu_seqlens[:-1]], state, dense))
     x = layer_norm(x, state, "head.norm") if "head.norm.weight" in state else x
     torch.testing.assert_close(linear(x, state, out), torch.tensor(entry["logits"]), atol=1e-5, rtol=0)
-
-
-# ---------------------------------------------------------------- attention
-
-HEADS_AND_WIDTH = (3, 8)
-LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
-LONG = [3, 60, 60, 64, 65, 129, 385, 450, 450, 512]  # beside windows and blocks: shorter, multiples of them, neither
-
-
-def attention_inputs(dtype, device="cpu", lengths=LENGTHS):
-    generator = torch.Generator().manual_seed(0)
-    packed = Packed.of(torch.zeros(sum(lengths), dtype=torch.long), torch.tensor(lengths)).to(torch.device(device))
-    shape = (sum(lengths), *HEADS_AND_WIDTH)
-    qkv = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for _ in range(3)]
-    bias = torch.randn(HEADS_AND_WIDTH[0], max(lengths), max(lengths), generator=generator).to(device, dtype)
-    return packed, qkv, bias.requires_grad_()
-
-
-def naive(q, k, v, packed, bias, window=None, causal=False):
-    """softmax(q k^T / sqrt(D/H) + bias) v, one text after the other, over the tokens within the window or so far."""
-    outputs = []
-    for qt, kt, vt in zip(*(x.split(packed.lengths.tolist()) for x in (q, k, v)), strict=True):
-        scores = torch.einsum("ihd,jhd->hij", qt, kt) / qt.shape[-1] ** 0.5
-        if bias is not None:
-            scores = scores + bias[:, : len(qt), : len(qt)]
-        if window is not None:
-            far = [[abs(i - j) > window for j in range(len(qt))] for i in range(len(qt))]
-            scores = scores.masked_fill(torch.tensor(far, device=q.device), float("-inf"))
-        if causal:
-            later = [[j > i for j in range(len(qt))] for i in range(len(qt))]
-            scores = scores.masked_fill(torch.tensor(later, device=q.device), float("-inf"))
-        outputs.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), vt))
-    return torch.cat(outputs)
-
-
-def check_branch(branch, packed, qkv, bias=None, window=None, causal=False):
-    """Values and gradients."""
-    inputs, dtype = qkv if bias is None else [*qkv, bias], qkv[0].dtype
-    weights = torch.linspace(-1, 1, 24, dtype=dtype).view(HEADS_AND_WIDTH)  # so that every output counts differently
-    wanted, given = naive(*qkv, packed, bias, window, causal), branch(*qkv, packed, bias, window, causal, 0.0)
-    torch.testing.assert_close(given, wanted, atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=0)
-    gradients = [torch.autograd.grad((x * weights).sum(), inputs) for x in (given, wanted)]
-    torch.testing.assert_close(*gradients, atol=3e-6 if dtype == torch.float32 else 1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("branch", [_padded, _runs])
-def test_branches_equal_the_definition(branch, dtype, has_bias):
-    packed, qkv, bias = attention_inputs(dtype)
-    check_branch(branch, packed, qkv, bias if has_bias else None)
-
-
-@pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])
-@pytest.mark.parametrize("branch", [_padded, _runs])
-def test_windows_equal_the_definition(branch, window):
-    for dtype in (torch.float32, torch.float64):
-        packed, qkv, _ = attention_inputs(dtype)
-        check_branch(branch, packed, qkv, window=window)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("branch", [_padded, _runs])
-def test_causal_equals_the_definition(branch, dtype):
-    packed, qkv, _ = attention_inputs(dtype)
-    check_branch(branch, packed, qkv, causal=True)
-
-
-def test_causal_of_the_function():
-    packed, qkv, _ = attention_inputs(torch.float64)
-    found = attention(*qkv, packed, causal=True)
-    torch.testing.assert_close(found, naive(*qkv, packed, None, causal=True), atol=1e-12, rtol=0)
-    assert not torch.allclose(found, attention(*qkv, packed))
-
-
-@pytest.mark.parametrize("window", [3, 64])
-@pytest.mark.parametrize("branch", [_padded, _runs])
-def test_windows_on_long_texts(branch, window):
-    packed, qkv, _ = attention_inputs(torch.float64, lengths=LONG)
-    check_branch(branch, packed, qkv, window=window)
-
-
-@pytest.mark.parametrize("window", [0, 1, 3, 4, 5, 11])
-def test_blocks_of_every_length(window, monkeypatch):
-    monkeypatch.setattr(attention_file, "_block", lambda window: 4)
-    packed, qkv, _ = attention_inputs(torch.float64, lengths=[*range(1, 60), 40, 40, 40])
-    check_branch(_runs, packed, qkv, window=window)
-
-
-def test_long_texts_meet_their_surroundings_only(monkeypatch):
-    """No scores of 8192 x 8192."""
-    sizes, real = [], F.scaled_dot_product_attention
-
-    def recorded(q, k, v, attn_mask, dropout_p):
-        sizes.append((*q.shape[1:3], k.shape[2]))
-        return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
-    q = torch.randn(10 + 8192, 1, 8)
-    attention(q, q, q, Packed.of(torch.zeros(len(q), dtype=torch.long), torch.tensor([10, 8192])), window=64)
-    assert sizes == [(1, 10, 10), (128, 64, 192)]  # 128 blocks of 64 queries, of which each meets 192 keys
-
-
-@pytest.mark.parametrize("branch", [_padded, _runs])
-def test_every_query_sees_a_key(branch, monkeypatch):
-    """Padding too: only some kernels give zeros and no NaN where there is none."""
-    rows, real = [], F.scaled_dot_product_attention
-
-    def recorded(q, k, v, attn_mask, dropout_p):
-        if attn_mask is not None:
-            rows.append((attn_mask if attn_mask.dtype == torch.bool else attn_mask == 0).any(-1).all().item())
-        return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
-    monkeypatch.setattr(attention_file, "_block", lambda window: 8)
-    packed, qkv, _ = attention_inputs(torch.float32, lengths=[49, 1, 50, 77])
-    branch(*qkv, packed, None, 2, False, 0.0)
-    assert rows
-    assert all(rows)
-
-
-@pytest.mark.parametrize("window", [None, 4, 15, 16, 20])
-def test_window_of_the_function(window):
-    packed, qkv, _ = attention_inputs(torch.float32)
-    torch.testing.assert_close(
-        attention(*qkv, packed, window=window), naive(*qkv, packed, None, window), atol=1e-6, rtol=0
-    )
-    # the longest text has 17 tokens
-    assert torch.equal(attention(*qkv, packed, window=window), attention(*qkv, packed)) == (window not in (4, 15))
-
-
-@pytest.mark.parametrize(("has_bias", "window"), [(False, None), (True, None), (False, 3)])
-def test_half_precision_with_gradients(has_bias, window):
-    packed, qkv, bias = attention_inputs(torch.bfloat16)
-    bias = bias if has_bias else None
-    given = attention(*qkv, packed, bias=bias, window=window)
-    wanted = naive(*(x.float() for x in qkv), packed, None if bias is None else bias.float(), window)
-    assert given.dtype == torch.bfloat16
-    torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
-
-
-@pytest.mark.parametrize("lengths", [LENGTHS, LONG])
-@pytest.mark.parametrize("window", [None, 3])
-def test_dropout_is_applied(window, lengths):
-    packed, qkv, _ = attention_inputs(torch.float32, lengths=lengths)
-    with_dropout, without = (attention(*qkv, packed, window=window, dropout=p) for p in (0.5, 0.0))
-    texts = zip(*(x.split(lengths) for x in (with_dropout, without)), strict=True)
-    assert not any(torch.equal(a, b) for a, b in texts if len(a) > 9)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("window", "causal"), [(None, False), (3, False), (64, False), (None, True)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_varlen_flash_equals_the_definition(dtype, window, causal):
-    packed, qkv, _ = attention_inputs(dtype, "cuda", LENGTHS if window is None else LONG)
-    wide = [x.detach().float().requires_grad_() for x in qkv]
-    given = _varlen_flash(*qkv, packed, window, causal)
-    wanted = naive(*wide, packed, None, window, causal)
-    torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
-    gradients = torch.autograd.grad(given.float().pow(2).sum(), qkv)
-    torch.testing.assert_close(
-        [g.float() for g in gradients], list(torch.autograd.grad(wanted.pow(2).sum(), wide)), atol=0.1, rtol=0.05
-    )
 
 
 # ---------------------------------------------------------------- layers
@@ -541,10 +376,13 @@ def test_layers_run_once_without_gradients(model_type):
     encoder, packed = tiny_encoder(model_type), tiny_texts()
     assert encoder.checkpoint_layers is False
     wanted = encoder(packed)
+    with torch.no_grad():
+        plain = encoder(packed)  # MPNet's bias needs another kernel where it has a gradient
+    torch.testing.assert_close(plain, wanted, atol=1e-6, rtol=0)
     encoder.checkpoint_layers = True
     assert torch.equal(encoder(packed), wanted)
     with torch.no_grad():
-        assert torch.equal(encoder(packed), wanted)
+        assert torch.equal(encoder(packed), plain)
         assert not encoder(packed).requires_grad
     encoder.keep_layers([0, 2])
     assert encoder.checkpoint_layers

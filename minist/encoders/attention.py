@@ -1,17 +1,17 @@
 """Attention over a packed token stream: every token sees the tokens of its own text and no others.
 
-This is the only file that knows how a kernel wants its texts laid out, and the only one that may
-pad. All branches compute softmax(q k^T / sqrt(D/H) + bias) v within each text, or with a window within
-each token's neighbours, or causal within the tokens up to it; a test holds them equal. Which one runs
-depends on the device and on what the kernels can do:
+softmax(q k^T / sqrt(D/H) + bias) v within each text; with a window, within each token's neighbours; causal, within
+the tokens up to it. This is the only file that knows how a kernel wants its texts laid out, and the only one that
+may pad. There are two layouts, and a test holds them equal:
 
-    varlen flash   CUDA, half precision, no bias, no dropout: one kernel for the whole stream
-    padded         CUDA otherwise: one rectangle, few and large kernels
-    runs           CPU: texts of equal length that lie next to each other go in one call, no padding
-                   (2.6x faster than the rectangle on mixed texts; the model sorts texts by length);
-                   a window cuts long texts into blocks that see their surroundings only
+    stream       flash attention on a GPU: one kernel reads the whole stream, and cu_seqlens
+    rectangles   everything else: texts that lie next to each other and are equally long, on a GPU similarly long,
+                 are stacked to [texts, H, length, D/H]. The model sorts texts by length, so these are few
+
+With a window, a long text is cut into blocks of queries, each of which meets only the keys around it.
 """
 
+from functools import cache, lru_cache
 from itertools import groupby
 
 import torch
@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.data.packed import Packed
+
+WIDEST = 192  # numbers of a head in flash attention: up to 256 it runs, but not every card has the backward pass
 
 
 def attention(
@@ -34,33 +36,41 @@ def attention(
 ) -> Tensor:  # [T, H, D/H]
     """Attention within each text of `packed`. At most one of bias, window and causal: no model has two of them."""
     assert (bias is not None) + (window is not None) + causal <= 1
-    if window is not None and packed.max_seqlen <= window + 1:
-        window = None  # nobody is further away
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and bias is None and dropout == 0.0:
-        return _varlen_flash(q, k, v, packed, window, causal)
-    if q.is_cuda:
-        return _padded(q, k, v, packed, bias, window, causal, dropout)
-    if torch.is_grad_enabled() and q.dtype == torch.bfloat16:
+    if len(q) == 0:  # a rank without texts: all inputs stay in the graph, since DDP waits for every weight's gradient
+        return q + k + v + (0.0 if bias is None else bias.sum())
+    if bias is None and dropout == 0.0 and _has_flash(q):
+        return _stream(q, k, v, packed, window, causal)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         # on a CPU the bf16 backward of this one function is two to three times slower than fp32's
         with torch.autocast("cpu", enabled=False):
-            return _runs(q.float(), k.float(), v.float(), packed, bias, window, causal, dropout).to(q.dtype)
-    return _runs(q, k, v, packed, bias, window, causal, dropout)
+            wide = _rectangles(q.float(), k.float(), v.float(), packed, bias, window, causal, dropout, False)
+        return wide.to(q.dtype)
+    return _rectangles(q, k, v, packed, bias, window, causal, dropout, padding=q.is_cuda)
 
 
-def _varlen_flash(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None, causal: bool) -> Tensor:
+def _has_flash(q: Tensor) -> bool:
+    """Whether the kernel takes such vectors: half types, heads of certain widths, a card that has it."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return q.is_cuda and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= WIDEST and _card_has_flash(q.device)
+
+
+@cache
+def _card_has_flash(device: torch.device) -> bool:
+    new_enough = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere, 2020
+    return new_enough and torch.backends.cuda.is_flash_attention_available()
+
+
+def _stream(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None, causal: bool) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only: a CPU start need not pay for it
 
     starts, longest = packed.cu_seqlens, packed.max_seqlen
-    if window is None and not causal:
-        out = varlen_attn(q, k, v, starts, starts, longest, longest)
-    else:  # from torch 2.11 on; to the left and to the right, -1 is without end
-        sides = (-1, 0) if window is None else (window, window)
-        out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=sides)
+    sides = (-1, 0) if causal else (-1, -1) if window is None else (window, window)  # seen to left and right, -1 is all
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=sides)
     assert isinstance(out, Tensor)  # a tuple only where more was asked for
     return out
 
 
-def _padded(
+def _rectangles(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -69,92 +79,91 @@ def _padded(
     window: int | None,
     causal: bool,
     dropout: float,
+    padding: bool,  # a GPU wants few and large kernels, a CPU no needless numbers: without is 2.6x faster there
 ) -> Tensor:
-    n, longest = packed.n, packed.max_seqlen
-    is_token = torch.arange(longest, device=q.device) < packed.lengths[:, None]  # [N, max_seqlen]
-    visible = is_token[:, None, None]  # [N, 1, 1, max_seqlen]
+    groups = [list(group) for _, group in groupby(_lengths(packed.cu_seqlens), _similar if padding else None)]
+    tokens, texts = [sum(group) for group in groups], [len(group) for group in groups]
+    # split, not slices: the backward of each slice would write a zero tensor of full size
+    streams = (x.split(tokens) for x in (q, k, v, packed.text_ids, packed.position_ids))
+    outputs = []
+    for qs, ks, vs, ids, positions, lengths, group in zip(*streams, packed.lengths.split(texts), groups, strict=True):
+        n, longest = len(group), max(group)
+        if longest == 0:
+            continue  # no text has a token: a row of scores without any is NaN
+        ends: Tensor | int = longest
+        places = None  # where a token lies in the rectangle, [tokens]; texts of one length fill it as they are
+        if min(group) < longest:
+            ends, places = lengths.view(-1, 1, 1, 1), (ids - ids[0]) * longest + positions
+        qr, kr, vr = (_stack(x, n, longest, places) for x in (qs, ks, vs))  # [n, H, longest, D/H]
+        if window is not None and longest > 6 * _block(window):  # below, one masked call is as fast
+            out = _blocks(qr, kr, vr, ends, window, dropout)
+        else:
+            mask = _mask(longest, ends, bias, window, causal, q)
+            out = F.scaled_dot_product_attention(qr, kr, vr, attn_mask=mask, dropout_p=dropout)
+        out = out.transpose(1, 2).flatten(0, 1)  # [n longest, H, D/H]
+        outputs.append(out if places is None else out.index_select(0, places))
+    return torch.cat(outputs)
+
+
+@lru_cache(maxsize=4)  # found by identity: all layers ask for the same texts, and only the first waits for the GPU
+def _lengths(cu_seqlens: Tensor) -> list[int]:
+    return cu_seqlens.diff().tolist()
+
+
+def _similar(length: int) -> int:
+    """One number for 1 to 32, 33 to 64, 65 to 128 ..: few groups, in which padding at most doubles a longer text."""
+    return length and max(length - 1, 31).bit_length()
+
+
+def _stack(x: Tensor, n: int, longest: int, places: Tensor | None) -> Tensor:
+    if places is not None:
+        x = x.new_zeros(n * longest, *x.shape[1:]).index_copy(0, places, x)
+    return x.unflatten(0, (n, longest)).transpose(1, 2)
+
+
+def _mask(
+    longest: int, ends: Tensor | int, bias: Tensor | None, window: int | None, causal: bool, like: Tensor
+) -> Tensor | None:
+    """What the kernel adds to the scores [n, H, longest, longest], or True where a query may see a key."""
+    at = torch.arange(longest, device=like.device)
+    near = None if window is not None and longest <= window + 1 else window  # there, nobody is further away
+    everything = near is None and not causal and isinstance(ends, int)
+    seen = None if everything else _seen(at[:, None], at, ends, near, causal)
+    if bias is None:
+        return seen
+    own = bias[None, :, :longest, :longest].to(like.dtype)  # with 3 dimensions, CPUs would take a slower kernel
+    return own if seen is None else own.masked_fill(~seen, float("-inf"))
+
+
+def _seen(query: Tensor, key: Tensor, ends: Tensor | int, window: int | None, causal: bool) -> Tensor:
+    """Whether the token in place `query` sees that in place `key`, in a text that ends before place `ends`."""
+    is_token = (key >= 0) & (key < ends)
     if window is not None:
         # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
-        visible = _near(longest, window, q.device) & (visible | ~is_token[:, None, :, None])
-    if causal:
-        visible = visible & _so_far(longest, q.device)  # padding sees the text before it
-    mask = torch.zeros(visible.shape, dtype=q.dtype, device=q.device).masked_fill_(~visible, float("-inf"))
-    if bias is not None:
-        mask = mask + bias.to(q.dtype)
-    places = packed.text_ids * longest + packed.position_ids  # [T] where a token lies in the rectangle
-
-    def pad(x: Tensor) -> Tensor:  # [T, H, D/H] -> [N, H, max_seqlen, D/H]
-        rectangle = x.new_zeros(n * longest, *x.shape[1:]).index_copy(0, places, x)
-        return rectangle.unflatten(0, (n, longest)).transpose(1, 2)
-
-    out = F.scaled_dot_product_attention(pad(q), pad(k), pad(v), attn_mask=mask, dropout_p=dropout)
-    return out.transpose(1, 2).flatten(0, 1)[places]
-
-
-def _runs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    packed: Packed,
-    bias: Tensor | None,
-    window: int | None,
-    causal: bool,
-    dropout: float,
-) -> Tensor:
-    runs = [(length, len(list(texts))) for length, texts in groupby(packed.lengths.tolist()) if length]
-    tokens = [length * texts for length, texts in runs]
-    outputs = []
-    # split, not slices: the backward of each slice would write a zero tensor of full size
-    for qs, ks, vs, (length, texts) in zip(q.split(tokens), k.split(tokens), v.split(tokens), runs, strict=True):
-        qh, kh, vh = (x.unflatten(0, (texts, length)).transpose(1, 2) for x in (qs, ks, vs))  # [texts, H, length, D/H]
-        if window is not None and length > 6 * _block(window):  # below, one masked call is as fast
-            out = _blocks(qh, kh, vh, window, dropout)
-        else:
-            mask = None if bias is None else bias[:, :length, :length].to(q.dtype)
-            if window is not None and length > window + 1:
-                mask = _near(length, window, q.device)
-            if causal:
-                mask = _so_far(length, q.device)
-            out = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=mask, dropout_p=dropout)
-        outputs.append(out.transpose(1, 2).flatten(0, 1))  # [texts * length, H, D/H]
-    return torch.cat(outputs) if outputs else q
-
-
-def _near(length: int, window: int, device: torch.device) -> Tensor:
-    places = torch.arange(length, device=device)
-    return (places[:, None] - places).abs() <= window  # [length, length]
-
-
-def _so_far(length: int, device: torch.device) -> Tensor:
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()  # [query, key]
+        return ((query - key).abs() <= window) & (is_token | (query >= ends))
+    return is_token & (key <= query) if causal else is_token
 
 
 def _block(window: int) -> int:
     return max(window, 64)  # queries in a block; smaller ones cost more to start than they save
 
 
-def _blocks(q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float) -> Tensor:
-    """[N, H, L, D/H] of texts of one length -> the same shape: each block of queries meets the keys around it, so
-    that the scores are L (block + 2 window) numbers, and not L^2."""
+def _blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dropout: float) -> Tensor:
+    """[n, H, L, D/H] -> the same: L (block + 2 window) scores, and not L^2."""
     n, heads, length, _ = q.shape
     block = _block(window)
     blocks = -(-length // block)
-    rest = blocks * block - length
+    rest = blocks * block - length  # places behind the last query
 
-    def around(x: Tensor) -> Tensor:  # [N, H, L, D/H] -> [N H, blocks, block + 2 window, D/H], overlapping views
+    def around(x: Tensor) -> Tensor:  # [n, H, L, D/H] -> [n H, blocks, block + 2 window, D/H], overlapping views
         x = F.pad(x, (0, 0, window, window + rest))
         return x.unfold(2, block + 2 * window, block).transpose(3, 4).flatten(0, 1)
 
-    queries = F.pad(q, (0, 0, 0, rest)).unflatten(2, (blocks, block)).flatten(0, 1)  # [N H, blocks, block, D/H]
-    mask = _block_mask(length, blocks, block, window, q.device)
+    queries = F.pad(q, (0, 0, 0, rest)).unflatten(2, (blocks, block)).flatten(0, 1)  # [n H, blocks, block, D/H]
+    starts = torch.arange(blocks, device=q.device)[:, None, None] * block
+    query = starts + torch.arange(block, device=q.device)[:, None]  # [blocks, block, 1] places in the text
+    key = starts + torch.arange(block + 2 * window, device=q.device) - window  # [blocks, 1, block + 2 window]
+    mask = _seen(query, key, ends, window, causal=False)  # one for all texts, or one for each
+    mask = mask[None] if isinstance(ends, int) else mask.repeat_interleave(heads, 0)
     out = F.scaled_dot_product_attention(queries, around(k), around(v), attn_mask=mask, dropout_p=dropout)
     return out.unflatten(0, (n, heads)).flatten(2, 3)[:, :, :length]
-
-
-def _block_mask(length: int, blocks: int, block: int, window: int, device: torch.device) -> Tensor:
-    starts = torch.arange(blocks, device=device)[:, None, None] * block
-    query = starts + torch.arange(block, device=device)[:, None]  # [blocks, block, 1] places in the text
-    key = starts + torch.arange(block + 2 * window, device=device) - window  # [blocks, 1, block + 2 window]
-    is_token = (key >= 0) & (key < length)
-    # the last block's padding sees padding, as above
-    return (((query - key).abs() <= window) & (is_token | (query >= length)))[None]

@@ -26,10 +26,11 @@ from pathlib import Path
 import torch
 from minist.data.dataset import Dataset, prepare_dataset
 from minist.data.text_column import ColumnSpec
-from minist.data.tokenizer import load_tokenizer
+from minist.data.tokenizer import Tokenizer
+from tokenizers import Tokenizer as Backend
 
 file, tokenizer, folder = map(Path, sys.argv[1:])
-tokenizer = load_tokenizer(tokenizer, max_length=128, lower_case=False)
+tokenizer = Tokenizer(Backend.from_file(str(tokenizer)), 128)
 started = time.perf_counter()
 columns = {"anchor": ColumnSpec("q", tokenizer), "positive": ColumnSpec("d", tokenizer, "passage: ")}
 data = Dataset(prepare_dataset([file], columns, "score", folder / "cache"))

@@ -47,7 +47,7 @@ def measure(pairs: int, batch: int, mini_batch_tokens: int, checkpoint_layers: b
         gradcache(
             lambda part, c: model([part])[0],
             [column.slice(start, end) for column in columns],
-            lambda embeddings: loss(embeddings, Batch()),
+            lambda columns: loss([embeddings for (embeddings,) in columns], Batch()),
             mini_batch_tokens,
             seed=0,
         )

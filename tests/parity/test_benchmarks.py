@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
         ("cold_start", "--rounds 1"),
         ("encode_speed", "--texts 8 --rounds 1"),
         ("loss_memory", "--rows 300 --width 8"),
+        ("gpu_check", "--only pooling"),
+        ("old_and_new", f"{ROOT} --rounds 1 --texts 8 --batch-size 4 --steps 2"),
         ("second_start", "--rows 200"),
         ("train_memory", "--small 2 --large 4"),
         ("train_ranks", "--rounds 1 --batch-size 4 --steps 2"),

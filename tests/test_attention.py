@@ -1,0 +1,327 @@
+"""Attention against its definition: every layout, values and gradients; those of a GPU too, as far as a CPU can."""
+
+import inspect
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import varlen
+
+from minist import Packed
+from minist.encoders import attention as attention_file
+from minist.encoders.attention import _has_flash, _lengths, _rectangles, _similar, _stream, attention
+
+HEADS_AND_WIDTH = (3, 8)
+LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
+LONG = [3, 60, 60, 64, 65, 129, 385, 450, 450, 512]  # beside windows and blocks: shorter, multiples of them, neither
+
+
+PADDED, UNPADDED = (partial(_rectangles, padding=padding) for padding in (True, False))  # as on a GPU, and on a CPU
+LAYOUTS = pytest.mark.parametrize("branch", [PADDED, UNPADDED], ids=["padded", "unpadded"])
+WITHOUT = [0, 5, 0, 7, 40, 0, 0, 33, 2, 0]  # texts without a token among others
+
+
+def attention_inputs(dtype, device="cpu", lengths=LENGTHS):
+    generator = torch.Generator().manual_seed(0)
+    packed = Packed.of(torch.zeros(sum(lengths), dtype=torch.long), torch.tensor(lengths)).to(torch.device(device))
+    shape = (sum(lengths), *HEADS_AND_WIDTH)
+    qkv = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for _ in range(3)]
+    bias = torch.randn(HEADS_AND_WIDTH[0], max(lengths), max(lengths), generator=generator).to(device, dtype)
+    return packed, qkv, bias.requires_grad_()
+
+
+def naive(q, k, v, packed, bias, window=None, causal=False):
+    """softmax(q k^T / sqrt(D/H) + bias) v, one text after the other, over the tokens within the window or so far."""
+    outputs = []
+    for qt, kt, vt in zip(*(x.split(packed.lengths.tolist()) for x in (q, k, v)), strict=True):
+        scores = torch.einsum("ihd,jhd->hij", qt, kt) / qt.shape[-1] ** 0.5
+        if bias is not None:
+            scores = scores + bias[:, : len(qt), : len(qt)]
+        if window is not None:
+            far = [[abs(i - j) > window for j in range(len(qt))] for i in range(len(qt))]
+            scores = scores.masked_fill(torch.tensor(far, device=q.device).bool().view_as(scores[0]), float("-inf"))
+        if causal:
+            later = [[j > i for j in range(len(qt))] for i in range(len(qt))]
+            scores = scores.masked_fill(torch.tensor(later, device=q.device).bool().view_as(scores[0]), float("-inf"))
+        outputs.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), vt))
+    return torch.cat(outputs)
+
+
+def check_branch(branch, packed, qkv, bias=None, window=None, causal=False):
+    """Values and gradients."""
+    inputs, dtype = qkv if bias is None else [*qkv, bias], qkv[0].dtype
+    weights = torch.linspace(-1, 1, 24, dtype=dtype).view(HEADS_AND_WIDTH)  # so that every output counts differently
+    wanted, given = naive(*qkv, packed, bias, window, causal), branch(*qkv, packed, bias, window, causal, 0.0)
+    torch.testing.assert_close(given, wanted, atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=0)
+    gradients = [torch.autograd.grad((x * weights).sum(), inputs) for x in (given, wanted)]
+    torch.testing.assert_close(*gradients, atol=3e-6 if dtype == torch.float32 else 1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@LAYOUTS
+def test_branches_equal_the_definition(branch, dtype, has_bias):
+    packed, qkv, bias = attention_inputs(dtype)
+    check_branch(branch, packed, qkv, bias if has_bias else None)
+
+
+@pytest.mark.parametrize("lengths", [LONG, WITHOUT, [3, 200, 3, 33]])
+@LAYOUTS
+def test_bias_on_texts_of_all_lengths(branch, lengths):
+    packed, qkv, bias = attention_inputs(torch.float64, lengths=lengths)
+    check_branch(branch, packed, qkv, bias)
+
+
+@pytest.mark.parametrize(("window", "causal"), [(None, False), (0, False), (2, False), (None, True)])
+@LAYOUTS
+def test_texts_without_a_token(branch, window, causal):
+    packed, qkv, _ = attention_inputs(torch.float64, lengths=WITHOUT)
+    check_branch(branch, packed, qkv, None, window, causal)
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
+@pytest.mark.parametrize("flash", [False, True])
+def test_no_token_at_all(flash, lengths, monkeypatch):
+    """Every input has a gradient, of zero: ranks average them, and wait for one that is missing."""
+    monkeypatch.setattr(attention_file, "_has_flash", lambda q: flash)
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (torch.zeros(0, *HEADS_AND_WIDTH, dtype=dtype, requires_grad=True) for _ in range(3))
+        bias = torch.randn(3, 0, 0, requires_grad=True)
+        packed = Packed.of(torch.zeros(0, dtype=torch.long), torch.tensor(lengths, dtype=torch.long))
+        for own in (None, bias):
+            found = attention(q, k, v, packed, bias=own, dropout=0.1)
+            assert (found.shape, found.dtype) == (q.shape, dtype)
+            gradients = torch.autograd.grad(found.sum(), [x for x in (q, k, v, own) if x is not None])
+            assert all(not gradient.any() for gradient in gradients)
+
+
+def test_padding_is_bounded(monkeypatch):
+    """385 short texts and one of 512 tokens: one rectangle would have a mask of 386 * 3 * 512 * 512 numbers."""
+    sizes, real = [], F.scaled_dot_product_attention
+
+    def recorded(q, k, v, attn_mask, dropout_p):
+        sizes.append(max(attn_mask.numel(), q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]))
+        return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    lengths = [512, *(5 + i % 20 for i in range(385))]
+    packed, qkv, bias = attention_inputs(torch.float32, lengths=lengths)
+    PADDED(*qkv, packed, bias, None, False, 0.0)
+    assert len(sizes) == 2
+    assert sum(sizes) < 3 * (512**2 + 385 * 24**2) + 1
+
+
+def test_similar_lengths():
+    groups = [[n for n in range(1025) if _similar(n) == number] for number in (0, 5, 6, 7, 8, 9, 10)]
+    assert [(group[0], group[-1]) for group in groups] == [
+        *[(0, 0), (1, 32), (33, 64), (65, 128), (129, 256), (257, 512), (513, 1024)]
+    ]
+
+
+def test_lengths_are_asked_for_once():
+    """On a GPU each answer waits for all that runs there."""
+    packed, same, other = (attention_inputs(torch.float32, lengths=n)[0] for n in ([3, 1], [3, 1], [1, 3]))
+    _lengths.cache_clear()
+    assert [_lengths(texts.cu_seqlens) for texts in (packed, packed, same, other, packed)] == [
+        *[[3, 1], [3, 1], [3, 1], [1, 3], [3, 1]]
+    ]
+    assert _lengths.cache_info().misses == 3  # found by identity: comparing would wait too
+
+
+@pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])
+@LAYOUTS
+def test_windows_equal_the_definition(branch, window):
+    for dtype in (torch.float32, torch.float64):
+        packed, qkv, _ = attention_inputs(dtype)
+        check_branch(branch, packed, qkv, window=window)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@LAYOUTS
+def test_causal_equals_the_definition(branch, dtype):
+    packed, qkv, _ = attention_inputs(dtype)
+    check_branch(branch, packed, qkv, causal=True)
+
+
+def test_causal_of_the_function():
+    packed, qkv, _ = attention_inputs(torch.float64)
+    found = attention(*qkv, packed, causal=True)
+    torch.testing.assert_close(found, naive(*qkv, packed, None, causal=True), atol=1e-12, rtol=0)
+    assert not torch.allclose(found, attention(*qkv, packed))
+
+
+@pytest.mark.parametrize("window", [3, 64])
+@LAYOUTS
+def test_windows_on_long_texts(branch, window):
+    packed, qkv, _ = attention_inputs(torch.float64, lengths=LONG)
+    check_branch(branch, packed, qkv, window=window)
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 4, 5, 11])
+@LAYOUTS
+def test_blocks_of_every_length(branch, window, monkeypatch):
+    monkeypatch.setattr(attention_file, "_block", lambda window: 4)
+    packed, qkv, _ = attention_inputs(torch.float64, lengths=[*range(1, 60), 40, 40, 40])
+    check_branch(branch, packed, qkv, window=window)
+
+
+def test_long_texts_meet_their_surroundings_only(monkeypatch):
+    """No scores of 8192 x 8192."""
+    sizes, real = [], F.scaled_dot_product_attention
+
+    def recorded(q, k, v, attn_mask, dropout_p):
+        sizes.append((*q.shape[1:3], k.shape[2]))
+        return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    q = torch.randn(10 + 8192, 1, 8)
+    attention(q, q, q, Packed.of(torch.zeros(len(q), dtype=torch.long), torch.tensor([10, 8192])), window=64)
+    assert sizes == [(1, 10, 10), (128, 64, 192)]  # 128 blocks of 64 queries, of which each meets 192 keys
+
+
+@LAYOUTS
+def test_every_query_sees_a_key(branch, monkeypatch):
+    """Padding too: only some kernels give zeros and no NaN where there is none."""
+    rows, real = [], F.scaled_dot_product_attention
+
+    def recorded(q, k, v, attn_mask, dropout_p):
+        if attn_mask is not None:
+            rows.append((attn_mask if attn_mask.dtype == torch.bool else attn_mask == 0).any(-1).all().item())
+        return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    monkeypatch.setattr(attention_file, "_block", lambda window: 8)
+    packed, qkv, _ = attention_inputs(torch.float32, lengths=[49, 1, 50, 77])
+    branch(*qkv, packed, None, 2, False, 0.0)
+    assert rows
+    assert all(rows)
+
+
+@pytest.mark.parametrize("window", [None, 4, 15, 16, 20])
+def test_window_of_the_function(window):
+    packed, qkv, _ = attention_inputs(torch.float32)
+    torch.testing.assert_close(
+        attention(*qkv, packed, window=window), naive(*qkv, packed, None, window), atol=1e-6, rtol=0
+    )
+    # the longest text has 17 tokens
+    assert torch.equal(attention(*qkv, packed, window=window), attention(*qkv, packed)) == (window not in (4, 15))
+
+
+@pytest.mark.parametrize(("has_bias", "window"), [(False, None), (True, None), (False, 3)])
+def test_half_precision_with_gradients(has_bias, window):
+    packed, qkv, bias = attention_inputs(torch.bfloat16)
+    bias = bias if has_bias else None
+    given = attention(*qkv, packed, bias=bias, window=window)
+    wanted = naive(*(x.float() for x in qkv), packed, None if bias is None else bias.float(), window)
+    assert given.dtype == torch.bfloat16
+    torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, LONG])
+@pytest.mark.parametrize("window", [None, 3])
+def test_dropout_is_applied(window, lengths):
+    packed, qkv, _ = attention_inputs(torch.float32, lengths=lengths)
+    with_dropout, without = (attention(*qkv, packed, window=window, dropout=p) for p in (0.5, 0.0))
+    texts = zip(*(x.split(lengths) for x in (with_dropout, without)), strict=True)
+    assert not any(torch.equal(a, b) for a, b in texts if len(a) > 9)
+
+
+# ---------------------------------------------------------------- flash attention, whose kernel only a GPU has
+
+
+def kernel(query, key, value, starts, window_size, is_causal):
+    """What torch's kernel computes, and what it refuses."""
+    assert starts.dtype == torch.int32
+    assert len(query) and query.shape[2] % 8 == 0 and query.shape[2] <= 256
+    assert is_causal == (window_size == (-1, 0))
+    packed = Packed.of(torch.zeros(len(query), dtype=torch.long), starts.diff().long())
+    window = None if window_size[0] == -1 else window_size[0]
+    return naive(query, key, value, packed, None, window, is_causal)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A kernel with the signature of the real one, and the arguments that it got."""
+    signature, found = inspect.signature(varlen.varlen_attn), []
+
+    def varlen_attn(*args, **options):
+        given = signature.bind(*args, **options)  # a TypeError if torch does not take it so
+        given.apply_defaults()
+        found.append(own := given.arguments)
+        assert own["cu_seq_q"] is own["cu_seq_k"]
+        assert own["max_q"] == own["max_k"] == int(own["cu_seq_q"].diff().max())
+        assert not any(own[name] for name in ("return_aux", "scale", "enable_gqa", "seqused_k", "block_table"))
+        causal = own["window_size"] == (-1, 0)  # as torch says of it
+        return kernel(own["query"], own["key"], own["value"], own["cu_seq_q"], own["window_size"], causal)
+
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
+    return found
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, WITHOUT])
+@pytest.mark.parametrize(("window", "causal"), [(None, False), (0, False), (3, False), (64, False), (None, True)])
+def test_the_stream_equals_the_definition(window, causal, lengths, calls):
+    packed, qkv, _ = attention_inputs(torch.float64, lengths=lengths)
+    check_branch(
+        lambda q, k, v, packed, bias, *rest: _stream(q, k, v, packed, *rest[:2]), packed, qkv, None, window, causal
+    )
+    assert len(calls) == 1
+
+
+def test_what_goes_to_flash_attention(calls, monkeypatch):
+    monkeypatch.setattr(attention_file, "_has_flash", lambda q: True)
+    packed, qkv, bias = attention_inputs(torch.float64)
+    for options in ({}, {"window": 3}, {"causal": True}):
+        wanted = naive(*qkv, packed, None, **options)
+        torch.testing.assert_close(attention(*qkv, packed, **options), wanted, atol=1e-12, rtol=0)
+    assert len(calls) == 3
+    attention(*qkv, packed, bias=bias), attention(*qkv, packed, dropout=0.1)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({}, True),
+        ({"dtype": torch.float16}, True),
+        ({"dtype": torch.float32}, False),
+        ({"is_cuda": False}, False),
+        ({"shape": (9, 2, 192)}, True),
+        ({"shape": (9, 2, 256)}, False),  # not every card has its backward pass
+        ({"shape": (9, 2, 320)}, False),
+        ({"shape": (9, 2, 12)}, False),
+        ({"capability": (8, 0)}, True),
+        ({"capability": (7, 5)}, False),  # Turing
+        ({"built": False}, False),
+    ],
+)
+def test_which_vectors_have_flash_attention(change, wanted, monkeypatch):
+    given = {
+        "is_cuda": True,
+        "dtype": torch.bfloat16,
+        "shape": (9, 2, 64),
+        "capability": (9, 0),
+        "built": True,
+    } | change
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: given["capability"])
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: given["built"])
+    attention_file._card_has_flash.cache_clear()
+    assert _has_flash(SimpleNamespace(device=torch.device("cuda", 0), **given)) == wanted
+    attention_file._card_has_flash.cache_clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("window", "causal"), [(None, False), (3, False), (64, False), (None, True)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_stream_equals_the_definition(dtype, window, causal):
+    packed, qkv, _ = attention_inputs(dtype, "cuda", LENGTHS if window is None else LONG)
+    wide = [x.detach().float().requires_grad_() for x in qkv]
+    given = _stream(*qkv, packed, window, causal)
+    wanted = naive(*wide, packed, None, window, causal)
+    torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
+    gradients = torch.autograd.grad(given.float().pow(2).sum(), qkv)
+    torch.testing.assert_close(
+        [g.float() for g in gradients], list(torch.autograd.grad(wanted.pow(2).sum(), wide)), atol=0.1, rtol=0.05
+    )

@@ -50,6 +50,16 @@ class TextModel(nn.Module):
         return next(self.parameters()).dtype
 
     @property
+    def max_length(self) -> int:
+        return self.tokenizer.max_length
+
+    @max_length.setter
+    def max_length(self, tokens: int) -> None:
+        for tokenizer in [self.tokenizer, *self.tokenizers.values()]:
+            tokenizer.max_length = tokens
+            tokenizer.backend.enable_truncation(tokens, strategy="longest_first")
+
+    @property
     def default_batch_tokens(self) -> int:
         """Tokens per forward pass when encoding: what a CPU's caches hold, or what keeps a GPU busy."""
         return 65536 if self.device.type == "cuda" else 2048

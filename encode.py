@@ -70,7 +70,9 @@ def encode(args: argparse.Namespace) -> None:
     rank, world, device = distributed.start()
     word = distributed.gather_objects(secrets.token_hex(16))[0]  # of rank 0: what all processes of this start know
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
-    texts = Texts(tuple(map(Path, args.input)), args.column if args.column_number is None else args.column_number, args.format)
+    texts = Texts(
+        tuple(map(Path, args.input)), args.column if args.column_number is None else args.column_number, args.format
+    )
     check(args, texts, world)
     folder = find_model(args.model, args.revision)
     check_output(args, texts, folder)

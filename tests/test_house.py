@@ -23,7 +23,7 @@ ARROWS = {
     "quantization": (),
     "distributed": (),
     "batch": ("data.packed",),
-    "data": ("files", "progress"),
+    "data": ("files", "progress", "checks"),
     "encoders": BOTTOM,
     "modules": (*BOTTOM, "encoders"),
     "models": (*BOTTOM, "encoders", "modules"),

@@ -41,13 +41,18 @@ class Dataset:
         """Open what `prepare_dataset` made. ValueError if it is not whole any more."""
         self.folder = folder
         self.meta = read_json(folder / "meta.json")
-        found = {file.name: file.stat().st_size for file in folder.iterdir()}
-        if damaged := [name for name, size in self.meta["files"].items() if found.get(name) != size]:
-            raise ValueError(f"{folder}: {damaged[0]} is damaged: delete the folder, and it is made again")
-        stored = [TextColumn(folder / str(i), meta) for i, meta in enumerate(self.meta["texts"])]
-        self.names: list[str] = list(self.meta["columns"])
-        self.columns = [stored[i] for i in self.meta["columns"].values()]
-        self._labels = Labels(folder, self.meta["label"]) if self.meta["label"] else None
+        damaged = "meta.json"
+        try:
+            found = {file.name: file.stat().st_size for file in folder.iterdir()}
+            for damaged, size in self.meta["files"].items():
+                assert found.get(damaged) == size, "it was cut short: tokens read from it would be others"
+            damaged = "meta.json"
+            stored = [TextColumn(folder / str(i), meta) for i, meta in enumerate(self.meta["texts"])]
+            self.names: list[str] = list(self.meta["columns"])
+            self.columns = [stored[i] for i in self.meta["columns"].values()]
+            self._labels = Labels(folder, self.meta["label"]) if self.meta["label"] else None
+        except (AssertionError, LookupError, TypeError, AttributeError):
+            raise ValueError(f"{folder}: {damaged} is damaged: delete the folder, and it is made again") from None
 
     def __len__(self) -> int:
         return self.meta["rows"]

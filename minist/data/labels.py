@@ -38,7 +38,9 @@ class Labels:
         unknown = set(self.meta["names"]).difference(classes)
         if unknown or (classes and not self.meta["names"]):
             given = f"the class {min(unknown)!r}" if unknown else "numbers"
-            raise ValueError(f"the labels have {given}, known are {listing(map(repr, classes) if classes else [NUMBERS])}")
+            raise ValueError(
+                f"the labels have {given}, known are {listing(map(repr, classes) if classes else [NUMBERS])}"
+            )
         numbers = {name: i for i, name in enumerate(classes)}
         self.classes = list(classes)
         self.class_of = np.array([numbers[name] for name in self.meta["names"]], np.int64)

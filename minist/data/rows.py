@@ -27,12 +27,17 @@ class Place(NamedTuple):
 
     file: Path
     number: int  # from 1
-    row: Row
+    row: Row  # under our names
+    columns: Mapping[Any, Column] = {}  # our names -> those of the file, which messages use
+
+    def name(self, column: Column) -> Column:
+        """What the file calls a column."""
+        return self.columns.get(column, column)
 
     def error(self, column: Column, rule: str) -> ValueError:
-        """"d.csv, row 7: 'score' is "x", but a number is wanted": the last part is `rule`."""
+        """ "d.csv, row 7: 'score' is "x", but a number is wanted": the last part is `rule`."""
         cell = json.dumps(self.row[column], ensure_ascii=False, default=str)[:60]  # a parquet file may hold dates
-        return ValueError(f"{self.file}, row {self.number}: {column!r} is {cell}, but {rule}")
+        return ValueError(f"{self.file}, row {self.number}: {self.name(column)!r} is {cell}, but {rule}")
 
 
 def read_places(files: Iterable[Path], columns: Mapping[Any, Column], format: str = "") -> Iterator[Place]:
@@ -42,7 +47,7 @@ def read_places(files: Iterable[Path], columns: Mapping[Any, Column], format: st
     """
     for file in files:
         for number, row in enumerate(read_rows(file, list(columns.values()), format), 1):
-            yield Place(file, number, {name: row[column] for name, column in columns.items()})
+            yield Place(file, number, {name: row[column] for name, column in columns.items()}, columns)
 
 
 def read_rows(file: Path, columns: Sequence[Column], format: str = "") -> Iterator[Row]:
@@ -83,7 +88,9 @@ def check_texts(place: Place, column: Column, are_lists: bool) -> list[str]:
         if not isinstance(text, str):
             raise place._replace(row={column: text}).error(column, "a text is wanted")
         if not is_unicode(text):
-            raise ValueError(f"{place.file}, row {place.number}: {column!r} holds half a character (a lone surrogate)")
+            raise ValueError(
+                f"{place.file}, row {place.number}: {place.name(column)!r} holds half a character (a lone surrogate)"
+            )
     return texts
 
 
@@ -151,7 +158,7 @@ def read_lines(file: Path) -> Iterator[str]:
     with open_stream(file) as stream:
         number = 0
         try:
-            for number, line in enumerate(stream, 1):  # ends are \n alone: a text may hold what Unicode calls a line end
+            for number, line in enumerate(stream, 1):  # at \n alone: a text may hold other line ends
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")  # without a byte order mark
         except UnicodeDecodeError as e:
             raise ValueError(f"{file}, line {number} is not UTF-8 text: {e.reason}") from None

@@ -93,7 +93,7 @@ class TextColumnWriter:
         self.dtype = np.dtype(np.uint16 if largest < 2**16 else np.int32)
         self.lengths: list[np.ndarray] = []
         self.was_cut: list[np.ndarray] = []
-        Path(f"{stem}.ids").touch()
+        Path(f"{stem}.ids").write_bytes(b"")
 
     def write(self, texts: Sequence[str]) -> None:
         """Append `texts`."""

@@ -104,7 +104,8 @@ class EmbeddingFile:
                 try:
                     record = read_json(file)
                     stream.seek(HEADER + record["first"] * self.row_bytes)
-                    whole = zlib.crc32(stream.read(record["rows"] * self.row_bytes)) == record["crc"]
+                    content = stream.read(record["rows"] * self.row_bytes)
+                    whole = (len(content), zlib.crc32(content)) == (record["rows"] * self.row_bytes, record["crc"])
                 except (ValueError, KeyError, TypeError):  # a record that is damaged itself
                     whole = False
                 if not whole:

@@ -84,12 +84,12 @@ def encode(args: argparse.Namespace) -> None:
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
     out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored])
+    total = texts.count() if rank == 0 else None
     if rank > 0:
         out.wait_for_start(word)
     elif out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume, word):
         return print(f"{args.output} is complete: --resume has nothing left to do")
     rows, blocks = 0, []
-    total = texts.count() if rank == 0 else None
     bar = progress_bar(total or 0, "texts", "encoding", None if rank == 0 else False)
     with out.kept() if rank == 0 else nullcontext(), bar:
         for block in texts.blocks():
@@ -180,7 +180,8 @@ def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str, rows: int)
     codes: Iterable[np.ndarray] = out.read(rows)
     if stored != args.precision:
         if rows < 2:
-            out.discard()  # it could not go on either
+            out.discard()  # --resume could not go on either
+            raise ValueError("1 embedding cannot tell the range of a dimension: give --ranges found on more texts")
         ranges = merge_ranges(out.read(rows))
         with complete_file(ranges_file(args)) as partial, open(partial, "wb") as stream:
             np.save(stream, ranges)

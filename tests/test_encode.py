@@ -168,7 +168,8 @@ def command(saved, *arguments):
 
 
 def run(arguments, **environment):
-    return subprocess.run(arguments, capture_output=True, text=True, env=os.environ | environment)
+    known = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(arguments, capture_output=True, text=True, env=known)
 
 
 def torchrun(saved, *arguments, script=None):
@@ -200,14 +201,14 @@ from minist import distributed
 from minist.data.embedding_file import EmbeddingFile
 from minist.models.sentence_transformer import SentenceTransformer
 
-distributed.PATIENCE = timedelta(seconds=4)  # what ten minutes are to a real run
+distributed.PATIENCE = timedelta(seconds=6)  # what ten minutes are to a real run
 embed, finish = SentenceTransformer.embed, EmbeddingFile.finish_with
 def slow_embed(self, texts, *others):
     Path(f"rank-{os.environ['RANK']}-{len(texts)}-{time.time()}").touch()
-    time.sleep(9 if os.environ["RANK"] == "{SLOW}" else 0)
+    time.sleep(8 if os.environ["RANK"] == "{SLOW}" else 0)
     return embed(self, texts, *others)
 def slow_finish(*arguments):
-    time.sleep(9)
+    time.sleep(8)
     return finish(*arguments)
 SentenceTransformer.embed, EmbeddingFile.finish_with = slow_embed, slow_finish
 sys.argv[0] = "{ROOT}/encode.py"
@@ -306,9 +307,19 @@ def test_resume_where_a_text_was_edited_to_the_same_size(saved, many, monkeypatc
     assert np.array_equal(np.load("out.npy"), encode(saved, "t.txt", output="whole.npy")[0])
 
 
-RESUME = [["--role", "query"], ["--batch-tokens", "64"], ["--max-length", "16"], ["--keep-layers", "0"], ["--normalize"],
-          ["--truncate-dim", "8"], ["--precision", "binary"], ["--prompt", "x"], ["--prompt-name", "topic"],
-          ["--dtype", "bfloat16"], ["--precision", "int8", "--ranges", "r.npy"]]  # fmt: skip
+RESUME = [
+    ["--role", "query"],
+    ["--batch-tokens", "64"],
+    ["--max-length", "16"],
+    ["--keep-layers", "0"],
+    ["--normalize"],
+    ["--truncate-dim", "8"],
+    ["--precision", "binary"],
+    ["--prompt", "x"],
+    ["--prompt-name", "topic"],
+    ["--dtype", "bfloat16"],
+    ["--ranges", "r.npy", "--precision", "int8"],
+]
 
 
 @pytest.mark.parametrize("options", RESUME, ids=lambda options: options[0])
@@ -409,7 +420,7 @@ def test_max_length(saved, here):
 
 
 def test_what_is_not_utf8(saved, here):
-    os.rename(b"t.txt", b"t\xff.txt")
+    Path("t.txt").rename(os.fsdecode(b"t\xff.txt"))
     for arguments in ([b"t\xff.txt"], [b"-", b"--prompt", b"\xff"], [b"-", b"--column", b"\xff"]):
         full = [sys.executable, ROOT / "encode.py", *arguments, "--model", saved, "--output", "out.npy"]
         done = subprocess.run(full, capture_output=True, input=b"a\n")

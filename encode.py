@@ -13,7 +13,7 @@ file, which must lie where all of them reach it.
 import argparse
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from minist.files import complete_file, read_npy
 from minist.models import open_model
 from minist.models.hub import find_model
 from minist.models.text_model import TextModel
-from minist.progress import progress_bar
+from minist.progress import Update, progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
+
+Embed = Callable[[list[str]], tuple[np.ndarray, int]]  # texts -> their rows, and how many texts were cut
 
 
 def parse() -> argparse.Namespace:
@@ -70,15 +72,15 @@ def encode(args: argparse.Namespace) -> None:
     rank, world, device = distributed.start()
     word = distributed.gather_objects(secrets.token_hex(16))[0]  # of rank 0: what all processes of this start know
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
-    texts = Texts(
-        tuple(map(Path, args.input)), args.column if args.column_number is None else args.column_number, args.format
-    )
+    column = args.column if args.column_number is None else args.column_number
+    texts = Texts(tuple(map(Path, args.input)), column, args.format)
     check(args, texts, world)
     folder = find_model(args.model, args.revision)
     check_output(args, texts, folder)
     model = load(args, folder, str(device) if world > 1 else None, rank)
     prompt = model.find_prompt(args.prompt_name, args.prompt, args.role)
-    width = number("--truncate-dim", args.truncate_dim or model.out_width, 1, model.width)
+    dim = model.out_width if args.truncate_dim is None else args.truncate_dim
+    width = number("--truncate-dim", dim, 1, model.width)
     ranges = None if args.ranges is None else check_ranges(read_npy(args.ranges), width)
 
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
@@ -89,21 +91,16 @@ def encode(args: argparse.Namespace) -> None:
         out.wait_for_start(word)
     elif out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume, word):
         return print(f"{args.output} is complete: --resume has nothing left to do")
-    rows, blocks = 0, []
-    bar = progress_bar(total or 0, "texts", "encoding", None if rank == 0 else False)
-    with out.kept() if rank == 0 else nullcontext(), bar:
-        for block in texts.blocks():
-            blocks.append(block_name(rows, block))
-            if out.claim(blocks[-1]):
-                embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
-                kept = embeddings[:, :width].cpu()
-                kept = F.normalize(kept, dim=-1) if args.normalize else kept
-                out.write(blocks[-1], rows, quantize(kept.numpy(), stored, ranges), cut)
-            else:
-                bar.update(len(block))  # another process does it, or has done
-            rows += len(block)
-        if rows == 0:
-            raise ValueError(f"{', '.join(args.input)} is empty")
+    with progress_bar(total or 0, "texts", "encoding", None if rank == 0 else False) as bar:
+
+        def embed(block: list[str]) -> tuple[np.ndarray, int]:
+            embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
+            kept = embeddings[:, :width].cpu()
+            kept = F.normalize(kept, dim=-1) if args.normalize else kept
+            return quantize(kept.numpy(), stored, ranges), cut
+
+        with out.kept() if rank == 0 else nullcontext():
+            rows, blocks = embed_blocks(texts, out, embed, bar.update)
     if rank > 0:
         return  # no block is left to take; rank 0 waits for those that others still work on
     cut = out.wait_for(blocks)
@@ -112,15 +109,28 @@ def encode(args: argparse.Namespace) -> None:
     print(f"{rows} texts, {width} dimensions, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
 
 
+def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -> tuple[int, list[str]]:
+    """Embed those blocks that no other process has taken. Returns the number of all texts, the names of all blocks."""
+    rows, blocks = 0, []
+    for block in texts.blocks():
+        blocks.append(block_name(rows, block))
+        if out.claim(blocks[-1]):
+            out.write(blocks[-1], rows, *embed(block))
+        else:
+            done(len(block))  # another process does it, or has done
+        rows += len(block)
+    if rows == 0:
+        raise ValueError(f"{', '.join(map(str, texts.inputs))} is empty")
+    return rows, blocks
+
+
 def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
     """What can be wrong before anything is loaded."""
     for value in [*args.input, *map(str, vars(args).values())]:
         if not is_unicode(value):
             raise ValueError(f"{value!r} is not UTF-8 text: rename the file, or write it otherwise")
-    if args.output.suffix not in FORMATS:
-        raise ValueError(f"--output is {args.output}: it must end in {', '.join(FORMATS)}")
-    if args.output.is_dir():
-        raise ValueError(f"--output is {args.output}, which is a folder: name a file")
+    if args.output.suffix not in FORMATS or args.output.is_dir():
+        raise ValueError(f"--output is {args.output}: it must be a file, and end in {', '.join(FORMATS)}")
     number("--batch-tokens", args.batch_tokens, 0)
     if args.ranges and not needs_ranges(args.precision):
         raise ValueError(f"--ranges is for int8 and uint8, but --precision is {args.precision}")
@@ -181,7 +191,7 @@ def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str, rows: int)
     if stored != args.precision:
         if rows < 2:
             out.discard()  # --resume could not go on either
-            raise ValueError("1 embedding cannot tell the range of a dimension: give --ranges found on more texts")
+        number("the number of texts, which the ranges of dimensions come from,", rows, 2)
         ranges = merge_ranges(out.read(rows))
         with complete_file(ranges_file(args)) as partial, open(partial, "wb") as stream:
             np.save(stream, ranges)

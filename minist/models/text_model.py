@@ -55,6 +55,8 @@ class TextModel(nn.Module):
 
     @max_length.setter
     def max_length(self, tokens: int) -> None:
+        if tokens < 3:
+            raise ValueError(f"max_length is {tokens}")
         for tokenizer in [self.tokenizer, *self.tokenizers.values()]:
             tokenizer.max_length = tokens
             tokenizer.backend.enable_truncation(tokens, strategy="longest_first")

@@ -228,7 +228,7 @@ ENCODE = {
     "ranges are no .npy": (
         lambda: Path("r.npy").write_text("x"), ("--precision", "int8", "--ranges", "r.npy"), ["r.npy is not a .npy"]
     ),
-    "int8 of one text": (lambda: Path("t.txt").write_text("a\n"), ("--precision", "int8"), ["the number of texts", "2"]),
+    "int8 of one text": (lambda: Path("t.txt").write_text("a\n"), ("--precision", "int8"), ["the number of texts"]),
     "resume of standard input": (lambda: None, ("-", "--resume"), ["standard input is read once"]),
     "resume with other settings": (begun, ("--resume", "--normalize"), ["--resume: normalize is true", "with false"]),
     "resume with another file": (finished_before, ("--resume",), ["--resume: inputs is", "t.txt"]),

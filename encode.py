@@ -1,4 +1,4 @@
-"""Embed texts of any number: lines of text files, or one column of jsonl, csv, tsv or parquet files.
+"""Embed texts of any number: lines of text files, or one column of jsonl, json, csv, tsv or parquet files.
 
 python encode.py --model DIR corpus.txt --output corpus.npy
 zcat a.gz | python encode.py --model DIR - --output a.npy
@@ -6,41 +6,50 @@ torchrun --nproc_per_node=4 encode.py --model DIR a.jsonl.gz b.jsonl.gz --field 
 
 Row i of the output belongs to text i + 1 of the inputs, in their order. Lines end at \\n (a \\r before it is
 dropped); an empty line is a text too. `np.load("corpus.npy", mmap_mode="r")` reads the result, [texts, dimensions].
-Under torchrun every process reads all of the inputs, embeds its share, and writes into the same file, which must
-lie where all of them reach it.
+Under torchrun every process reads all of the inputs, embeds blocks of them as it becomes free, and writes into the same
+file, which must lie where all of them reach it.
 """
 
 import argparse
+import secrets
 import time
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 
 from minist import distributed
+from minist.checks import number
 from minist.cli import run_command
-from minist.data.embedding_file import FORMATS, EmbeddingFile
-from minist.data.texts import Texts, text_inputs
-from minist.files import complete_file
+from minist.data.embedding_file import FORMATS, EmbeddingFile, block_name
+from minist.data.rows import READERS, is_unicode
+from minist.data.texts import Texts
+from minist.files import complete_file, read_npy
+from minist.models import open_model
 from minist.models.hub import find_model
-from minist.models.sentence_transformer import SentenceTransformer
-from minist.models.text_model import CHUNK
-from minist.progress import progress_bar
+from minist.models.text_model import TextModel
+from minist.progress import Update, progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
+
+Embed = Callable[[list[str]], tuple[np.ndarray, int]]  # texts -> their rows, and how many texts were cut
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("input", nargs="+", help="UTF-8 text, jsonl, csv, tsv (or these with .gz), parquet; - is standard input")
+    add("input", nargs="+", help="UTF-8 text, jsonl, json, csv, tsv (or these with .gz), parquet; - is standard input")
     add("--model", required=True, help="a model folder, or a name on the Hugging Face hub")
     add("--revision", help="branch, tag or commit of a model on the hub")
     add("--output", type=Path, required=True, help=f"the file to write: {', '.join(FORMATS)}")
-    add("--field", help="the field of jsonl that holds the text")
-    add("--column", help="the column of csv, tsv or parquet that holds the text")
+    column = parser.add_mutually_exclusive_group()
+    column.add_argument("--column", "--field", help="the name of what holds the text, where inputs have columns")
+    column.add_argument("--column-number", type=int, help="the same for tables without a header, the first is 0")
+    add("--format", default="", choices=READERS, help="what the inputs are, where their endings do not say it")
     add("--batch-tokens", type=int, default=0, help="tokens per forward pass: bounds the memory")
+    add("--max-length", type=int, help="tokens at which texts are cut, instead of the model's number")
     add("--dtype", default="float32", help="float32 (default); bfloat16; auto: bfloat16 where the device is fast at it")
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", help="put this before each text")
@@ -61,50 +70,68 @@ def encode(args: argparse.Namespace) -> None:
     """Read, embed block by block, write; the output appears when it is complete."""
     started = time.perf_counter()
     rank, world, device = distributed.start()
-    texts = Texts(text_inputs(args.input), args.field, args.column)
+    word = distributed.gather_objects(secrets.token_hex(16))[0]  # of rank 0: what all processes of this start know
+    distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
+    column = args.column if args.column_number is None else args.column_number
+    texts = Texts(tuple(map(Path, args.input)), column, args.format)
     check(args, texts, world)
     folder = find_model(args.model, args.revision)
-    model = load(args, folder, str(device) if world > 1 else None)
-    prompt, tokenizer = model.find_prompt(args.prompt_name, args.prompt, args.role), model.tokenizer_for(args.role)
-    ranges = read_ranges(args.ranges, model.out_width) if args.ranges else None
+    check_output(args, texts, folder)
+    model = load(args, folder, str(device) if world > 1 else None, rank)
+    prompt = model.find_prompt(args.prompt_name, args.prompt, args.role)
+    dim = model.out_width if args.truncate_dim is None else args.truncate_dim
+    width = number("--truncate-dim", dim, 1, model.width)
+    ranges = None if args.ranges is None else check_ranges(read_npy(args.ranges), width)
 
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
-    out = EmbeddingFile(args.output, quantized_width(model.out_width, stored), PRECISIONS[stored])
-    if rank == 0:
-        out.start(settings(args, texts, folder, prompt, world), args.resume)
-    distributed.barrier()
-    out.open()
-    with out.kept() if rank == 0 else nullcontext():
-        total = texts.count() if rank == 0 else None
-        with progress_bar(total or 0, "texts", "encoding", None if rank == 0 else False, out.rows) as bar:
-            tick = lambda n: bar.update(n * world)  # noqa: E731
-            for block in islice(texts.chunks(CHUNK * world), out.blocks, None):
-                start, end = (len(block) * share // world for share in (rank, rank + 1))
-                embeddings, cut = model.embed(block[start:end], prompt, args.batch_tokens, tick, args.role)
-                rows = model.finish(embeddings, None, args.normalize).cpu().numpy()
-                out.write(out.rows + start, quantize(rows, stored, ranges))
-                out.complete_block(len(block), int(distributed.total(cut)))  # waits until all ranks have written
-                if rank == 0:
-                    out.commit()
-        if out.rows == 0:
-            raise ValueError(f"{', '.join(args.input)} is empty")
-        if rank == 0:
-            finish(args, out, stored)
-            cut_note = f"{out.cut} cut at {tokenizer.max_length} tokens" if out.cut else "none cut"
-            seconds = time.perf_counter() - started
-            print(f"{out.rows} texts, {model.out_width} dimensions, {seconds:.1f} s, {cut_note}, in {args.output}")
-    distributed.stop()
+    out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored])
+    total = texts.count() if rank == 0 else None
+    if rank > 0:
+        out.wait_for_start(word)
+    elif out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume, word):
+        return print(f"{args.output} is complete: --resume has nothing left to do")
+    with progress_bar(total or 0, "texts", "encoding", None if rank == 0 else False) as bar:
+
+        def embed(block: list[str]) -> tuple[np.ndarray, int]:
+            embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
+            kept = embeddings[:, :width].cpu()
+            kept = F.normalize(kept, dim=-1) if args.normalize else kept
+            return quantize(kept.numpy(), stored, ranges), cut
+
+        with out.kept() if rank == 0 else nullcontext():
+            rows, blocks = embed_blocks(texts, out, embed, bar.update)
+    if rank > 0:
+        return  # no block is left to take; rank 0 waits for those that others still work on
+    cut = out.wait_for(blocks)
+    finish(args, out, stored, rows)
+    cut_note = f"{cut} cut at {model.tokenizer_for(args.role).max_length} tokens" if cut else "none cut"
+    print(f"{rows} texts, {width} dimensions, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
+
+
+def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -> tuple[int, list[str]]:
+    """Embed those blocks that no other process has taken. Returns the number of all texts, the names of all blocks."""
+    rows, blocks = 0, []
+    for block in texts.blocks():
+        blocks.append(block_name(rows, block))
+        if out.claim(blocks[-1]):
+            out.write(blocks[-1], rows, *embed(block))
+        else:
+            done(len(block))  # another process does it, or has done
+        rows += len(block)
+    if rows == 0:
+        raise ValueError(f"{', '.join(map(str, texts.inputs))} is empty")
+    return rows, blocks
 
 
 def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
     """What can be wrong before anything is loaded."""
-    if args.output.suffix not in FORMATS:
-        raise ValueError(f"--output is {args.output}: it must end in {', '.join(FORMATS)}")
-    if args.output.is_dir():
-        raise ValueError(f"--output is {args.output}, which is a folder: name a file")
-    if args.batch_tokens < 0:
-        raise ValueError(f"--batch-tokens is {args.batch_tokens}: it must be positive")
+    for value in [*args.input, *map(str, vars(args).values())]:
+        if not is_unicode(value):
+            raise ValueError(f"{value!r} is not UTF-8 text: rename the file, or write it otherwise")
+    if args.output.suffix not in FORMATS or args.output.is_dir():
+        raise ValueError(f"--output is {args.output}: it must be a file, and end in {', '.join(FORMATS)}")
+    number("--batch-tokens", args.batch_tokens, 0)
     if args.ranges and not needs_ranges(args.precision):
         raise ValueError(f"--ranges is for int8 and uint8, but --precision is {args.precision}")
     if "-" in args.input and (args.resume or world > 1):
@@ -112,16 +139,26 @@ def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
     texts.check()
 
 
-def load(args: argparse.Namespace, folder: Path, device: str | None) -> SentenceTransformer:
+def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
+    """ValueError if what is written would replace what is read, by whatever path or link."""
+    read = [*texts.inputs, *folder.rglob("*"), *([args.ranges] if args.ranges else [])]
+    known = {(file.stat().st_dev, file.stat().st_ino) for file in read if file.is_file()}
+    for file in (args.output, ranges_file(args)):
+        if file.is_file() and (file.stat().st_dev, file.stat().st_ino) in known:
+            raise ValueError(f"--output is {args.output}, but {file} is also read: name another file")
+
+
+def ranges_file(args: argparse.Namespace) -> Path:
+    return args.output.with_suffix(".ranges.npy")
+
+
+def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
     """The model as the command line wants it; says which numbers `auto` chose."""
-    model = SentenceTransformer(
-        folder,
-        device=args.device or device,
-        dtype=args.dtype,
-        truncate_dim=args.truncate_dim,
-        keep_layers=None if args.keep_layers is None else read_numbers(args.keep_layers),
-    )
-    if args.dtype == "auto" and distributed.rank() == 0:
+    layers = None if args.keep_layers is None else read_numbers(args.keep_layers)
+    model = open_model(folder, device=args.device or device, dtype=args.dtype, keep_layers=layers)
+    if args.max_length is not None:
+        model.max_length = args.max_length
+    if args.dtype == "auto" and rank == 0:
         print(f"--dtype auto: {str(model.dtype).removeprefix('torch.')}, which is fast on this {model.device.type}")
     return model
 
@@ -133,39 +170,34 @@ def read_numbers(text: str) -> list[int]:
         raise ValueError(f"--keep-layers is {text!r}: give numbers such as 0,1,2") from None
 
 
-def read_ranges(file: Path, width: int) -> np.ndarray:
-    """Minimum and maximum of each dimension, [2, D]."""
-    if not file.is_file():
-        raise ValueError(f"there is no file {file}")
-    try:
-        return check_ranges(np.load(file), width)
-    except (ValueError, EOFError) as e:
-        raise ValueError(f"--ranges {file}: {e}") from None
-
-
-def settings(args: argparse.Namespace, texts: Texts, folder: Path, prompt: str, world: int) -> dict[str, Any]:
-    """All that decides about the rows, to be compared at --resume."""
-    same = ("field", "column", "role", "batch_tokens", "dtype", "keep_layers", "normalize", "truncate_dim", "precision")
+def settings(args: argparse.Namespace, folder: Path, prompt: str, ranges: np.ndarray | None) -> dict[str, Any]:
+    """All that decides about the row of a text, to be compared at --resume. The number of processes does not."""
+    same = ("role", "batch_tokens", "max_length", "dtype", "keep_layers", "normalize", "truncate_dim", "precision")
     content = {name: value for name, value in vars(args).items() if name in same}
-    files = [*(file for file in texts.inputs if file.is_file()), *sorted(folder.rglob("*.*"))]
-    stamps = {f"the file {file.absolute()}": [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
-    ranges = None if args.ranges is None else np.load(args.ranges).tolist()
-    return content | {"prompt": prompt, "ranges": ranges, "processes": world} | stamps
+    given = None if ranges is None else ranges.tolist()
+    return content | {"prompt": prompt, "ranges": given} | stamps(sorted(folder.rglob("*")))
 
 
-def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str) -> None:
+def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
+    """What changes when a file does: its size and time."""
+    return {f"the file {f.absolute()}": [f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()}
+
+
+def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str, rows: int) -> None:
     """Turn the stored rows into the result. Ranges of all rows are written beside it, for the queries to come."""
     if stored == args.precision and args.output.suffix != ".jsonl":
-        out.finish()
-        return
-    ranges = None
+        return out.finish(rows)
+    codes: Iterable[np.ndarray] = out.read(rows)
     if stored != args.precision:
-        ranges = merge_ranges(out.read())
-        with complete_file(args.output.with_suffix(".ranges.npy")) as partial, open(partial, "wb") as stream:
+        if rows < 2:
+            out.discard()  # --resume could not go on either
+        number("the number of texts, which the ranges of dimensions come from,", rows, 2)
+        ranges = merge_ranges(out.read(rows))
+        with complete_file(ranges_file(args)) as partial, open(partial, "wb") as stream:
             np.save(stream, ranges)
-        print(f"the ranges of the {args.precision} codes are in {args.output.with_suffix('.ranges.npy')}")
-    codes = (rows if stored == args.precision else quantize(rows, args.precision, ranges) for rows in out.read())
-    out.finish_with(codes, out.width, PRECISIONS[args.precision])
+        print(f"the ranges of the {args.precision} codes are in {ranges_file(args)}")
+        codes = (quantize(block, args.precision, ranges) for block in out.read(rows))
+    out.finish_with(codes, rows, out.width, PRECISIONS[args.precision])
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""Files that appear under their final name only when they are complete."""
+"""Files that appear under their final name only when they are complete, and files that others give us."""
 
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` to write to; renamed when the block succeeds, removed when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _temporary(path)
     try:
         yield partial
         partial.replace(path)
@@ -57,8 +59,7 @@ def files_into(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """An empty folder on the same disk as `path`, so that a rename out of it is one step; gone afterwards."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial = _temporary(path)
     partial.mkdir()
     try:
         yield partial
@@ -66,14 +67,37 @@ def _beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _temporary(path: Path) -> Path:
+    # a process id would not do: two machines that share the disk may have processes of one number
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+
+
+def check_file(path: Path) -> None:
+    """ValueError unless `path` is a file: a folder has no lines, and reading a named pipe would wait for ever."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file, but one is wanted" if path.exists() else f"there is no file {path}")
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file; ValueError says which file is broken, and where."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:  # lists a thousand deep are too many for Python's reader
         raise ValueError(f"{path} is not JSON: {e}") from None
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` with an indent of 2."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, memory-mapped. ValueError for anything else, an .npz among it."""
+    check_file(path)
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as e:
+        raise ValueError(f"{path} is not a .npy file of numbers: {e}") from None
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{path} is an .npz, several arrays in one file: save the one that is meant with np.save")
+    return found

@@ -1,14 +1,21 @@
 """The data set on disk."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from tiny import sentences, tiny_model, write_jsonl
+from tiny import ROOT, sentences, tiny_model, write_jsonl
 
 from minist.data import dataset as module
-from minist.data.dataset import Dataset, dataset_folder, prepare_dataset
-from minist.data.dataset_writer import text_hash
+from minist.data.dataset import Dataset, dataset_folder, prepare_dataset, text_hashes
 from minist.data.text_column import ColumnSpec
+
+
+def text_hash(text):
+    return int(text_hashes([text])[0])
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +207,7 @@ def test_the_ending_of_a_file_counts(tmp_path, columns):
     ("change", "label", "message"),
     [
         ({"d": 7}, "", "row 21: 'd' is 7, but a text is wanted"),
-        ({"label": "abc"}, "label", r'd\.jsonl, row 21: label is "abc", but the labels before are numbers'),
+        ({"label": "abc"}, "label", r'd\.jsonl, row 21: .label. is "abc", but the labels before are numbers'),
         ({}, "score", "row 1: there is no column 'score', it has q, d, label"),
     ],
 )
@@ -237,3 +244,100 @@ def test_no_file(tmp_path, rows, columns, file, label):
     with pytest.raises(ValueError, match=r"there is no file .*none\."):
         prepare_dataset([tmp_path / file], columns, label and str(tmp_path / label), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_lists_in_parquet_and_numbers_of_texts(tmp_path, rows, columns, tokenizer):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for i, row in enumerate(rows):
+        row |= {"negatives": sentences(i % 4, i), "score": i / 2}
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "d.parquet")
+    specs = columns | {"negative": ColumnSpec("negatives", tokenizer)}
+    data = Dataset(prepare_dataset([tmp_path / "d.parquet"], specs, "score", tmp_path / "cache", wants="numbers"))
+    same = Dataset(prepare(tmp_path, rows, specs, "score"))
+    chosen = torch.tensor([7, 4, 0, 22])
+    for found, expected in zip(data.take(chosen), same.take(chosen), strict=True):
+        assert found.input_ids.tolist() == expected.input_ids.tolist()
+    assert data.labels(chosen).tolist() == [3.5, 2.0, 0.0, 11.0]
+    starts = np.cumsum([0, *(i % 4 for i in range(25))])
+    wanted = [[7, 4, 0, 22], [7, 4, 0, 22], [*range(starts[7], starts[8]), *range(starts[22], starts[23])]]
+    assert [numbers.tolist() for numbers in data.text_numbers(chosen)] == wanted
+
+
+def test_a_table_without_a_header_in_a_format(tmp_path, tokenizer):
+    (tmp_path / "d.txt").write_text('4.5\tread file\t"sort\n0\twait\ttime\n')
+    specs = {"text1": ColumnSpec(1, tokenizer), "text2": ColumnSpec(2, tokenizer)}
+    folder = prepare_dataset([tmp_path / "d.txt"], specs, 0, tmp_path / "cache", wants="numbers", format="tsv")
+    data = Dataset(folder)
+    assert data.labels(torch.arange(2)).tolist() == [4.5, 0]
+    assert data.take(torch.tensor([0]))[1].input_ids.tolist() == tokenizer(['"sort']).input_ids.tolist()
+
+
+def test_what_the_loss_wants_counts(tmp_path, rows, columns):
+    rows = [row | {"label": str(i)} for i, row in enumerate(rows)]
+    file = write_jsonl(tmp_path / "d.jsonl", rows)
+    names, numbers = (prepare_dataset([file], columns, "label", tmp_path / "c", wants=w) for w in ("", "numbers"))
+    assert len(Dataset(names).classes) == 25
+    assert Dataset(numbers).labels(torch.tensor([3])).tolist() == [3]
+
+
+@pytest.mark.parametrize("name", ["0.ids", "0.offsets.npy", "1.cut.npy", "keys.npy", "keys.offsets.npy", "labels.npy"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing"])
+def test_a_damaged_folder_is_noticed(tmp_path, rows, columns, name, damage):
+    """Never other tokens than those that were written."""
+    folder = prepare(tmp_path, [row | {"label": 1} for row in rows], columns, "label")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: -2 if damage == "cut" else 0])
+    if damage == "missing":
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is damaged: delete the folder, and it is made again"):
+        Dataset(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"files": 3}', '{"files": {}}'])
+def test_a_damaged_description_is_noticed(tmp_path, rows, columns, content):
+    folder = prepare(tmp_path, rows, columns)
+    (folder / "meta.json").write_text(content)
+    with pytest.raises(ValueError, match=r"meta\.json is (damaged|not JSON)"):
+        Dataset(folder)
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+import torch
+from tiny import tiny_model
+from minist.data import dataset
+from minist.data.text_column import ColumnSpec
+
+file, cache, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+columns = {"anchor": ColumnSpec("q", tiny_model().tokenizer)}
+write = dataset._write
+def slow(*arguments):
+    write(*arguments)
+    time.sleep(delay)
+dataset._write = slow
+data = dataset.Dataset(dataset.prepare_dataset([file], columns, "", cache))
+inode = (data.folder / "0.ids").stat().st_ino
+time.sleep(0 if delay else 4)  # the first one goes on using it while the slower one ends
+assert (data.folder / "0.ids").stat().st_ino == inode, "what was in use has been replaced"
+print(data.take(torch.arange(3))[0].input_ids.tolist())
+"""
+
+
+def test_two_processes_that_prepare_the_same(tmp_path, rows):
+    """The first to finish wins, and what it has mapped stays."""
+    file = write_jsonl(tmp_path / "d.jsonl", rows)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, file, tmp_path / "cache", delay],
+            env=os.environ | {"PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for delay in ("0", "2")
+    ]
+    said = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert said[0] == said[1] != ""
+    assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -3,18 +3,23 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tiny import ROOT, run_script, sentences, tiny_model
 
-from minist.models.sentence_transformer import CHUNK, SentenceTransformer
+from minist.data.embedding_file import EmbeddingFile
+from minist.data.texts import BLOCK_TEXTS
+from minist.models.sentence_transformer import SentenceTransformer
 from minist.quantization import find_ranges, quantize
 
 TEXTS = [*sentences(40, seed=3), "", "a,b", 'say "read"', "  sort  "]
@@ -56,7 +61,7 @@ def test_lines(saved, here):
     check_close(found, SentenceTransformer(saved).encode(TEXTS))
     assert printed.startswith(f"{len(TEXTS)} texts, 16 dimensions, ")
     assert printed.endswith(" s, none cut, in out.npy\n")
-    assert sorted(path.name for path in here.iterdir()) == ["out.npy", "t.txt"]
+    assert sorted(path.name for path in here.iterdir()) == [".out.npy.finished.json", "out.npy", "t.txt"]
 
 
 def test_says_how_many_were_cut(saved, here):
@@ -153,7 +158,7 @@ def test_other_formats_hold_the_same(saved, here, precision):
 @pytest.fixture
 def many(here):
     """Texts for several blocks, the last one not full."""
-    texts = [f"{text} {i}" for i, text in enumerate(sentences(3 * CHUNK + 77, seed=9))]
+    texts = [f"{text} {i}" for i, text in enumerate(sentences(3 * BLOCK_TEXTS + 77, seed=9))]
     Path("t.txt").write_text("".join(text + "\n" for text in texts))
     return texts
 
@@ -163,61 +168,262 @@ def command(saved, *arguments):
 
 
 def run(arguments, **environment):
-    return subprocess.run(arguments, capture_output=True, text=True, env=os.environ | environment)
+    known = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(arguments, capture_output=True, text=True, env=known)
+
+
+def torchrun(saved, *arguments, script=None):
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    return run([*start, script or ROOT / "encode.py", *command(saved, *arguments)[2:]], OMP_NUM_THREADS="1")
 
 
 def test_two_processes_make_one_result(saved, many):
-    wanted = encode(saved, "t.txt")[0]
-    done = run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command(saved)[1:]])
+    assert run(command(saved), OMP_NUM_THREADS="1").returncode == 0
+    wanted = Path("out.npy").read_bytes()
+    done = torchrun(saved)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{len(many)} texts, ")
-    check_close(np.load("out.npy"), wanted)
+    assert Path("out.npy").read_bytes() == wanted, "the bytes do not depend on how many processes there are"
 
 
 def test_more_processes_than_texts(saved, here):
     Path("t.txt").write_text("sort\n")
-    done = run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *command(saved)[1:]])
+    done = torchrun(saved)
     assert done.returncode == 0, done.stderr
     check_close(np.load("out.npy"), SentenceTransformer(saved).encode(["sort"]))
 
 
+SLOW = """
+import os, runpy, sys, time
+from datetime import timedelta
+from pathlib import Path
+from minist import distributed
+from minist.data.embedding_file import EmbeddingFile
+from minist.models.sentence_transformer import SentenceTransformer
+
+distributed.PATIENCE = timedelta(seconds=6)  # what ten minutes are to a real run
+embed, finish = SentenceTransformer.embed, EmbeddingFile.finish_with
+def slow_embed(self, texts, *others):
+    Path(f"rank-{os.environ['RANK']}-{len(texts)}-{time.time()}").touch()
+    time.sleep(8 if os.environ["RANK"] == "{SLOW}" else 0)
+    return embed(self, texts, *others)
+def slow_finish(*arguments):
+    time.sleep(8)
+    return finish(*arguments)
+SentenceTransformer.embed, EmbeddingFile.finish_with = slow_embed, slow_finish
+sys.argv[0] = "{ROOT}/encode.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("slow", ["0", "1"])
+def test_nobody_waits_for_a_slow_process(saved, many, slow):
+    """Longer than processes wait for each other in an exchange; and the last one converts for as long."""
+    wanted = encode(saved, "t.txt", "--precision", "int8", output="wanted.npy")[0]
+    Path("slow.py").write_text(SLOW.replace("{ROOT}", str(ROOT)).replace("{SLOW}", slow))
+    done = torchrun(saved, "--precision", "int8", script="slow.py")
+    assert done.returncode == 0, done.stderr
+    assert np.abs(np.load("out.npy").astype(int) - wanted).max() <= 1
+    made = [path.name.split("-")[1] for path in Path().glob("rank-*")]
+    assert len(made) == 4
+    assert made.count(slow) <= 1 < made.count("01"[slow == "0"]), "who is free takes what is left"
+
+
+def wait_for_a_block(running):
+    """Until a block is done, and what was done then."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and running.poll() is None:
+        if done := list(Path(".out.npy.unfinished").glob("*.done")):
+            return done
+        time.sleep(0.01)
+    pytest.fail("no block was done")
+
+
 def test_killed_and_resumed(saved, many):
     wanted = encode(saved, "t.txt", output="whole.npy")[0]
-    progress = Path(".out.npy.unfinished/done.json")
     with subprocess.Popen(command(saved)) as running:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (progress.exists() and json.loads(progress.read_text())["blocks"]):
-            time.sleep(0.01)
+        (first, *_) = wait_for_a_block(running)
         running.send_signal(signal.SIGKILL)
-    assert 0 < json.loads(progress.read_text())["blocks"] < 4
     assert not Path("out.npy").exists()
     refused = run(command(saved, "--resume", "--normalize"))
     assert refused.returncode == 2
     assert "--resume: normalize is true, but out.npy was begun with false" in refused.stderr
-    assert run(command(saved, "--resume")).returncode == 0
+    written = first.stat().st_mtime_ns
+    slow = Path("slow.py")
+    slow.write_text(SLOW.replace("{ROOT}", str(ROOT)).replace("{SLOW}", "none"))
+    assert run([sys.executable, slow, *command(saved, "--resume")[2:]], RANK="0").returncode == 0
+    assert len(list(Path().glob("rank-*"))) < 4, "what was done is not done again"
+    assert written
     assert Path("out.npy").read_bytes() == Path("whole.npy").read_bytes()
     assert np.array_equal(np.load("out.npy"), wanted)
-    assert not progress.parent.exists()
+    assert not Path(".out.npy.unfinished").exists()
+    complete = run(command(saved, "--resume"))
+    assert (complete.returncode, complete.stdout) == (0, "out.npy is complete: --resume has nothing left to do\n")
+    Path("t.txt").write_text("other\n")
+    refused = run(command(saved, "--resume"))
+    assert refused.returncode == 2
+    assert "--resume: inputs is " in refused.stderr
 
 
 def test_interrupted_keeps_what_is_done(saved, many):
-    progress = Path(".out.npy.unfinished/done.json")
     # a shell starts its background jobs deaf to SIGINT, and children inherit that: hear it again
     hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     with subprocess.Popen(command(saved), stderr=subprocess.PIPE, text=True, preexec_fn=hear) as running:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (progress.exists() and json.loads(progress.read_text())["blocks"]):
-            time.sleep(0.01)
+        wait_for_a_block(running)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "texts are done and kept: --resume goes on from there" in err
     assert err.endswith("interrupted\n")
-    assert progress.exists()
+    assert list(Path(".out.npy.unfinished").glob("*.done"))
+
+
+def test_an_input_that_turns_bad_late(saved, many):
+    """The blocks before are kept, and used when the line is mended."""
+    good = Path("t.txt").read_bytes()
+    lines = good.splitlines()
+    Path("t.txt").write_bytes(b"\n".join([*lines[:20_000], b"\xff", *lines[20_001:]]))
+    refused = run(command(saved))
+    assert refused.returncode == 2
+    assert "16384 texts are done and kept: --resume goes on from there" in refused.stderr
+    assert "t.txt, line 20001 is not UTF-8 text" in refused.stderr
+    kept = {file.name for file in Path(".out.npy.unfinished").glob("*.done")}
+    Path("t.txt").write_bytes(good)
+    Path("slow.py").write_text(SLOW.replace("{ROOT}", str(ROOT)).replace("{SLOW}", "none"))
+    assert run([sys.executable, "slow.py", *command(saved, "--resume")[2:]], RANK="0").returncode == 0
+    assert (len(kept), len(list(Path().glob("rank-*")))) == (2, 2), "two blocks of four were left"
+    assert np.array_equal(np.load("out.npy"), encode(saved, "t.txt", output="whole.npy")[0])
+
+
+def test_resume_where_a_text_was_edited_to_the_same_size(saved, many, monkeypatch):
+    """Even to the same time: its block is made again, and no other."""
+    with subprocess.Popen(command(saved)) as running:
+        wait_for_a_block(running)
+        running.send_signal(signal.SIGKILL)
+    before, content = Path("t.txt").stat(), Path("t.txt").read_text()
+    Path("t.txt").write_text("x" + content[1:])
+    os.utime("t.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run(command(saved, "--resume")).returncode == 0
+    assert np.array_equal(np.load("out.npy"), encode(saved, "t.txt", output="whole.npy")[0])
+
+
+RESUME = [
+    ["--role", "query"],
+    ["--batch-tokens", "64"],
+    ["--max-length", "16"],
+    ["--keep-layers", "0"],
+    ["--normalize"],
+    ["--truncate-dim", "8"],
+    ["--precision", "binary"],
+    ["--prompt", "x"],
+    ["--prompt-name", "topic"],
+    ["--dtype", "bfloat16"],
+    ["--ranges", "r.npy", "--precision", "int8"],
+]
+
+
+@pytest.mark.parametrize("options", RESUME, ids=lambda options: options[0])
+@pytest.mark.parametrize("way", ["given", "removed"])
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_what_resume_refuses(saved, here, options, way, state):
+    np.save("r.npy", np.stack([np.full(16, -1.0), np.full(16, 1.0)]))
+    first, second = ([], options) if way == "given" else (options, [])
+    with (
+        mock.patch.object(EmbeddingFile, "_publish", side_effect=SystemExit) if state == "unfinished" else nullcontext()
+    ):
+        run_script("encode.py", "t.txt", "--model", saved, "--output", "out.npy", *first)
+    assert Path(".out.npy.unfinished").exists() == (state == "unfinished")
+    code, _, err = run_script("encode.py", "t.txt", "--model", saved, "--output", "out.npy", *second, "--resume")
+    assert code == 2
+    assert err.startswith("error: --resume: ")
+    assert err.count("\n") == 1
+    code, _, err = run_script("encode.py", "t.txt", "--model", saved, "--output", "out.npy", *first, "--resume")
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_resume_with_an_edited_model(saved, here, state):
+    shutil.copytree(saved, "m")
+    with (
+        mock.patch.object(EmbeddingFile, "_publish", side_effect=SystemExit) if state == "unfinished" else nullcontext()
+    ):
+        run_script("encode.py", "t.txt", "--model", "m", "--output", "out.npy")
+    content = Path("m/model.safetensors").read_bytes()
+    Path("m/model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size
+    code, _, err = run_script("encode.py", "t.txt", "--model", "m", "--output", "out.npy", "--resume")
+    assert code == 2
+    assert "--resume: the file " in err and "m/model.safetensors is [" in err
 
 
 def test_started_again_without_resume(saved, many):
     Path(".out.npy.unfinished").mkdir()
-    Path(".out.npy.unfinished/done.json").write_text('{"blocks": 2, "rows": 5, "cut": 0}')
+    Path(".out.npy.unfinished/0-1.done").write_text('{"rows": 5, "cut": 0, "first": 0, "crc": 0}')
     found, _ = encode(saved, "t.txt")
     assert len(found) == len(many)
+
+
+# ---------------------------------------------------------------- what is read is not replaced
+
+
+def same_as(way, file):
+    """Another path to a file."""
+    if way == "./":
+        return f"./{file}"
+    (os.symlink if way == "symbolic link" else os.link)(file, f"link{Path(file).suffix}")
+    return f"link{Path(file).suffix}"
+
+
+@pytest.mark.parametrize("way", ["./", "symbolic link", "hard link"])
+@pytest.mark.parametrize("what", ["input", "model", "ranges"])
+def test_the_output_is_read_too(saved, here, way, what):
+    shutil.copytree(saved, "m")
+    Path("in.jsonl").write_text('{"a": "x"}\n{"a": "y"}\n')
+    np.save("r.npy", np.stack([np.full(16, -1.0), np.full(16, 1.0)]))
+    file = {"input": "in.jsonl", "model": "m/model.safetensors", "ranges": "r.npy"}[what]
+    content, output = Path(file).read_bytes(), same_as(way, file)
+    options = ["--model", "m", "--column", "a", "--output", output, "--precision", "int8", "--ranges", "r.npy"]
+    code, _, err = run_script("encode.py", "in.jsonl", *options)
+    assert code == 2
+    assert err.startswith(f"error: --output is {Path(output)}, but ")
+    assert err.endswith(" is also read: name another file\n")
+    assert Path(file).read_bytes() == content
+
+
+def test_the_ranges_beside_the_output_are_read_too(saved, here):
+    Path("t.txt").rename("out.ranges.npy")
+    code, _, err = run_script(
+        "encode.py", "out.ranges.npy", "--model", saved, "--output", "out.npy", "--precision", "int8"
+    )
+    assert code == 2
+    assert err == "error: --output is out.npy, but out.ranges.npy is also read: name another file\n"
+    assert Path("out.ranges.npy").read_text().startswith(TEXTS[0])
+
+
+# ---------------------------------------------------------------- tables as people have them
+
+
+def test_formats_and_columns_by_number(saved, here):
+    model = SentenceTransformer(saved)
+    Path("sts.tsv").write_text('4.5\tread file\t"sort list\n\twait\ttime date\n')
+    check_close(encode(saved, "sts.tsv", "--column-number", "2")[0], model.encode(['"sort list', "time date"]))
+    Path("SICK_train.txt").write_text("id\ta\n1\tread\n2\tsort\n")
+    check_close(encode(saved, "SICK_train.txt", "--format", "tsv", "--column", "a")[0], model.encode(["read", "sort"]))
+    Path("t.json").write_text('[{"a": "read"}, {"a": "sort"}]')
+    check_close(encode(saved, "t.json", "--column", "a")[0], model.encode(["read", "sort"]))
+
+
+def test_max_length(saved, here):
+    Path("t.txt").write_text("read file sort list number thread\n")
+    found, printed = encode(saved, "t.txt", "--max-length", "6")
+    assert "1 cut at 6 tokens" in printed
+    assert not np.allclose(found, SentenceTransformer(saved).encode(["read file sort list number thread"]))
+
+
+def test_what_is_not_utf8(saved, here):
+    Path("t.txt").rename(os.fsdecode(b"t\xff.txt"))
+    for arguments in ([b"t\xff.txt"], [b"-", b"--prompt", b"\xff"], [b"-", b"--column", b"\xff"]):
+        full = [sys.executable, ROOT / "encode.py", *arguments, "--model", saved, "--output", "out.npy"]
+        done = subprocess.run(full, capture_output=True, input=b"a\n")
+        assert done.returncode == 2
+        assert b"is not UTF-8 text: " in done.stderr
+        assert done.stderr.count(b"\n") == 1

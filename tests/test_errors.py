@@ -116,9 +116,15 @@ def begun():
     """A run that was killed before its first block was complete."""
     with (
         mock.patch("minist.models.sentence_transformer.SentenceTransformer.embed", side_effect=SystemExit),
-        mock.patch("minist.data.embedding_file.EmbeddingFile.discard"),
+        mock.patch("minist.data.embedding_file.EmbeddingFile.discard", lambda file: None),
     ):
         run_script("encode.py", "t.txt", "--model", "m", "--output", "out.npy")
+
+
+def finished_before():
+    """The output is complete, and then an input was changed."""
+    run_script("encode.py", "t.txt", "--model", "m", "--output", "out.npy")
+    Path("t.txt").write_text("a\nb\n")
 
 
 def named(name):
@@ -144,7 +150,7 @@ WORD, KEY = "embeddings.word_embeddings.weight", "encoder.layer.0.attention.self
 ENCODE = {
     "no input": (lambda: Path("t.txt").unlink(), (), ["there is no file t.txt"]),
     "empty input": (lambda: Path("t.txt").write_text(""), (), ["t.txt is empty"]),
-    "input is a folder": (lambda: (Path("t.txt").unlink(), Path("t.txt").mkdir()), (), ["no file t.txt"]),
+    "input is a folder": (lambda: (Path("t.txt").unlink(), Path("t.txt").mkdir()), (), ["t.txt is not a file"]),
     "input is not UTF-8": (lambda: Path("t.txt").write_bytes(b"a\nb\n\xff\n"), (), ["t.txt, line 3 is not UTF-8"]),
     "no model": (lambda: shutil.rmtree("m"), (), ["there is no folder m", "HF_HUB_OFFLINE is set"]),
     "no model at a path": (lambda: None, ("--model", "runs/x/model"), ["there is no folder 'runs/x/model'"]),
@@ -207,8 +213,8 @@ ENCODE = {
     "output below a file": (lambda: None, ("--output", "t.txt/out.npy"), ["t.txt"]),
     "output is a folder": (lambda: Path("out.npy").mkdir(), (), ["out.npy"]),
     "unknown prompt": (lambda: None, ("--prompt-name", "x"), ["prompt name is 'x'", "has query, document, topic"]),
-    "truncate-dim too large": (lambda: None, ("--truncate-dim", "9"), ["truncate_dim is 9", "1 to 8 dimensions"]),
-    "truncate-dim 0": (lambda: None, ("--truncate-dim", "0"), ["truncate_dim is 0"]),
+    "truncate-dim too large": (lambda: None, ("--truncate-dim", "9"), ["--truncate-dim is 9", "at most 8"]),
+    "truncate-dim 0": (lambda: None, ("--truncate-dim", "0"), ["--truncate-dim is 0: use a number at least 1"]),
     "unknown dtype": (lambda: None, ("--dtype", "int3"), ["dtype is 'int3', known are float32, bfloat16"]),
     "unknown device": (lambda: None, ("--device", "toaster"), ["device is 'toaster'"]),
     "a device without numbers": (lambda: None, ("--device", "meta"), ["device is 'meta'"]),
@@ -220,15 +226,30 @@ ENCODE = {
         lambda: np.save("r.npy", np.zeros((2, 5))), ("--precision", "int8", "--ranges", "r.npy"), ["[2, 5]", "[2, 8]"]
     ),
     "ranges are no .npy": (
-        lambda: Path("r.npy").write_text("x"), ("--precision", "int8", "--ranges", "r.npy"), ["--ranges r.npy"]
+        lambda: Path("r.npy").write_text("x"), ("--precision", "int8", "--ranges", "r.npy"), ["r.npy is not a .npy"]
     ),
-    "int8 of one text": (lambda: Path("t.txt").write_text("a\n"), ("--precision", "int8"), ["1 embedding cannot tell"]),
+    "int8 of one text": (lambda: Path("t.txt").write_text("a\n"), ("--precision", "int8"), ["the number of texts"]),
     "resume of standard input": (lambda: None, ("-", "--resume"), ["standard input is read once"]),
     "resume with other settings": (begun, ("--resume", "--normalize"), ["--resume: normalize is true", "with false"]),
-    "resume with another file": (
-        lambda: (begun(), Path("t.txt").write_text("a\nb\n")), ("--resume",), ["--resume: the file", "t.txt is"]
+    "resume with another file": (finished_before, ("--resume",), ["--resume: inputs is", "t.txt"]),
+    "ranges are an .npz": (
+        lambda: np.savez("r.npz", np.zeros((2, 8))),
+        ("--precision", "int8", "--ranges", "r.npz"),
+        ["r.npz is an .npz, several arrays"],
     ),
-    "jsonl without a field": (lambda: None, ("d.jsonl",), ["d.jsonl is jsonl: name the field", "--field"]),
+    "input is the model folder": (named("m"), (), ["m is not a file, but one is wanted"]),
+    "input is a pipe": (lambda: os.mkfifo(named("p.txt")()), (), ["p.txt is not a file, but one is wanted"]),
+    "text of many columns": (
+        lambda: named("d.csv")().write_text(",".join(f"c{i}" for i in range(3000)) + "\n" + "," * 2999 + "\n"),
+        ("--column", "c17x"),
+        ["no column 'c17x', it has c17", "and 2,970 more"],
+    ),
+    "two columns of one name": (
+        lambda: named("d.csv")().write_text("q,q\na,b\n"), ("--column", "q"), ["2 columns are called 'q'"]
+    ),
+    "no format": (lambda: None, ("--format", "tsv"), ["t.txt is read as tsv, which has columns: name the one"]),
+    "max-length too small": (lambda: None, ("--max-length", "1"), ["max_length"]),
+    "jsonl without a field": (lambda: None, ("d.jsonl",), ["d.jsonl is read as jsonl, which has columns"]),
     "unknown field": (named("d.jsonl"), ("--field", "text"), ["row 1: there is no column 'text', it has q, d"]),
     "field is no text": (
         lambda: write_jsonl(named("d.jsonl")(), [{"q": "a"}, {"q": 3}]), ("--field", "q"), ["d.jsonl, row 2: 'q' is 3"]
@@ -236,10 +257,10 @@ ENCODE = {
     "jsonl is broken": (
         lambda: named("d.jsonl")().write_text('{"q": "a"}\n{"q"\n'), ("--field", "q"), ["d.jsonl, line 2 is not JSON"]
     ),
-    "csv without a column": (lambda: named("d.csv")().write_text("q\na\n"), (), ["d.csv is a table", "--column"]),
+    "csv without a column": (lambda: named("d.csv")().write_text("q\na\n"), (), ["is read as csv, which has columns"]),
     "unknown column": (lambda: named("d.csv")().write_text("q\na\n"), ("--column", "x"), ["no column 'x', it has q"]),
-    "column of lines": (lambda: None, ("--column", "q"), ["--column is for .csv", "t.txt is none"]),
-    "field of lines": (lambda: None, ("--field", "q"), ["--field is for jsonl, but t.txt is not"]),
+    "column of lines": (lambda: None, ("--column", "q"), ["t.txt is read as txt, which has no columns"]),
+    "field of lines": (lambda: None, ("--field", "q"), ["t.txt is read as txt, which has no columns"]),
     "damaged gzip": (
         lambda: named("t.gz")().write_bytes(gzip.compress(b"read\n" * 99)[:-9]), (), ["t.gz", "data is damaged"]
     ),

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import write_jsonl
 
-from minist.data.labels import ColumnLabels, FileLabels, LabelWriter, parse_number
-from minist.data.rows import read_places
+from minist.data.labels import Labels, LabelWriter, check_label_file
+from minist.data.rows import parse_number, read_places
 
 
 def write_csv(file, labels):
@@ -20,13 +20,13 @@ def write_csv(file, labels):
     return file
 
 
-def read(tmp_path, *files):
+def read(tmp_path, *files, wants=""):
     """Two rows at a time."""
-    places = list(read_places(files, ["label"]))
-    with LabelWriter(tmp_path, files, "label") as writer:
-        for start in range(0, len(places), 2):
-            writer.write(places[start : start + 2])
-    return ColumnLabels(tmp_path, json.loads(json.dumps(writer.meta())))
+    places = list(read_places(files, {"label": "label"}))
+    writer = LabelWriter(files, "label", wants, "")
+    for start in range(0, len(places), 2):
+        writer.write(places[start : start + 2])
+    return Labels(tmp_path, json.loads(json.dumps(writer.save(tmp_path))))
 
 
 def jsonl(tmp_path, labels, name="rows.jsonl"):
@@ -139,21 +139,21 @@ def test_a_table_beside_jsonl(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 2, "abc"], r'rows\.jsonl, row 3: label is "abc", but the labels before are numbers'),
-        (["a", 2], "row 2: label is 2, but the labels before are class names"),
-        ([[1], 2], "row 2: label is 2, but the labels before are lists of numbers"),
-        ([1, [2]], r"row 2: label is \[2\], but the labels before are numbers"),
-        ([1, None], "row 2: label is null, but a label is a number, a class name or a list of numbers"),
-        (["a", ""], 'row 2: label is "", but a label is'),
-        ([{"a": 1}], r'row 1: label is {"a": 1}, but a label is'),
-        ([[1, "a"]], r'row 1: label is \[1, "a"\], but a label is'),
-        ([[1, None]], r"row 1: label is \[1, null\], but a label is"),
-        ([1, math.nan], "row 2: label is NaN, but a label is finite"),
-        ([1, -math.inf], "row 2: label is -Infinity, but a label is finite"),
-        ([[1, math.inf]], r"row 1: label is \[1, Infinity\], but a label is finite"),
-        ([1e39], r"row 1: label is 1e\+39, but a label is finite and not that large"),
-        ([2**53 + 2], "row 1: label is 9007199254740994, but a label is finite and not that large"),
-        ([10**400], "row 1: label is 1000.*, but a label is finite and not that large"),
+        ([1, 2, "abc"], r'rows\.jsonl, row 3: .label. is "abc", but the labels before are numbers'),
+        (["a", 2], "row 2: .label. is 2, but the labels before are class names"),
+        ([[1], 2], "row 2: .label. is 2, but the labels before are lists of numbers"),
+        ([1, [2]], r"row 2: .label. is \[2\], but the labels before are numbers"),
+        ([1, None], "row 2: .label. is null, but a label is a number, a class name or a list of numbers"),
+        (["a", ""], 'row 2: .label. is "", but a label is'),
+        ([{"a": 1}], r'row 1: .label. is {"a": 1}, but a label is'),
+        ([[1, "a"]], r'row 1: .label. is \[1, "a"\], but a label is'),
+        ([[1, None]], r"row 1: .label. is \[1, null\], but a label is"),
+        ([1, math.nan], "row 2: .label. is NaN, but a number is finite"),
+        ([1, -math.inf], "row 2: .label. is -Infinity, but a number is finite"),
+        ([[1, math.inf]], "row 1: .label. is Infinity, but a number is finite"),
+        ([1e39], r"row 1: .label. is 1e\+39, but a number is finite and not that large"),
+        ([2**53 + 2], "row 1: .label. is 9007199254740994, but a number is finite and not that large"),
+        ([10**400], "row 1: .label. is 1000.*, but a number is finite and not that large"),
     ],
 )
 def test_what_is_no_label(tmp_path, labels, message):
@@ -162,7 +162,7 @@ def test_what_is_no_label(tmp_path, labels, message):
 
 
 @pytest.mark.parametrize(
-    ("cells", "message"), [(["1", "nan"], "row 2: label is NaN"), (["1", ""], 'row 2: label is ""')]
+    ("cells", "message"), [(["1", "nan"], 'row 2: .label. is "nan"'), (["1", ""], 'row 2: .label. is ""')]
 )
 def test_what_is_no_label_in_a_table(tmp_path, cells, message):
     with pytest.raises(ValueError, match=rf"t\.csv, {message}, but"):
@@ -195,9 +195,7 @@ def test_numbers_in_text(text, number):
 )
 def test_a_npy_file(tmp_path, values, dtype, described):
     np.save(tmp_path / "l.npy", values)
-    found = FileLabels(tmp_path / "l.npy")
-    found.check_finite()
-    found.check_rows(3)
+    found = Labels(tmp_path, check_label_file(tmp_path / "l.npy"))
     taken = found.take(torch.tensor([2, 0]))
     assert (taken.tolist(), taken.dtype) == (values[[2, 0]].tolist(), dtype)
     assert found.describe() == described
@@ -215,13 +213,7 @@ def test_a_npy_file_is_finite(tmp_path, shape, value):
     values[150_000] = value
     np.save(tmp_path / "l.npy", values)
     with pytest.raises(ValueError, match=r"l\.npy, row 150001: a label is not a finite number"):
-        FileLabels(tmp_path / "l.npy").check_finite()
-
-
-def test_a_npy_file_has_as_many_rows(tmp_path):
-    np.save(tmp_path / "l.npy", np.zeros(3))
-    with pytest.raises(ValueError, match=r"l\.npy has 3 rows, the files have 1,004: make one for each"):
-        FileLabels(tmp_path / "l.npy").check_rows(1004)
+        check_label_file(tmp_path / "l.npy")
 
 
 @pytest.mark.parametrize(
@@ -237,16 +229,53 @@ def test_a_npy_file_has_as_many_rows(tmp_path):
 def test_what_a_npy_file_may_not_hold(tmp_path, values, message):
     np.save(tmp_path / "l.npy", values)
     with pytest.raises(ValueError, match=message):
-        FileLabels(tmp_path / "l.npy")
+        check_label_file(tmp_path / "l.npy")
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY\x01\x00"])
 def test_what_is_no_npy_file(tmp_path, content):
     (tmp_path / "l.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"l\.npy is not a \.npy file of numbers"):
-        FileLabels(tmp_path / "l.npy")
+        check_label_file(tmp_path / "l.npy")
 
 
 def test_no_npy_file(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file .*l\.npy"):
-        FileLabels(tmp_path / "l.npy")
+        check_label_file(tmp_path / "l.npy")
+
+
+def test_an_npz_is_no_npy_file(tmp_path):
+    np.savez(tmp_path / "l.npz", a=np.zeros(3))
+    (tmp_path / "l.npz").rename(tmp_path / "l.npy")
+    with pytest.raises(ValueError, match=r"l\.npy is an \.npz, several arrays in one file"):
+        check_label_file(tmp_path / "l.npy")
+
+
+# ---------------------------------------------------------------- a loss that wants numbers
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["0.5", "1", "N/A"], r"row 3: 'label' is \"N/A\", but a number is wanted$"),
+        (["4,5", "1", "2"], r"row 1: 'label' is \"4,5\", but a number is wanted: write 4.5"),
+        (["0.5", "", "2"], r"row 2: 'label' is \"\", but a number is wanted"),
+    ],
+)
+def test_numbers_are_wanted(tmp_path, cells, message):
+    """They used to become the alphabetical numbers of classes."""
+    files = [write_csv(tmp_path / "t.csv", cells), write_csv(tmp_path / "t.tsv", cells), jsonl(tmp_path, cells)]
+    for file in files:
+        with pytest.raises(ValueError, match=rf"{file.name}, {message}"):
+            read(tmp_path, file, wants="numbers")
+
+
+@pytest.mark.parametrize("cells", [["0.5", "1", "2"], ["0.5", 1, 2], [0.5, "1.0", True]])
+def test_numbers_that_jsonl_spells_as_text(tmp_path, cells):
+    found = read(tmp_path, jsonl(tmp_path, cells), wants="numbers")
+    assert found.take(torch.arange(3)).tolist() == [0.5, 1, cells[2] if cells[2] is True else 2]
+    assert found.classes == []
+
+
+def test_lists_are_numbers_too(tmp_path):
+    assert read(tmp_path, jsonl(tmp_path, [[1, 2.5], [3]]), wants="numbers").per_row() is None

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from minist.data.parquet import ROWS, count_parquet, read_parquet
+from minist.data.rows import read_texts
 from minist.data.texts import Texts
 
 TEXTS = ["a", "", "two\nlines", "größer ☃", "x" * 100_000]
@@ -25,8 +26,8 @@ def write(tmp_path):
 
 def test_texts(write):
     file = write(id=list(range(5)), text=TEXTS, other=TEXTS[::-1])
-    assert list(read_parquet(file, "text")) == TEXTS
-    assert list(read_parquet(file, "other")) == TEXTS[::-1]
+    assert [row["text"] for row in read_parquet(file, ["text"])] == TEXTS
+    assert list(read_parquet(file, ["other", "id"])) == [{"other": t, "id": i} for i, t in enumerate(TEXTS[::-1])]
     assert count_parquet(file) == 5
 
 
@@ -43,7 +44,7 @@ def test_other_ways_to_store_a_text(write, kind):
     pyarrow = pytest.importorskip("pyarrow")
     texts = ["a", "b", "a"]
     column = pyarrow.array(texts).dictionary_encode() if kind == "dictionary" else pyarrow.array(texts, kind)
-    assert list(read_parquet(write(text=column), "text")) == texts
+    assert [row["text"] for row in read_parquet(write(text=column), ["text"])] == texts
 
 
 @pytest.mark.parametrize("count", [0, ROWS, 2 * ROWS + 1])
@@ -51,13 +52,13 @@ def test_more_rows_than_are_read_at_a_time(write, count):
     pyarrow = pytest.importorskip("pyarrow")
     texts = [f"text {i}" for i in range(count)]
     file = write(text=pyarrow.array(texts, pyarrow.string()))
-    assert list(read_parquet(file, "text")) == texts
+    assert [row["text"] for row in read_parquet(file, ["text"])] == texts
     assert count_parquet(file) == count
 
 
 def test_no_such_column(write):
     with pytest.raises(ValueError, match=r"t\.parquet: there is no column 'c', it has a, b"):
-        list(read_parquet(write(a=["x"], b=["y"]), "c"))
+        list(read_parquet(write(a=["x"], b=["y"]), ["c"]))
 
 
 @pytest.mark.parametrize(
@@ -65,19 +66,19 @@ def test_no_such_column(write):
     [
         (["a", None], "row 2: 'text' is null, but a text is wanted"),
         ([3, 4], "row 1: 'text' is 3, but a text is wanted"),
-        ([{"a": "x"}], "row 1: 'text' is {'a': 'x'}, but a text is wanted"),
+        ([{"a": "x"}], 'row 1: .text. is {"a": "x"}, but a text is wanted'),
         ([*["a"] * ROWS, "b", None], f"row {ROWS + 2}: 'text' is null"),
     ],
 )
 def test_no_text_in_a_row(write, column, message):
     with pytest.raises(ValueError, match=r"t\.parquet, " + message):
-        list(read_parquet(write(text=column), "text"))
+        list(read_texts(write(text=column), {"anchor": "text"}))
 
 
 def test_no_parquet_file(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "t.parquet").write_text("a\nb\n")
-    for read in (count_parquet, lambda file: list(read_parquet(file, "text"))):
+    for read in (count_parquet, lambda file: list(read_parquet(file, ["text"]))):
         with pytest.raises(ValueError, match=r"t\.parquet is no parquet file: "):
             read(tmp_path / "t.parquet")
 
@@ -87,14 +88,22 @@ def test_damage_in_the_middle(write):
     content = bytearray(file.read_bytes())
     content[2000:3000] = bytes(1000)
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"t\.parquet: the column 'text' is damaged: "):
-        list(read_parquet(file, "text"))
+    with pytest.raises(ValueError, match=r"t\.parquet: 'text' is damaged: "):
+        list(read_parquet(file, ["text"]))
 
 
 def test_no_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "t.parquet").touch()
     texts = Texts((tmp_path / "t.parquet",), column="text")
     for read in (texts.count, lambda: list(texts)):
         with pytest.raises(ValueError, match=r"t\.parquet is parquet, which needs pyarrow: pip install pyarrow"):
             read()
+
+
+def test_two_columns_of_one_name(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_arrays([["x"], ["y"]], names=["a", "a"]), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="several columns are called 'a'"):
+        list(read_parquet(tmp_path / "t.parquet", ["a"]))

@@ -38,12 +38,12 @@ def test_a_name_that_is_both_means_the_data_set():
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ({"q": "x"}, r"'q', which is neither a column \(anchor, positive\) nor a data set \(nli, qa\)"),
-        ({"nli": {"q": "x"}}, "prompts of 'nli' name 'q', which is not a column: it has anchor, positive"),
-        ({"nli": {"qa": "x"}}, "prompts of 'nli' name 'qa', which is not a column"),
+        ({"q": "x"}, "a column or a data set, is 'q', known are anchor, positive, nli, qa"),
+        ({"nli": {"q": "x"}}, "a column in the prompts of 'nli' is 'q', known are anchor, positive"),
+        ({"nli": {"qa": "x"}}, "a column in the prompts of 'nli' is 'qa', known are anchor, positive"),
         ({"nli": 3}, "prompts of 'nli' are 3: give a text, or a text for each column"),
-        ({"anchor": {"positive": "x"}}, "the prompt of 'anchor' in 'nli' is {'positive': 'x'}: give a text"),
-        ({"nli": {"anchor": ["x"]}}, r"the prompt of 'anchor' in 'nli' is \['x'\]: give a text"),
+        ({"anchor": {"positive": "x"}}, "prompts of 'nli' are {'anchor': {'positive': 'x'}}: give a text"),
+        ({"nli": {"anchor": ["x"]}}, r"prompts of 'nli' are {'anchor': \['x'\]}: give a text"),
     ],
 )
 def test_errors(prompts, message):

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 from tiny import sentences, tiny_model
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter
+from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter, offsets
+from minist.data.tokenizer import Tokenizer
 
 TEXTS = sentences(30, 1, longest=40)
 
@@ -19,10 +23,10 @@ def write(tmp_path, tokenizer, counts, prompt="", ragged=False):
     """TEXTS as rows that have `counts` texts each, in two parts."""
     half = len(counts) // 2
     first = sum(counts[:half])
-    with TextColumnWriter(tmp_path / "0", ColumnSpec("q", tokenizer, prompt)) as writer:
-        writer.write(TEXTS[:first], np.array(counts[:half]), ragged)
-        writer.write(TEXTS[first : sum(counts)], np.array(counts[half:]), ragged)
-    return TextColumn(tmp_path / "0", writer.meta())
+    writer = TextColumnWriter(tmp_path / "0", ColumnSpec("q", tokenizer, prompt))
+    writer.write(TEXTS[:first])
+    writer.write(TEXTS[first : sum(counts)])
+    return TextColumn(tmp_path / "0", writer.save(offsets([np.array(counts)]) if ragged else None))
 
 
 @pytest.mark.parametrize("prompt", ["", "file list: "])
@@ -77,9 +81,20 @@ def test_describe(tmp_path, tokenizer):
     assert column.describe() == f"lists of 3.0 texts of {mean:.0f} tokens, {cut} cut"
 
 
-@pytest.mark.parametrize(("vocabulary", "dtype"), [(2**16, "uint16"), (2**16 + 1, "int32")])
-def test_ids_are_wide_enough(tmp_path, tokenizer, monkeypatch, vocabulary, dtype):
-    monkeypatch.setattr(type(tokenizer), "vocab_size", property(lambda self: vocabulary))
-    write(tmp_path, tokenizer, [1] * 30)
-    ids = np.fromfile(tmp_path / "0.ids", dtype)
-    assert ids.tolist() == tokenizer(TEXTS).input_ids.tolist()
+@pytest.mark.parametrize(("largest", "dtype"), [(2**16 - 1, "uint16"), (2**16, "int32"), (70_000, "int32")])
+def test_ids_are_wide_enough(tmp_path, largest, dtype):
+    """The vocabulary is small, but has a gap before its last id."""
+    words = {"[UNK]": 0, "read": 1, "sort": largest}
+    backend = Backend(WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    writer = TextColumnWriter(tmp_path / "0", ColumnSpec("q", Tokenizer(backend, 32)))
+    writer.write(["sort read", "sort"])
+    column = TextColumn(tmp_path / "0", writer.save(None))
+    assert column.take(torch.arange(2)).input_ids.tolist() == [largest, 1, largest]
+    assert column.ids.dtype == dtype
+
+
+def test_offsets():
+    found = offsets([np.array([2, 0, 3], np.int32), np.array([], np.int64), np.array([1])])
+    assert (found.tolist(), found.dtype) == ([0, 2, 2, 5, 6], np.int64)
+    assert offsets([]).tolist() == [0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minist.data.rows import STANDARD_INPUT, file_kind, open_stream
-from minist.data.texts import Texts, text_inputs
+from minist.data.texts import BLOCK_CHARACTERS, BLOCK_TEXTS, Texts
 
 CASES = [  # bytes, and the lines that they are
     (b"", []),
@@ -92,11 +92,14 @@ def test_damaged_compressed_lines(tmp_path, damage):
         list(texts)
 
 
-def test_chunks(tmp_path):
-    texts = Texts((put(tmp_path / "a.txt", b"1\n2\n3\n"), put(tmp_path / "b.txt", b"4\n5\n")))
-    assert list(texts.chunks(2)) == [["1", "2"], ["3", "4"], ["5"]]
-    assert list(texts.chunks(5)) == [["1", "2", "3", "4", "5"]]
-    assert list(Texts((put(tmp_path / "c.txt", b""),)).chunks(3)) == []
+def test_blocks(tmp_path):
+    """Of so many texts, or fewer where they are long, so that each is about equally much work."""
+    short, long = ["x"] * (BLOCK_TEXTS + 3), "y" * (BLOCK_CHARACTERS // 2)
+    texts = Texts(
+        (put(tmp_path / "a.txt", "\n".join(short).encode()), put(tmp_path / "b.txt", f"{long}\n{long}\nz".encode()))
+    )
+    assert list(texts.blocks()) == [["x"] * BLOCK_TEXTS, ["x"] * 3 + [long] * 2, ["z"]]
+    assert list(Texts((put(tmp_path / "c.txt", b""),)).blocks()) == []
 
 
 # ---------------------------------------------------------------- jsonl and tables
@@ -106,16 +109,16 @@ def test_chunks(tmp_path):
 @pytest.mark.parametrize("field", ["a", "b"])
 def test_field_of_jsonl(tmp_path, name, field):
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
-    texts = Texts((put(tmp_path / name, lines.encode()),), field=field)
+    texts = Texts((put(tmp_path / name, lines.encode()),), field)
     texts.check()
     assert list(texts) == [row[field] for row in ROWS]
     assert texts.count() == 3
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz", "t.tsv.gz"])
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
 @pytest.mark.parametrize("column", ["a", "b"])
 def test_column_of_a_table(tmp_path, name, column):
-    texts = Texts((put(tmp_path / name, quoted("," if ".csv" in name else "\t")),), column=column)
+    texts = Texts((put(tmp_path / name, quoted(",")),), column=column)
     texts.check()
     assert list(texts) == [row[column] for row in ROWS]
     assert texts.count() == 5, "the lines behind the header: two cells hold a line end"
@@ -128,6 +131,21 @@ def test_tables_of_several_kinds(tmp_path):
     assert texts.count() == 3
 
 
+@pytest.mark.parametrize("name", ["t.tsv", "t.txt", "t.gz"])
+def test_column_number_of_a_table_without_a_header(tmp_path, name):
+    texts = Texts((put(tmp_path / name, b'1\t"a\n2\tb'),), column=1, format="tsv")
+    texts.check()
+    assert list(texts) == ['"a', "b"]
+    assert texts.count() == 2
+
+
+def test_json(tmp_path):
+    texts = Texts((put(tmp_path / "t.json", json.dumps(ROWS).encode()),), column="b")
+    texts.check()
+    assert list(texts) == [row["b"] for row in ROWS]
+    assert texts.count() is None
+
+
 def test_no_header_to_leave_out(tmp_path):
     assert Texts((put(tmp_path / "t.csv", b""), put(tmp_path / "u.csv", b"a\n1\n")), column="a").count() == 1
 
@@ -135,9 +153,9 @@ def test_no_header_to_leave_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "names", "message"),
     [
-        ("t.jsonl", b'{"a": "x"}\n{"b": "y"}\n', {"field": "a"}, r"t\.jsonl, row 2: there is no column 'a', it has b"),
-        ("t.jsonl", b'{"a": "x"}\n{"a": 7}\n', {"field": "a"}, r"t\.jsonl, row 2: 'a' is 7, but a text is wanted"),
-        ("t.jsonl", b'{"a": "\\ud800"}\n', {"field": "a"}, r"row 1: 'a' holds half a character"),
+        ("t.jsonl", b'{"a": "x"}\n{"b": "y"}\n', {"column": "a"}, r"t\.jsonl, row 2: there is no column 'a', it has b"),
+        ("t.jsonl", b'{"a": "x"}\n{"a": 7}\n', {"column": "a"}, r"t\.jsonl, row 2: 'a' is 7, but a text is wanted"),
+        ("t.jsonl", b'{"a": "\\ud800"}\n', {"column": "a"}, r"row 1: 'a' holds half a character"),
         ("t.csv", b"a,b\n1,2\n", {"column": "c"}, r"t\.csv, row 1: there is no column 'c', it has a, b"),
     ],
 )
@@ -161,9 +179,9 @@ def test_lines_of_standard_input(standard_input, content, lines):
 def test_jsonl_of_standard_input_between_files(tmp_path, standard_input):
     standard_input(b'{"a": "2"}\n\n{"a": "3"}\n')
     first, last = put(tmp_path / "1.jsonl", b'{"a": "1"}\n'), put(tmp_path / "4.jsonl.gz", b'{"a": "4"}\n')
-    texts = Texts((first, STANDARD_INPUT, last), field="a")
+    texts = Texts((first, STANDARD_INPUT, last), "a")
     texts.check()
-    assert list(texts.chunks(3)) == [["1", "2", "3"], ["4"]]
+    assert list(texts.blocks()) == [["1", "2", "3", "4"]]
 
 
 def test_standard_input_stays_open(standard_input):
@@ -179,23 +197,22 @@ def test_standard_input_stays_open(standard_input):
 @pytest.mark.parametrize(
     ("name", "names", "message"),
     [
-        ("-", {"column": "a"}, "standard input is read as lines, or as jsonl with --field, but not with --column"),
         ("none.txt", {}, r"there is no file .*none\.txt"),
-        ("folder.txt", {}, r"there is no file .*folder\.txt"),
-        ("t.jsonl", {}, r"t\.jsonl is jsonl: name the field that holds the text with --field"),
-        ("t.jsonl.gz", {"column": "a"}, r"t\.jsonl\.gz is jsonl: name the field"),
-        ("t.jsonl", {"field": "a", "column": "a"}, r"--column is for \.csv, \.tsv, \.parquet, but .*t\.jsonl is none"),
-        ("t.csv", {}, r"t\.csv is a table: name the column that holds the text with --column"),
-        ("t.tsv.gz", {"field": "a"}, r"t\.tsv\.gz is a table: name the column"),
-        ("t.parquet", {}, r"t\.parquet is a table: name the column"),
-        ("t.csv", {"field": "a", "column": "a"}, r"--field is for jsonl, but .*t\.csv is not"),
-        ("t.txt", {"field": "a"}, r"--field is for jsonl, but .*t\.txt is not"),
-        ("t.txt", {"column": "a"}, r"--column is for \.csv, \.tsv, \.parquet, but .*t\.txt is none of them"),
+        ("folder.txt", {}, r"folder\.txt is not a file, but one is wanted"),
+        ("t.jsonl", {}, r"t\.jsonl is read as jsonl, which has columns: name the one with the text, --column"),
+        ("t.jsonl.gz", {}, r"t\.jsonl\.gz is read as jsonl, which has columns"),
+        ("t.json", {}, r"t\.json is read as json, which has columns"),
+        ("t.csv", {}, r"t\.csv is read as csv, which has columns"),
+        ("t.tsv.gz", {}, r"t\.tsv\.gz is read as tsv, which has columns"),
+        ("t.parquet", {}, r"t\.parquet is read as parquet, which has columns"),
+        ("t.txt", {"format": "csv"}, r"t\.txt is read as csv, which has columns"),
+        ("t.txt", {"column": "a"}, r"t\.txt is read as txt, which has no columns: leave --column out"),
+        ("-", {"column": "a", "format": "txt"}, "- is read as txt, which has no columns"),
     ],
 )
 def test_what_does_not_go_together(tmp_path, name, names, message):
     (tmp_path / "folder.txt").mkdir()
-    for ending in ("jsonl", "jsonl.gz", "csv", "tsv.gz", "parquet", "txt"):
+    for ending in ("jsonl", "jsonl.gz", "json", "csv", "tsv.gz", "parquet", "txt"):
         (tmp_path / f"t.{ending}").touch()
     with pytest.raises(ValueError, match=message):
         Texts((Path("-") if name == "-" else tmp_path / name,), **names).check()
@@ -230,7 +247,6 @@ def test_open_stream(tmp_path):
         open_stream(tmp_path / "none")
 
 
-def test_inputs_of_a_command_line():
-    assert text_inputs(["b.txt", "-", "a.txt", "b.txt"]) == tuple(map(Path, ["b.txt", "-", "a.txt", "b.txt"]))
+def test_standard_input_is_read_once(tmp_path):
     with pytest.raises(ValueError, match="standard input, -, can be read only once"):
-        text_inputs(["-", "a.txt", "-"])
+        Texts((STANDARD_INPUT, put(tmp_path / "a.txt", b"a"), STANDARD_INPUT)).check()

@@ -243,7 +243,7 @@ def test_no_texts():
 @pytest.mark.parametrize("ratio", [-0.1, 1.5])
 def test_ratio_out_of_range(ratio):
     packed, starts, special = synthetic(1)
-    with pytest.raises(ValueError, match=r"ratio of deleted words is .*, it must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"ratio of deleted words is .*: use a number at least 0 and at most 1"):
         delete_words(packed, torch.arange(1), starts, special, ratio, 0, 0)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minist.checks import pick
 from minist.data.samplers import permutation
 
 
@@ -49,9 +50,7 @@ class Batches:
 
         `max_steps` > 0 counts instead of `epochs`. ValueError names a set that makes no batch.
         """
-        if mixing not in MIXINGS:
-            raise ValueError(f"mixing is {mixing!r}, known are {', '.join(MIXINGS)}")
-        self.samplers, self.mixing, self.seed = samplers, MIXINGS[mixing], seed
+        self.samplers, self.mixing, self.seed = samplers, pick("mixing", mixing, MIXINGS), seed
         self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])
         self.lengths: dict[int, int] = {}
         for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
@@ -77,6 +76,10 @@ class Batches:
                         yield Place(s, epoch, dataset, self._draw(epoch)[dataset][used[dataset]])
                     used[dataset] += 1
             step += self._length(epoch)
+
+    def rows(self, dataset: int) -> int:
+        """How many rows of a set its batches of epoch 0 hold: no_duplicates and drop_last leave some out."""
+        return sum(len(batch) for batch in self._draw(0)[dataset])
 
     def _length(self, epoch: int) -> int:
         """Number of batches; epochs differ where a sampler's batches may be short."""

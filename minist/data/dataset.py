@@ -1,10 +1,13 @@
 """A training set: text columns, tokenized once and kept on disk memory-mapped, and the labels of the rows.
 
-<folder>/meta.json      rows, columns, label; there when the folder is complete
-<folder>/0.*, 1.* ..    the text columns, see text_column.py; two columns with the same content share one
-<folder>/keys.hashes    uint64, of the raw texts without prompts, row after row: equal texts have equal hashes
-<folder>/keys.offsets   int64 [rows + 1], where the hashes of each row start
-<folder>/labels.*       see labels.py
+<folder>/meta.json         rows, columns, label, and the size of each file
+<folder>/0.*, 1.* ..       the text columns, see text_column.py; two columns with the same content share one
+<folder>/keys.npy          uint64, of the raw texts without prompts, row after row: equal texts have equal hashes
+<folder>/keys.offsets.npy  int64 [rows + 1], where the hashes of each row start
+<folder>/labels.*          see labels.py
+
+While it is made, what is known of each row and text but its tokens is in memory: of a million rows of two columns and
+a label 60 MB, and twice that for a moment at the end.
 """
 
 import hashlib
@@ -12,24 +15,22 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minist.data.arrays import read_array
-from minist.data.dataset_writer import DatasetWriter, contents
-from minist.data.labels import ColumnLabels, FileLabels, is_label_file
+from minist.data.labels import Labels, LabelWriter, check_label_file, is_label_file
 from minist.data.packed import Packed
-from minist.data.rows import file_kind, read_places
+from minist.data.rows import Column, Place, check_texts, file_kind, read_places
 from minist.data.samplers import Keys
-from minist.data.text_column import ColumnSpec, TextColumn
+from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter, offsets
 from minist.data.texts import Texts
-from minist.files import complete_folder, read_json, write_json
+from minist.data.tokenizer import Tokenizer
+from minist.files import check_file, complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
-LAYOUT = 2  # of the folder; a new number where the files change, so that old folders are made again
+LAYOUT = 3  # of the folder; a new number where the files change, so that old folders are made again
 CHUNK = 1024  # rows that are tokenized at a time
 
 
@@ -37,13 +38,21 @@ class Dataset:
     """Rows of text columns, in the order in which the loss takes them, with or without labels."""
 
     def __init__(self, folder: Path) -> None:
-        """Open what `prepare_dataset` made."""
+        """Open what `prepare_dataset` made. ValueError if it is not whole any more."""
         self.folder = folder
         self.meta = read_json(folder / "meta.json")
-        stored = [TextColumn(folder / str(i), meta) for i, meta in enumerate(self.meta["texts"])]
-        self.names: list[str] = list(self.meta["columns"])
-        self.columns = [stored[i] for i in self.meta["columns"].values()]
-        self._labels = _open_labels(folder, self.meta["label"])
+        damaged = "meta.json"
+        try:
+            found = {file.name: file.stat().st_size for file in folder.iterdir()}
+            for damaged, size in self.meta["files"].items():
+                assert found.get(damaged) == size, "it was cut short: tokens read from it would be others"
+            damaged = "meta.json"
+            stored = [TextColumn(folder / str(i), meta) for i, meta in enumerate(self.meta["texts"])]
+            self.names: list[str] = list(self.meta["columns"])
+            self.columns = [stored[i] for i in self.meta["columns"].values()]
+            self._labels = Labels(folder, self.meta["label"]) if self.meta["label"] else None
+        except (AssertionError, LookupError, TypeError, AttributeError):
+            raise ValueError(f"{folder}: {damaged} is damaged: delete the folder, and it is made again") from None
 
     def __len__(self) -> int:
         return self.meta["rows"]
@@ -57,6 +66,10 @@ class Dataset:
         """The texts of `rows` [n] in every column; those of a cell that is a list stand one after the other."""
         return tuple(column.take(rows) for column in self.columns)
 
+    def text_numbers(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Per column the numbers of the texts that `take` gives, for what is drawn for each text."""
+        return tuple(column.texts(rows) for column in self.columns)
+
     def counts(self, rows: Tensor) -> tuple[Tensor | None, ...]:
         """Per column the number of texts in each row, [n] int64, or None where every cell is one text."""
         return tuple(column.counts(rows) for column in self.columns)
@@ -67,7 +80,7 @@ class Dataset:
 
     def number_classes(self, classes: Sequence[str]) -> None:
         """Number the class names of the labels by their place in `classes`. ValueError if one is not there."""
-        if isinstance(self._labels, ColumnLabels):
+        if self._labels and not self._labels.meta["file"]:
             self._labels.number_classes(classes)
 
     def tokens(self, rows: Tensor) -> Tensor:
@@ -80,11 +93,8 @@ class Dataset:
 
     def keys(self) -> Keys:
         """What samplers look at."""
-        return Keys(
-            read_array(self.folder / "keys.hashes", np.uint64),
-            read_array(self.folder / "keys.offsets", np.int64),
-            self._labels.per_row() if self._labels else None,
-        )
+        hashes, starts = (np.load(self.folder / name, mmap_mode="r") for name in ("keys.npy", "keys.offsets.npy"))
+        return Keys(hashes, starts, self._labels.per_row() if self._labels else None)
 
     def describe(self) -> str:
         """What was read: rows, the columns with their mean lengths, how many texts were cut, the labels."""
@@ -94,49 +104,139 @@ class Dataset:
         return f"{len(self):,} rows: {'; '.join(parts)}"
 
 
-def _open_labels(folder: Path, meta: dict[str, Any] | None) -> ColumnLabels | FileLabels | None:
-    if meta is None:
-        return None
-    return FileLabels(Path(meta["file"])) if "file" in meta else ColumnLabels(folder, meta)
+# ---------------------------------------------------------------- making it
 
 
-def prepare_dataset(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path) -> Path:
+def prepare_dataset(
+    files: Sequence[Path],
+    columns: Mapping[str, ColumnSpec],
+    label: Column,
+    cache: Path,
+    *,
+    wants: str = "",
+    format: str = "",
+) -> Path:
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
-    `columns` maps our names to what they hold. `label` names a column of the files, or a .npy file with a row for
-    each of theirs, [rows] or [rows, D]; "" for none. ValueError names the file and the row that cannot be read,
-    and then nothing stays on disk.
+    `columns` maps our names to what they hold. `label` is a column of the files, or a .npy file with a row for each
+    of theirs, [rows] or [rows, D]; "" for none. `wants` is "numbers" where names of classes are no labels for the
+    loss. `format` says what the files are, see rows.py; "": their endings do. ValueError names the file and the row
+    that cannot be read, and then nothing stays on disk.
     """
-    folder = dataset_folder(files, columns, label, cache)
+    folder = dataset_folder(files, columns, label, cache, wants=wants, format=format)
     if not (folder / "meta.json").exists():
         with complete_folder(folder) as partial:
-            _write(files, columns, label, partial)
+            _write(_Writer(partial, files, columns, label, wants, format), files, format)
     return folder
 
 
-def _write(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, folder: Path) -> None:
-    expected = Texts(tuple(files)).count() or 0
-    with DatasetWriter(folder, files, columns, label) as writer, progress_bar(expected, "rows", "tokenizing") as bar:
-        places = read_places(files, writer.needed)
-        while chunk := list(islice(places, CHUNK)):
-            writer.write(chunk)
-            bar.update(len(chunk))
-    write_json(folder / "meta.json", writer.meta())
-
-
-def dataset_folder(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path) -> Path:
+def dataset_folder(
+    files: Sequence[Path],
+    columns: Mapping[str, ColumnSpec],
+    label: Column,
+    cache: Path,
+    *,
+    wants: str = "",
+    format: str = "",
+) -> Path:
     """The folder below `cache`: its name is a hash of the content of all files, the columns, tokenizers and label.
 
     ValueError where a file is missing.
     """
     # a label file is not copied, so its place counts too
-    label_file = [Path(label).resolve()] if is_label_file(label) else []
-    kinds = [file_kind(file) for file in files]
-    settings = [LAYOUT, list(contents(columns).items()), kinds, str(label_file[0]) if label_file else label]
+    label_file = [Path(str(label)).resolve()] if is_label_file(label) else []
+    kinds = [format or file_kind(file) for file in files]
+    settings = [LAYOUT, wants, list(_contents(columns).items()), kinds, str(label_file[0]) if label_file else label]
     seal = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8)
     for file in [*files, *label_file]:
-        if not file.is_file():
-            raise ValueError(f"there is no file {file}")
+        check_file(file)
         with open(file, "rb") as stream:
             seal.update(hashlib.file_digest(stream, "blake2b").digest())
     return cache / seal.hexdigest()
+
+
+def _contents(columns: Mapping[str, ColumnSpec]) -> dict[str, tuple[Column, str, str]]:
+    """Of each column: source, hash of the tokenizer, prompt. Columns that agree in it have the same tokens."""
+    tokenizers = {id(spec.tokenizer): spec.tokenizer for spec in columns.values()}
+    hashes = {key: _tokenizer_hash(tokenizer) for key, tokenizer in tokenizers.items()}  # slow for a large vocabulary
+    return {name: (spec.source, hashes[id(spec.tokenizer)], spec.prompt) for name, spec in columns.items()}
+
+
+def _tokenizer_hash(tokenizer: Tokenizer) -> str:
+    content = f"{tokenizer.max_length} {tokenizer.special_tokens} {tokenizer.backend.to_str()}"
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _write(writer: "_Writer", files: Sequence[Path], format: str) -> None:
+    expected = Texts(tuple(files), "", format).count() or 0
+    with progress_bar(expected, "rows", "tokenizing") as bar:
+        places = read_places(files, {column: column for column in writer.needed}, format)
+        while chunk := list(islice(places, CHUNK)):
+            writer.write(chunk)
+            bar.update(len(chunk))
+    writer.save()
+
+
+class _Writer:
+    """Takes the rows as they come by."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[Path],
+        columns: Mapping[str, ColumnSpec],
+        label: Column,
+        wants: str,
+        format: str,
+    ) -> None:
+        contents = _contents(columns)
+        numbers = {content: i for i, content in enumerate(dict.fromkeys(contents.values()))}
+        self.folder, self.label = folder, label
+        self.stored = {name: numbers[content] for name, content in contents.items()}
+        specs = {self.stored[name]: spec for name, spec in columns.items()}  # each content is stored once
+        self.texts = [(spec.source, TextColumnWriter(folder / str(i), spec)) for i, spec in specs.items()]
+        self.sources = [spec.source for spec in columns.values()]
+        self.label_file = check_label_file(Path(str(label))) if is_label_file(label) else None
+        self.labels = LabelWriter(files, label, wants, format) if label != "" and not self.label_file else None
+        self.needed = dict.fromkeys([*self.sources, *([label] if self.labels else [])])  # columns of the files
+        self.are_lists: dict[Column, bool] = {}  # as the first row has it
+        self.counts: dict[Column, list[np.ndarray]] = {source: [] for source in self.sources}  # texts of each row
+        self.hashes: list[np.ndarray] = []
+
+    def write(self, places: Sequence[Place]) -> None:
+        """Append rows. ValueError names the one that cannot be read."""
+        texts = {}
+        for source in self.counts:
+            lists = self.are_lists.setdefault(source, isinstance(places[0].row[source], list))
+            cells = [check_texts(place, source, lists) for place in places]
+            texts[source] = [text for cell in cells for text in cell]
+            self.counts[source].append(np.fromiter(map(len, cells), np.int64, len(cells)))
+        if self.labels:
+            self.labels.write(places)
+        for source, writer in self.texts:
+            writer.write(texts[source])
+        hashed = {source: text_hashes(found) for source, found in texts.items()}
+        rows = np.concatenate([np.arange(len(places)).repeat(self.counts[source][-1]) for source in self.sources])
+        order = rows.argsort(kind="stable")  # column after column -> row after row
+        self.hashes.append(np.concatenate([hashed[source] for source in self.sources])[order])
+
+    def save(self) -> None:
+        """Write the files that were not streamed, meta.json last."""
+        counts = {source: np.concatenate(parts) for source, parts in self.counts.items()}
+        rows, folder = len(counts[self.sources[0]]), self.folder
+        texts = [w.save(offsets([counts[source]]) if self.are_lists[source] else None) for source, w in self.texts]
+        np.save(folder / "keys.npy", np.concatenate(self.hashes))
+        np.save(folder / "keys.offsets.npy", offsets([np.sum([counts[source] for source in self.sources], axis=0)]))
+        if self.label_file and self.label_file["rows"] != rows:
+            given = f"{self.label} has {self.label_file['rows']:,} rows"
+            raise ValueError(f"{given}, the files have {rows:,}: make one for each")
+        label = self.labels.save(folder) if self.labels else self.label_file
+        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+        meta = {"rows": rows, "columns": self.stored, "texts": texts, "label": label, "files": sizes}
+        write_json(folder / "meta.json", meta)
+
+
+def text_hashes(texts: Sequence[str]) -> np.ndarray:
+    """64 bits of each text, [N] uint64: two different ones among a million agree with a chance of 1 in 40 million."""
+    digests = b"".join([hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts])
+    return np.frombuffer(digests, "<u8").astype(np.uint64)

@@ -1,21 +1,29 @@
-"""Writing embeddings row by row into one file, by one or several processes, so that a killed run can go on.
+"""Writing embeddings into one file by one or several processes, block by block, so that a killed run can go on.
 
 While it is written, the result of `corpus.npy` is a folder beside it:
 
-    .corpus.npy.unfinished/settings.json   what the rows were made from and how
+    .corpus.npy.unfinished/settings.json   how the rows are made
     .corpus.npy.unfinished/rows            128 bytes for the header, then the rows
-    .corpus.npy.unfinished/done.json       how many blocks of rows are complete; replaced after each
+    .corpus.npy.unfinished/<block>.claim   a process has taken this block of texts upon it: who makes the file, has it
+    .corpus.npy.unfinished/<block>.done    its rows are written: where, how many, and their checksum
+    .corpus.npy.unfinished/started         a word that tells all processes of a start that the folder is theirs
+    .corpus.npy.unfinished/result          the finished file before it gets its name
 
-The header comes last, when the number of rows is known, and then the file gets its name. Rows are written, not
-memory-mapped: a full disk is then an error with a message, and written pages do not count as the process's memory.
-Reading the result back memory-mapped is `np.load("corpus.npy", mmap_mode="r")`.
+Nobody waits for a share of another process: who is free takes the next block. A block is named by its first row and a
+hash of its texts, so --resume keeps exactly what was made of the same texts, even where an input was mended since.
+`.corpus.npy.finished.json` stays, and says at --resume that nothing is left to do.
+
+Rows are written, not memory-mapped: a full disk is then an error with a message, and written pages do not count as the
+process's memory. Reading the result back memory-mapped is `np.load("corpus.npy", mmap_mode="r")`.
 """
 
+import hashlib
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +35,7 @@ from minist.files import complete_file, read_json, write_json
 
 HEADER = 128  # bytes; both formats allow to fill theirs up with spaces
 READ = 4096  # rows at a time when a result is converted
+POLL = 0.2  # seconds between two looks at the folder
 FORMATS = (".npy", ".safetensors", ".jsonl")
 SAFETENSORS_TYPES = {"<f4": "F32", "|i1": "I8", "|u1": "U8"}
 
@@ -34,100 +43,174 @@ SAFETENSORS_TYPES = {"<f4": "F32", "|i1": "I8", "|u1": "U8"}
 class EmbeddingFile:
     """The result `output` while it is made, of rows of `width` numbers of type `dtype`.
 
-    Several processes may write; one, the leader, starts, counts and finishes.
+    Several processes may write; one, the leader, starts and finishes.
     """
 
     def __init__(self, output: Path, width: int, dtype: np.dtype) -> None:
         self.output, self.width, self.dtype = output, width, dtype
         self.folder = output.with_name(f".{output.name}.unfinished")
+        self.finished = output.with_name(f".{output.name}.finished.json")
+        self.stream, self.result = self.folder / "rows", self.folder / "result"
         self.row_bytes = width * dtype.itemsize
-        self.blocks = self.rows = self.cut = 0  # complete so far
 
-    def start(self, settings: dict[str, Any], resume: bool) -> None:
-        """Make the folder, or with `resume` go on in the one that is there. ValueError if that has other settings."""
+    # ------------------------------------------------------------ start
+
+    def start(self, settings: dict[str, Any], inputs: Any, resume: bool, word: str) -> bool:
+        """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
+
+        `inputs` only has to agree where the output is complete, else blocks are compared. ValueError for other
+        settings. `word` is what the other processes of this start wait for.
+        """
+        self.about = {"settings": settings, "inputs": inputs, "bytes": 0, "word": word}
+        if resume and self.finished.exists():
+            found = read_json(self.finished)
+            self._compare(found["settings"] | {"inputs": found["inputs"]}, settings | {"inputs": inputs})
+            if self.result.exists():
+                self.result.replace(self.output)  # a run was killed just before
+            if self.output.exists() and self.output.stat().st_size == found["bytes"]:
+                self._say_finished(found["bytes"])
+                self.discard()
+                return True
         if resume and (self.folder / "settings.json").exists():  # written last
-            found = read_json(self.folder / "settings.json")
-            other = [key for key in settings | found if found.get(key) != settings.get(key)]
-            if other:
-                given, before = json.dumps(settings.get(other[0])), json.dumps(found.get(other[0]))
+            self._compare(read_json(self.folder / "settings.json"), settings)
+            self._keep_what_is_whole()
+        else:
+            self.discard()
+            self.finished.unlink(missing_ok=True)
+            self.folder.mkdir(parents=True)
+            self.stream.touch()
+            write_json(self.folder / "settings.json", settings)
+        (self.folder / "started").write_text(word)
+        return False
+
+    def _compare(self, found: dict[str, Any], settings: dict[str, Any]) -> None:
+        for key in settings | found:
+            if found.get(key) != settings.get(key):
+                given, before = json.dumps(settings.get(key)), json.dumps(found.get(key))
                 raise ValueError(
-                    f"--resume: {other[0]} is {given}, but {self.output} was begun with {before}: "
+                    f"--resume: {key} is {given}, but {self.output} was begun with {before}: "
                     "give the same, or leave out --resume to start again"
                 )
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        (self.folder / "rows").touch()
-        self.commit()
-        write_json(self.folder / "settings.json", settings)
 
-    def open(self) -> None:
-        """Learn what is complete; after `start`, in every process."""
-        done = read_json(self.folder / "done.json")
-        self.blocks, self.rows, self.cut = done["blocks"], done["rows"], done["cut"]
+    def _keep_what_is_whole(self) -> None:
+        """Forget the claims of a killed run, and each record whose rows are not there as it says."""
+        if self.result.exists() and not self.stream.exists():
+            self.result.replace(self.stream)  # it was killed while finishing
+        self.stream.touch()
+        for claim in self.folder.glob("*.claim"):
+            claim.unlink()
+        with open(self.stream, "rb") as stream:
+            for file in self.folder.glob("*.done"):
+                try:
+                    record = read_json(file)
+                    stream.seek(HEADER + record["first"] * self.row_bytes)
+                    content = stream.read(record["rows"] * self.row_bytes)
+                    whole = (len(content), zlib.crc32(content)) == (record["rows"] * self.row_bytes, record["crc"])
+                except (ValueError, KeyError, TypeError):  # a record that is damaged itself
+                    whole = False
+                if not whole:
+                    file.unlink()
+
+    def wait_for_start(self, word: str) -> None:
+        """Until the leader has made the folder, however long that takes; the other processes do."""
+        while True:
+            for file in (self.folder / "started", self.finished):  # it may have finished already
+                if file.exists() and word in file.read_text():
+                    return
+            time.sleep(POLL)
+
+    # ------------------------------------------------------------ blocks
+
+    def claim(self, block: str) -> bool:
+        """Whether this process is to make the block: nobody has, and nobody is about to."""
+        if (self.folder / f"{block}.done").exists():
+            return False
+        try:
+            with open(self.folder / f"{block}.claim", "x"):  # only one process can create a file
+                return True
+        except (FileExistsError, FileNotFoundError):  # without the folder all is finished
+            return False
+
+    def write(self, block: str, first: int, rows: np.ndarray, cut: int) -> None:
+        """Put `rows` [n, width] at row number `first`; `cut` of them came from texts that were cut."""
+        assert rows.dtype == self.dtype and rows.shape[1] == self.width
+        content = rows.tobytes()
+        with open(self.stream, "r+b") as stream:
+            stream.seek(HEADER + first * self.row_bytes)
+            stream.write(content)
+        with complete_file(self.folder / f"{block}.done") as partial:
+            write_json(partial, {"first": first, "rows": len(rows), "cut": cut, "crc": zlib.crc32(content)})
+
+    def wait_for(self, blocks: Sequence[str]) -> int:
+        """Until all are done, by whomever; the number of texts that were cut."""
+        cut = 0
+        for block in blocks:
+            while not (self.folder / f"{block}.done").exists():
+                time.sleep(POLL)
+            cut += read_json(self.folder / f"{block}.done")["cut"]
+        return cut
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """An interruption or a full disk leaves complete blocks of rows for --resume; a wrong input leaves nothing."""
+        """An error leaves the blocks that are done for --resume; where there is none it leaves nothing."""
         try:
             yield
-        except BaseException as e:
-            if self.blocks and not isinstance(e, ValueError):
-                print(f"{self.rows} texts are done and kept: --resume goes on from there", file=sys.stderr)
+        except BaseException:
+            if rows := sum(read_json(file)["rows"] for file in self.folder.glob("*.done")):
+                print(f"{rows} texts are done and kept: --resume goes on from there", file=sys.stderr)
             else:
                 self.discard()
             raise
 
-    def write(self, first: int, rows: np.ndarray) -> None:
-        """Put `rows` [n, width] at row number `first`."""
-        assert rows.dtype == self.dtype and rows.shape[1] == self.width
-        with open(self.folder / "rows", "r+b") as stream:
-            stream.seek(HEADER + first * self.row_bytes)
-            stream.write(rows.tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
+    # ------------------------------------------------------------ finish
 
-    def complete_block(self, rows: int, cut: int) -> None:
-        """All processes have written the next block, of `rows` rows, of which `cut` came from texts that were cut."""
-        self.blocks, self.rows, self.cut = self.blocks + 1, self.rows + rows, self.cut + cut
-
-    def commit(self) -> None:
-        """Remember what is complete; one process does."""
-        with complete_file(self.folder / "done.json") as partial:
-            write_json(partial, {"blocks": self.blocks, "rows": self.rows, "cut": self.cut})
-
-    def read(self) -> Iterator[np.ndarray]:
-        """The rows in order, some thousands at a time."""
-        with open(self.folder / "rows", "rb") as stream:
+    def read(self, rows: int) -> Iterator[np.ndarray]:
+        """The first `rows` in order, some thousands at a time."""
+        with open(self.stream, "rb") as stream:
             stream.seek(HEADER)
-            for start in range(0, self.rows, READ):
-                count = min(READ, self.rows - start)
+            for start in range(0, rows, READ):
+                count = min(READ, rows - start)
                 yield np.frombuffer(stream.read(count * self.row_bytes), self.dtype).reshape(count, self.width)
 
-    def finish(self) -> None:
+    def finish(self, rows: int) -> None:
         """Write the header, and give the file its name."""
-        rows = self.folder / "rows"
-        with open(rows, "r+b") as stream:
-            stream.truncate(HEADER + self.rows * self.row_bytes)  # a killed run may have written more than was counted
-            stream.write(header(self.output.suffix, self.rows, self.width, self.dtype))
-        rows.replace(self.output)
-        self.discard()
+        with open(self.stream, "r+b") as stream:
+            stream.truncate(HEADER + rows * self.row_bytes)  # a killed run may have written more than is wanted now
+            stream.write(header(self.output.suffix, rows, self.width, self.dtype))
+        self.stream.replace(self.result)
+        self._publish()
 
-    def finish_with(self, chunks: Iterator[np.ndarray], width: int, dtype: np.dtype) -> None:
+    def finish_with(self, chunks: Iterable[np.ndarray], rows: int, width: int, dtype: np.dtype) -> None:
         """The same with other rows in place of the ones written, `chunks` [n, width] of type `dtype`."""
-        with complete_file(self.output) as partial, open(partial, "wb") as stream:
+        with complete_file(self.result) as partial, open(partial, "wb") as stream:
             if self.output.suffix == ".jsonl":
                 for chunk in chunks:
                     stream.writelines(f'{{"embedding": {json.dumps(row)}}}\n'.encode() for row in chunk.tolist())
             else:
-                stream.write(header(self.output.suffix, self.rows, width, dtype))
+                stream.write(header(self.output.suffix, rows, width, dtype))
                 for chunk in chunks:
                     stream.write(chunk.astype(dtype).tobytes())
+        self._publish()
+
+    def _publish(self) -> None:
+        self._say_finished(self.result.stat().st_size)  # before the rename: --resume then knows what the result is
+        self.result.replace(self.output)
         self.discard()
+
+    def _say_finished(self, size: int) -> None:
+        with complete_file(self.finished) as partial:
+            write_json(partial, self.about | {"bytes": size})
 
     def discard(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def block_name(first: int, texts: Sequence[str]) -> str:
+    """The name of the block that starts at row `first`, the same for the same texts."""
+    seal = hashlib.blake2b(repr(list(map(len, texts))).encode(), digest_size=12)  # where each text ends counts too
+    seal.update("".join(texts).encode())
+    return f"{first}-{seal.hexdigest()}"
 
 
 def header(suffix: str, rows: int, width: int, dtype: np.dtype) -> bytes:

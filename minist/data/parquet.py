@@ -1,13 +1,17 @@
-"""A text column of a parquet file, for those who have pyarrow; the only file that imports it."""
+"""Rows of a parquet file, for those who have pyarrow; the only file that imports it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from minist.checks import listing
+from minist.files import check_file
 
 ROWS = 4096  # that are read at a time
 
 
 def _open(file: Path) -> Any:
+    check_file(file)
     try:
         import pyarrow.parquet
     except ImportError:
@@ -23,23 +27,19 @@ def count_parquet(file: Path) -> int:
     return _open(file).metadata.num_rows
 
 
-def read_parquet(file: Path, column: str) -> Iterator[str]:
-    """The texts of `column`. ValueError where there is no such column, or no text in a row."""
+def read_parquet(file: Path, columns: Sequence[str | int]) -> Iterator[dict[Any, Any]]:
+    """`columns` of each row; lists and numbers as Python's own."""
     table = _open(file)
-    if column not in table.schema_arrow.names:
-        raise ValueError(f"{file}: there is no column {column!r}, it has {', '.join(table.schema_arrow.names)}")
-    for number, text in enumerate(_values(file, table, column), 1):
-        if not isinstance(text, str):
-            given = "null" if text is None else str(text)[:60]
-            raise ValueError(f"{file}, row {number}: {column!r} is {given}, but a text is wanted")
-        yield text
-
-
-def _values(file: Path, table: Any, column: str) -> Iterator[Any]:
+    names = table.schema_arrow.names
+    for column in columns:
+        if names.count(column) != 1:
+            many = "several columns are called" if column in names else "there is no column"
+            raise ValueError(f"{file}: {many} {column!r}, it has {listing(names, near=str(column))}")
     import pyarrow
 
     try:
-        for batch in table.iter_batches(ROWS, columns=[column]):
-            yield from batch.column(0).to_pylist()
+        for batch in table.iter_batches(ROWS, columns=list(columns)):  # only these are read from the disk
+            yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as e:
-        raise ValueError(f"{file}: the column {column!r} is damaged: {str(e).partition(chr(10))[0]}") from None
+        shown = listing(map(repr, columns))
+        raise ValueError(f"{file}: {shown} is damaged: {str(e).partition(chr(10))[0]}") from None

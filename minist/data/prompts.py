@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from minist.checks import pick
+
 
 def resolve_prompts(
     prompts: str | Mapping[str, Any], name: str, names: Sequence[str], columns: Sequence[str]
@@ -21,26 +23,13 @@ def resolve_prompts(
     """
     if isinstance(prompts, Mapping):
         for key in prompts:
-            if key not in names and key not in columns:
-                raise ValueError(
-                    f"prompts name {key!r}, which is neither a column ({', '.join(columns)}) "
-                    f"nor a data set ({', '.join(names)})"
-                )
-        if name in prompts:
-            prompts = prompts[name]
-        else:
-            prompts = {key: prompt for key, prompt in prompts.items() if key not in names}
+            pick("a key of prompts, a column or a data set,", key, dict.fromkeys([*columns, *names]))
+        others = {key: prompt for key, prompt in prompts.items() if key not in names}
+        prompts = prompts.get(name, others)
     if isinstance(prompts, str):
-        return dict.fromkeys(columns, prompts)
-    return _of_columns(prompts, name, columns)
-
-
-def _of_columns(prompts: Any, name: str, columns: Sequence[str]) -> dict[str, str]:
-    if not isinstance(prompts, Mapping):
+        prompts = dict.fromkeys(columns, prompts)
+    if not isinstance(prompts, Mapping) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise ValueError(f"prompts of {name!r} are {prompts!r}: give a text, or a text for each column")
-    for key, prompt in prompts.items():
-        if key not in columns:
-            raise ValueError(f"prompts of {name!r} name {key!r}, which is not a column: it has {', '.join(columns)}")
-        if not isinstance(prompt, str):
-            raise ValueError(f"the prompt of {key!r} in {name!r} is {prompt!r}: give a text")
+    for key in prompts:
+        pick(f"a column in the prompts of {name!r}", key, dict.fromkeys(columns))
     return {column: prompts.get(column, "") for column in columns}

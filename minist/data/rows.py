@@ -1,47 +1,25 @@
-"""Rows of jsonl, csv and tsv files, plain or .gz, one at a time; every error names file and line."""
+"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row."""
 
 import csv
 import gzip
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from minist.checks import listing, pick
+from minist.data.parquet import read_parquet
+from minist.files import check_file
 
-Row = dict[str, Any]
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+Column = str | int  # a name; or a place, the first is 0, in a table without a header
+Row = dict[Any, Any]
 STANDARD_INPUT = Path("-")
-
-
-def read_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Each row of `file` as a dict, with at least `columns`. ValueError for a file that cannot be read so."""
-    kind = ".jsonl" if file == STANDARD_INPUT else file_kind(file)
-    if kind not in (".jsonl", *DELIMITERS):
-        raise ValueError(f"{file}: its ending is {kind or 'missing'}, known are .jsonl, .csv, .tsv, and these with .gz")
-    lines = read_lines(file)
-    rows = _jsonl(file, lines) if kind == ".jsonl" else _table(file, lines, DELIMITERS[kind])
-    number = 0
-    for number, row in enumerate(rows, 1):
-        for column in columns:
-            if column not in row:
-                raise ValueError(
-                    f"{file}, row {number}: there is no column {column!r}, it has {', '.join(map(str, row))}"
-                )
-        yield row
-    if number == 0:
-        raise ValueError(f"{file} is empty")
-
-
-def read_texts(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    """The texts of `columns` (role -> column of the file), in that order, of each row."""
-    for number, row in enumerate(read_rows(file, list(columns.values())), 1):
-        for column in columns.values():
-            _check_text(file, number, column, row[column])
-        yield tuple(row[column] for column in columns.values())
+LARGEST = 3.4028234663852886e38  # beyond it a float32 is infinite
+LARGEST_INTEGER = 2**53  # beyond it a float64 skips some
 
 
 class Place(NamedTuple):
@@ -49,73 +27,97 @@ class Place(NamedTuple):
 
     file: Path
     number: int  # from 1
-    row: Row
-    columns: Mapping[str, str] = {}
+    row: Row  # under our names
+    columns: Mapping[Any, Column] = {}  # our names -> those of the file, which messages use
 
-    def error(self, column: str, rule: str) -> ValueError:
-        """For a cell that breaks a rule."""
-        return ValueError(f"{self.file}, row {self.number}: {self.columns.get(column, column)!r} is {show(self.row[column])}, but {rule}")
+    def name(self, column: Column) -> Column:
+        """What the file calls a column."""
+        return self.columns.get(column, column)
+
+    def error(self, column: Column, rule: str) -> ValueError:
+        """ "d.csv, row 7: 'score' is "x", but a number is wanted": the last part is `rule`."""
+        cell = json.dumps(self.row[column], ensure_ascii=False, default=str)[:60]  # a parquet file may hold dates
+        return ValueError(f"{self.file}, row {self.number}: {self.name(column)!r} is {cell}, but {rule}")
 
 
-def check_text(place: Place, column: str) -> str:
+def read_places(files: Iterable[Path], columns: Mapping[Any, Column], format: str = "") -> Iterator[Place]:
+    """The rows of all files, one file after the other, with the keys of `columns`: our names -> columns of the file.
+
+    `format`, one of READERS, says what the files are; "": their endings do. ValueError for what cannot be read so.
+    """
+    for file in files:
+        for number, row in enumerate(read_rows(file, list(columns.values()), format), 1):
+            yield Place(file, number, {name: row[column] for name, column in columns.items()}, columns)
+
+
+def read_rows(file: Path, columns: Sequence[Column], format: str = "") -> Iterator[Row]:
+    """Each row of `file`, with at least `columns`, under the names that the file has for them."""
+    number = 0
+    for number, row in enumerate(pick("format", format_of(file, format), READERS)(file, columns), 1):
+        for column in columns:
+            if column not in row:
+                by_number = " (without a header they go by number, from 0)" if isinstance(column, str) else ""
+                names = listing(row, near=str(column))
+                raise ValueError(f"{file}, row {number}: there is no column {column!r}, it has {names}{by_number}")
+        yield row
+    if number == 0:
+        raise ValueError(f"{file} is empty")
+
+
+def read_texts(file: Path, columns: Mapping[str, Column], format: str = "") -> Iterator[list[str]]:
+    """The texts of `columns`, in that order, of each row; a cell that is a list gives each of its texts."""
+    for place in read_places([file], columns, format):
+        yield [text for name in columns for text in check_texts(place, name, isinstance(place.row[name], list))]
+
+
+# ---------------------------------------------------------------- cells
+
+
+def check_text(place: Place, column: Column) -> str:
     """The text in a cell."""
-    _check_text(place.file, place.number, place.columns.get(column, column), place.row[column])
-    return str(place.row[column])
+    return check_texts(place, column, False)[0]
 
 
-def check_number(place: Place, column: str) -> float:
-    """The number in a cell."""
-    try:
-        found = float(place.row[column])
-    except (TypeError, ValueError):
-        raise place.error(column, "a number is wanted") from None
-    if not abs(found) < float("inf"):
+def check_texts(place: Place, column: Column, are_lists: bool) -> list[str]:
+    """The texts in a cell: one, or where `are_lists` any number."""
+    cell = place.row[column]
+    if are_lists and not isinstance(cell, list):
+        raise place.error(column, "a list of texts is wanted, as in the first row")
+    texts = cell if are_lists else [cell]
+    for text in texts:
+        if not isinstance(text, str):
+            raise place._replace(row={column: text}).error(column, "a text is wanted")
+        if not is_unicode(text):
+            raise ValueError(
+                f"{place.file}, row {place.number}: {place.name(column)!r} holds half a character (a lone surrogate)"
+            )
+    return texts
+
+
+def check_number(place: Place, column: Column) -> int | float:
+    """The number in a cell, which may be spelled as text, as every cell of a table is."""
+    cell = place.row[column]
+    number = parse_number(cell) if isinstance(cell, str) else cell
+    if not isinstance(number, int | float):
+        decimal = cell.replace(",", ".") if isinstance(cell, str) else ""
+        raise place.error(column, "a number is wanted" + (f": write {decimal}" if parse_number(decimal) else ""))
+    if not abs(number) <= (LARGEST_INTEGER if isinstance(number, int) else LARGEST):  # NaN neither
         raise place.error(column, "a number is finite and not that large")
-    return found
+    return number
 
 
-def read_places(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Place]:
-    """The rows of all files, one file after the other."""
-    return (Place(file, number, row) for file in files for number, row in enumerate(read_rows(file, columns), 1))
-
-
-class TextCells:
-    """Reads a column whose cells are texts, or lists of texts: what the first row has, all others must have."""
-
-    def __init__(self, column: str) -> None:
-        self.column = column
-        self.are_lists: bool | None = None  # not known before the first row
-
-    def read(self, places: Sequence[Place]) -> tuple[list[str], np.ndarray]:
-        """The texts of these rows one after the other, and how many each row has, [rows]. An empty list has none."""
-        cells = [place.row[self.column] for place in places]
-        if self.are_lists is None:
-            self.are_lists = isinstance(cells[0], list)
-        for (file, number, *_), cell in zip(places, cells, strict=True):
-            if self.are_lists and not isinstance(cell, list):
-                given = f"{self.column!r} is {show(cell)}"
-                raise ValueError(f"{file}, row {number}: {given}, but a list of texts is wanted, as in the first row")
-            for text in cell if self.are_lists else (cell,):
-                _check_text(file, number, self.column, text)
-        if not self.are_lists:
-            return cells, np.ones(len(cells), np.int64)
-        return [text for cell in cells for text in cell], np.fromiter(map(len, cells), np.int64, len(cells))
-
-
-def _check_text(file: Path, number: int, column: str, text: Any) -> None:
-    if not isinstance(text, str):
-        raise ValueError(f"{file}, row {number}: {column!r} is {show(text)}, but a text is wanted")
-    if not is_unicode(text):
-        raise ValueError(f"{file}, row {number}: {column!r} holds half a character (a lone surrogate)")
-
-
-def show(cell: Any) -> str:
-    """A cell as the file has it, if it is not long."""
-    return json.dumps(cell, ensure_ascii=False)[:60]
+def parse_number(text: str) -> int | float | None:
+    """The number that `text` spells, None if it is none. 1_2 is a name, though Python reads it as 12."""
+    for number in (int, float):
+        try:
+            return None if "_" in text else number(text)
+        except ValueError:
+            continue
+    return None
 
 
 def is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8; JSON escapes can spell what cannot."""
+    """Whether `text` can be written as UTF-8; JSON escapes, and a shell's arguments, can spell what cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -123,17 +125,31 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+# ---------------------------------------------------------------- lines
+
+
 def file_kind(file: Path) -> str:
     """The ending that says what is inside, in small letters: .jsonl of rows.jsonl and of ROWS.JSONL.gz."""
     return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
+def format_of(file: Path, given: str) -> str:
+    """A key of READERS: `given`, or what the ending says. ValueError if that says nothing of rows."""
+    if given or file == STANDARD_INPUT:
+        return given or "jsonl"
+    kind = file_kind(file).removeprefix(".").replace("ndjson", "jsonl")
+    if kind not in READERS or kind == "txt":  # which may be a table, or lines
+        known = ", ".join(f".{kind}" for kind in READERS if kind != "txt")
+        given = file_kind(file) or "missing"
+        raise ValueError(f"{file}: its ending is {given}, known are {known}, also with .gz: give its format")
+    return kind
 
 
 def open_stream(file: Path) -> BufferedIOBase:
     """The bytes of a file, decompressed if it ends in .gz, or of standard input."""
     if file == STANDARD_INPUT:
         return open(sys.stdin.fileno(), "rb", closefd=False)
-    if not file.is_file():
-        raise ValueError(f"there is no file {file}")
+    check_file(file)
     return gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb")
 
 
@@ -142,35 +158,96 @@ def read_lines(file: Path) -> Iterator[str]:
     with open_stream(file) as stream:
         number = 0
         try:
-            for number, line in enumerate(stream, 1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            for number, line in enumerate(stream, 1):  # at \n alone: a text may hold other line ends
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")  # without a byte order mark
         except UnicodeDecodeError as e:
             raise ValueError(f"{file}, line {number} is not UTF-8 text: {e.reason}") from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as e:
             raise ValueError(f"{file}, after line {number}: the compressed data is damaged ({e})") from None
 
 
-def _jsonl(file: Path, lines: Iterator[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as e:
-            raise ValueError(f"{file}, line {number} is not JSON: {e}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {number} is not a JSON object with named columns: {line.strip()[:60]}")
-        yield row
+def without_end(line: str) -> str:
+    """A line without its \\n, and one \\r before it."""
+    return line.removesuffix("\n").removesuffix("\r")
 
 
-def _table(file: Path, lines: Iterator[str], delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # the default refuses a text of 128 KiB
-    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+# ---------------------------------------------------------------- formats
+
+
+def _jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    return (_json_row(line, f"{file}, line {n}", columns) for n, line in enumerate(read_lines(file), 1) if line.strip())
+
+
+def _json_row(line: str, where: str, columns: Sequence[Column]) -> Row:
+    row = _parse_json(line, where)
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is not a JSON object with named columns: {line.strip()[:60]}")
+    if any(line.count(f'"{column}"') > 1 for column in columns):
+        names = json.loads(line, object_pairs_hook=lambda pairs: [name for name, _ in pairs])  # slow, and seldom
+        _check_once(where, names, columns)
+    return row
+
+
+def _parse_json(text: str, where: str) -> Any:
     try:
-        for row in reader:
-            if None in row.values() or None in row:  # too few cells, too many
-                wanted = len(reader.fieldnames or ())
-                raise ValueError(f"{file}, line {reader.line_num}: the row has not {wanted} cells as the header has")
-            yield row
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:  # lists a thousand deep are too many for Python's reader
+        raise ValueError(f"{where} is not JSON: {e}") from None
+
+
+def _json(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    rows = _parse_json("".join(read_lines(file)), str(file))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{file} is JSON, but not a list of objects with named columns; jsonl has one on each line")
+    return iter(rows)
+
+
+def _table(file: Path, columns: Sequence[Column], *, quoted: bool) -> Iterator[Row]:
+    """Rows of cells below a header; without a header if all `columns` are numbers, which are the names then."""
+    names: list[Any] = []
+    for number, cells in _quoted_cells(file) if quoted else _plain_cells(file):
+        if not names and columns and all(isinstance(column, int) for column in columns):
+            names = list(range(len(cells)))
+        elif not names:
+            names = cells
+            _check_once(str(file), names, columns)
+            continue
+        if len(cells) != len(names):
+            raise ValueError(f"{file}, line {number}: the row has {len(cells)} cells, not {len(names)} as the first")
+        yield dict(zip(names, cells, strict=True))
+
+
+def _plain_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells. In tsv a quote is a letter like any other, so a cell cannot hold a tab or a line end."""
+    lines = enumerate(map(without_end, read_lines(file)), 1)
+    return ((number, line.split("\t")) for number, line in lines if line)
+
+
+def _quoted_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(sys.maxsize)  # the default refuses a text of 128 KiB
+    reader = csv.reader(read_lines(file), strict=True)
+    try:
+        yield from ((reader.line_num, cells) for cells in reader if cells)
     except csv.Error as e:
         raise ValueError(f"{file}, line {reader.line_num}: {e}") from None
+
+
+def _check_once(where: str, names: Sequence[Any], columns: Iterable[Column]) -> None:
+    for column in columns:
+        if names.count(column) > 1:
+            raise ValueError(f"{where}: {names.count(column)} columns are called {column!r}: give each its own name")
+
+
+def _lines(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    """A text file is a table of one column, which is called text, or 0."""
+    return ({"text": text, 0: text} for text in map(without_end, read_lines(file)))
+
+
+READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
+    "jsonl": _jsonl,
+    "json": _json,
+    "csv": partial(_table, quoted=True),
+    "tsv": partial(_table, quoted=False),
+    "parquet": read_parquet,
+    "txt": _lines,
+}

@@ -75,6 +75,8 @@ def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last:
 
     A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at; a
     row never conflicts with itself. Batches may be short where all rows left conflict; `drop_last` leaves those out.
+    A batch of a single row has nothing to compare it with, so only the last one of an epoch may be so short: rows of
+    others, such as most of those that share one answer, are left out of this epoch, and each epoch leaves out others.
     """
     order = permutation(keys.rows, seed, epoch)
     rows = _InOrder(keys, order)
@@ -89,7 +91,9 @@ def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last:
             batch = order[places]
         if len(batch) == batch_size or not drop_last:
             batches.append(batch)
-    return batches
+    if batch_size == 1:
+        return batches
+    return [batch for batch in batches[:-1] if len(batch) > 1] + batches[-1:]
 
 
 class _InOrder:

@@ -1,13 +1,12 @@
 """One text column of a data set on disk: a memory-mapped token stream.
 
-<stem>.ids      token ids of all texts, end to end: uint16, or int32 for a large vocabulary
-<stem>.offsets  int64 [texts + 1], where each text starts
-<stem>.cut      bool [texts], whether a text was cut at the maximum length
-<stem>.rows     int64 [rows + 1], the first text of each row; only where the cells are lists of texts
+<stem>.ids          token ids of all texts, end to end: uint16, or int32 for a large vocabulary
+<stem>.offsets.npy  int64 [texts + 1], where each text starts
+<stem>.cut.npy      bool [texts], whether a text was cut at the maximum length
+<stem>.rows.npy     int64 [rows + 1], the first text of each row; only where the cells are lists of texts
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minist.data.arrays import ArrayWriter, OffsetsWriter, read_array
 from minist.data.packed import Packed, ranges
+from minist.data.rows import Column
 from minist.data.tokenizer import Tokenizer
 
 
 class ColumnSpec(NamedTuple):
     """Where the texts of a column come from, and how they become tokens."""
 
-    source: str  # name of the column in the files
+    source: Column  # the column in the files
     tokenizer: Tokenizer  # a model with routes has one for each role
     prompt: str = ""  # put before each text
 
@@ -32,11 +31,12 @@ class TextColumn:
     """The texts of a column, to be taken by row."""
 
     def __init__(self, stem: Path, meta: dict[str, Any]) -> None:
-        """`meta` as `TextColumnWriter.meta` gave it."""
-        self.ids = read_array(stem.with_suffix(".ids"), meta["dtype"])
-        self.offsets = read_array(stem.with_suffix(".offsets"), np.int64)
-        self.was_cut = read_array(stem.with_suffix(".cut"), np.bool_)
-        self.rows = read_array(stem.with_suffix(".rows"), np.int64) if meta["ragged"] else None
+        """`meta` as `TextColumnWriter.save` gave it."""
+        self.offsets = np.load(f"{stem}.offsets.npy", mmap_mode="r")
+        self.was_cut = np.load(f"{stem}.cut.npy", mmap_mode="r")
+        self.rows = np.load(f"{stem}.rows.npy", mmap_mode="r") if meta["ragged"] else None
+        ids = Path(f"{stem}.ids")
+        self.ids = np.memmap(ids, meta["dtype"], "r") if self.offsets[-1] else np.empty(0)  # no map of an empty file
         self.prompt_length: int = meta["prompt_length"]
         self.cut_in_all: int = meta["cut"]
 
@@ -48,7 +48,7 @@ class TextColumn:
         texts = self.texts(rows).numpy()
         starts = torch.from_numpy(self.offsets[texts])
         lengths = torch.from_numpy(self.offsets[texts + 1]) - starts
-        ids = self.ids[ranges(starts, lengths).numpy()]
+        ids = self.ids[ranges(starts, lengths).numpy()]  # only these are read from the disk
         prompts = torch.full_like(lengths, self.prompt_length)
         return Packed.of(torch.from_numpy(ids.astype(np.int64)), lengths, prompt_lengths=prompts)
 
@@ -70,7 +70,7 @@ class TextColumn:
         return int(self.was_cut[self.texts(rows).numpy()].sum())
 
     def texts(self, rows: Tensor) -> Tensor:
-        """The numbers of the texts of `rows`, row after row."""
+        """The numbers of the texts of `rows`, row after row; where every cell is one text these are the rows."""
         counts = self.counts(rows)
         if self.rows is None or counts is None:
             return rows
@@ -85,40 +85,36 @@ class TextColumn:
 
 
 class TextColumnWriter:
-    """Tokenizes texts and writes the files of one column, some rows at a time."""
+    """Tokenizes texts, some rows at a time. Their ids go to the disk at once, 9 bytes a text stay in memory."""
 
     def __init__(self, stem: Path, spec: ColumnSpec) -> None:
         self.stem, self.tokenizer, self.prompt = stem, spec.tokenizer, spec.prompt
-        self.dtype = np.uint16 if spec.tokenizer.vocab_size <= 2**16 else np.int32
-        self.cut = 0
-        self.rows: OffsetsWriter | None = None  # the first rows say whether there is one
-        self.streams = ExitStack()
+        largest = max(spec.tokenizer.backend.get_vocab().values(), default=0)  # a vocabulary may have gaps
+        self.dtype = np.dtype(np.uint16 if largest < 2**16 else np.int32)
+        self.lengths: list[np.ndarray] = []
+        self.was_cut: list[np.ndarray] = []
+        Path(f"{stem}.ids").write_bytes(b"")
 
-    def __enter__(self) -> "TextColumnWriter":
-        self.ids = self.streams.enter_context(ArrayWriter(self.stem.with_suffix(".ids"), self.dtype))
-        self.offsets = self.streams.enter_context(OffsetsWriter(self.stem.with_suffix(".offsets")))
-        self.was_cut = self.streams.enter_context(ArrayWriter(self.stem.with_suffix(".cut"), np.bool_))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.streams.close()
-
-    def write(self, texts: Sequence[str], counts: np.ndarray, ragged: bool) -> None:
-        """Append rows that have `counts` [rows] texts each; `ragged` where the cells are lists."""
+    def write(self, texts: Sequence[str]) -> None:
+        """Append `texts`."""
         tokens = self.tokenizer(texts, self.prompt)
-        self.ids.append(tokens.input_ids.numpy())
-        self.offsets.extend(tokens.lengths.numpy())
+        with open(f"{self.stem}.ids", "ab") as stream:
+            stream.write(tokens.input_ids.numpy().astype(self.dtype).data)
+        self.lengths.append(tokens.lengths.numpy())
         self.was_cut.append(tokens.was_cut.numpy())
-        self.cut += int(tokens.was_cut.sum())
-        if ragged:
-            self.rows = self.rows or self.streams.enter_context(OffsetsWriter(self.stem.with_suffix(".rows")))
-            self.rows.extend(counts)
 
-    def meta(self) -> dict[str, Any]:
-        """What `TextColumn` has to know."""
-        return {
-            "dtype": np.dtype(self.dtype).name,
-            "ragged": self.rows is not None,
-            "prompt_length": self.tokenizer.prompt_length(self.prompt),
-            "cut": self.cut,
-        }
+    def save(self, rows: np.ndarray | None) -> dict[str, Any]:
+        """Write the rest; `rows` [rows + 1] where the cells are lists. Returns what `TextColumn` has to know."""
+        was_cut = np.concatenate(self.was_cut)
+        np.save(f"{self.stem}.offsets.npy", offsets(self.lengths))
+        np.save(f"{self.stem}.cut.npy", was_cut)
+        if rows is not None:
+            np.save(f"{self.stem}.rows.npy", rows)
+        length = self.tokenizer.prompt_length(self.prompt)
+        cut = int(was_cut.sum())
+        return {"dtype": self.dtype.name, "ragged": rows is not None, "prompt_length": length, "cut": cut}
+
+
+def offsets(lengths: Sequence[np.ndarray]) -> np.ndarray:
+    """Where each of N pieces starts, and the end of the last: int64 [N + 1], of their lengths in several arrays."""
+    return np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)

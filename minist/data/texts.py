@@ -1,76 +1,97 @@
-"""The texts of one or several inputs, read one at a time: lines, or one column of jsonl, csv, tsv or parquet."""
+"""The texts of one or several inputs, read one at a time: lines, or one column of files with columns."""
 
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-from minist.data.parquet import count_parquet, read_parquet
-from minist.data.rows import STANDARD_INPUT, file_kind, open_stream, read_lines, read_texts
+from minist.checks import pick
+from minist.data.parquet import count_parquet
+from minist.data.rows import (
+    READERS,
+    STANDARD_INPUT,
+    Column,
+    check_text,
+    file_kind,
+    format_of,
+    open_stream,
+    read_lines,
+    read_places,
+    without_end,
+)
+from minist.files import check_file
 
-TABLES = (".csv", ".tsv", ".parquet")
+# a block of texts is the share of work that a process takes at once: about 500,000 tokens
+BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21
 
 
 @dataclass(frozen=True)
 class Texts:
-    """`inputs`: files, .gz among them, or "-" for standard input; `field` of jsonl, `column` of a table; else lines.
+    """`inputs`: files, .gz among them, or "-" for standard input.
 
-    Split on \\n alone, a \\r before it is dropped; an empty line is a text too.
+    `column` holds the text of a file with columns, None where lines are texts: split on \\n alone, a \\r before it is
+    dropped; an empty line is a text too. `format` says what the files are, "": their endings do.
     """
 
     inputs: tuple[Path, ...]
-    field: str | None = None
-    column: str | None = None
+    column: Column | None = None
+    format: str = ""
+
+    def format_of(self, file: Path) -> str:
+        """A format of rows.py; what has no ending that is known is lines, and standard input with a column is jsonl."""
+        known = file == STANDARD_INPUT or file_kind(file).lstrip(".") in ("ndjson", *READERS)
+        if not self.format and (not known or file_kind(file) == ".txt" or (file == STANDARD_INPUT and not self.column)):
+            return "txt"
+        return format_of(file, self.format)
 
     def check(self) -> None:
-        """ValueError where an input is missing, or its ending and `field` or `column` do not go together."""
+        """ValueError where an input is missing, or what it is and `column` do not go together."""
+        if self.inputs.count(STANDARD_INPUT) > 1:
+            raise ValueError("standard input, -, can be read only once")
         for file in self.inputs:
-            kind = file_kind(file)
-            if file == STANDARD_INPUT and self.column:
-                raise ValueError("standard input is read as lines, or as jsonl with --field, but not with --column")
-            if file != STANDARD_INPUT and not file.is_file():
-                raise ValueError(f"there is no file {file}")
-            if kind == ".jsonl" and not self.field:
-                raise ValueError(f"{file} is jsonl: name the field that holds the text with --field")
-            if kind in TABLES and not self.column:
-                raise ValueError(f"{file} is a table: name the column that holds the text with --column")
-            if self.field and kind != ".jsonl" and file != STANDARD_INPUT:
-                raise ValueError(f"--field is for jsonl, but {file} is not: leave it out, or use --column for a table")
-            if self.column and kind not in TABLES:
-                raise ValueError(f"--column is for {', '.join(TABLES)}, but {file} is none of them")
+            kind = self.format_of(file)
+            pick("format", kind, READERS)
+            if file != STANDARD_INPUT:
+                check_file(file)
+            if (kind == "txt") != (self.column is None):
+                wanted = "has no columns: leave --column out, or name a --format" if kind == "txt" else "has columns"
+                raise ValueError(f"{file} is read as {kind}, which {wanted}: name the one with the text, --column")
 
     def __iter__(self) -> Iterator[str]:
         """Every text of every input, in order. ValueError names file and line of what is none."""
         for file in self.inputs:
-            if file_kind(file) == ".parquet":
-                yield from read_parquet(file, self.column or "")
-            elif name := self.field or self.column:
-                yield from (text for (text,) in read_texts(file, {"text": name}))
+            if self.column is None:
+                yield from map(without_end, read_lines(file))
             else:
-                yield from (line.removesuffix("\n").removesuffix("\r") for line in read_lines(file))
+                places = read_places([file], {self.column: self.column}, self.format_of(file))
+                yield from (check_text(place, self.column) for place in places)
 
     def count(self) -> int | None:
         """How many there are, for a progress bar: a table whose cells hold line ends has fewer. None if not known."""
         total = 0
         for file in self.inputs:
-            if file == STANDARD_INPUT:
+            kind = self.format_of(file)
+            if file == STANDARD_INPUT or kind == "json":
                 return None
-            if file_kind(file) == ".parquet":
-                total += count_parquet(file)
-            else:
-                try:
-                    total += max(0, _count_lines(file) - (file_kind(file) in TABLES))
-                except (gzip.BadGzipFile, EOFError, zlib.error):
-                    return None  # reading will say where it is damaged
+            try:
+                header = kind in ("csv", "tsv") and isinstance(self.column, str)
+                total += count_parquet(file) if kind == "parquet" else max(0, _count_lines(file) - header)
+            except (gzip.BadGzipFile, EOFError, zlib.error):
+                return None  # reading will say where it is damaged
         return total
 
-    def chunks(self, size: int) -> Iterator[list[str]]:
-        """`size` texts at a time."""
-        texts = iter(self)
-        while chunk := list(islice(texts, size)):
-            yield chunk
+    def blocks(self) -> Iterator[list[str]]:
+        """All texts, some thousands at a time, fewer where they are long: blocks take about equally long to embed."""
+        block, size = [], 0
+        for text in self:
+            block.append(text)
+            size += len(text)
+            if len(block) == BLOCK_TEXTS or size >= BLOCK_CHARACTERS:
+                yield block
+                block, size = [], 0
+        if block:
+            yield block
 
 
 def _count_lines(file: Path) -> int:
@@ -80,10 +101,3 @@ def _count_lines(file: Path) -> int:
         while block := stream.read(1 << 20):
             count, last = count + block.count(b"\n"), block
     return count + (not last.endswith(b"\n"))
-
-
-def text_inputs(names: Sequence[str]) -> tuple[Path, ...]:
-    """File names of a command line; ValueError if standard input is named twice."""
-    if names.count("-") > 1:
-        raise ValueError("standard input, -, can be read only once")
-    return tuple(map(Path, names))

@@ -9,6 +9,7 @@ import torch
 from tokenizers.models import WordPiece
 from torch import Tensor
 
+from minist.checks import number
 from minist.data.packed import Packed, ranges
 from minist.data.tokenizer import Tokenizer
 
@@ -52,8 +53,7 @@ def delete_words(
     `special`, both [V] bool, are what `word_starts` gives. Special tokens and those of a prompt stay. `rows` [N] are
     the texts' row numbers in the data set. On the CPU. ValueError if `ratio` is not in [0, 1].
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"the ratio of deleted words is {ratio}, it must be from 0 to 1")
+    number("the ratio of deleted words", ratio, 0, 1)
     ids, texts = packed.input_ids, packed.text_ids
     fixed = special[ids] | (packed.position_ids < packed.prompt_lengths[texts])
     first = packed.position_ids == 0

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from minist.checks import pick
 from minist.data.sources import python_docs
 
 SOURCES = {"python_docs": python_docs.prepare}
@@ -9,9 +10,7 @@ SOURCES = {"python_docs": python_docs.prepare}
 
 def prepare_source(name: str) -> None:
     """Make the files data/<name>/ unless they are there. ValueError lists the sources."""
-    if name not in SOURCES:
-        raise ValueError(f"config: source is {name!r}, known are {', '.join(SOURCES)}")
-    folder = Path("data") / name
+    folder, prepare = Path("data") / name, pick("config: source", name, SOURCES)
     if not folder.exists():
         print(f"making the text collection {folder}", flush=True)
-        SOURCES[name](folder)
+        prepare(folder)

@@ -6,7 +6,7 @@ import pytest
 from tiny import ROOT
 
 from minist.training.config import load_config
-from minist.training.tables import to_toml
+from minist.training.construct import to_toml
 
 BASE = """
 output = "runs/x"

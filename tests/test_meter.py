@@ -5,8 +5,8 @@ import torch
 
 from minist import progress
 from minist.data.packed import Packed
-from minist.training import meter as module
-from minist.training.meter import Meter
+from minist.training import log as module
+from minist.training.log import Meter
 
 COLUMNS = [Packed.of(torch.arange(20), torch.tensor([5] * 4)), Packed.of(torch.arange(30), torch.tensor([6, 8, 9, 7]))]
 

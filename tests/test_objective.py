@@ -6,7 +6,8 @@ from tiny import sentences, tiny_model
 
 from minist.batch import Batch
 from minist.losses.base import Loss
-from minist.training.objective import Objective, check_finite, embed_in_parts
+from minist.training.guide import embed_in_parts
+from minist.training.step import Objective, check_finite
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 

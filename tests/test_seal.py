@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minist.training.config import load_config
-from minist.training.seal import check_seal, make_seal
+from minist.training.checkpoint import check_seal, make_seal
 
 CONFIG = """
 output = "x"

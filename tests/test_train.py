@@ -17,7 +17,7 @@ from tiny import FROM_SCRATCH, ROOT, WORDS, run_script, sentences, write_jsonl
 
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.config import load_config
-from minist.training.run_directory import MARKER, open_run
+from minist.training.checkpoint import MARKER, open_run
 
 EVALUATIONS = """
 [[eval]]

@@ -16,7 +16,7 @@ from minist.losses.autoencoder import count_written, texts_so_far
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
-from minist.training.objective import Objective
+from minist.training.step import Objective
 from minist.training.token_step import attach_decoder, mini_batches, token_step
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)

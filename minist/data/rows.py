@@ -52,7 +52,7 @@ class Place(NamedTuple):
     row: Row
 
 
-def read_places(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Place]:
+def read_places(files: Sequence[Path], columns: Sequence[str], format: str = "") -> Iterator[Place]:
     """The rows of all files, one file after the other."""
     return (Place(file, number, row) for file in files for number, row in enumerate(read_rows(file, columns), 1))
 

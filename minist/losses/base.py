@@ -22,6 +22,7 @@ class Loss(nn.Module):
     labels = "none"
     guide = ""  # whose embeddings it reads in batch.guide: "guide" or "teacher", as the config's tables are called
     over_tokens = False
+    class_names = True  # whether labels may be names of classes; else they are numbers
 
     def outputs(self, step: int, num_layers: int) -> tuple[str, ...]:
         """What it wants in batch.extra at this step, beside the embeddings: for instance "layer 3", see stack.py."""

@@ -23,6 +23,7 @@ from minist.models.hub import find_model, push_folder
 from minist.models.parallel import embed_on
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
+from minist.modules.pooling import Pooling
 from minist.progress import Update, progress_bar
 from minist.quantization import check_precision, quantize
 from minist.similarity import pairwise_similarity, similarity
@@ -88,6 +89,11 @@ class SentenceTransformer(TextModel):
         nn.Module.__init__(model)
         model._assemble(content_of(Stack(modules), tokenizer))
         return model
+
+    @classmethod
+    def from_encoder(cls, encoder: nn.Module, tokenizer: Tokenizer, pooling: str) -> "SentenceTransformer":
+        """A new model round an encoder with random weights."""
+        return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)  # type: ignore[arg-type]
 
     @property
     def width(self) -> int:

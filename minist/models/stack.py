@@ -54,6 +54,10 @@ class Stack(nn.ModuleList):
         """Width of the embeddings, D."""
         return path_width(next(iter(self.paths.values())))
 
+    def reader(self, role: str | None = None) -> nn.Module:
+        """The module that reads the texts of that role."""
+        return self.paths[self.route(role)][0]
+
     def token_modules(self, role: str | None = None) -> list[nn.Module]:
         """Encoder and what follows it up to the pooling; none where tokens have no vectors."""
         return before_pooling(self.paths[self.route(role)])

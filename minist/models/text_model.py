@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from minist.batch import Batch
 from minist.data.packed import Packed
 from minist.data.tokenizer import Tokenizer
+from minist.diagnostics import describe_batch
 from minist.encoders.families import Encoder
 from minist.encoders.layers import check_layers
 from minist.models.folder import Content
@@ -90,6 +92,27 @@ class TextModel(nn.Module):
         back, sizes = order.argsort().to(self.device), [column.n for column in columns]
         parts = [x[back].split(sizes) for x in self.stack(packed, role, outputs)]
         return list(zip(*parts, strict=True))
+
+    def arrange(
+        self, columns: Sequence[Packed], roles: Sequence[str | None]
+    ) -> tuple[Sequence[Packed], Sequence[str | None]]:
+        """The columns as the forward pass takes them."""
+        return columns, roles
+
+    def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
+        """Figures to log of a batch."""
+        return describe_batch(embeddings, batch.counts)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens at which texts are cut."""
+        return self.tokenizer.max_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        for tokenizer in (self.tokenizer, *self.tokenizers.values()):
+            tokenizer.max_length = value
+            tokenizer.backend.enable_truncation(value)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -2,12 +2,18 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-SCHEDULES = ("linear", "cosine", "constant")
+from minist.checks import number
+
+SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the steps behind the warmup to a factor
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,  # Loshchilov and Hutter 2017, arXiv:1608.03983
+    "constant": lambda progress: 1.0,
+}
 SHOWN = 5  # names in an error message
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -58,8 +64,7 @@ def find_rates(names: Sequence[str], lr: float, lr_for: Mapping[str, float]) -> 
     """The rate of each name: `lr`, or that of the last pattern in `lr_for` that fits."""
     rates = dict.fromkeys(names, lr)
     for pattern, rate in lr_for.items():
-        if type(rate) not in (int, float) or not 0 <= rate < math.inf:
-            raise ValueError(f"lr_for gives {pattern!r} the rate {rate!r}, it must be a number from 0 on")
+        number(f"the rate of {pattern!r} in lr_for", rate, 0)
         rates |= dict.fromkeys(find_names(pattern, "lr_for", names), float(rate))
     return rates
 
@@ -85,11 +90,8 @@ def warmup_steps(warmup: float, total: int) -> int:
 
 
 def learning_rate(step: int, total: int, warmup: float, schedule: str) -> float:
-    """The factor, 0 to 1, on the rates of step 0, 1, .. total-1: up from 0 during the warmup, then by `schedule`
-    towards 0: linear, half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983) or constant."""
+    """The factor, 0 to 1, on the rates of step 0, 1, .. total-1: up from 0 during the warmup, then by `schedule`."""
     rising = warmup_steps(warmup, total)
     if step < rising:
         return step / rising
-    progress = min(1.0, (step - rising) / max(1, total - rising))
-    factors = {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}
-    return factors[schedule]
+    return SCHEDULES[schedule](min(1.0, (step - rising) / max(1, total - rising)))

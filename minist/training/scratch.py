@@ -11,13 +11,15 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 
+from minist.checks import number, pick
 from minist.data.tokenizer import Tokenizer
 from minist.encoders.families import ENCODERS, Encoder
 from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.weights import initialize
-from minist.models.sentence_transformer import SentenceTransformer
-from minist.modules.pooling import Pooling
-from minist.training.config import ModelConfig, Table, TokenizerConfig
+from minist.models import MODELS
+from minist.models.text_model import TextModel
+from minist.training.config import ModelConfig, TokenizerConfig
+from minist.training.construct import Table
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -28,11 +30,12 @@ SPECIAL = {
 }
 
 
-def new_model(config: ModelConfig, texts: Iterable[str]) -> SentenceTransformer:
+def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     """Train a vocabulary on `texts` and draw the weights of an encoder that fits it."""
     tokenizer = train_wordpiece(texts, config.tokenizer)
     encoder = new_encoder(config.encoder | {"vocab_size": tokenizer.vocab_size}, tokenizer.max_length)
-    return SentenceTransformer.from_modules([encoder, Pooling(encoder.width, (config.pooling.mode,))], tokenizer)
+    kind = MODELS[config.type or "SentenceTransformer"]
+    return kind.from_encoder(encoder, tokenizer, config.pooling.mode)
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -78,22 +81,15 @@ def _unmarked(piece: str) -> str:
 def new_encoder(table: Table, max_length: int) -> Encoder:
     """An encoder with random weights. `table`: model_type, and any fields of its config.json."""
     options = dict(table)
-    model_type = options.pop("model_type", "bert")
-    if model_type not in ENCODERS:
-        raise ValueError(f"config: model_type in [model.encoder] is {model_type!r}, known are {', '.join(ENCODERS)}")
-    config_class, encoder_class = ENCODERS[model_type]
+    what = "config: model_type in [model.encoder]"
+    config_class, encoder_class = pick(what, options.pop("model_type", "bert"), ENCODERS)
     known = asdict(config_class())
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ValueError(f"config: [model.encoder] has no key {unknown[0]!r}, known are {', '.join(known)}")
     for key, value in options.items():
-        if known[key] is not None and type(value) is not type(known[key]):
-            raise ValueError(f"config: {key} in [model.encoder] is {value!r}, it must be like {known[key]!r}")
+        default = pick("config: a key of [model.encoder]", key, {name: [known[name]] for name in known})[0]
+        if default is not None and type(value) is not type(default):
+            raise ValueError(f"config: {key} in [model.encoder] is {value!r}, it must be like {default!r}")
     config = config_class(**options)
-    if config.max_length < max_length:
-        raise ValueError(
-            f"config: max_length is {max_length}, but max_position_embeddings gives room for {config.max_length}"
-        )
+    number("config: max_length in [model.tokenizer]", max_length, most=config.max_length)  # the encoder's positions
     encoder = encoder_class(config)
     initialize(encoder, config.initializer_range)
     if not isinstance(encoder, ModernBertEncoder):  # which has no table of positions

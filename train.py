@@ -133,7 +133,7 @@ def count(run: Run, place: Place, objective: Objective, meter: Meter) -> None:
 def show(
     run: Run, place: Place, objective: Objective, meter: Meter, watch: CollapseWatch, rate: float, norm: Tensor
 ) -> None:
-    """Some lines of the terminal and one of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
+    """Lines of the terminal and one of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
     task = run.tasks[place.dataset]
     means, parts = meter.read()
     main = {"step": run.done, **means, "learning_rate": rate, "grad_norm": norm.item()}

@@ -1,4 +1,4 @@
-"""Two ranks give the gradient of one, through real DDP on gloo, in float64.
+"""Two ranks give the gradient of one, on gloo, in float64.
 
 One spawn of two processes serves all tests: it runs every case and saves what it found.
 """
@@ -16,7 +16,7 @@ from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
 from minist.training.gradcache import gradcache
 from minist.training.step import Objective
-from minist.training.token_step import attach_decoder, token_step
+from minist.training.step import Setup, token_step
 
 ROWS = [6, 5, 1]  # even, odd, and one that leaves a rank without a row
 EXACT = 1e-12
@@ -47,7 +47,7 @@ ROLES = ("query", "document", "document")
 def step(model, n, rank, world, budget=0, roles=()):
     """The loss of n rows, and all gradients, as train.py computes them; `budget` > 0 in three phases."""
     loss, texts = Weighted(), sentences(3 * n, seed=n)
-    objective = Objective(loss, Batch())
+    objective = Objective(loss, Batch(), 1.0)
     model.zero_grad()
     rows = torch.arange(n).tensor_split(world)[rank]
     columns = [model.tokenizer(texts[c * n : (c + 1) * n]).packed().take(rows) for c in range(3)]
@@ -56,9 +56,8 @@ def step(model, n, rank, world, budget=0, roles=()):
         gradcache(lambda part, c: model([part], [roles[c]] if roles else ())[0], columns, objective, budget, 0)
         distributed.average_gradients([*model.parameters(), *loss.parameters()])
     else:
-        wrapped = distributed.wrap(model, has_routes=bool(model.routes))  # DDP must live until backward is done
-        objective(wrapped(columns, roles)).backward()
-        distributed.average_gradients(loss.parameters())
+        objective(model(columns, roles)).backward()
+        distributed.average_gradients([*model.parameters(), *loss.parameters()])
     found = {"loss": objective.value, "own": loss.weight.grad, "idle": loss.idle.grad, "mini_batches": mini_batches}
     return found | {name: p.grad for name, p in model.named_parameters()}
 
@@ -78,18 +77,15 @@ def run_case(case, rank, world):
 
 
 def write_texts(n, rank, world, budget=0):
-    """The same of a step of the other kind, which sums over tokens. DDP is there, and had a step of its own before."""
+    """The same of a step of the other kind, which sums over tokens."""
     model, loss, texts = tiny_model().double().train(), DenoisingAutoEncoderLoss(), sentences(n, seed=n)
     torch.manual_seed(4)
-    attach_decoder(loss, model, (None, None), None)
+    loss.attach(model, (None, None), {})
     loss.double()
     columns = [model.tokenizer([text[i:] for text in texts]).packed() for i in (4, 0)]
     columns = tuple(column.take(torch.arange(n).tensor_split(world)[rank]) for column in columns)
     objective = Objective(loss, Batch(columns, (None, None)), 0.5)
-    wrapped = distributed.wrap(model, has_routes=False)
-    sum(x.square().sum() for x in wrapped(columns)).backward()
-    model.zero_grad()
-    token_step(model, objective, budget, None, torch.amp.GradScaler("cpu", enabled=False))
+    token_step(Setup(model, torch.amp.GradScaler("cpu", enabled=False), None, budget), objective, 0)
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {"loss": objective.value} | {name: p.grad for name, p in named}
 
@@ -213,7 +209,6 @@ def test_agreement(ranks):
 def test_one_process_needs_no_group():
     x, model = torch.randn(3, 2), nn.Linear(2, 2)
     assert distributed.gather(x) is x
-    assert distributed.wrap(model, has_routes=True) is model
     assert (distributed.rank(), distributed.world_size(), distributed.total(2.5)) == (0, 1, 2.5)
     model(x).sum().backward()
     before = model.weight.grad.clone()

@@ -215,7 +215,7 @@ def step(
         distributed.average_gradients([*model.parameters(), *loss.parameters()])
     else:
         objective(way(packed, roles, outputs)).backward()
-        distributed.average_gradients(loss.parameters())
+        distributed.average_gradients([*model.parameters(), *loss.parameters()])
     gradients = {f"loss.{name}": p.grad for name, p in loss.named_parameters()}
     gradients |= {name: p.grad for name, p in model.named_parameters()}
     return {"value": objective.value} | {name: g for name, g in gradients.items() if g is not None}
@@ -265,14 +265,12 @@ def run_name(run: tuple[Case, int, int]) -> str:
 
 def rank_work(rank: int, folder: Path) -> None:
     """Everything that one of the two ranks does: all runs, on the same models."""
-    wrapped = {towers: distributed.wrap(model_for(towers), has_routes=towers) for towers in (False, True)}
-    bare = {towers: model_for(towers) for towers in (False, True)}  # DDP would average these twice
+    models = {towers: model_for(towers) for towers in (False, True)}
     found = {}
     for run in RUNS:
         case, rows, budget = run
-        way = wrapped[has_towers(case)]
-        model = bare[has_towers(case)] if budget else way.module
-        found[run_name(run)] = {k: x.clone() for k, x in step(case, rows, model, way, rank, WORLD, budget).items()}
+        model = models[has_towers(case)]
+        found[run_name(run)] = {k: x.clone() for k, x in step(case, rows, model, model, rank, WORLD, budget).items()}
     torch.save(found, folder / f"{rank}.pt")
 
 

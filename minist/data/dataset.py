@@ -100,7 +100,9 @@ def _open_labels(folder: Path, meta: dict[str, Any] | None) -> ColumnLabels | Fi
     return FileLabels(Path(meta["file"])) if "file" in meta else ColumnLabels(folder, meta)
 
 
-def prepare_dataset(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path, format: str = "", wants: str = "") -> Path:
+def prepare_dataset(
+    files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path, format: str = "", wants: str = ""
+) -> Path:
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
     `columns` maps our names to what they hold. `label` names a column of the files, or a .npy file with a row for
@@ -124,7 +126,9 @@ def _write(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str,
     write_json(folder / "meta.json", writer.meta())
 
 
-def dataset_folder(files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path, format: str = "", wants: str = "") -> Path:
+def dataset_folder(
+    files: Sequence[Path], columns: Mapping[str, ColumnSpec], label: str, cache: Path, format: str = "", wants: str = ""
+) -> Path:
     """The folder below `cache`: its name is a hash of the content of all files, the columns, tokenizers and label.
 
     ValueError where a file is missing.
@@ -132,7 +136,14 @@ def dataset_folder(files: Sequence[Path], columns: Mapping[str, ColumnSpec], lab
     # a label file is not copied, so its place counts too
     label_file = [Path(label).resolve()] if is_label_file(label) else []
     kinds = [file_kind(file) for file in files]
-    settings = [LAYOUT, list(contents(columns).items()), kinds, str(label_file[0]) if label_file else label, format, wants]
+    settings = [
+        LAYOUT,
+        list(contents(columns).items()),
+        kinds,
+        str(label_file[0]) if label_file else label,
+        format,
+        wants,
+    ]
     seal = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8)
     for file in [*files, *label_file]:
         if not file.is_file():

@@ -1,10 +1,11 @@
 """EmbeddingSimilarityEvaluator: do similarities of embeddings agree with human scores?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
+from minist.data.rows import Place
 from minist.evaluation.embedder import Embedder
 from minist.evaluation.metrics import pearson, spearman
 from minist.similarity import SIMILARITIES, pairwise_similarity
@@ -15,6 +16,23 @@ class EmbeddingSimilarityEvaluator:
 
     With several similarities also the largest of each, `.._max`.
     """
+
+    columns = ("text1", "text2", "score")
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[Place], name: str, similarities: Sequence[str] | None = None
+    ) -> "EmbeddingSimilarityEvaluator":
+        """The rows of files, by these columns."""
+        found: list[tuple[str, str, float]] = []
+        for place in rows:
+            try:
+                score = float(place.row["score"])
+            except (TypeError, ValueError):
+                given = f"'s' is {place.row['score']!r}"
+                raise ValueError(f"{place.file}, row {place.number}: {given}, but a number is wanted") from None
+            found.append((place.row["text1"], place.row["text2"], score))
+        return cls([a for a, _, _ in found], [b for _, b, _ in found], [s for _, _, s in found], name, similarities)
 
     def __init__(
         self,

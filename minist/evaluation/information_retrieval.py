@@ -1,10 +1,13 @@
 """InformationRetrievalEvaluator: how well does the model find the relevant documents of each query?"""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from minist.data.rows import Place, read_rows
 from minist.evaluation import metrics
 from minist.evaluation.embedder import Embedder
 from minist.retrieval.search import search
@@ -16,6 +19,30 @@ class InformationRetrievalEvaluator:
     Queries and documents are given by id, `relevant` holds the ids of the relevant documents of each
     query; a query without any is left out. Of equal scores, the lower document id ranks first.
     """
+
+    columns = ("query", "document")
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Place], name: str) -> "InformationRetrievalEvaluator":
+        """Each row is a query and its one relevant document."""
+        found = []
+        for place in rows:
+            for column in cls.columns:
+                if not isinstance(place.row[column], str):
+                    given = f"'n' is {place.row[column]!r}"
+                    raise ValueError(f"{place.file}, row {place.number}: {given}, but a text is wanted")
+            found.append((place.row["query"], place.row["document"]))
+        return cls.from_pairs(found, name)
+
+    @classmethod
+    def from_files(cls, queries: Path, corpus: Path, qrels: Path, name: str) -> "InformationRetrievalEvaluator":
+        """BEIR's files."""
+        texts = [{str(r["_id"]): str(r["text"]) for r in read_rows(file, [])} for file in (queries, corpus)]
+        relevant: dict[str, set[str]] = {}
+        for row in read_rows(qrels, []):
+            if int(row["score"]) > 0:
+                relevant.setdefault(row["query-id"], set()).add(row["corpus-id"])
+        return cls(texts[0], texts[1], relevant, name)
 
     def __init__(
         self,

@@ -34,6 +34,10 @@ class Loss(nn.Module):
         `roles` are those of the columns; `checkpoint` holds the weights of the file that the model was read from.
         """
 
+    def count(self, columns: Sequence[Any]) -> int:
+        """Of a loss over tokens: how many."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
         """ValueError, in words, if the loss cannot take such columns and labels; called with zeros before the run."""

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: loss, speed, time left, figures of the batch, and a warning of collapse."""
+"""What a run says while it trains: loss, speed, time left, figures of the batch, and a warning of collapse."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,8 @@ from torch import Tensor
 from minist import distributed
 from minist.data.packed import Packed
 
-LEGEND = (
-    'log    loss, its parts and speed: since the line before; lr, grad and what stands behind "batch": the last batch'
-)
+LEGEND = 'log    loss, its parts and texts/s: means since the line before; lr, grad and "batch": of the last batch'
+
 MAIN = ("step", "loss", "learning_rate", "grad_norm", "texts_per_second", "tokens_per_second")
 ALIKE = -0.04  # uniformity above: the mean cosine of different texts is about 0.99
 APART = -0.2  # uniformity below: about 0.95

@@ -126,10 +126,9 @@ def make_batches(config: Config, tasks: list[Task]) -> Batches:
 def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> Trained:
     """Model and losses with what optimizes them."""
     settings, shelf = config.train, nn.ModuleList(task.loss for task in tasks)
-    own = [
-        (f"loss.{task.name}.{i}.{name}", p) for i, task in enumerate(tasks) for name, p in task.loss.named_parameters()
-    ]
-    named = [*model.named_parameters(), *own]
+    named = list(model.named_parameters())
+    for i, task in enumerate(tasks):
+        named += [(f"loss.{task.name}.{i}.{name}", p) for name, p in task.loss.named_parameters()]
     optimizer = make_optimizer(named, settings.lr, settings.weight_decay, settings.lr_for, settings.freeze)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")  # else small gradients become 0
     distributed.same_start([p for _, p in named])

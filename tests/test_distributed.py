@@ -15,8 +15,7 @@ from minist.losses import DenoisingAutoEncoderLoss, MultipleNegativesRankingLoss
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
 from minist.training.gradcache import gradcache
-from minist.training.step import Objective
-from minist.training.step import Setup, token_step
+from minist.training.step import Objective, Setup, token_step
 
 ROWS = [6, 5, 1]  # even, odd, and one that leaves a rank without a row
 EXACT = 1e-12

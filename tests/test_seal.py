@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from minist.training.config import load_config
 from minist.training.checkpoint import check_seal, make_seal
+from minist.training.config import load_config
 
 CONFIG = """
 output = "x"

@@ -16,8 +16,8 @@ import torch
 from tiny import FROM_SCRATCH, ROOT, WORDS, run_script, sentences, write_jsonl
 
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.training.config import load_config
 from minist.training.checkpoint import MARKER, open_run
+from minist.training.config import load_config
 
 EVALUATIONS = """
 [[eval]]

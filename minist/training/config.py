@@ -115,7 +115,7 @@ class DataConfig(RowsConfig):
     name: str = "train"
     source: str = ""  # a collection that is made when it is missing, instead of files: python_docs
     sampler: str = one_of("shuffled", SAMPLERS)  # or no_duplicates or group_by_label
-    weight: float = limited(1.0, above=0)  # of its loss, beside the other sets
+    weight: float = limited(1.0, -math.inf, above=0)  # of its loss, beside the other sets
 
     def paths(self) -> list[Path]:
         """The files to read; those of a source lie in data/<source>/."""

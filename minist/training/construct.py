@@ -1,5 +1,6 @@
 """From TOML to objects: tables into frozen dataclasses and back, and classes of a package or of a user's own file."""
 
+import difflib
 import importlib.util
 import inspect
 import json
@@ -35,7 +36,7 @@ def read_table(file: Path, overrides: list[str]) -> Table:
 def _override(table: Table, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or any("\ud800" <= letter <= "\udfff" for letter in override):  # bytes that are no UTF-8
-        raise ValueError(f"--set {override!a}: write key=value in UTF-8, for instance train.lr=3e-5")
+        raise ValueError(f"--set {override}: write key=value in UTF-8, for instance train.lr=3e-5")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -58,7 +59,11 @@ def build(kind: Any, table: Any, where: str) -> Any:
     if not isinstance(table, dict):
         raise ValueError(f"config: {where} must be a table of keys and values, it is {json.dumps(table, default=str)}")
     known = {f.name: f for f in fields(kind)}
-    values = {key: _value(pick(f"config: a key of {where}", key, known), value, where) for key, value in table.items()}
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+            raise ValueError(f"config: {where} has no key {key!r}, the nearest is {near!r}; known are {listing(known)}")
+    values = {key: _value(known[key], value, where) for key, value in table.items()}
     required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise ValueError(f"config: {where} lacks the key {missing[0]!r}")
@@ -72,7 +77,8 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
     if get_origin(kind) is list and is_dataclass(get_args(kind)[0]):
         if not isinstance(value, list):
             raise ValueError(f"config: {name} is a list of tables: write [[{name}]]")
-        return [build(get_args(kind)[0], entry, f"[[{name}]]") for entry in value]
+        named = [f" {entry['name']}" if isinstance(entry, dict) and "name" in entry else "" for entry in value]
+        return [build(get_args(kind)[0], *both) for both in zip(value, (f"[[{name}]]{n}" for n in named), strict=True)]
     if name in ("loss", "evaluator") and isinstance(value, str):
         value = {"name": value} if value else {}
     what = f"config: {name} in {where}"

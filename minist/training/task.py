@@ -92,10 +92,11 @@ class TrainingRows:
         counts, labels = self._counts_and_labels(rows, 0)
         columns, roles = model.arrange(self._columns(rows, 0), self.roles)
         zeros = [torch.zeros(column.n, model.width, device=self.device) for column in columns]
-        guide = tuple(torch.zeros(column.n, self.guide.model.width, device=self.device) for column in columns)
+        width = self.guide.model.width if self.guide else 0
+        guide = tuple(torch.zeros(column.n, width, device=self.device) for column in columns if self.guide)
         extra = {name: tuple(zeros) for name in loss.outputs(0, model.num_layers)}
         try:
-            loss.check(zeros, Batch((), roles, labels, counts, guide if self.guide else (), extra))
+            loss.check(zeros, Batch((), roles, labels, counts, guide, extra))
         except ValueError as e:
             raise ValueError(f"config: {where}: {e}") from None
 

@@ -318,7 +318,9 @@ TRAIN = {
     "loss is a number": (
         lambda: replace('name = "MultipleNegativesRankingLoss"', "name = 3"), (), ["loss in [[data]] train is 3"]
     ),
-    "unknown loss argument": (lambda: replace("scale", "scael"), (), ["an argument of MultipleNegativesRankingLoss is 'scael', known are scale"]),
+    "unknown loss argument": (
+        lambda: replace("scale", "scael"), (), ["an argument of MultipleNegativesRankingLoss is 'scael', known are scale"]
+    ),
     "loss argument of the wrong type": (lambda: replace("20.0", '"high"'), (), ["scale", "high"]),
     "loss argument of no sense": (lambda: replace("20.0", "-1.0"), (), ["scale is -1.0"]),
     "loss file without a part": (
@@ -364,12 +366,14 @@ TRAIN = {
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "none"\n' + CONFIG[CONFIG.index("[[data"):]
     ), (), ["there is no folder none"]),
     "keep_layers of a new model": (
-        lambda: None, ("--set", "model.keep_layers=[0]"), ["keep_layers, max_length and twins in [model] belong to a model"]
+        lambda: None, ("--set", "model.keep_layers=[0]"), ["max_length and twins in [model] belong to a model"]
     ),
     "keep_layers that are not there": (lambda: Path("c.toml").write_text(
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "m"\n' + CONFIG[CONFIG.index("[[data"):]
     ), ("--set", "model.keep_layers=[7]"), ["keep_layers: given are [7], allowed are rising numbers from 0 to 1"]),
-    "unknown encoder key": (lambda: replace("hidden_size", "hidden_sizes"), (), ["a key of [model.encoder] is 'hidden_sizes', known are"]),
+    "unknown encoder key": (
+        lambda: replace("hidden_size", "hidden_sizes"), (), ["key of [model.encoder] is 'hidden_sizes', known are"]
+    ),
     "unknown encoder": (lambda: replace('"bert"', '"gpt"'), (), ["model_type", "'gpt', known are bert, mpnet"]),
     "heads do not divide the width": (
         lambda: replace("num_attention_heads = 2", "num_attention_heads = 3"), (), ["16 is no multiple of"]

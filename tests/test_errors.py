@@ -319,7 +319,7 @@ TRAIN = {
         lambda: replace('name = "MultipleNegativesRankingLoss"', "name = 3"), (), ["loss in [[data]] train is 3"]
     ),
     "unknown loss argument": (
-        lambda: replace("scale", "scael"), (), ["an argument of MultipleNegativesRankingLoss is 'scael', known are scale"]
+        lambda: replace("scale", "scael"), (), ["of MultipleNegativesRankingLoss is 'scael', known are scale"]
     ),
     "loss argument of the wrong type": (lambda: replace("20.0", '"high"'), (), ["scale", "high"]),
     "loss argument of no sense": (lambda: replace("20.0", "-1.0"), (), ["scale is -1.0"]),

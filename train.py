@@ -91,9 +91,8 @@ def open_directory(run: Run, overwrite: bool) -> None:
     metrics = evaluate(run.evaluations, run.trained.model) if named else {}
     if named:
         run.selection.check(metrics)
-        for name in run.config.expect:
-            pick("config: a metric in [expect]", name, metrics)
-    distributed.barrier()  # all ranks are there
+        find_expected(run.config.expect, metrics)
+    distributed.barrier()  # all ranks came as far as this
     if distributed.rank() == 0:
         open_run(run.output, run.config, run.done, overwrite)
     if named:
@@ -177,7 +176,6 @@ def choose(run: Run, metrics: dict[str, float]) -> Selection:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint."""
     state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
     if distributed.rank() == 0:
         save_checkpoint(run.output, run.trained, state, run.config.train.keep)
@@ -203,11 +201,15 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     return metrics
 
 
+def find_expected(expect: dict[str, float], metrics: dict[str, float]) -> dict[str, float]:
+    return {name: pick("config: a metric in [expect]", name, metrics) for name in expect}
+
+
 def check_expectations(expect: dict[str, float], metrics: dict[str, float]) -> None:
     """ValueError if the run did not reach what [expect] asks for."""
-    for name, least in expect.items():
-        if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does one that is no number
-            raise ValueError(f"the run reached {name} = {metrics[name]:.4f}, expected at least {least}")
+    for name, value in find_expected(expect, metrics).items():
+        if not value >= expect[name]:  # nor does a value that is no number
+            raise ValueError(f"the run reached {name} = {value:.4f}, expected at least {expect[name]}")
 
 
 if __name__ == "__main__":

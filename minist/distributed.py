@@ -48,12 +48,10 @@ def stop() -> None:
 
 
 def world_size() -> int:
-    """Number of ranks, W."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, 0 to W-1."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -102,10 +100,8 @@ def contact(what: str) -> Iterator[None]:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average gradients over ranks in one exchange. One that a rank lacks counts as zero, if another rank has it.
 
-    Done by hand and not by DistributedDataParallel, which waits for ever where a rank has no gradient for a parameter:
-    it had no row, no text in a list column, no text of a route. DDP would exchange the first gradients while backward
-    makes the last ones. That gain is lost: of 4 bytes times 2 for each parameter, 0.2 GB for MiniLM, one to some ten
-    milliseconds in a step between GPUs; the second copy that DDP keeps of all gradients is saved.
+    By hand and not by DistributedDataParallel, which waits for ever where a rank has no gradient for a parameter, since
+    it had no row or no text of a route. What is lost: DDP exchanges the first gradients while backward makes the last.
     """
     if not dist.is_initialized():
         return
@@ -114,7 +110,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not len(found) or not (found := maximum(found.to(trained[0].device))).any():
         return
     used = [p for p, any_rank in zip(trained, found.tolist(), strict=True) if any_rank]
-    for dtype in dict.fromkeys(p.dtype for p in used):  # in the same order on every rank, unlike a set
+    for dtype in dict.fromkeys(p.dtype for p in used):  # a set has another order on another rank
         alike = [p for p in used if p.dtype == dtype]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
         _exchange(dist.all_reduce, flat)
@@ -131,14 +127,13 @@ def same_start(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def maximum(x: Tensor) -> Tensor:
-    """The largest value of each element over ranks."""
     if dist.is_initialized():
         _exchange(dist.all_reduce, x, dist.ReduceOp.MAX)
     return x
 
 
 def agree(wish: bool, device: torch.device) -> bool:
-    """Whether any rank wishes it; all ranks get the same answer."""
+    """Whether any rank wishes it."""
     return bool(maximum(torch.tensor(int(wish), device=device)))
 
 
@@ -149,10 +144,9 @@ def total(value: float) -> float:
 
 def gather_objects(value: Any) -> list[Any]:
     """One python object from each rank, in rank order, on every rank."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * world_size()
-    _exchange(dist.all_gather_object, values, value)
+    values = [value] * world_size()
+    if dist.is_initialized():
+        _exchange(dist.all_gather_object, values, value)
     return values
 
 

@@ -65,7 +65,7 @@ class DenoisingAutoEncoderLoss(Loss):
         """How many tokens the decoder writes: all but the first of each original, which it is given."""
         return int((columns[1].position_ids > 0).sum())
 
-    def forward(self, model: Any, columns: Sequence[Packed], roles: Sequence[str | None]) -> Tensor:  # type: ignore[override]
+    def forward(self, model: Any, columns: Sequence[Packed], roles: Sequence[str | None]) -> Tensor:
         """Damaged texts and the originals -> scalar, a sum over the `count` tokens."""
         assert self.decoder is not None, "call attach first"
         ((embeddings,),) = model([columns[0]], roles[:1])

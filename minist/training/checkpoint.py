@@ -37,14 +37,15 @@ MARKER = "config.toml"  # a folder that has it is a run, and may be overwritten 
 
 def check_output(output: Path, resume: bool, overwrite: bool) -> None:
     """ValueError if the run cannot start, or go on, in `output`."""
+    wrong = ""
     if resume and not checkpoints(output):
-        raise ValueError(f"{output} has no checkpoint to resume from: start without --resume")
-    if output.exists() and not (resume or overwrite):
-        raise ValueError(
-            f"{output} exists: go on with --resume, start again with --overwrite, or choose another output"
-        )
-    if overwrite and output.exists() and not (output / MARKER).exists():
-        raise ValueError(f"{output} has no {MARKER}, so it is no run and is not deleted: choose another output")
+        wrong = "has no checkpoint to resume from: start without --resume"
+    elif output.exists() and not (resume or overwrite):
+        wrong = "exists: go on with --resume, start again with --overwrite, or choose another output"
+    elif overwrite and output.exists() and not (output / MARKER).exists():
+        wrong = f"has no {MARKER}, so it is no run and is not deleted: choose another output"
+    if wrong:
+        raise ValueError(f"{output} {wrong}")
 
 
 def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:
@@ -67,7 +68,6 @@ def _step(line: str) -> float:
 
 
 def log(output: Path, record: dict[str, Any]) -> None:
-    """Append one line to metrics.jsonl."""
     with open(output / "metrics.jsonl", "a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
@@ -141,7 +141,6 @@ def load_checkpoint(folder: Path, trained: Trained) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `run`."""
     with reading(folder):
         run: dict[str, Any] = read_json(folder / RUN)
         return run | {"step": int(run["step"]), "seal": dict(run["seal"]), "selection": dict(run["selection"])}

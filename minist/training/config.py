@@ -80,29 +80,22 @@ class RowsConfig:
     """What entries of [[data]] and [[eval]] have in common: the rows of some files, and a loss of them."""
 
     kind: ClassVar[str]
-    columns: dict[str, str | int]  # name of ours -> column of the file, or its number from 0
-    # where the file has no header; in the order in which the loss takes them
+    columns: dict[str, str | int]  # our names, in the order of the loss -> column of the file, or number from 0
     loss: Table = field(default_factory=dict)  # name, and its arguments
     name: str = ""
     files: list[str] = field(default_factory=list)
     format: str = ""  # of the files, where their ending does not say it: tsv, csv, jsonl, json, parquet
     label: str | int = ""  # a column of the file, or an .npy file with a row for each row
-    roles: dict[str, str] = field(
-        default_factory=dict
-    )  # column -> "query" or "document": the route of the model it takes
+    roles: dict[str, str] = field(default_factory=dict)  # column -> "query" or "document": the route that it takes
     prompts: str | Table = ""  # before every text, or column -> prompt
-    delete_words: dict[str, float] = field(
-        default_factory=dict, metadata=limits(0, 1)
-    )  # column -> share of its words that are deleted, drawn each epoch
+    delete_words: dict[str, float] = field(default_factory=dict, metadata=limits(0, 1))  # column -> share, each epoch
     draw_pairs: int = limited(0)  # pair each text of the one column: one in so many with itself
 
     @property
     def where(self) -> str:
-        """What messages call it."""
         return f"[[{self.kind}]] {self.name}"
 
     def paths(self) -> list[Path]:
-        """The files to read."""
         return [Path(f) for f in self.files]
 
 
@@ -124,8 +117,6 @@ class DataConfig(RowsConfig):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimization."""
-
     batch_size: int = limited(32, 1)  # rows per step, over all ranks
     mini_batch_tokens: int = limited(0)  # that a rank holds in memory at once, see gradcache.py; 0: all
     mixing: str = one_of("proportional", MIXINGS)  # whose batch comes next; or round_robin, till one set is used up
@@ -133,9 +124,7 @@ class TrainConfig:
     epochs: int = limited(1, 1)
     max_steps: int = limited(0)  # 0: as many as the epochs have
     lr: float = limited(5e-5)
-    lr_for: dict[str, float] = field(
-        default_factory=dict, metadata=limits(0)
-    )  # pattern of parameter names -> their own rate
+    lr_for: dict[str, float] = field(default_factory=dict, metadata=limits(0))  # pattern of names -> their own rate
     freeze: list[str] = field(default_factory=list)  # patterns of parameter names that stay as they are
     warmup: float = limited(0.0)  # below 1 a share of all steps, else a number of steps
     schedule: str = one_of("linear", SCHEDULES)  # linear, cosine or constant
@@ -184,8 +173,6 @@ class EvalConfig(RowsConfig):
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
-
     output: str
     data: list[DataConfig]
     seed: int = limited(42, 0, 2**32 - 1)
@@ -195,6 +182,11 @@ class Config:
     teacher: GuideConfig = field(default_factory=GuideConfig)
     eval: list[EvalConfig] = field(default_factory=list)
     expect: dict[str, float] = field(default_factory=dict, metadata=limits(-math.inf))
+
+    @property
+    def cache(self) -> Path:
+        """Where token streams are kept, for all runs beside this one."""
+        return Path(self.output).parent / "cache"
 
     def guides(self) -> dict[str, GuideConfig]:
         """[guide] and [teacher], as losses call them."""
@@ -259,6 +251,8 @@ def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
         entry.label != "" or entry.roles or entry.prompts or entry.delete_words or entry.draw_pairs
     ):
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
+    if (entry.bm25 or entry.searches) and entry.evaluator.get("name") != "InformationRetrievalEvaluator":
+        yield f"bm25 and searches in {where} belong to an InformationRetrievalEvaluator"
     if not any(collection):
         if not entry.files:
             yield f"{where} has no files"

@@ -56,8 +56,6 @@ def _override(table: Table, override: str) -> None:
 
 def build(kind: Any, table: Any, where: str) -> Any:
     """An instance of the dataclass `kind`; `where` is what messages call the place. ValueError says what is wrong."""
-    if not isinstance(table, dict):
-        raise ValueError(f"config: {where} must be a table of keys and values, it is {json.dumps(table, default=str)}")
     known = {f.name: f for f in fields(kind)}
     for key in table:
         if key not in known:
@@ -72,25 +70,23 @@ def build(kind: Any, table: Any, where: str) -> Any:
 
 def _value(known: Field[Any], value: Any, where: str) -> Any:
     name, kind = known.name, known.type
-    if is_dataclass(kind):
-        return build(kind, value, f"[{name}]")
-    if get_origin(kind) is list and is_dataclass(get_args(kind)[0]):
-        if not isinstance(value, list):
-            raise ValueError(f"config: {name} is a list of tables: write [[{name}]]")
-        named = [f" {entry['name']}" if isinstance(entry, dict) and "name" in entry else "" for entry in value]
-        return [build(get_args(kind)[0], *both) for both in zip(value, (f"[[{name}]]{n}" for n in named), strict=True)]
+    entries = get_origin(kind) is list and is_dataclass(get_args(kind)[0])
+    shape = Table if is_dataclass(kind) else list[Table] if entries else kind
+    what = f"config: {name} in {where}"
     if name in ("loss", "evaluator") and isinstance(value, str):
         value = {"name": value} if value else {}
-    what = f"config: {name} in {where}"
-    if not fits(value, kind):
-        raise ValueError(f"{what} must be {in_words(kind)}, it is {value!r}")
+    if not fits(value, shape):
+        hint = f": write [[{name}]]" if entries else ""
+        raise ValueError(f"{what} must be {in_words(shape)}, it is {value!r}{hint}")
+    if is_dataclass(kind):
+        return build(kind, value, f"[{name}]")
+    if entries:
+        return [build(get_args(kind)[0], entry, f"[[{name}]] {entry.get('name', '')}".rstrip()) for entry in value]
     if "known" in known.metadata:
         pick(what, value, known.metadata["known"])
     if limits := known.metadata.get("limits"):
-        entries = value.items() if isinstance(value, dict) else [("", value)]
-        for key, entry in entries:
-            if type(entry) in (int, float):
-                number(f"config: {key} in {name} in {where}" if key else what, entry, **limits)
+        for key, entry in value.items() if isinstance(value, dict) else [("", value)]:
+            number(f"config: {key} in {name} in {where}" if key else what, entry, **limits)
     return float(value) if kind is float else value
 
 

@@ -24,7 +24,6 @@ Guides = dict[str, TextModel]  # "guide" and "teacher", those that the config ha
 
 
 def make_loss(where: str, table: Table) -> Loss:
-    """The loss that a table names."""
     loss: Loss = make(f"loss in {where}", table, losses, Loss)
     inner = [part for part in loss.modules() if part is not loss and isinstance(part, Loss)]
     if wrong := [type(part).__name__ for part in inner if part.over_tokens]:
@@ -36,7 +35,6 @@ def make_loss(where: str, table: Table) -> Loss:
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    """The models in [guide] and [teacher]."""
     return {
         name: open_model(table.model, revision=table.revision or None, device=device)
         for name, table in config.guides().items()
@@ -62,8 +60,8 @@ def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Seq
 def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides) -> TrainingRows:
     """The rows of an entry, tokenized once, with its transforms and with the guide that `loss` wants."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
-    prompts, cache = _prompts(config, entry), cache_of(config)
-    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, cache, class_names=loss.class_names)
+    prompts = _prompts(config, entry)
+    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, class_names=loss.class_names)
     found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     for column, share in entry.delete_words.items():
         found.delete_words(column, share, model)
@@ -96,11 +94,6 @@ def open_dataset(
     return Dataset(folder)
 
 
-def cache_of(config: Config) -> Path:
-    """Where token streams are kept, for all runs beside this one."""
-    return Path(config.output).parent / "cache"
-
-
 def check_roles(model: TextModel, roles: Mapping[str, str], columns: Sequence[str], where: str) -> None:
     """ValueError if a model with routes is not told which one each column takes, or a role is no route."""
     for role in roles.values() if model.routes else ():
@@ -130,7 +123,7 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
     prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts
-    dataset = open_dataset(entry, "", model, roles, prompts, cache_of(config))
+    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
     if config.guides()[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)

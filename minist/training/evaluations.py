@@ -1,6 +1,7 @@
 """The [[eval]] entries of a config: build the evaluators, run them on all ranks, and show the result at the end."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,10 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
     else:
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
-    made = call(name, build, arguments | own, evaluation, type(None), list(own))
-    if (entry.bm25 or entry.searches) and not isinstance(made, InformationRetrievalEvaluator):
-        raise ValueError(f"config: bm25 and searches in {entry.where} belong to an InformationRetrievalEvaluator")
-    return made
+    return call(name, build, arguments | own, evaluation, type(None), list(own))
 
 
 def _rows(entry: EvalConfig) -> Iterator[Place]:
-    """The rows by our names of their columns."""
     for place in read_places(entry.paths(), list(entry.columns.values()), entry.format):
         yield place._replace(row={ours: place.row[theirs] for ours, theirs in entry.columns.items()})
 
@@ -94,19 +91,12 @@ class Shared:
     def __init__(self, model: TextModel) -> None:
         self.model, self.similarity_name = model, model.similarity_name
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """[N, D], on every rank."""
-        return self._gathered(self.model.encode, texts)
-
-    def encode_query(self, texts: Sequence[str]) -> Tensor:
-        """[N, D], on every rank."""
-        return self._gathered(self.model.encode_query, texts)
-
-    def encode_document(self, texts: Sequence[str]) -> Tensor:
-        """[N, D], on every rank."""
-        return self._gathered(self.model.encode_document, texts)
+        self.encode = partial(self._gathered, model.encode)
+        self.encode_query = partial(self._gathered, model.encode_query)
+        self.encode_document = partial(self._gathered, model.encode_document)
 
     def _gathered(self, encode: Callable[..., Any], texts: Sequence[str]) -> Tensor:
+        """[N, D], on every rank."""
         rank, world = distributed.rank(), distributed.world_size()
         start, end = (len(texts) * share // world for share in (rank, rank + 1))
         own = encode(texts[start:end], convert_to_tensor=True)
@@ -127,7 +117,6 @@ def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, f
 
 
 def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
-    """What BM25 reaches on the same queries and documents."""
     index = BM25(evaluator.documents)
     scores = torch.stack([index.scores(query) for query in evaluator.queries])
     ranking = scores.argsort(dim=1, descending=True, stable=True)[:, : evaluator.deepest]
@@ -147,7 +136,6 @@ def report(
 
 
 def show_searches(searches: list[str], documents: list[str], model: TextModel, say: Callable[[str], None]) -> None:
-    """Print the best documents of each search."""
     found, queries = model.encode_document(documents), model.encode_query(searches)
     scores, rows = search(torch.as_tensor(queries), torch.as_tensor(found), SHOWN, model.similarity_name)
     for query, best, where in zip(searches, scores.tolist(), rows.tolist(), strict=True):

@@ -18,7 +18,7 @@ LOOKS = 3  # some encoders start alike (RoBERTa's tokens share a direction) and 
 
 
 class Meter:
-    """Counts steps, and averages since the last reading."""
+    """Averages since the last reading."""
 
     def __init__(self, total: int, step: int) -> None:
         self.total, self.first, self.started = total, step, time.perf_counter()

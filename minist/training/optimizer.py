@@ -25,9 +25,8 @@ def make_optimizer(
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over `named`, the names and parameters of a model and
     of its loss, such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias".
 
-    `freeze` are regular expressions: parameters in whose name one is found are not trained. Call this before DDP
-    wraps the model, which looks for them only once. `lr_for` gives others a rate of their own, {pattern: rate};
-    where several match the last one counts. Matrices decay; norms and biases, which have one dimension, do not.
+    `freeze` are regular expressions: parameters in whose name one is found are not trained. `lr_for` gives others a
+    rate of their own, {pattern: rate}; where several match the last one counts. Matrices decay; norms and biases, which have one dimension, do not.
     Each group has its rate as "initial_lr", to be multiplied by `learning_rate` in every step.
     ValueError for a pattern that is none or fits no name, for a rate below 0, and if nothing is left to train.
     """

@@ -19,15 +19,8 @@ from minist.data.sources import prepare_source
 from minist.encoders.families import Encoder
 from minist.models import open_model
 from minist.models.text_model import TextModel
-from minist.training.checkpoint import (
-    Trained,
-    check_output,
-    check_seal,
-    checkpoints,
-    load_checkpoint,
-    make_seal,
-    read_run,
-)
+from minist.training import checkpoint as saved
+from minist.training.checkpoint import Trained
 from minist.training.config import DTYPES, Config
 from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
 from minist.training.evaluations import Evaluation
@@ -62,12 +55,12 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     say: Callable[[str], None] = partial(print, flush=True) if rank == 0 else lambda text: None
     settings, output = config.train, Path(config.output)
     if rank == 0:
-        check_output(output, resume, overwrite)
+        saved.check_output(output, resume, overwrite)
     for entry in config.data:
         if entry.source and distributed.is_leader():
             prepare_source(entry.source)
     distributed.barrier()
-    checkpoint = checkpoints(output)[-1] if resume else None
+    checkpoint = saved.checkpoints(output)[-1] if resume else None
 
     torch.manual_seed(config.seed)  # every rank draws the same weights
     own_losses = [make_loss(entry.where, entry.loss).to(device) for entry in config.data]
@@ -87,7 +80,7 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
 
     trained = make_trained(config, model, tasks, device)
     setup = Setup(model, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
-    seal = make_seal(config, [task.rows.dataset for task in tasks], device)
+    seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)
     run = Run(config, output, device, say, tasks, evaluations, batches, trained, setup, seal, selection)
     if checkpoint:
@@ -96,10 +89,10 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
 
 
 def _go_on(run: Run, checkpoint: Path) -> None:
-    state = read_run(checkpoint)
-    for note in check_seal(run.seal, state["seal"], checkpoint):
+    state = saved.read_run(checkpoint)
+    for note in saved.check_seal(run.seal, state["seal"], checkpoint):
         run.say(f"note   {note}")
-    load_checkpoint(checkpoint, run.trained)
+    saved.load_checkpoint(checkpoint, run.trained)
     run.selection.load(state["selection"])
     run.done = state["step"]
     if run.done > run.batches.total:
@@ -107,24 +100,15 @@ def _go_on(run: Run, checkpoint: Path) -> None:
 
 
 def make_batches(config: Config, tasks: list[Task]) -> Batches:
-    """The order of all batches of all tasks."""
-    settings = config.train
-    samplers = [
-        partial(
-            SAMPLERS[entry.sampler],
-            task.rows.dataset.keys(),
-            settings.batch_size,
-            config.seed,
-            drop_last=settings.drop_last,
-        )
-        for entry, task in zip(config.data, tasks, strict=True)
-    ]
+    settings, samplers = config.train, []
+    for entry, task in zip(config.data, tasks, strict=True):
+        sampler, keys = SAMPLERS[entry.sampler], task.rows.dataset.keys()
+        samplers.append(partial(sampler, keys, settings.batch_size, config.seed, drop_last=settings.drop_last))
     names = [task.name for task in tasks]
     return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, names)
 
 
 def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> Trained:
-    """Model and losses with what optimizes them."""
     settings, shelf = config.train, nn.ModuleList(task.loss for task in tasks)
     named = list(model.named_parameters())
     for i, task in enumerate(tasks):

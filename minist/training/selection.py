@@ -6,7 +6,6 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 import torch
@@ -54,12 +53,11 @@ class Selection:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"best": self.best, "step": self.step, "waited": self.waited, "metrics": self.metrics}
+        return {key: value for key, value in vars(self).items() if key not in ("metric", "patience")}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint."""
-        self.best, self.step, self.waited = state["best"], state["step"], state["waited"]
-        self.metrics = state["metrics"]
+        self.best, self.step, self.waited, self.metrics = (state[k] for k in ("best", "step", "waited", "metrics"))
 
 
 class Interruption:
@@ -77,7 +75,7 @@ class Interruption:
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_end_at_the_second, args=(ours, theirs), daemon=True).start()
 
-    def _notice(self, number: int, frame: FrameType | None) -> None:
+    def _notice(self, *_: object) -> None:
         self.noticed = True
 
     def agreed(self) -> bool:

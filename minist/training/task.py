@@ -96,7 +96,7 @@ class TrainingRows:
         guide = tuple(torch.zeros(column.n, width, device=self.device) for column in columns if self.guide)
         extra = {name: tuple(zeros) for name in loss.outputs(0, model.num_layers)}
         try:
-            loss.check(zeros, Batch((), roles, labels, counts, guide, extra))
+            loss.check(zeros, Batch((), tuple(roles), labels, counts, guide, extra))
         except ValueError as e:
             raise ValueError(f"config: {where}: {e}") from None
 

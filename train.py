@@ -48,7 +48,6 @@ def parse() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
-    """One run, on one rank."""
     started = time.perf_counter()
     config = load_config(args.config, args.set)
     run = start_run(config, resume=args.resume, overwrite=args.overwrite)
@@ -62,14 +61,14 @@ def train(args: argparse.Namespace) -> None:
             run.done = place.step + 1
             last = run.done == run.batches.total
             count(run, place, objective, meter)
-            if last or run.done == 1 or run.done % config.train.log_every == 0:
+            if last or run.done == 1 or run.is_time(config.train.log_every):
                 show(run, place, objective, meter, watch, rate, norm)
             paused = time.perf_counter()
-            if last or is_time(run, config.train.eval_every):
+            if last or run.is_time(config.train.eval_every):
                 metrics = measure(run)
                 last = choose(run, metrics).stop or last
             ended = interruption.agreed() and not last
-            if ended or is_time(run, config.train.save_every):
+            if ended or run.is_time(config.train.save_every):
                 save(run)
             meter.leave_out(time.perf_counter() - paused)
         if ended:
@@ -91,7 +90,8 @@ def open_directory(run: Run, overwrite: bool) -> None:
     metrics = evaluate(run.evaluations, run.trained.model) if named else {}
     if named:
         run.selection.check(metrics)
-        find_expected(run.config.expect, metrics)
+        for name in run.config.expect:
+            pick("config: a metric in [expect]", name, metrics)
     distributed.barrier()  # all ranks came as far as this
     if distributed.rank() == 0:
         open_run(run.output, run.config, run.done, overwrite)
@@ -99,10 +99,6 @@ def open_directory(run: Run, overwrite: bool) -> None:
         report_metrics(run, metrics)
         choose(run, metrics)
     run.say(LEGEND)
-
-
-def is_time(run: Run, every: int) -> bool:
-    return every > 0 and run.done % every == 0
 
 
 def take_step(run: Run, place: Place) -> tuple[Objective, float, Tensor]:
@@ -145,7 +141,7 @@ def show(
     if warning := watch.see(figures):
         run.say(warning)
     if distributed.rank() == 0:
-        log(run.output, main | parts | batch)
+        log(run.output, main | parts | batch | main)  # a part that is called "loss" hides nothing
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -201,15 +197,10 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     return metrics
 
 
-def find_expected(expect: dict[str, float], metrics: dict[str, float]) -> dict[str, float]:
-    return {name: pick("config: a metric in [expect]", name, metrics) for name in expect}
-
-
 def check_expectations(expect: dict[str, float], metrics: dict[str, float]) -> None:
-    """ValueError if the run did not reach what [expect] asks for."""
-    for name, value in find_expected(expect, metrics).items():
-        if not value >= expect[name]:  # nor does a value that is no number
-            raise ValueError(f"the run reached {name} = {value:.4f}, expected at least {expect[name]}")
+    for name, least in expect.items():
+        if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does a value that is no number
+            raise ValueError(f"the run reached {name} = {metrics[name]:.4f}, expected at least {least}")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,6 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def same_start(parameters: Sequence[nn.Parameter]) -> None:
-    """Give every rank the values of rank 0."""
     if dist.is_initialized():
         for p in parameters:
             _exchange(dist.broadcast, p.data, 0)
@@ -133,12 +132,10 @@ def maximum(x: Tensor) -> Tensor:
 
 
 def agree(wish: bool, device: torch.device) -> bool:
-    """Whether any rank wishes it."""
     return bool(maximum(torch.tensor(int(wish), device=device)))
 
 
 def total(value: float) -> float:
-    """The sum of `value` over ranks."""
     return float(sum(gather_objects(value)))
 
 

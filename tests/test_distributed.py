@@ -279,6 +279,20 @@ def test_a_collective_has_a_limit_and_a_barrier_has_none(tmp_path):
     assert float((tmp_path / "refused").read_text()) < 60
 
 
+def left_alone(rank, folder):
+    if rank == 1:
+        os._exit(0)
+    with pytest.raises(ConnectionError, match="rank 0 lost another rank: "):
+        distributed.barrier()
+    (folder / "noticed").touch()
+    os._exit(0)
+
+
+def test_a_barrier_ends_where_a_rank_died(tmp_path):
+    run_ranks(left_alone, tmp_path)
+    assert (tmp_path / "noticed").exists()
+
+
 def stuck(rank, folder):
     """Rank 0 waits in a collective for one that does not come."""
     Interruption(torch.device("cpu"))

@@ -10,11 +10,11 @@ import torch
 from tiny import ENCODER, ROOT, WORDS, sentences
 
 from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
-from minist.training.scratch import new_encoder, new_model, train_wordpiece
+from minist.training.start import new_encoder, new_model, train_wordpiece
 
 CODE = """
 from minist.training.config import TokenizerConfig
-from minist.training.scratch import train_wordpiece
+from minist.training.start import train_wordpiece
 texts = [a + b + " " + b for a in ("ab", "ba", "aab", "zé") for b in ("cd", "dc", "xyz", "q")]  # many ties
 print(train_wordpiece(texts, TokenizerConfig(vocab_size=30, max_length=16)).to_json())
 """

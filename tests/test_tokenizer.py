@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as Backend
 
 from minist.data.tokenizer import load_tokenizer
 from minist.training.config import TokenizerConfig
-from minist.training.scratch import train_wordpiece
+from minist.training.start import train_wordpiece
 
 MAX = 12
 

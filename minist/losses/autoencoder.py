@@ -58,7 +58,6 @@ class DenoisingAutoEncoderLoss(Loss):
             self.decoder.load_head(checkpoint, encoder.model_type)
 
     def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
-        """ValueError for columns and labels that it does not take."""
         check_columns(self, embeddings, batch, 2, 2)
 
     def count(self, columns: Sequence[Packed]) -> int:

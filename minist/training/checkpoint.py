@@ -76,8 +76,6 @@ def log(output: Path, record: dict[str, Any]) -> None:
 
 
 class Trained(NamedTuple):
-    """All that changes while training."""
-
     model: TextModel
     losses: nn.ModuleList
     optimizer: torch.optim.Optimizer
@@ -104,7 +102,6 @@ def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: i
 
 
 def check_weights(model: TextModel, step: int) -> None:
-    """ValueError if a weight is not finite after so many steps."""
     for name, weight in model.state_dict().items():
         if not weight.isfinite().all():
             raise ValueError(
@@ -113,7 +110,6 @@ def check_weights(model: TextModel, step: int) -> None:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """The complete checkpoints in a run directory, oldest first."""
     found = [path for path in output.glob("checkpoint-*") if path.name[11:].isdecimal() and (path / RUN).exists()]
     return sorted(found, key=lambda path: int(path.name[11:]))
 

@@ -30,17 +30,14 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def limits(least: float = 0, most: float = math.inf, above: float = -math.inf) -> dict[str, Any]:
-    """What a number, or each number of a table, must keep to."""
     return {"limits": {"least": least, "most": most, "above": above}}
 
 
 def limited(default: float, least: float = 0, most: float = math.inf, above: float = -math.inf) -> Any:
-    """A number within limits."""
     return field(default=default, metadata=limits(least, most, above))
 
 
 def one_of(default: str, known: Mapping[str, Any]) -> Any:
-    """A name that `known` has."""
     return field(default=default, metadata={"known": known})
 
 
@@ -189,7 +186,6 @@ class Config:
         return Path(self.output).parent / "cache"
 
     def guides(self) -> dict[str, GuideConfig]:
-        """[guide] and [teacher], as losses call them."""
         return {"guide": self.guide, "teacher": self.teacher}
 
 

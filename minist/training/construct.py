@@ -105,7 +105,6 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def in_words(kind: Any) -> str:
-    """An annotation, for messages."""
     origin, parts = get_origin(kind), get_args(kind)
     if isinstance(kind, UnionType):
         return " or ".join(in_words(part) for part in parts if part is not type(None))

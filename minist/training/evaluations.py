@@ -60,7 +60,6 @@ class LossEvaluation:
         self.name, self.loss, self.rows, self.batch_size = name, loss, rows, batch_size
 
     def __call__(self, shared: "Shared") -> dict[str, float]:
-        """All ranks call it together, each embeds its share."""
         rows, total = torch.arange(len(self.rows.dataset)), 0.0
         self.loss.eval()  # a decoder has dropout too
         for part in rows.split(self.batch_size):

@@ -26,8 +26,8 @@ def make_optimizer(
     of its loss, such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias".
 
     `freeze` are regular expressions: parameters in whose name one is found are not trained. `lr_for` gives others a
-    rate of their own, {pattern: rate}; where several match the last one counts. Matrices decay; norms and biases, which have one dimension, do not.
-    Each group has its rate as "initial_lr", to be multiplied by `learning_rate` in every step.
+    rate of their own, {pattern: rate}; where several match the last one counts. Each group has its rate as
+    "initial_lr", to be multiplied by `learning_rate` in every step.
     ValueError for a pattern that is none or fits no name, for a rate below 0, and if nothing is left to train.
     """
     freeze_parameters(named, freeze)
@@ -37,7 +37,7 @@ def make_optimizer(
     rates = find_rates(list(trained), lr, lr_for)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
-        decay = weight_decay if parameter.ndim > 1 else 0.0
+        decay = weight_decay if parameter.ndim > 1 else 0.0  # matrices decay, norms and biases do not
         groups.setdefault((rates[name], decay), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -51,7 +51,6 @@ def make_optimizer(
 
 
 def freeze_parameters(named: Named, patterns: Sequence[str]) -> None:
-    """No gradients for the parameters that one of `patterns` fits."""
     parameters = dict(named)
     assert len(parameters) == len(named), "each name stands for one parameter"
     for pattern in patterns:
@@ -60,7 +59,6 @@ def freeze_parameters(named: Named, patterns: Sequence[str]) -> None:
 
 
 def find_rates(names: Sequence[str], lr: float, lr_for: Mapping[str, float]) -> dict[str, float]:
-    """The rate of each name: `lr`, or that of the last pattern in `lr_for` that fits."""
     rates = dict.fromkeys(names, lr)
     for pattern, rate in lr_for.items():
         number(f"the rate of {pattern!r} in lr_for", rate, 0)

@@ -48,6 +48,10 @@ class Run:
     selection: Selection
     done: int = 0
 
+    def is_time(self, every: int) -> bool:
+        """Whether so many steps have gone by; 0 is never."""
+        return every > 0 and self.done % every == 0
+
 
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Join the other ranks, and make every part. ValueError says what in the config cannot be."""

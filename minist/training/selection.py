@@ -25,7 +25,6 @@ class Selection:
         self.waited = 0  # evaluations since then
 
     def check(self, metrics: Mapping[str, float]) -> None:
-        """ValueError if the evaluations do not give the metric."""
         if self.metric:
             pick("config: best in [train]", self.metric, metrics)
 
@@ -48,15 +47,12 @@ class Selection:
 
     @property
     def stop(self) -> bool:
-        """Whether patience is at its end."""
         return 0 < self.patience <= self.waited
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
         return {key: value for key, value in vars(self).items() if key not in ("metric", "patience")}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint."""
         self.best, self.step, self.waited, self.metrics = (state[k] for k in ("best", "step", "waited", "metrics"))
 
 

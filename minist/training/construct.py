@@ -199,7 +199,8 @@ def call(
         return function(**made)
     except (TypeError, ValueError) as e:  # a value that it does not take, or a type that no annotation tells
         shown = {key: value for key, value in arguments.items() if key not in given}
-        raise ValueError(f"config: {name} with {shown}: {e}") from e
+        why = f"a value is of a type that it does not take ({e})" if isinstance(e, TypeError) else e
+        raise ValueError(f"config: {name} with {shown}: {why}" if shown else f"config: {name}: {why}") from e
 
 
 def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:

@@ -27,11 +27,7 @@ def docstring_lines(tree: ast.AST) -> set[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
                 found |= set(range(first.lineno, first.end_lineno + 1))
     return found
 
@@ -76,10 +72,7 @@ def main(root: Path) -> None:
         ("isinstance in models/, of 1,000 code lines", f"{asked:.1f}"),
         ("raise, of 1,000 code lines", f"{1000 * total['raise'] / total['code']:.1f}"),
         ("comments, of 100 code lines", f"{100 * total['comments'] / total['code']:.1f}"),
-        (
-            "function length: median, nine in ten, longest",
-            f"{lengths[len(lengths) // 2]}, {lengths[len(lengths) * 9 // 10]}, {lengths[-1]}",
-        ),
+        ("function length: median, nine in ten, longest", f"{lengths[len(lengths) // 2]}, {lengths[len(lengths) * 9 // 10]}, {lengths[-1]}"),
         ("longest file", f"{files[longest]['lines']} {longest}"),
         ("one step: files, lines", f"{len(step)}, {sum(len(f.read_text('utf-8').splitlines()) for f in step):,}"),
     ]

@@ -133,7 +133,7 @@ def test_report(entry):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluator": {"name": "Nothing"}}, "evaluator in .* is 'Nothing', known are InformationRetrievalEvaluator"),
+        ({"evaluator": {"name": "Nothing"}}, "evaluator in .* is 'Nothing', known are .*InformationRetrievalEvaluator"),
         ({"columns": {"query": "q"}}, "InformationRetrievalEvaluator takes query, document"),
         ({"columns": {"query": "q", "document": "x"}}, "there is no column 'x', it has q, d, n"),
         ({"columns": {"query": "q", "document": "n"}}, "row 1: 'n' is 1, but a text is wanted"),

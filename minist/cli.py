@@ -21,7 +21,6 @@ def run_command(command: Callable[[], None], debug: bool) -> None:
 
 
 def describe(error: Exception) -> str:
-    """One line of an exception."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())

@@ -2,8 +2,11 @@
 
 The arithmetic of W ranks: rank r takes the r-th contiguous share of a batch's rows, `gather` gives
 every rank the embeddings of all of them, so every rank computes the same global loss. Backward
-through `gather` hands each rank the gradient of its own rows times W, and DDP's average over ranks
+through `gather` hands each rank the gradient of its own rows times W, and the average over ranks
 divides by W again: the parameters get exactly the gradient that one process would have computed.
+
+A collective fails after ten minutes, since a rank that is ten minutes late has died. Work of unknown length (an
+evaluation, saving) is therefore waited for in `barrier` or `prepare_once`, which have no limit.
 """
 
 import os
@@ -18,34 +21,37 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-PATIENCE = timedelta(minutes=10)  # how long a rank waits for the others before it gives up
+LIMIT = timedelta(minutes=10)  # for a collective
+LONG = timedelta(days=30)  # for `barrier`
+
+_patient: Any = None  # the process group of `barrier`
 
 
-def start() -> tuple[int, int, torch.device]:
+def start(limit: timedelta = LIMIT) -> tuple[int, int, torch.device]:
     """Join the process group that torchrun describes. Returns rank, world size W, and this rank's device."""
+    global _patient
     rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
+        _patient = dist.new_group(backend="gloo", timeout=LONG)
     return rank, max(world, 1), device
 
 
 def stop() -> None:
     """Leave the process group, all ranks together: one that leaves early may crash on its way out."""
     if dist.is_initialized():
-        dist.barrier()
+        barrier()
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """Number of ranks, W."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, 0 to W-1."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -55,39 +61,51 @@ def is_leader() -> bool:
 
 
 def prepare_once(file: Path, make: Callable[[], object]) -> None:
-    """The first process of each machine calls `make`, unless `file` is there; the others wait until it is.
-
-    They watch the file and not each other, so it may take longer than ranks wait for one another elsewhere.
-    """
+    """The first process of each machine calls `make`, unless `file` is there; the others wait until it is."""
     if is_leader() and not file.exists():
         make()
-    while not file.exists():
+    while not file.exists():  # not in a collective: it may take hours
         time.sleep(0.1)
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
+    """Wait for all ranks, however long they take; one that died ends the wait with a ConnectionError."""
     if dist.is_initialized():
-        dist.barrier()
+        work = _exchange(dist.barrier, _patient, True)
+        while not work.is_completed():  # asked again and again, so that python hears a signal meanwhile
+            time.sleep(0.002)
+        _exchange(work.wait)
+
+
+def _exchange(collective: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a collective: what fails in it is the connection to another rank, and not this rank's work."""
+    try:
+        return collective(*arguments)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # of this rank, and seen late: a GPU works ahead
+        raise
+    except RuntimeError as e:
+        reason = str(e).strip().partition("\n")[0]
+        raise ConnectionError(f"rank {rank()} lost another rank: {reason}") from e
 
 
 @contextmanager
 def contact(what: str) -> Iterator[None]:
-    """A rank that died shows in the others as an error of the connection: ConnectionError says so, and at `what`."""
+    """A lost rank was lost at `what`, and so its ConnectionError says; all other errors stay as they are."""
     try:
         yield
-    except RuntimeError as e:
-        if not dist.is_initialized() or isinstance(e, torch.OutOfMemoryError):
-            raise
-        reason = str(e).strip().partition("\n")[0]
-        raise ConnectionError(f"rank {rank()} lost another rank at {what}: {reason}") from e
+    except ConnectionError as e:
+        raise ConnectionError(str(e).replace("another rank:", f"another rank at {what}:", 1)) from e
 
 
-def wrap(model: nn.Module, *, has_routes: bool) -> nn.Module:
-    """DDP round `model`: gradients are averaged over ranks during backward. A batch need not use every route."""
+def wrap(model: nn.Module) -> nn.Module:
+    """DDP round `model`: its gradients are averaged over ranks while backward still makes others.
+
+    It looks for unused parameters in every step: a rank may have no row, no text of a route, nothing that an encoder's
+    relative bias would act on, and DDP would wait for the gradient of each for ever.
+    """
     if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
         return model
-    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=has_routes)
+    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -99,45 +117,40 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not len(found) or not (found := maximum(found.to(trained[0].device))).any():
         return
     used = [p for p, any_rank in zip(trained, found.tolist(), strict=True) if any_rank]
-    for dtype in {p.dtype for p in used}:
+    for dtype in dict.fromkeys(p.dtype for p in used):  # a set has another order on another rank
         alike = [p for p in used if p.dtype == dtype]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
-        dist.all_reduce(flat)
+        _exchange(dist.all_reduce, flat)
         flat /= world_size()
         for p, part in zip(alike, flat.split([p.numel() for p in alike]), strict=True):
-            p.grad = part.view_as(p)
+            p.grad = part.view_as(p)  # a view: the old gradients are let go
 
 
 def same_start(parameters: Sequence[nn.Parameter]) -> None:
-    """Give every rank the values of rank 0."""
     if dist.is_initialized():
         for p in parameters:
-            dist.broadcast(p.data, 0)
+            _exchange(dist.broadcast, p.data, 0)
 
 
 def maximum(x: Tensor) -> Tensor:
-    """The largest value of each element over ranks."""
     if dist.is_initialized():
-        dist.all_reduce(x, dist.ReduceOp.MAX)
+        _exchange(dist.all_reduce, x, dist.ReduceOp.MAX)
     return x
 
 
 def agree(wish: bool, device: torch.device) -> bool:
-    """Whether any rank wishes it; all ranks get the same answer."""
     return bool(maximum(torch.tensor(int(wish), device=device)))
 
 
 def total(value: float) -> float:
-    """The sum of `value` over ranks."""
     return float(sum(gather_objects(value)))
 
 
 def gather_objects(value: Any) -> list[Any]:
     """One python object from each rank, in rank order, on every rank."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    values = [value] * world_size()
+    if dist.is_initialized():
+        _exchange(dist.all_gather_object, values, value)
     return values
 
 
@@ -146,7 +159,7 @@ def gather(x: Tensor) -> Tensor:
     if not dist.is_initialized():
         return x
     counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    _exchange(dist.all_gather, counts, torch.tensor([len(x)], device=x.device))
     return _Gather.apply(x, [int(count) for count in counts])
 
 
@@ -154,13 +167,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
         ctx.counts = counts
-        padded = x.new_zeros(max(counts), *x.shape[1:])
+        padded = x.new_zeros(max(counts), *x.shape[1:])  # all_gather wants equal shapes
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        _exchange(dist.all_gather, parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        own = grad.split(ctx.counts)[rank()]
-        return own * len(ctx.counts), None
+        own = grad.split(ctx.counts)[rank()]  # every rank has the whole gradient: nothing is exchanged
+        return own * len(ctx.counts), None  # times W, since `average_gradients` divides by W

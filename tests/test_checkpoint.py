@@ -9,6 +9,8 @@ from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.checkpoint import Trained, checkpoints, load_checkpoint, read_run, save_checkpoint
 from minist.training.optimizer import make_optimizer
 
+REST = {"seal": {}, "selection": {}}
+
 
 class Loss(nn.Module):
     """A loss with a parameter of its own."""
@@ -31,7 +33,7 @@ def start(model=None):
 def steps(trained, n):
     packed = trained.model.tokenizer(sentences(6)).packed()
     for _ in range(n):
-        value = trained.losses[0](trained.model([packed])[0])
+        value = trained.losses[0](trained.model([packed])[0][0])
         trained.scaler.scale(value).backward()
         trained.scaler.step(trained.optimizer)
         trained.scaler.update()
@@ -45,7 +47,7 @@ def state(trained):
 def test_going_on_is_the_same_as_never_stopping(tmp_path):
     trained = start()
     steps(trained, 3)
-    run = {"step": 3, "seal": {"seed": 1}}
+    run = {"step": 3, "seal": {"seed": 1}, "selection": {}}
     save_checkpoint(tmp_path, trained, run, keep=2)
     steps(trained, 3)
 
@@ -61,7 +63,7 @@ def test_going_on_is_the_same_as_never_stopping(tmp_path):
 
 def test_a_checkpoint_opens_as_a_model(tmp_path):
     trained, texts = start(), sentences(5)
-    save_checkpoint(tmp_path, trained, {"step": 1}, keep=1)
+    save_checkpoint(tmp_path, trained, {"step": 1} | REST, keep=1)
     found = SentenceTransformer(tmp_path / "checkpoint-1").encode(texts, convert_to_tensor=True)
     assert torch.equal(found, trained.model.encode(texts, convert_to_tensor=True))
 
@@ -71,7 +73,7 @@ def test_the_last_are_kept(tmp_path, keep, left):
     trained = start()
     (tmp_path / "checkpoint-50").mkdir()  # incomplete: nothing in it says what it is
     for step in (3, 20, 100):  # by number, not by name
-        save_checkpoint(tmp_path, trained, {"step": step}, keep=keep)
+        save_checkpoint(tmp_path, trained, {"step": step} | REST, keep=keep)
     assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in left]
     assert (tmp_path / "checkpoint-50").exists()
 
@@ -83,8 +85,8 @@ def test_no_checkpoints(tmp_path):
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     trained = start()
-    save_checkpoint(tmp_path, trained, {"step": 1}, keep=1)
+    save_checkpoint(tmp_path, trained, {"step": 1} | REST, keep=1)
     trained.model.stack[0].layers[1].up.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"after step 2 the weight stack\.0\.layers\.1\.up\.weight is not finite"):
-        save_checkpoint(tmp_path, trained, {"step": 2}, keep=1)
+        save_checkpoint(tmp_path, trained, {"step": 2} | REST, keep=1)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]

@@ -40,9 +40,11 @@ def test_a_loss_inside_a_loss():
     for wrong in (3, {"scale": 2.0}, ["CoSENTLoss"]):
         with pytest.raises(ValueError, match=r"loss of MatryoshkaLoss is .*, it must be a name or a table"):
             make_loss({"name": "MatryoshkaLoss", "loss": wrong, "matryoshka_dims": [8, 4]})
-    with pytest.raises(ValueError, match="losses of WeightedSumLoss is 3, it must be a name or a table"):
+    with pytest.raises(ValueError, match=r"losses of WeightedSumLoss is (3|\[3\]), it must be"):
         make_loss({"name": "WeightedSumLoss", "losses": [3]})
-    with pytest.raises(ValueError, match=r"WeightedSumLoss with .*'losses': 3"):
+    with pytest.raises(
+        ValueError, match=r"losses of WeightedSumLoss is 3, it must be a list \(a table with a name each\)"
+    ):
         make_loss({"name": "WeightedSumLoss", "losses": 3})
     with pytest.raises(ValueError, match="loss of MatryoshkaLoss is 'Triplet', known are AdaptiveLayerLoss, "):
         make_loss({"name": "MatryoshkaLoss", "loss": {"name": "Triplet"}, "matryoshka_dims": [8, 4]})
@@ -53,7 +55,7 @@ def test_from_a_file(tmp_path):
     file.write_text(MINE)
     assert make_loss({"name": f"{file}:Mine", "power": 3}).power == 3
     assert type(make_loss({"name": f"{file}:Mine", "power": {"name": "CoSENTLoss"}}).power) is losses.CoSENTLoss
-    with pytest.raises(ValueError, match=r"mine\.py has no None"):
+    with pytest.raises(ValueError, match=r"mine.py is 'None', known are .*Mine, Other"):
         make_loss({"name": f"{file}:None"})
     with pytest.raises(ValueError, match=r"Other is no Loss, make it a subclass of minist\.losses\.base"):
         make_loss({"name": f"{file}:Other"})
@@ -68,9 +70,9 @@ def test_only_what_the_package_offers(name):
 
 
 def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="MultipleNegativesRankingLoss has no argument 'size', it takes scale, sim"):
+    with pytest.raises(ValueError, match="an argument of MultipleNegativesRankingLoss is 'size', known are scale, sim"):
         make_loss({"name": "MultipleNegativesRankingLoss", "size": 3})
     with pytest.raises(ValueError, match=r"MultipleNegativesRankingLoss with .*: scale is -1"):
         make_loss({"name": "MultipleNegativesRankingLoss", "scale": -1.0})
-    with pytest.raises(ValueError, match=r"MatryoshkaLoss with .*: .* missing .*matryoshka_dims"):
+    with pytest.raises(ValueError, match=r"MatryoshkaLoss lacks the argument 'matryoshka_dims', it takes loss, matr"):
         make_loss({"name": "MatryoshkaLoss", "loss": {"name": "TripletLoss"}})

@@ -5,7 +5,7 @@ import torch
 from shelf import CASES, LAYERS, SHELF, WIDTH, random_columns
 
 from minist.losses.base import total
-from minist.training.objective import Objective
+from minist.training.step import Objective
 
 
 def identical(columns, rows=4):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from minist.training.diagnostics import ALIKE, APART, LOOKS, ROWS, CollapseWatch, describe_batch, effective_rank
+from minist.diagnostics import ROWS, describe_batch, effective_rank
+from minist.training.log import ALIKE, APART, LOOKS, CollapseWatch
 
 PAIRS = {"positive", "alignment", "negative", "accuracy"}
 ALONE = {"uniformity", "effective_rank"}

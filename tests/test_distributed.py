@@ -1,7 +1,13 @@
-"""Two ranks give the gradient of one, through real DDP on gloo, in float64.
+"""Two ranks give the gradient of one, on gloo, in float64.
 
 One spawn of two processes serves all tests: it runs every case and saves what it found.
 """
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
@@ -14,9 +20,8 @@ from minist.batch import Batch
 from minist.losses import DenoisingAutoEncoderLoss, MultipleNegativesRankingLoss
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
-from minist.training.gradcache import gradcache
-from minist.training.objective import Objective
-from minist.training.token_step import attach_decoder, token_step
+from minist.training.selection import Interruption
+from minist.training.step import Objective, Setup, mini_batched_step, plain_step, token_step
 
 ROWS = [6, 5, 1]  # even, odd, and one that leaves a rank without a row
 EXACT = 1e-12
@@ -41,24 +46,29 @@ def two_towers():
     return SentenceTransformer.from_modules([router], query.tokenizer)
 
 
+def mpnet():
+    """Its relative bias comes in only with the first pair of tokens."""
+    return tiny_model(encoder={"model_type": "mpnet", "max_position_embeddings": 36})
+
+
 ROLES = ("query", "document", "document")
+RAGGED = ("query", "query", "document")  # the cells of the last column are lists, those of the first three rows empty
+OFF = torch.amp.GradScaler("cpu", enabled=False)
 
 
 def step(model, n, rank, world, budget=0, roles=()):
-    """The loss of n rows, and all gradients, as train.py computes them; `budget` > 0 in three phases."""
-    loss, texts = Weighted(), sentences(3 * n, seed=n)
-    objective = Objective(loss, Batch())
+    """The loss of n rows, and all gradients, by the steps of a run; `budget` > 0 in three phases."""
+    loss, texts, roles = Weighted(), sentences(3 * n, seed=n), roles or (None,) * 3
     model.zero_grad()
     rows = torch.arange(n).tensor_split(world)[rank]
     columns = [model.tokenizer(texts[c * n : (c + 1) * n]).packed().take(rows) for c in range(3)]
+    counts = ()
+    if roles == RAGGED:
+        columns[2] = columns[2].take(torch.arange(len(rows))[rows >= 3])
+        counts = (None, None, (torch.arange(n) >= 3).long())
+    objective = Objective(loss, Batch(tuple(columns), roles, None, counts), 1.0)
+    (mini_batched_step if budget else plain_step)(Setup(model, OFF, None, budget), objective, 0)
     mini_batches = sum(len(column.split(budget)) for column in columns) if budget else 1
-    if budget:
-        gradcache(lambda part, c: model([part], [roles[c]] if roles else ())[0], columns, objective, budget, 0)
-        distributed.average_gradients([*model.parameters(), *loss.parameters()])
-    else:
-        wrapped = distributed.wrap(model, has_routes=bool(model.routes))  # DDP must live until backward is done
-        objective(wrapped(columns, roles)).backward()
-        distributed.average_gradients(loss.parameters())
     found = {"loss": objective.value, "own": loss.weight.grad, "idle": loss.idle.grad, "mini_batches": mini_batches}
     return found | {name: p.grad for name, p in model.named_parameters()}
 
@@ -66,6 +76,13 @@ def step(model, n, rank, world, budget=0, roles=()):
 CASES = {
     **{n: (tiny_model, n, 0, ()) for n in ROWS},
     "towers": (two_towers, 5, 0, ROLES),
+    "towers of one row": (two_towers, 1, 0, ROLES),
+    "one tower of two": (two_towers, 5, 0, ("document",) * 3),  # the other one has no gradient on any rank
+    "one tower of two in phases": (two_towers, 5, 12, ("document",) * 3),
+    "mpnet of one row": (mpnet, 1, 0, ()),  # on the rank without a row the relative bias has no gradient
+    "mpnet": (mpnet, 5, 0, ()),
+    "empty lists": (two_towers, 5, 0, RAGGED),  # rank 0 has no text for a tower
+    "empty lists in phases": (two_towers, 5, 12, RAGGED),
     "phases": (tiny_model, 5, 12, ()),
     "phases of towers": (two_towers, 5, 12, ROLES),
     "phases of one row": (two_towers, 1, 30, ROLES),  # a rank without a row has no mini-batch
@@ -78,18 +95,15 @@ def run_case(case, rank, world):
 
 
 def write_texts(n, rank, world, budget=0):
-    """The same of a step of the other kind, which sums over tokens. DDP is there, and had a step of its own before."""
+    """The same of a step of the other kind, which sums over tokens."""
     model, loss, texts = tiny_model().double().train(), DenoisingAutoEncoderLoss(), sentences(n, seed=n)
     torch.manual_seed(4)
-    attach_decoder(loss, model, (None, None), None)
+    loss.attach(model, (None, None), {})
     loss.double()
     columns = [model.tokenizer([text[i:] for text in texts]).packed() for i in (4, 0)]
     columns = tuple(column.take(torch.arange(n).tensor_split(world)[rank]) for column in columns)
     objective = Objective(loss, Batch(columns, (None, None)), 0.5)
-    wrapped = distributed.wrap(model, has_routes=False)
-    sum(x.square().sum() for x in wrapped(columns)).backward()
-    model.zero_grad()
-    token_step(model, objective, budget, None, torch.amp.GradScaler("cpu", enabled=False))
+    token_step(Setup(model, OFF, None, budget), objective, 0)
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {"loss": objective.value} | {name: p.grad for name, p in named}
 
@@ -213,7 +227,6 @@ def test_agreement(ranks):
 def test_one_process_needs_no_group():
     x, model = torch.randn(3, 2), nn.Linear(2, 2)
     assert distributed.gather(x) is x
-    assert distributed.wrap(model, has_routes=True) is model
     assert (distributed.rank(), distributed.world_size(), distributed.total(2.5)) == (0, 1, 2.5)
     model(x).sum().backward()
     before = model.weight.grad.clone()
@@ -233,3 +246,86 @@ def test_a_file_is_prepared_once(tmp_path):
 def test_an_error_of_ours_is_no_lost_rank():
     with pytest.raises(RuntimeError, match=r"^mine$"), distributed.contact("step 3"):
         raise RuntimeError("mine")
+
+
+# ---------------------------------------------------------------- ranks that wait, die, disagree
+
+
+def work_of_different_length(rank, folder):
+    """One rank takes longer than a collective waits, where ranks wait for work; then only one calls a collective."""
+    if rank == 1:
+        time.sleep(5)
+    distributed.barrier()
+    (folder / f"waited{rank}").touch()
+    with pytest.raises(RuntimeError, match=r"^CUDA error: mine$"), distributed.contact("step 3"):
+        raise RuntimeError("CUDA error: mine")  # of this rank's own work
+    started = time.perf_counter()
+    if rank == 0:
+        with (
+            pytest.raises(ConnectionError, match="rank 0 lost another rank at step 4: "),
+            distributed.contact("step 4"),
+        ):
+            distributed.gather(torch.ones(2))
+        (folder / "refused").write_text(str(time.perf_counter() - started))
+    while not (folder / "refused").exists():
+        time.sleep(0.05)
+    os._exit(0)  # a group that failed cannot be left in order
+
+
+def test_a_collective_has_a_limit_and_a_barrier_has_none(tmp_path):
+    """Ranks that disagree about a collective: an error, and no hang."""
+    run_ranks(work_of_different_length, tmp_path, timedelta(seconds=3))
+    assert (tmp_path / "waited0").exists() and (tmp_path / "waited1").exists()
+    assert float((tmp_path / "refused").read_text()) < 60
+
+
+def left_alone(rank, folder):
+    if rank == 1:
+        os._exit(0)
+    with pytest.raises(ConnectionError, match="rank 0 lost another rank: "):
+        distributed.barrier()
+    (folder / "noticed").touch()
+    os._exit(0)
+
+
+def test_a_barrier_ends_where_a_rank_died(tmp_path):
+    run_ranks(left_alone, tmp_path)
+    assert (tmp_path / "noticed").exists()
+
+
+def stuck(rank, folder):
+    """Rank 0 waits in a collective for one that does not come."""
+    Interruption(torch.device("cpu"))
+    if rank == 1:
+        while not (folder / "over").exists():
+            time.sleep(0.05)
+        os._exit(0)
+    (folder / "pid").write_text(str(os.getpid()))
+    distributed.agree(False, torch.device("cpu"))
+
+
+def test_a_second_sigterm_ends_a_rank_that_waits_in_a_collective(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        ranks = pool.submit(run_ranks, stuck, tmp_path)
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert not ranks.done(), ranks.exception()
+            time.sleep(0.05)
+        time.sleep(1)  # it is in the collective now
+        for _ in range(2):
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+            time.sleep(0.5)
+        error = ranks.exception(timeout=60)
+        (tmp_path / "over").touch()
+    assert "exit code 143" in str(error)
+
+
+def test_only_the_first_process_of_a_machine_prepares(tmp_path, monkeypatch):
+    file, calls = tmp_path / "x", []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(distributed.prepare_once, file, lambda: calls.append(1))
+        time.sleep(0.3)
+        assert not waits.done()
+        file.touch()
+        waits.result(timeout=10)
+    assert calls == []

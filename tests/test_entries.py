@@ -7,8 +7,8 @@ from tiny import sentences, tiny_model, write_jsonl
 from minist.evaluation import InformationRetrievalEvaluator
 from minist.losses import MultipleNegativesRankingLoss
 from minist.training.config import load_config
-from minist.training.entries import make_evaluation, make_guides, make_loss, make_sets
-from minist.training.evaluations import LossEvaluation
+from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
+from minist.training.evaluations import LossEvaluation, Shared
 
 CONFIG = """
 output = "run"
@@ -67,25 +67,25 @@ def test_sets_and_evaluations(config):
     guides = make_guides(config, CPU)
     assert list(guides) == ["guide"]
     shelf = [make_loss(entry.where, entry.loss) for entry in config.data]
-    sets = make_sets(config, shelf, MODEL, guides)
-    assert texts(sets[0], 0) == [f"sort {row['q']}" for row in ROWS[:2]]
-    assert texts(sets[0], 1) == [row["d"] for row in ROWS[:2]]
-    assert texts(sets[1], 0) == [f"read {row['q']}" for row in ROWS[:2]]
-    assert sets[0].guide is None
-    assert sets[1].guide is not None and sets[1].guide.model is guides["guide"]
+    tasks = make_tasks(config, MODEL, guides, shelf)
+    assert texts(tasks[0].rows, 0) == [f"sort {row['q']}" for row in ROWS[:2]]
+    assert texts(tasks[0].rows, 1) == [row["d"] for row in ROWS[:2]]
+    assert texts(tasks[1].rows, 0) == [f"read {row['q']}" for row in ROWS[:2]]
+    assert tasks[0].rows.guide is None
+    assert tasks[1].rows.guide is not None and tasks[1].rows.guide.model is guides["guide"]
 
-    held, guided, found = (make_evaluation(config, entry, MODEL, guides, sets, shelf) for entry in config.eval)
+    held, guided, found = (make_evaluation(config, entry, MODEL, guides, tasks) for entry in config.eval)
     assert isinstance(held, LossEvaluation) and held.loss is shelf[0]
-    assert texts(held.data, 0) == [f"sort {row['q']}" for row in ROWS[:2]]
+    assert texts(held.rows, 0) == [f"sort {row['q']}" for row in ROWS[:2]]
     assert isinstance(guided, LossEvaluation) and guided.loss not in shelf  # it has another temperature
-    assert guided.data.guide is not None and guided.measure(MODEL)["eval_guided_loss"] > 0
+    assert guided.rows.guide is not None and guided(Shared(MODEL))["eval_guided_loss"] > 0
     assert isinstance(found, InformationRetrievalEvaluator)
 
 
 def test_a_guide_that_is_missing(config):
     shelf = [make_loss(entry.where, entry.loss) for entry in config.data]
     with pytest.raises(ValueError, match=r'GISTEmbedLoss needs a guide: write \[guide\] model = ".."'):
-        make_sets(config, shelf, MODEL, {})
+        make_tasks(config, MODEL, {}, shelf)
 
 
 def test_losses_by_name():

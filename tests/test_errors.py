@@ -329,7 +329,7 @@ TRAIN = {
     "no config": (lambda: Path("c.toml").unlink(), (), ["there is no config file c.toml"]),
     "broken TOML": (lambda: replace("[train]", "[train"), (), ["c.toml is not TOML", "line"]),
     "unknown key": (lambda: replace("batch_size", "batchsize"), (), ["no key 'batchsize'", "nearest is 'batch_size'"]),
-    "wrong type": (lambda: replace("batch_size = 4", 'batch_size = "4"'), (), ["batch_size", "type int", "'4'"]),
+    "wrong type": (lambda: replace("batch_size = 4", 'batch_size = "4"'), (), ["batch_size", "a whole number", "'4'"]),
     "unknown table": (lambda: append("[trian]\nx = 1\n"), (), ["no key 'trian'", "nearest is 'train'"]),
     "unknown loss": (
         lambda: replace('"Multiple', '"Many'),
@@ -339,7 +339,9 @@ TRAIN = {
     "loss is a number": (
         lambda: replace('name = "MultipleNegativesRankingLoss"', "name = 3"), (), ["loss in [[data]] train is 3"]
     ),
-    "unknown loss argument": (lambda: replace("scale", "scael"), (), ["no argument 'scael', it takes scale"]),
+    "unknown loss argument": (
+        lambda: replace("scale", "scael"), (), ["of MultipleNegativesRankingLoss is 'scael', known are scale"]
+    ),
     "loss argument of the wrong type": (lambda: replace("20.0", '"high"'), (), ["scale", "high"]),
     "loss argument of no sense": (lambda: replace("20.0", "-1.0"), (), ["scale is -1.0"]),
     "loss file without a part": (
@@ -355,7 +357,7 @@ TRAIN = {
         lambda: replace('files = ["d.jsonl"]', 'source = "wiki"'), (), ["source is 'wiki', known are python_docs"]
     ),
     "unknown evaluator": (
-        lambda: add_evaluation({}, "Judge"), (), ["'Judge', known are InformationRetrievalEvaluator"]
+        lambda: add_evaluation({}, "Judge"), (), ["'Judge', known are", "InformationRetrievalEvaluator"]
     ),
     "columns of another evaluator": (
         lambda: add_evaluation({}, "InformationRetrievalEvaluator"), (), ["takes query, document"]
@@ -385,12 +387,14 @@ TRAIN = {
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "none"\n' + CONFIG[CONFIG.index("[[data"):]
     ), (), ["there is no folder none"]),
     "keep_layers of a new model": (
-        lambda: None, ("--set", "model.keep_layers=[0]"), ["keep_layers and twins in [model] belong to a model"]
+        lambda: None, ("--set", "model.keep_layers=[0]"), ["max_length and twins in [model] belong to a model"]
     ),
     "keep_layers that are not there": (lambda: Path("c.toml").write_text(
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "m"\n' + CONFIG[CONFIG.index("[[data"):]
     ), ("--set", "model.keep_layers=[7]"), ["keep_layers: given are [7], allowed are rising numbers from 0 to 1"]),
-    "unknown encoder key": (lambda: replace("hidden_size", "hidden_sizes"), (), ["no key 'hidden_sizes', known are"]),
+    "unknown encoder key": (
+        lambda: replace("hidden_size", "hidden_sizes"), (), ["key of [model.encoder] is 'hidden_sizes', known are"]
+    ),
     "unknown encoder": (lambda: replace('"bert"', '"gpt"'), (), ["model_type", "'gpt', known are bert, mpnet"]),
     "heads do not divide the width": (
         lambda: replace("num_attention_heads = 2", "num_attention_heads = 3"), (), ["16 is no multiple of"]
@@ -439,8 +443,13 @@ def test_expectation_not_reached(folder):
 
 
 def test_expectation_of_a_metric_that_nobody_measures(folder):
+    """Said before the first step, with nothing left that would block the corrected start."""
     append("[expect]\n'ndcg' = 0.5\n")
-    check_refusal(run_script("train.py", "--config", "c.toml"), ["[expect] names ndcg, the evaluations gave nothing"])
+    check_refusal(run_script("train.py", "--config", "c.toml"), ["[expect] name metrics", "no [[eval]] entry"])
+    add_evaluation({"a": "read", "b": "file", "s": 0.0})
+    words = ["a metric in [expect] is 'ndcg', known are eval_pearson_cosine, eval_spearman_cosine"]
+    check_refusal(run_script("train.py", "--config", "c.toml"), words)
+    assert not (folder / "run").exists()
 
 
 # ---------------------------------------------------------------- the machine

@@ -8,8 +8,10 @@ from tiny import sentences, tiny_model, write_jsonl
 from minist.batch import Batch
 from minist.evaluation.embedder import Embedder
 from minist.losses import AdaptiveLayerLoss, MultipleNegativesRankingLoss
+from minist.training.config import DataConfig
+from minist.training.entries import open_dataset
 from minist.training.evaluations import LossEvaluation, Shared, evaluate
-from minist.training.training_set import TrainingSet, open_dataset
+from minist.training.task import TrainingRows
 
 MODEL = tiny_model()
 Q, D = sentences(11, 1), sentences(11, 2)
@@ -18,8 +20,9 @@ Q, D = sentences(11, 1), sentences(11, 2)
 @pytest.fixture
 def data(tmp_path):
     file = write_jsonl(tmp_path / "rows.jsonl", [{"q": q, "d": d} for q, d in zip(Q, D, strict=True)])
-    dataset = open_dataset([file], {"anchor": "q", "positive": "d"}, "", MODEL, {}, {}, tmp_path / "cache")
-    return TrainingSet(dataset, {}, torch.device("cpu"))
+    entry = DataConfig(columns={"anchor": "q", "positive": "d"}, files=[str(file)])
+    dataset = open_dataset(entry, "", MODEL, {}, {}, tmp_path / "cache")
+    return TrainingRows(dataset, {}, torch.device("cpu"))
 
 
 def test_the_mean_of_a_loss_over_rows(data):

@@ -26,11 +26,13 @@ def gradients(model, run):
 
 
 def three_phases(model, columns, max_tokens, loss=LOSS):
-    return gradcache(lambda texts, c: model([texts])[0], columns, lambda e: loss(e, Batch()), max_tokens, seed=7)
+    return gradcache(
+        lambda texts, c: model([texts])[0], columns, lambda e: loss([x for (x,) in e], Batch()), max_tokens, seed=7
+    )
 
 
 def one_pass(model, columns, loss=LOSS):
-    value = loss(model(columns), Batch())
+    value = loss([x for (x,) in model(columns)], Batch())
     value.backward()
     return value
 
@@ -58,7 +60,7 @@ def test_equals_checkpointing_with_dropout(max_tokens):
             parts = []
             for part in column.split(max_tokens):
                 torch.manual_seed(7 + number)
-                parts.append(checkpoint(lambda p: model([p])[0], part, use_reentrant=False))
+                parts.append(checkpoint(lambda p: model([p])[0][0], part, use_reentrant=False))
                 number += 1
             embeddings.append(torch.cat(parts))
         value = LOSS(embeddings, Batch())
@@ -76,7 +78,7 @@ def test_a_rank_without_rows_has_zero_gradients():
     model, columns = model_and_columns(torch.float64)
     none = [column.slice(0, 0) for column in columns]
     value, found = gradients(
-        model, lambda: gradcache(lambda t, c: model([t])[0], none, lambda e: e[0].sum() + 3, 50, 0)
+        model, lambda: gradcache(lambda t, c: model([t])[0], none, lambda e: e[0][0].sum() + 3, 50, 0)
     )
     assert value == 3
     assert all(torch.equal(g, torch.zeros_like(g)) for g in found.values())
@@ -132,7 +134,7 @@ def test_the_graph_of_one_mini_batch_is_alive_at_a_time():
         sizes.append((texts.input_ids.numel(), torch.is_grad_enabled()))
         return model([texts])[0]
 
-    gradcache(embed, columns, lambda e: LOSS(e, Batch()), 40, 0)
+    gradcache(embed, columns, lambda e: LOSS([x for (x,) in e], Batch()), 40, 0)
     assert all(size <= 40 for size, _ in sizes)
     half = len(sizes) // 2
     assert [graph for _, graph in sizes] == [False] * half + [True] * half

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from minist.training.interruption import Interruption
+from minist.training.selection import Interruption
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from minist.losses.base import Loss, total
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
 from minist.training.gradcache import gradcache
-from minist.training.objective import Objective
+from minist.training.step import Objective
 
 EXACT = 1e-12
 STEP = 7  # at which "one layer" draws layer 1, "two widths" 5 and 8, and "2d" not 8

@@ -10,11 +10,11 @@ import torch
 from tiny import ENCODER, ROOT, WORDS, sentences
 
 from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
-from minist.training.scratch import new_encoder, new_model, train_wordpiece
+from minist.training.start import new_encoder, new_model, train_wordpiece
 
 CODE = """
 from minist.training.config import TokenizerConfig
-from minist.training.scratch import train_wordpiece
+from minist.training.start import train_wordpiece
 texts = [a + b + " " + b for a in ("ab", "ba", "aab", "zé") for b in ("cd", "dc", "xyz", "q")]  # many ties
 print(train_wordpiece(texts, TokenizerConfig(vocab_size=30, max_length=16)).to_json())
 """
@@ -98,10 +98,10 @@ def test_pooling_and_length_are_as_asked():
     ("changes", "message"),
     [
         ({"model_type": "gpt"}, "model_type in .* is 'gpt', known are bert, mpnet"),
-        ({"width": 3}, "has no key 'width', known are vocab_size, hidden_size"),
+        ({"width": 3}, "a key of .* is 'width', known are vocab_size, hidden_size"),
         ({"hidden_size": 15}, "hidden_size 15 is no multiple of"),
-        ({"max_position_embeddings": 8}, "max_length is 32, but max_position_embeddings gives room for 8"),
-        ({"model_type": "mpnet", "max_position_embeddings": 33}, "gives room for 31"),
+        ({"max_position_embeddings": 8}, "max_length in \\[model.tokenizer\\] is 32: use a number at most 8"),
+        ({"model_type": "mpnet", "max_position_embeddings": 33}, "is 32: use a number at most 31"),
         ({"hidden_act": "sine"}, "hidden_act is 'sine', known are gelu"),
     ],
 )

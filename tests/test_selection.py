@@ -47,5 +47,5 @@ def test_no_metric_chooses_nothing():
 
 
 def test_a_metric_that_no_evaluation_gives():
-    with pytest.raises(ValueError, match=r"best in .train. is 'ndcg', the evaluations give held_ndcg@10, held_mrr@10"):
+    with pytest.raises(ValueError, match=r"best in .train. is 'ndcg', known are held_ndcg@10, held_mrr@10"):
         Selection("ndcg", 0).check({"held_ndcg@10": 1.0, "held_mrr@10": 1.0})

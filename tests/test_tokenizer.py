@@ -14,7 +14,7 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer
 
 from minist.data.tokenizer import Tokenizer
 from minist.training.config import TokenizerConfig
-from minist.training.scratch import train_wordpiece
+from minist.training.start import train_wordpiece
 
 MAX = 12
 

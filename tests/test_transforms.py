@@ -15,7 +15,7 @@ from minist.data.packed import Packed
 from minist.data.tokenizer import Tokenizer
 from minist.data.transforms import delete_words, draw_pairs, uniform, word_starts
 from minist.training.config import TokenizerConfig
-from minist.training.scratch import train_wordpiece
+from minist.training.start import train_wordpiece
 
 TEXTS = [*sentences(30, seed=2), "", WORDS[0], "unseen words here too", "☃ ☃ file"]
 SPECIAL = ["<s>", "</s>", "<unk>"]

@@ -12,12 +12,11 @@ from tiny import FROM_SCRATCH, WORDS, run_script, sentences, tiny_model, write_j
 from minist import Packed
 from minist.batch import Batch
 from minist.losses import DenoisingAutoEncoderLoss
-from minist.losses.autoencoder import count_written, texts_so_far
+from minist.losses.autoencoder import texts_so_far
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
-from minist.training.objective import Objective
-from minist.training.token_step import attach_decoder, mini_batches, token_step
+from minist.training.step import Objective, Setup, mini_batches, token_step
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 NONE = (None, None)
@@ -35,7 +34,7 @@ def ready(tied=True, model=None, roles=NONE):
     model = (model or tiny_model()).double().train()
     torch.manual_seed(3)
     loss = DenoisingAutoEncoderLoss(tied)
-    attach_decoder(loss, model, roles, None)
+    loss.attach(model, roles, {})
     return model, loss.double()
 
 
@@ -44,7 +43,7 @@ def step(model, loss, batch, max_tokens=0, weight=1.0):
     model.zero_grad()
     loss.zero_grad()
     objective = Objective(loss, batch, weight)
-    token_step(model, objective, max_tokens, None, OFF)
+    token_step(Setup(model, OFF, None, max_tokens), objective, 0)
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {"loss": objective.value} | {name: p.grad for name, p in named if p.grad is not None}
 
@@ -59,7 +58,7 @@ def test_what_is_read_and_what_is_written():
     assert so_far.input_ids.tolist() == [5, 6, 5]
     assert so_far.lengths.tolist() == [2, 0, 1]
     assert so_far.token_type_ids.tolist() == [0, 0, 0]
-    assert count_written(texts) == 3
+    assert DenoisingAutoEncoderLoss().count([texts, texts]) == 3
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -67,7 +66,7 @@ def test_equals_the_slow_definition(tied):
     """Token after token, each written from the embedding of the damaged text and the tokens before it."""
     model, loss = ready(tied)
     damaged, originals = columns(model)
-    embeddings = model([damaged])[0]
+    ((embeddings,),) = model([damaged])
     total, count = 0, 0
     for i in range(originals.n):
         ids = originals.slice(i, i + 1).input_ids
@@ -75,8 +74,8 @@ def test_equals_the_slow_definition(tied):
             so_far = Packed.of(ids[:t], torch.tensor([t]))
             scores = loss.decoder(model.stack[0], so_far, embeddings[i : i + 1])[-1]
             total, count = total - scores.log_softmax(0)[ids[t]], count + 1
-    assert count == count_written(originals) > 30
-    torch.testing.assert_close(loss(model.stack[0], embeddings, originals), total, atol=1e-10, rtol=0)
+    assert count == loss.count([damaged, originals]) > 30
+    torch.testing.assert_close(loss(model, [damaged, originals], NONE), total, atol=1e-10, rtol=0)
     found = step(model, loss, Batch((damaged, originals), NONE))
     torch.testing.assert_close(found["loss"], (total / count).detach(), atol=1e-12, rtol=0)
     wanted = torch.autograd.grad(total / count, list(model.parameters()), materialize_grads=True, allow_unused=True)
@@ -100,8 +99,8 @@ def test_what_is_learned_stands_in_the_embedding(tied):
     for _ in range(60):
         step(model, loss, Batch((texts, texts), NONE))
         optimizer.step()
-    embeddings, count = model([texts])[0], count_written(texts)
-    own, other = (loss(model.stack[0], x, texts).item() / count for x in (embeddings, embeddings.roll(1, 0)))
+    others = texts.take(torch.arange(texts.n).roll(1))
+    own, other = (loss(model, [x, texts], NONE).item() / loss.count([x, texts]) for x in (texts, others))
     assert own < 0.2 < 2 < other
 
 
@@ -171,7 +170,7 @@ def test_lists_of_texts():
 
 def test_an_encoder_of_other_layers():
     with pytest.raises(ValueError, match=r"must be bert, roberta, xlm-roberta, distilbert; this model has a MPNetEnc"):
-        attach_decoder(DenoisingAutoEncoderLoss(), tiny_model(encoder={"model_type": "mpnet"}), NONE, None)
+        DenoisingAutoEncoderLoss().attach(tiny_model(encoder={"model_type": "mpnet"}), NONE, {})
 
 
 def test_columns_of_two_vocabularies():
@@ -180,7 +179,7 @@ def test_columns_of_two_vocabularies():
     tokenizers = {"query": query.tokenizer, "document": document.tokenizer}
     model = SentenceTransformer.from_modules([towers], tokenizers)
     with pytest.raises(ValueError, match="two columns of one route: give both the same role"):
-        attach_decoder(DenoisingAutoEncoderLoss(), model, ("query", "document"), None)
+        DenoisingAutoEncoderLoss().attach(model, ("query", "document"), {})
 
 
 # ---------------------------------------------------------------- runs

@@ -5,7 +5,7 @@ import torch
 from tiny import sentences, tiny_model
 
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.training.twins import FIRST, SECOND, keep_one, make_twins
+from minist.training.start import FIRST, SECOND, keep_one, make_twins
 
 TEXTS = sentences(5)
 

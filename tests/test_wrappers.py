@@ -25,7 +25,7 @@ from minist.losses.base import Loss
 from minist.models.stack import Stack
 from minist.modules.pooling import Pooling
 from minist.training.gradcache import gradcache
-from minist.training.objective import Objective
+from minist.training.step import Objective
 
 MNRL = MultipleNegativesRankingLoss
 

@@ -13,7 +13,7 @@ import torch
 
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
-from minist.training.scratch import new_model
+from minist.training.start import new_model
 
 ROOT = Path(__file__).parents[1]
 WORDS = "read write sort file list number thread wait socket date time parse text line byte key value open".split()  # noqa: SIM905

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,19 @@ from minist import distributed
 WORLD = 2
 
 
-def run_ranks(work: Callable[[int, Path], None], folder: Path) -> None:
+def run_ranks(work: Callable[[int, Path], None], folder: Path, limit: timedelta = distributed.LIMIT) -> None:
     """Call `work(rank, folder)` in two processes, as torchrun would start them. Its error is one here."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_join, (port, work, folder), nprocs=WORLD)
+    multiprocessing.spawn(_join, (port, work, folder, limit), nprocs=WORLD)
 
 
-def _join(rank: int, port: int, work: Callable[[int, Path], Any], folder: Path) -> None:
+def _join(rank: int, port: int, work: Callable[[int, Path], Any], folder: Path, limit: timedelta) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    assert distributed.start() == (rank, WORLD, torch.device("cpu"))
+    assert distributed.start(limit) == (rank, WORLD, torch.device("cpu"))
     work(rank, folder)
     distributed.barrier()
     distributed.stop()

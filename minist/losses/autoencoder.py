@@ -1,15 +1,15 @@
 """DenoisingAutoEncoderLoss: texts without labels, and an embedding from which the text can be written again.
 
-It is of another kind than the other losses. It reads the tokens of the texts, beside their embeddings, and it is a sum
-over tokens: so nothing is gathered, and training adds up what each mini-batch of each rank gives, see
-training/token_step.py.
+It is of another kind than most losses: it reads the tokens of the texts beside their embeddings, and is a sum over
+tokens. So nothing is gathered, and a step adds up what each mini-batch of each rank gives, see training/step.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minist.batch import Batch
 from minist.data.packed import Packed
@@ -29,7 +29,7 @@ class DenoisingAutoEncoderLoss(Loss):
     """
 
     columns = "damaged text, original text"
-    labels = "none"
+    over_tokens = True
 
     def __init__(self, tie_encoder_decoder: bool = True) -> None:
         """`tie_encoder_decoder`: the decoder's layers are the encoder's own. Else it has a copy of them, and learns
@@ -38,31 +38,41 @@ class DenoisingAutoEncoderLoss(Loss):
         self.tie_encoder_decoder = tie_encoder_decoder
         self.decoder: Decoder | None = None
 
-    def attach(self, encoder: nn.Module, width: int) -> None:
-        """Make the decoder: its weights take their shape from the encoder, and from the embeddings' width.
+    def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
+        """Make the decoder of the encoder that reads the damaged texts.
 
-        ValueError for an encoder that cannot be made a decoder.
+        The checkpoint of a masked language model has a head that scores words: the decoder begins with it. ValueError
+        for an encoder that cannot be made a decoder, and for columns that are not of one vocabulary.
         """
+        if len({id(model.tokenizer_for(role)) for role in roles}) > 1:
+            raise ValueError("DenoisingAutoEncoderLoss takes two columns of one route: give both the same role")
+        encoder = model.stack.reader(roles[0])
         if not isinstance(encoder, Decodable):
             raise ValueError(
                 f"DenoisingAutoEncoderLoss makes its decoder of the encoder, which must be {', '.join(HEADS)}; "
                 f"this model has a {type(encoder).__name__}"
             )
-        self.decoder = Decoder(encoder, width, self.tie_encoder_decoder)
+        self.decoder = Decoder(encoder, model.width, self.tie_encoder_decoder).to(model.device)
+        if f"{HEADS[encoder.model_type][0]}.weight" in checkpoint:
+            self.decoder.load_head(checkpoint, encoder.model_type)
 
     def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
-        """ValueError for columns and labels that it does not take."""
         check_columns(self, embeddings, batch, 2, 2)
 
-    def forward(self, encoder: Decodable, embeddings: Tensor, texts: Packed) -> Tensor:
-        """Embeddings [N, D] of damaged texts, and the originals -> scalar, a sum over the `count_written` tokens."""
+    def count(self, columns: Sequence[Packed]) -> int:
+        """How many tokens the decoder writes: all but the first of each original, which it is given."""
+        return int((columns[1].position_ids > 0).sum())
+
+    def forward(self, model: Any, columns: Sequence[Packed], roles: Sequence[str | None]) -> Tensor:
+        """Damaged texts and the originals -> scalar, a sum over the `count` tokens."""
         assert self.decoder is not None, "call attach first"
+        ((embeddings,),) = model([columns[0]], roles[:1])
+        texts = columns[1]
         order = texts.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
-        texts = texts.take(order).to(embeddings.device)
-        so_far, written = texts_so_far(texts)
-        scores = self.decoder(encoder, so_far, embeddings[order.to(embeddings.device)])
+        so_far, written = texts_so_far(texts.take(order).to(embeddings.device))
+        scores = self.decoder(model.stack.reader(roles[0]), so_far, embeddings[order.to(embeddings.device)])
         if scores.dtype != torch.float64:
-            scores = scores.float()
+            scores = scores.float()  # the sum over a vocabulary is too long for half types
         return F.cross_entropy(scores, written, reduction="sum")
 
 
@@ -70,10 +80,5 @@ def texts_so_far(texts: Packed) -> tuple[Packed, Tensor]:
     """For every token but the first of its text: what the decoder reads in its place, the token before it; and the
     token itself, [T - N]."""
     is_written = texts.position_ids > 0
-    is_read = is_written.roll(-1)  # the token before one that is written
+    is_read = is_written.roll(-1)  # the token before one that is written; the last one's successor is a first token
     return Packed.of(texts.input_ids[is_read], (texts.lengths - 1).clamp(min=0)), texts.input_ids[is_written]
-
-
-def count_written(texts: Packed) -> int:
-    """How many tokens the decoder writes."""
-    return int((texts.position_ids > 0).sum())

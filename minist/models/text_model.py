@@ -145,6 +145,11 @@ class TextModel(nn.Module):
         """The numbers that the weights are."""
         return next(self.parameters()).dtype
 
+    @property
+    def default_batch_tokens(self) -> int:
+        """Tokens of a forward pass without gradients: what keeps a GPU busy, or what a CPU's caches hold."""
+        return 65536 if self.device.type == "cuda" else 2048
+
     # ------------------------------------------------------------ texts to vectors
 
     def arrange(
@@ -192,14 +197,13 @@ class TextModel(nn.Module):
         """
         tokenizer = self.tokenizer_for(role)
         prompt_length = tokenizer.prompt_length(prompt)
-        full = 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
         for start in range(0, len(texts), CHUNK):
             tokens = tokenizer(texts[start : start + CHUNK], prompt)
             packed = tokens.packed(prompt_length)
             order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
             computed = []
             with self.inference():  # left before each yield: the mode is the thread's, and the caller's too
-                for batch in packed.take(order).split(batch_tokens or full):
+                for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
                     computed.append(compute(batch))
                     done(batch.n)
             yield start + order, computed, int(tokens.was_cut.sum())

@@ -1,28 +1,82 @@
-"""Checkpoints: a model folder, and beside its files what training needs to go on.
+"""The run directory, its checkpoints, and the seal by which a run that goes on is still the same run.
 
+<output>/config.toml           the whole config, defaults written out
+<output>/metrics.jsonl         a line for each figure that was shown
 <output>/checkpoint-<step>/    opens as a model
     training.pt                optimizer, parameters of the losses, gradient scaler
-    run.json                   step, what the run is made of (seal.py), the best evaluation so far
+    run.json                   step, seal, the best evaluation so far
+<output>/best/, model/         the best of the evaluated models, where one is asked for; the final one
 """
 
+import json
+import math
+import pickle
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from minist import distributed
+from minist.data.dataset import Dataset
 from minist.files import complete_folder, read_json, write_json
 from minist.models.folder import write_folder
-from minist.models.sentence_transformer import SentenceTransformer
+from minist.models.text_model import TextModel
+from minist.training.config import Config
+from minist.training.construct import to_toml
 
 STATE, RUN = "training.pt", "run.json"
+MARKER = "config.toml"  # a folder that has it is a run, and may be overwritten when asked
+
+# ------------------------------------------------------------ the run directory
+
+
+def check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    """ValueError if the run cannot start, or go on, in `output`."""
+    wrong = ""
+    if resume and not checkpoints(output):
+        wrong = "has no checkpoint to resume from: start without --resume"
+    elif output.exists() and not (resume or overwrite):
+        wrong = "exists: go on with --resume, start again with --overwrite, or choose another output"
+    elif overwrite and output.exists() and not (output / MARKER).exists():
+        wrong = f"has no {MARKER}, so it is no run and is not deleted: choose another output"
+    if wrong:
+        raise ValueError(f"{output} {wrong}")
+
+
+def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:
+    """Create the directory and write the config; a run resumed after `step` drops the later metrics."""
+    output.mkdir(parents=True, exist_ok=True)
+    for path in output.iterdir() if overwrite else ():  # and not the folder itself, which may be a link to one
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (output / MARKER).write_text(to_toml(config), "utf-8")
+    metrics = output / "metrics.jsonl"
+    if metrics.exists():
+        kept = [line for line in metrics.read_text("utf-8").splitlines() if _step(line) <= step]
+        metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # a run that was killed may have left half a line
+        return math.inf
+
+
+def log(output: Path, record: dict[str, Any]) -> None:
+    with open(output / "metrics.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+# ------------------------------------------------------------ checkpoints
 
 
 class Trained(NamedTuple):
-    """All that changes while training."""
-
-    model: SentenceTransformer
+    model: TextModel
     losses: nn.ModuleList
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -47,8 +101,7 @@ def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: i
         shutil.rmtree(old)
 
 
-def check_weights(model: SentenceTransformer, step: int) -> None:
-    """ValueError if a weight is not finite after so many steps."""
+def check_weights(model: TextModel, step: int) -> None:
     for name, weight in model.state_dict().items():
         if not weight.isfinite().all():
             raise ValueError(
@@ -57,19 +110,87 @@ def check_weights(model: SentenceTransformer, step: int) -> None:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """The complete checkpoints in a run directory, oldest first."""
-    found = [path for path in output.glob("checkpoint-*") if (path / RUN).exists()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    found = [path for path in output.glob("checkpoint-*") if path.name[11:].isdecimal() and (path / RUN).exists()]
+    return sorted(found, key=lambda path: int(path.name[11:]))
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `run`."""
-    return read_json(folder / RUN)
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """ValueError for whatever goes wrong with a checkpoint's state: it may be cut short, or be another run's."""
+    try:
+        yield
+    except (AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as e:
+        reason = str(e).partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"{folder}: {STATE} or {RUN} is damaged or of another run ({type(e).__name__}: {reason}); delete that "
+            "folder to go on from the checkpoint before"
+        ) from e
 
 
 def load_checkpoint(folder: Path, trained: Trained) -> None:
     """Restore all but the model, which is opened from the folder like any other."""
-    state: dict[str, Any] = torch.load(folder / STATE, map_location=trained.model.device, weights_only=True)
-    trained.losses.load_state_dict(state["losses"])
-    trained.optimizer.load_state_dict(state["optimizer"])
-    trained.scaler.load_state_dict(state["scaler"])
+    with reading(folder):
+        state: dict[str, Any] = torch.load(folder / STATE, map_location=trained.model.device, weights_only=True)
+        trained.losses.load_state_dict(state["losses"])
+        trained.optimizer.load_state_dict(state["optimizer"])
+        trained.scaler.load_state_dict(state["scaler"])
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    with reading(folder):
+        run: dict[str, Any] = read_json(folder / RUN)
+        return run | {"step": int(run["step"]), "seal": dict(run["seal"]), "selection": dict(run["selection"])}
+
+
+# ------------------------------------------------------------ the seal
+
+# Each step's random numbers come from (seed, step, rank), so no state of a generator need be kept: the same seed, data,
+# settings, number of ranks and threads give the same bits. On a GPU they do so only to rounding, since some of its
+# sums have no fixed order.
+
+FREE = ("output", "expect", "train.log_every", "train.save_every", "train.keep")  # no weight depends on them
+MEASURING = ("eval", "train.eval_every")  # nor on these, unless the final model is chosen by them
+LENGTH = ("train.epochs", "train.max_steps")  # a run may be made longer
+THREADS = "the number of threads"
+
+
+def make_seal(config: Config, datasets: Sequence[Dataset], device: torch.device) -> dict[str, Any]:
+    """Name -> value of all that decides about the numbers of a run."""
+    free = FREE if config.train.best else FREE + MEASURING
+    table = {key: value for key, value in _flat(asdict(config), "").items() if key not in free}
+    made_of = {
+        f"the data of {entry.name}": Path(dataset.folder).name  # a hash of texts, tokenizer, prompts and labels
+        for entry, dataset in zip(config.data, datasets, strict=True)
+    }
+    return (
+        table
+        | made_of
+        | {
+            "the number of ranks": distributed.world_size(),
+            THREADS: torch.get_num_threads(),
+            "the device": device.type,
+        }
+    )
+
+
+def _flat(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = isinstance(value, dict) and prefix + key not in FREE
+        found |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
+
+
+def check_seal(now: Mapping[str, Any], before: Mapping[str, Any], checkpoint: Path) -> list[str]:
+    """What may differ in the run to go on, and does, in words; ValueError names the first thing that may not."""
+    other = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    for key in other:
+        if key not in (*LENGTH, THREADS):
+            raise ValueError(
+                f"--resume: {key} is {now.get(key)!r}, but {checkpoint} was made with {before.get(key)!r}, and would "
+                "go on as another run: give the same, or start a new one in another output"
+            )
+    notes = [f"{key} is {now[key]}, it was {before[key]}" for key in other]
+    if set(other) & set(LENGTH):
+        notes.append("the learning rate follows the new number of steps from here on")
+    return [*notes, "the last bits of numbers may differ"] if THREADS in other else notes

@@ -11,25 +11,41 @@ output = "runs/name"
 """
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
+
+from minist.checks import listing
 from minist.data.batches import MIXINGS
 from minist.data.samplers import SAMPLERS
+from minist.training.construct import Table, build, read_table
 from minist.training.optimizer import SCHEDULES
-from minist.training.tables import Table, build, read_table
+from minist.training.task import PARTNER
 
-PARTNER = "partner"  # what the column is called that draw_pairs adds
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of autocast, where there is one
+
+
+def limits(least: float = 0, most: float = math.inf, above: float = -math.inf) -> dict[str, Any]:
+    return {"limits": {"least": least, "most": most, "above": above}}
+
+
+def limited(default: float, least: float = 0, most: float = math.inf, above: float = -math.inf) -> Any:
+    return field(default=default, metadata=limits(least, most, above))
+
+
+def one_of(default: str, known: Mapping[str, Any]) -> Any:
+    return field(default=default, metadata={"known": known})
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """A WordPiece vocabulary to be trained on the texts of [[data]]."""
 
-    vocab_size: int = 16384
-    max_length: int = 128  # tokens at which texts are cut, special ones included
+    vocab_size: int = limited(16384, 10)
+    max_length: int = limited(128, 1)  # tokens at which texts are cut, special ones included
     lower_case: bool = True
 
 
@@ -44,10 +60,11 @@ class PoolingConfig:
 class ModelConfig:
     """A saved model to start from, or the parts of a new one."""
 
-    type: str = "SentenceTransformer"
+    type: str = ""  # which of MODELS; "": what the folder says, else a SentenceTransformer
     path: str = ""  # a folder, or a name on the Hugging Face hub
     revision: str = ""  # of a model on the hub: branch, tag or commit
     keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
+    max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -59,23 +76,22 @@ class RowsConfig:
     """What entries of [[data]] and [[eval]] have in common: the rows of some files, and a loss of them."""
 
     kind: ClassVar[str]
-    columns: Table  # name of ours -> column of the file, in the order in which the loss takes them
+    columns: dict[str, str | int]  # our names, in the order of the loss -> column of the file, or number from 0
     loss: Table = field(default_factory=dict)  # name, and its arguments
     name: str = ""
     files: list[str] = field(default_factory=list)
-    label: str = ""  # a column of the file, or an .npy file with a row for each row
-    roles: Table = field(default_factory=dict)  # column -> "query" or "document": the route of the model it takes
+    format: str = ""  # of the files, where their ending does not say it: tsv, csv, jsonl, json, parquet
+    label: str | int = ""  # a column of the file, or an .npy file with a row for each row
+    roles: dict[str, str] = field(default_factory=dict)  # column -> "query" or "document": the route that it takes
     prompts: str | Table = ""  # before every text, or column -> prompt
-    delete_words: Table = field(default_factory=dict)  # column -> share of its words that are deleted, drawn each epoch
-    draw_pairs: int = 0  # pair each text of the one column: one in so many with itself
+    delete_words: dict[str, float] = field(default_factory=dict, metadata=limits(0, 1))  # column -> share, each epoch
+    draw_pairs: int = limited(0)  # pair each text of the one column: one in so many with itself
 
     @property
     def where(self) -> str:
-        """What messages call it."""
         return f"[[{self.kind}]] {self.name}"
 
     def paths(self) -> list[Path]:
-        """The files to read."""
         return [Path(f) for f in self.files]
 
 
@@ -87,8 +103,8 @@ class DataConfig(RowsConfig):
     loss: Table = field(default_factory=lambda: {"name": "MultipleNegativesRankingLoss"})
     name: str = "train"
     source: str = ""  # a collection that is made when it is missing, instead of files: python_docs
-    sampler: str = "shuffled"  # no_duplicates or group_by_label
-    weight: float = 1.0  # of its loss, beside the other sets
+    sampler: str = one_of("shuffled", SAMPLERS)  # or no_duplicates or group_by_label
+    weight: float = limited(1.0, -math.inf, above=0)  # of its loss, beside the other sets
 
     def paths(self) -> list[Path]:
         """The files to read; those of a source lie in data/<source>/."""
@@ -97,33 +113,30 @@ class DataConfig(RowsConfig):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimization."""
-
-    batch_size: int = 32  # rows per step, over all ranks
-    mini_batch_tokens: int = 0  # tokens that a rank holds in memory at once, see gradcache.py; 0: the whole batch
-    mixing: str = "proportional"  # which set's batch comes next; or round_robin, until the shortest is used up
+    batch_size: int = limited(32, 1)  # rows per step, over all ranks
+    mini_batch_tokens: int = limited(0)  # that a rank holds in memory at once, see gradcache.py; 0: all
+    mixing: str = one_of("proportional", MIXINGS)  # whose batch comes next; or round_robin, till one set is used up
     drop_last: bool = False
-    epochs: int = 1
-    max_steps: int = 0  # 0: as many as the epochs have
-    lr: float = 5e-5
-    lr_for: Table = field(default_factory=dict)  # pattern of parameter names -> their own rate
+    epochs: int = limited(1, 1)
+    max_steps: int = limited(0)  # 0: as many as the epochs have
+    lr: float = limited(5e-5)
+    lr_for: dict[str, float] = field(default_factory=dict, metadata=limits(0))  # pattern of names -> their own rate
     freeze: list[str] = field(default_factory=list)  # patterns of parameter names that stay as they are
-    warmup: float = 0.0  # below 1 a share of all steps, else a number of steps
-    schedule: str = "linear"  # linear, cosine or constant
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0  # 0: no clipping
-    dtype: str = "float32"  # or bfloat16, float16: forward and backward in that autocast, weights in float32
-    dropout: float = -1.0  # below 0: as the model's config says
-    attention_dropout: float = -1.0
+    warmup: float = limited(0.0)  # below 1 a share of all steps, else a number of steps
+    schedule: str = one_of("linear", SCHEDULES)  # linear, cosine or constant
+    weight_decay: float = limited(0.0)
+    max_grad_norm: float = limited(1.0)  # 0: no clipping
+    dtype: str = one_of("float32", DTYPES)  # or bfloat16, float16: of forward and backward; weights stay float32
+    dropout: float = limited(-1.0, -1, 1)  # below 0: as the model's config says
+    attention_dropout: float = limited(-1.0, -1, 1)
     checkpoint_layers: bool = False  # keep no activations inside a layer, compute them again in backward
-    compile: bool = False  # torch.compile of the encoder's layers
     prompts: str | Table = ""  # for all sets; column -> prompt, set -> prompt, or set -> {column -> prompt}
-    log_every: int = 10  # steps
-    eval_every: int = 0  # steps; 0: only at the end
-    save_every: int = 0
-    keep: int = 2  # checkpoints; older ones are deleted
+    log_every: int = limited(10, 1)  # steps
+    eval_every: int = limited(0)  # steps; 0: only at the end
+    save_every: int = limited(0)
+    keep: int = limited(2, 1)  # checkpoints; older ones are deleted
     best: str = ""  # the metric by which the final model is chosen among the evaluated ones; "": the last one is
-    patience: int = 0  # stop after so many evaluations without a better `best`; 0: never
+    patience: int = limited(0)  # stop after so many evaluations without a better `best`; 0: never
 
 
 @dataclass(frozen=True)
@@ -139,145 +152,105 @@ class GuideConfig:
 class EvalConfig(RowsConfig):
     """One evaluation: an evaluator, or the mean of a loss, which is called eval_<name>_loss.
 
-    The columns of an InformationRetrievalEvaluator are query and document, those of an EmbeddingSimilarityEvaluator
-    text1, text2 and score. A loss that is written like that of a [[data]] entry is the same one, with what it learned.
+    An evaluator says itself which columns it takes: query and document, or text1, text2 and score. A loss that is
+    written like that of a [[data]] entry is the same one, with what it learned.
     """
 
     kind = "eval"
     name: str = "eval"
-    evaluator: str = ""
+    columns: dict[str, str | int] = field(default_factory=dict)
+    evaluator: Table = field(default_factory=dict)  # its name, alone or in a table with arguments
+    queries: str = ""  # with corpus and qrels, instead of files: a collection as BEIR lays it out
+    corpus: str = ""
+    qrels: str = ""
     bm25: bool = False  # print BM25's nDCG@10 on the same documents at the end
     searches: list[str] = field(default_factory=list)  # queries whose hits are printed at the end
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
-
     output: str
     data: list[DataConfig]
-    seed: int = 42
+    seed: int = limited(42, 0, 2**32 - 1)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     guide: GuideConfig = field(default_factory=GuideConfig)
     teacher: GuideConfig = field(default_factory=GuideConfig)
     eval: list[EvalConfig] = field(default_factory=list)
-    expect: Table = field(default_factory=dict)
+    expect: dict[str, float] = field(default_factory=dict, metadata=limits(-math.inf))
+
+    @property
+    def cache(self) -> Path:
+        """Where token streams are kept, for all runs beside this one."""
+        return Path(self.output).parent / "cache"
 
     def guides(self) -> dict[str, GuideConfig]:
-        """[guide] and [teacher], as losses call them."""
         return {"guide": self.guide, "teacher": self.teacher}
 
 
 def load_config(file: Path, overrides: list[str]) -> Config:
     """Read `file` and apply `--set` overrides such as "train.lr=3e-5". ValueError says what is wrong where."""
     config: Config = build(Config, read_table(file, overrides), "the top level")
-    _check_numbers(config)
-    _check_model(config.model)
-    for entry in config.data:
-        _check_data(entry)
-    for evaluation in config.eval:
-        _check_eval(evaluation)
-    for kind, entries in (("data", config.data), ("eval", config.eval)):
-        names = [entry.name for entry in entries]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"config: two [[{kind}]] entries have the name {twice[0]!r}: give each its own")
-    if not config.data:
-        raise ValueError("config: there is no [[data]] entry")
-    if config.train.patience and not (config.train.best and config.train.eval_every):
-        raise ValueError("config: patience in [train] needs best, the metric to watch, and eval_every")
+    for wrong in _contradictions(config):
+        raise ValueError(f"config: {wrong}")
     return config
 
 
-def _check_numbers(config: Config) -> None:
-    train, tokenizer = config.train, config.model.tokenizer
-    ranges: dict[str, tuple[float, float, float]] = {  # value, least, most
-        "seed": (config.seed, 0, 2**32 - 1),
-        "batch_size in [train]": (train.batch_size, 1, math.inf),
-        "mini_batch_tokens in [train]": (train.mini_batch_tokens, 0, math.inf),
-        "epochs in [train]": (train.epochs, 1, math.inf),
-        "max_steps in [train]": (train.max_steps, 0, math.inf),
-        "lr in [train]": (train.lr, 0, math.inf),
-        "warmup in [train]": (train.warmup, 0, math.inf),
-        "max_grad_norm in [train]": (train.max_grad_norm, 0, math.inf),
-        "dropout in [train]": (train.dropout, -1, 1),
-        "attention_dropout in [train]": (train.attention_dropout, -1, 1),
-        "log_every in [train]": (train.log_every, 1, math.inf),
-        "eval_every in [train]": (train.eval_every, 0, math.inf),
-        "save_every in [train]": (train.save_every, 0, math.inf),
-        "keep in [train]": (train.keep, 1, math.inf),
-        "patience in [train]": (train.patience, 0, math.inf),
-        "vocab_size in [model.tokenizer]": (tokenizer.vocab_size, 10, math.inf),
-    }
-    for name, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            raise ValueError(f"config: {name} is {value}, it must be at least {least} and at most {most}")
-    choices = {"schedule": SCHEDULES, "dtype": DTYPES, "mixing": tuple(MIXINGS)}
-    for name, allowed in choices.items():
-        choice = vars(train)[name]
-        if choice not in allowed:
-            raise ValueError(f"config: {name} in [train] is {choice!r}, known are {', '.join(allowed)}")
-    _check_values(config.expect, "[expect]", 0, None)
-    _check_values(train.lr_for, "lr_for in [train]", 0, math.inf)
-
-
-def _check_values(table: Table, where: str, least: float, most: float | None) -> None:
-    """Of a table of numbers; `most` None: any number."""
-    for name, number in table.items():
-        if type(number) not in (int, float) or (most is not None and not least <= number <= most):
-            limits = "" if most is None else f" from {least} to {most}"
-            raise ValueError(f"config: {name} in {where} is {number!r}, it must be a number{limits}")
-
-
-def _check_model(model: ModelConfig) -> None:
-    if model.type != "SentenceTransformer":
-        raise ValueError(f"config: type in [model] is {model.type!r}, known is SentenceTransformer")
+def _contradictions(config: Config) -> Iterator[str]:
+    """What single values do not show, each in words."""
+    model, train = config.model, config.train
     if bool(model.path) == bool(model.encoder):
-        raise ValueError(
-            "config: [model] takes path, or [model.encoder] to start from random weights: give one of them"
-        )
-    if (model.revision or model.keep_layers or model.twins) and not model.path:
-        raise ValueError("config: revision, keep_layers and twins in [model] belong to a model with a path")
-    if not all(type(number) is int for number in model.keep_layers):
-        raise ValueError(f"config: keep_layers in [model] is {model.keep_layers}, it must be a list of numbers")
+        yield "[model] takes path, or [model.encoder] to start from random weights: give one of them"
+    if (model.revision or model.keep_layers or model.max_length or model.twins) and not model.path:
+        yield "revision, keep_layers, max_length and twins in [model] belong to a model with a path"
+    if not config.data:
+        yield "there is no [[data]] entry"
+    for entry in config.data:
+        yield from _of_rows(entry)
+        if bool(entry.files) == bool(entry.source):
+            yield "[[data]] takes files or source: give one of them"
+    for evaluation in config.eval:
+        yield from _of_evaluation(evaluation)
+    entries: list[RowsConfig] = [*config.data, *config.eval]
+    names = [(entry.kind, entry.name) for entry in entries]
+    for kind, name in names:
+        if names.count((kind, name)) > 1:
+            yield f"two [[{kind}]] entries have the name {name!r}: give each its own"
+    if train.patience and not (train.best and train.eval_every):
+        yield "patience in [train] needs best, the metric to watch, and eval_every"
+    if (train.best or config.expect) and not config.eval:
+        yield "best in [train] and [expect] name metrics, but there is no [[eval]] entry that would measure any"
 
 
-def _check_data(entry: DataConfig) -> None:
-    _check_rows(entry)
-    if bool(entry.files) == bool(entry.source):
-        raise ValueError("config: [[data]] takes files or source: give one of them")
-    if entry.sampler not in SAMPLERS:
-        raise ValueError(f"config: sampler in [[data]] is {entry.sampler!r}, known are {', '.join(SAMPLERS)}")
-    if entry.weight <= 0:
-        raise ValueError(f"config: weight in {entry.where} is {entry.weight}, it must be more than 0")
-
-
-def _check_rows(entry: RowsConfig) -> None:
+def _of_rows(entry: RowsConfig) -> Iterator[str]:
     where, columns = entry.where, list(entry.columns)
     if not columns:
-        raise ValueError(f'config: columns in {where} is empty: write {{ anchor = "its name in the file", .. }}')
+        yield f'columns in {where} is empty: write {{ anchor = "its name in the file", .. }}'
     drawn = [PARTNER] if entry.draw_pairs else []  # its texts are those of the one column, deleted words and all
     for key, table, known in (("roles", entry.roles, columns + drawn), ("delete_words", entry.delete_words, columns)):
         for column in table:
             if column not in known:
-                raise ValueError(f"config: {key} in {where} names {column!r}, the columns are {', '.join(known)}")
-    _check_values(entry.delete_words, f"delete_words in {where}", 0, 1)
-    if entry.draw_pairs and (entry.draw_pairs < 2 or len(entry.columns) != 1 or entry.label):
-        raise ValueError(
-            f"config: draw_pairs in {where} is {entry.draw_pairs}: it takes 2 or more, one column, and no label, "
-            "since it gives each text its partner and the pair its label"
+                yield f"{key} in {where} names {column!r}, the columns are {listing(known)}"
+    if entry.draw_pairs and (entry.draw_pairs < 2 or len(columns) != 1 or entry.label != ""):
+        yield (
+            f"draw_pairs in {where} is {entry.draw_pairs}: it takes 2 or more, one column, and no label, since it "
+            "gives each text its partner and the pair its label"
         )
 
 
-def _check_eval(entry: EvalConfig) -> None:
-    _check_rows(entry)
+def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
+    where, collection = entry.where, (entry.queries, entry.corpus, entry.qrels)
     if bool(entry.evaluator) == bool(entry.loss):
-        raise ValueError(f"config: {entry.where} takes evaluator or loss: give one of them")
-    if not entry.files:
-        raise ValueError(f"config: {entry.where} has no files")
-    if entry.evaluator and (entry.label or entry.roles or entry.prompts or entry.delete_words or entry.draw_pairs):
-        raise ValueError(
-            f"config: label, roles, prompts, delete_words and draw_pairs in {entry.where} belong to a loss, "
-            "not to an evaluator"
-        )
+        yield f"{where} takes evaluator or loss: give one of them"
+    if entry.evaluator and (
+        entry.label != "" or entry.roles or entry.prompts or entry.delete_words or entry.draw_pairs
+    ):
+        yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
+    if (entry.bm25 or entry.searches) and entry.evaluator.get("name") != "InformationRetrievalEvaluator":
+        yield f"bm25 and searches in {where} belong to an InformationRetrievalEvaluator"
+    if not any(collection):
+        if not entry.files:
+            yield f"{where} has no files"
+        yield from _of_rows(entry)
+    elif not all(collection) or entry.files or entry.columns or entry.loss:
+        yield f"{where} takes files and columns, or for an evaluator queries, corpus and qrels, all three"

@@ -1,63 +1,218 @@
-"""An object that a config names: a class of a package, or of a file of the user's, and its arguments."""
+"""From TOML to objects: tables into frozen dataclasses and back, and classes of a package or of a user's own file."""
 
+import difflib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, get_args
+from types import ModuleType, UnionType
+from typing import Any, get_args, get_origin
+
+from minist.checks import listing, number, pick
+
+Table = dict[str, Any]
+WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+# ------------------------------------------------------------ reading
+
+
+def read_table(file: Path, overrides: list[str]) -> Table:
+    """The content of a TOML file, changed by `--set` overrides such as "train.lr=3e-5"."""
+    if not file.is_file():
+        raise ValueError(f"there is no config file {file}")
+    try:
+        table = tomllib.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{file} is not TOML: {e}") from None
+    for override in overrides:
+        _override(table, override)
+    return table
+
+
+def _override(table: Table, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or any("\ud800" <= letter <= "\udfff" for letter in override):  # bytes that are no UTF-8
+        raise ValueError(f"--set {override}: write key=value in UTF-8, for instance train.lr=3e-5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a string without quotes
+    *parents, last = key.split(".")
+    place: Any = table
+    for parent in parents:  # a number picks an entry of [[data]] or [[eval]]: eval.0.name
+        if isinstance(place, list):
+            place = pick(f"--set {override}: the entry", parent, {str(i): entry for i, entry in enumerate(place)})
+        elif isinstance(place, dict):
+            place = place.setdefault(parent, {})
+    if not isinstance(place, dict):
+        hint = f"name the entry: {parents[0]}.0.{last}" if isinstance(place, list) else "it is a value"
+        raise ValueError(f"--set {override}: {'.'.join(parents)} has no keys; {hint}")
+    place[last] = value
+
+
+def build(kind: Any, table: Any, where: str) -> Any:
+    """An instance of the dataclass `kind`; `where` is what messages call the place. ValueError says what is wrong."""
+    known = {f.name: f for f in fields(kind)}
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+            raise ValueError(f"config: {where} has no key {key!r}, the nearest is {near!r}; known are {listing(known)}")
+    values = {key: _value(known[key], value, where) for key, value in table.items()}
+    required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"config: {where} lacks the key {missing[0]!r}")
+    return kind(**values)
+
+
+def _value(known: Field[Any], value: Any, where: str) -> Any:
+    name, kind = known.name, known.type
+    entries = get_origin(kind) is list and is_dataclass(get_args(kind)[0])
+    shape = Table if is_dataclass(kind) else list[Table] if entries else kind
+    what = f"config: {name} in {where}"
+    if name in ("loss", "evaluator") and isinstance(value, str):
+        value = {"name": value} if value else {}
+    if not fits(value, shape):
+        hint = f": write [[{name}]]" if entries else ""
+        raise ValueError(f"{what} must be {in_words(shape)}, it is {value!r}{hint}")
+    if is_dataclass(kind):
+        return build(kind, value, f"[{name}]")
+    if entries:
+        return [build(get_args(kind)[0], entry, f"[[{name}]] {entry.get('name', '')}".rstrip()) for entry in value]
+    if "known" in known.metadata:
+        pick(what, value, known.metadata["known"])
+    if limits := known.metadata.get("limits"):
+        for key, entry in value.items() if isinstance(value, dict) else [("", value)]:
+            number(f"config: {key} in {name} in {where}" if key else what, entry, **limits)
+    return float(value) if kind is float else value
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value of TOML is what an annotation says; yes for an annotation that is none of TOML's types."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(fits(value, part) for part in parts if part is not type(None))
+    if origin in (list, Sequence, Iterable):
+        return type(value) is list and all(fits(entry, parts[0]) for entry in value)
+    if origin in (dict, Mapping):
+        return type(value) is dict and all(fits(entry, parts[1]) for entry in value.values())
+    if kind is float:
+        return type(value) in (int, float)  # a whole number is one too, but true is none
+    return type(value) is kind if kind in WORDS else True
+
+
+def in_words(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if isinstance(kind, UnionType):
+        return " or ".join(in_words(part) for part in parts if part is not type(None))
+    if origin in (list, Sequence, Iterable):
+        return f"a list ({in_words(parts[0])} each)"
+    if origin in (dict, Mapping):
+        return "a table" if parts[1] is Any else f"a table ({in_words(parts[1])} each)"
+    return WORDS.get(kind, "a table with a name")
+
+
+# ------------------------------------------------------------ writing
+
+
+def to_toml(config: Any) -> str:
+    """A dataclass as TOML, defaults written out, so that a run says all of what it was."""
+    return "\n".join(_toml_lines(asdict(config), "")) + "\n"
+
+
+def _toml_lines(table: Table, prefix: str) -> list[str]:
+    lines, tables = [], []
+    for key, value in table.items():
+        name = key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+        if isinstance(value, dict):
+            tables += ["", f"[{prefix}{name}]", *_toml_lines(value, f"{prefix}{name}.")]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for entry in value:
+                tables += ["", f"[[{prefix}{name}]]", *_toml_lines(entry, f"{prefix}{name}.")]
+        else:
+            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    return lines + tables
+
+
+# ------------------------------------------------------------ objects that a config names
 
 
 def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -> Any:
-    """An object of `kind` from {"name": class name, **arguments}.
+    """An object of `kind` from {"name": class name, **arguments}; see `find_class` and `call`.
 
-    The class is found in `package`, or in a file as "path/to/file.py:Name". Arguments that are such tables themselves,
-    or names where the class declares a `kind`, are made first: a loss inside a loss. ValueError lists the classes
-    there are, or the arguments that one takes.
+    Arguments that are such tables themselves, or names where the class declares a `kind`, are made first: a loss
+    inside a loss.
     """
     arguments = dict(table)
     name = arguments.pop("name", "")
-    if not isinstance(name, str):
-        raise ValueError(f"config: {what} is {name!r}, it must be a name")
-    found = _from_file(name) if ".py:" in name else vars(package)[name] if name in package.__all__ else None
-    if found is None:
-        raise ValueError(f"config: {what} is {name!r}, known are {', '.join(package.__all__)}, or path/to/file.py:Name")
-    known = inspect.signature(found).parameters
-    for argument, value in arguments.items():
-        if argument not in known:
-            raise ValueError(f"config: {name} has no argument {argument!r}, it takes {', '.join(known)}")
-        arguments[argument] = _argument(f"{argument} of {name}", value, known[argument].annotation, package, kind)
-    try:
-        made = found(**arguments)
-    except (TypeError, ValueError) as e:  # an argument of another type or value than it takes, or one that it lacks
-        raise ValueError(f"config: {name} with {dict(table)}: {e}") from e
+    made = call(name, find_class(what, name, package), arguments, package, kind)
     if not isinstance(made, kind):
         raise ValueError(f"config: {what}: {name} is no {kind.__name__}, make it a subclass of {kind.__module__}")
     return made
 
 
-def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:
-    """The value itself; of a table with a name, or a name where one of `kind` is declared, the object it stands for."""
-    if isinstance(value, list) and annotation is not kind:
-        entries = kind if kind in get_args(annotation) else Any  # declared as a list of them, or as anything else
-        return [_argument(what, entry, entries, package, kind) for entry in value]
-    if isinstance(value, dict) and "name" in value:
-        return make(what, value, package, kind)
-    if annotation is not kind:
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f'config: {what} is {value!r}, it must be a name or a table: {{ name = "..", .. }}')
-    return make(what, {"name": value}, package, kind)
+def find_class(what: str, name: Any, package: ModuleType) -> Any:
+    """The class of that name in `package`, or in a file as "path/to/file.py:Name". ValueError lists those there are."""
+    if isinstance(name, str) and ".py:" in name:
+        path, _, inner = name.rpartition(":")
+        return pick(f"config: {what}: the name in {path}", inner, _run_file(path))
+    here = {found: vars(package)[found] for found in package.__all__}
+    return pick(f"config: {what}", name, here | {"path/to/file.py:Name": None})
 
 
-def _from_file(reference: str) -> Callable[..., Any]:
-    path, _, name = reference.rpartition(":")
+def _run_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"config: there is no file {path}")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if name not in vars(module):
-        raise ValueError(f"config: {path} has no {name}")
-    return vars(module)[name]
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        raise ValueError(f"config: {path}, line {e.lineno} is not Python: {e.msg}") from None
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def call(
+    name: str,
+    function: Callable[..., Any],
+    arguments: Table,
+    package: ModuleType,
+    kind: type,
+    given: Sequence[str] = (),
+) -> Any:
+    """`function(**arguments)`, after a look at its signature. `given`: those arguments that are not from the config."""
+    known = inspect.signature(function).parameters
+    made = {key: arguments[key] for key in given}
+    for key, value in arguments.items():
+        if key not in given:
+            annotation = pick(f"config: an argument of {name}", key, known).annotation
+            made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
+    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for key, parameter in known.items():
+        if parameter.kind in positional and parameter.default is inspect.Parameter.empty and key not in made:
+            raise ValueError(f"config: {name} lacks the argument {key!r}, it takes {listing(known)}")
+    try:
+        return function(**made)
+    except (TypeError, ValueError) as e:  # a value that it does not take, or a type that no annotation tells
+        shown = {key: value for key, value in arguments.items() if key not in given}
+        why = f"a value is of a type that it does not take ({e})" if isinstance(e, TypeError) else e
+        raise ValueError(f"config: {name} with {shown}: {why}" if shown else f"config: {name}: {why}") from e
+
+
+def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:
+    """The value itself; of a table with a name, or a name where one of `kind` is declared, the object it stands for."""
+    inner = kind if kind in get_args(annotation) else Any  # declared as a list of them, or as anything else
+    if isinstance(value, list) and annotation is not kind and (inner is kind or fits(value, annotation)):
+        return [_argument(what, entry, inner, package, kind) for entry in value]
+    if isinstance(value, dict) and "name" in value:
+        return make(what, value, package, kind)
+    if annotation is kind and isinstance(value, str):
+        return make(what, {"name": value}, package, kind)
+    if annotation is kind or not fits(value, annotation):
+        wanted = 'a name or a table: { name = "..", .. }' if annotation is kind else in_words(annotation)
+        raise ValueError(f"config: {what} is {value!r}, it must be {wanted}")
+    return value

@@ -1,78 +1,104 @@
-"""What the [[data]] and [[eval]] entries of a config become: training sets with their losses, and evaluations."""
+"""What the [[data]] and [[eval]] entries of a config become: tasks with their rows and losses, and evaluations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from minist import losses
+from minist import distributed, losses
+from minist.checks import pick
+from minist.data.dataset import ColumnSpec, Dataset, dataset_folder, prepare_dataset
 from minist.data.prompts import resolve_prompts
-from minist.losses.autoencoder import DenoisingAutoEncoderLoss
 from minist.losses.base import Loss
-from minist.models.hub import find_model
-from minist.models.sentence_transformer import SentenceTransformer
+from minist.models import open_model
+from minist.models.text_model import TextModel
 from minist.training.config import Config, EvalConfig, RowsConfig
-from minist.training.construct import make
+from minist.training.construct import Table, make
 from minist.training.evaluations import Evaluation, LossEvaluation, make_evaluator
 from minist.training.guide import Guide
-from minist.training.tables import Table
-from minist.training.token_step import attach_decoder
-from minist.training.training_set import TrainingSet, check_roles, open_dataset
+from minist.training.start import plain_weights
+from minist.training.step import choose_step
+from minist.training.task import Task, TrainingRows
 
-Guides = dict[str, SentenceTransformer]  # "guide" and "teacher", those that the config has
+Guides = dict[str, TextModel]  # "guide" and "teacher", those that the config has
 
 
-def make_loss(where: str, table: Table) -> Loss:
-    """The loss that a table names."""
-    loss = make(f"loss in {where}", table, losses, Loss)
-    assert isinstance(loss, Loss)
-    if any(isinstance(part, DenoisingAutoEncoderLoss) for part in loss.modules() if part is not loss):
-        raise ValueError(
-            f"config: the loss in {where}: DenoisingAutoEncoderLoss is no function of embeddings alone, so it cannot "
-            "stand inside another loss; give it a [[data]] entry of its own"
-        )
+def make_loss(where: str, table: Table, seed: int) -> Loss:
+    loss: Loss = make(f"loss in {where}", table, losses, Loss)
+    loss.set_seed(seed)
     return loss
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    """The models in [guide] and [teacher]."""
     return {
-        name: SentenceTransformer(table.model, revision=table.revision or None, device=device)
+        name: open_model(table.model, revision=table.revision or None, device=device)
         for name, table in config.guides().items()
         if table.model
     }
 
 
-def make_sets(
-    config: Config, own_losses: Sequence[Loss], model: SentenceTransformer, guides: Guides
-) -> list[TrainingSet]:
-    """The training set of each [[data]] entry, which its loss can take. Losses that write texts get their decoder."""
-    sets, start = [], config.model
+def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
+    """The task of each [[data]] entry; its loss can take its rows, and has weights that fit the model."""
+    tasks = []
     for entry, loss in zip(config.data, own_losses, strict=True):
-        data = make_set(config, entry, loss, model, guides)
-        if isinstance(loss, DenoisingAutoEncoderLoss):
-            folder = find_model(start.path, start.revision or None) if start.path else None
-            attach_decoder(loss, model, data.roles, folder)
-        data.check(loss, model, config.train.batch_size, entry.where)
-        sets.append(data)
-    return sets
+        rows = make_rows(config, entry, loss, model, guides)
+        try:
+            loss.attach(model, rows.roles, plain_weights(config.model) if loss.over_tokens else {})
+        except ValueError as e:
+            raise ValueError(f"config: {entry.where}: {e}") from None
+        rows.check(loss, model, config.train.batch_size, entry.where)
+        step = choose_step(loss, config.train.mini_batch_tokens)
+        tasks.append(Task(entry.name, entry.weight, rows, loss, step))
+    return tasks
 
 
-def make_set(config: Config, entry: RowsConfig, loss: Loss, model: SentenceTransformer, guides: Guides) -> TrainingSet:
+def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides) -> TrainingRows:
     """The rows of an entry, tokenized once, with its transforms and with the guide that `loss` wants."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
     prompts = _prompts(config, entry)
-    dataset = open_dataset(entry.paths(), entry.columns, entry.label, model, entry.roles, prompts, _cache(config))
-    found = TrainingSet(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
+    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, class_names=loss.class_names)
+    found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     for column, share in entry.delete_words.items():
         found.delete_words(column, share, model)
-    if loss.guide and not (loss.guide == "teacher" and entry.label):  # a teacher's embeddings may come as labels too
+    if loss.guide and not (loss.guide == "teacher" and entry.label != ""):  # labels may be the teacher's embeddings
         found.guide = _guide(config, entry, loss, guides)
     return found
 
 
-def _cache(config: Config) -> Path:
-    return Path(config.output).parent / "cache"
+def open_dataset(
+    entry: RowsConfig,
+    label: str | int,
+    model: TextModel,
+    roles: Mapping[str, str],
+    prompts: Mapping[str, str],
+    cache: Path,
+    *,
+    class_names: bool = True,
+) -> Dataset:
+    """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks.
+
+    Columns, roles and prompts go by our names. `class_names`: labels may be names, else they must be numbers.
+    """
+    specs = {
+        name: ColumnSpec(source, model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
+        for name, source in entry.columns.items()
+    }
+    files, wants = entry.paths(), "" if class_names else "numbers"
+    folder = dataset_folder(files, specs, label, cache, wants=wants, format=entry.format)
+    distributed.prepare_once(
+        folder / "meta.json",
+        lambda: prepare_dataset(files, specs, label, cache, wants=wants, format=entry.format),
+    )
+    return Dataset(folder)
+
+
+def check_roles(model: TextModel, roles: Mapping[str, str], columns: Sequence[str], where: str) -> None:
+    """ValueError if a model with routes is not told which one each column takes, or a role is no route."""
+    for role in roles.values() if model.routes else ():
+        pick(f"config: roles in {where}: the route", role, dict.fromkeys(model.routes))
+    if model.routes and not roles:
+        example = ", ".join(f'{name} = "{model.routes[min(i, 1)]}"' for i, name in enumerate(columns))
+        raise ValueError(f"config: the model has routes, so {where} must say who takes which: roles = {{ {example} }}")
 
 
 def _prompts(config: Config, entry: RowsConfig) -> dict[str, str]:
@@ -94,9 +120,8 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
     model = guides[loss.guide]
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
-    default = model.find_prompt(None, None)
-    prompts = {name: prompts.get(name, default) for name in entry.columns}
-    dataset = open_dataset(entry.paths(), entry.columns, "", model, roles, prompts, _cache(config))
+    prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts
+    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
     if config.guides()[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)
@@ -104,28 +129,24 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
 
 
 def make_evaluation(
-    config: Config,
-    entry: EvalConfig,
-    model: SentenceTransformer,
-    guides: Guides,
-    sets: Sequence[TrainingSet],
-    own_losses: Sequence[Loss],
+    config: Config, entry: EvalConfig, model: TextModel, guides: Guides, tasks: Sequence[Task]
 ) -> Evaluation:
-    """An evaluator, or the mean of a loss over rows. `sets` and `own_losses` are those of the [[data]] entries."""
+    """An evaluator, or the mean of a loss over rows: that of a task, if a [[data]] entry writes it alike."""
     if entry.evaluator:
         return make_evaluator(entry)
-    same = next((i for i, other in enumerate(config.data) if other.loss == entry.loss), None)
-    loss = make_loss(entry.where, entry.loss).to(model.device) if same is None else own_losses[same]
-    if same is None and (isinstance(loss, DenoisingAutoEncoderLoss) or list(loss.parameters())):
+    pairs = zip(config.data, tasks, strict=True)
+    same = next((task for other, task in pairs if other.loss == entry.loss), None)
+    loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed).to(model.device)
+    if not same and (loss.over_tokens or list(loss.parameters())):
         raise ValueError(
             f"config: {entry.loss['name']} in {entry.where} has weights of its own, which nothing would train: "
             "write the loss as a [[data]] entry has it, and it is that one"
         )
-    data = make_set(config, entry, loss, model, guides)
-    if same is not None:  # it knows classes by their numbers there
+    rows = make_rows(config, entry, loss, model, guides)
+    if same:  # it knows classes by their numbers there
         try:
-            data.dataset.number_classes(sets[same].dataset.classes)
+            rows.dataset.number_classes(same.rows.dataset.classes)
         except ValueError as e:
-            raise ValueError(f"config: {entry.where}: {e}, as in {config.data[same].where}") from None
-    data.check(loss, model, config.train.batch_size, entry.where)
-    return LossEvaluation(entry.name, loss, data, config.train.batch_size)
+            raise ValueError(f"config: {entry.where}: {e}, as in [[data]] {same.name}") from None
+    rows.check(loss, model, config.train.batch_size, entry.where)
+    return LossEvaluation(entry.name, loss, rows, config.train.batch_size)

@@ -1,6 +1,7 @@
 """The [[eval]] entries of a config: build the evaluators, run them on all ranks, and show the result at the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +10,43 @@ from torch import Tensor
 
 from minist import distributed, evaluation
 from minist.batch import Batch
+from minist.checks import listing
 from minist.data.rows import read_places
-from minist.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
-from minist.losses.autoencoder import DenoisingAutoEncoderLoss
+from minist.evaluation import InformationRetrievalEvaluator
 from minist.losses.base import Loss
-from minist.models.sentence_transformer import SentenceTransformer
+from minist.models.text_model import TextModel
 from minist.retrieval.bm25 import BM25
 from minist.retrieval.search import search
 from minist.training.config import EvalConfig
-from minist.training.objective import Objective, embed_in_parts
-from minist.training.token_step import token_loss
-from minist.training.training_set import TrainingSet
+from minist.training.construct import Table, call, find_class
+from minist.training.guide import embed_in_parts
+from minist.training.step import Objective, mini_batches
+from minist.training.task import TrainingRows
 
-Evaluator = InformationRetrievalEvaluator | EmbeddingSimilarityEvaluator
-ROLES = {  # the columns that each evaluator takes
-    "InformationRetrievalEvaluator": ("query", "document"),
-    "EmbeddingSimilarityEvaluator": ("text1", "text2", "score"),
-}
 SHOWN = 3  # hits of each example search
+MEASURED_TOKENS = 4096  # at once, where a loss over tokens is measured: each token has a score for every word
+
+Evaluation = Callable[[Any], dict[str, float]]  # takes a `Shared` model
 
 
-def make_evaluator(entry: EvalConfig) -> Evaluator:
-    """Read the files of an entry. ValueError for an unknown evaluator, or columns that it does not take."""
-    if entry.evaluator not in ROLES:
-        raise ValueError(f"config: evaluator in [[eval]] is {entry.evaluator!r}, known are {', '.join(ROLES)}")
-    roles = ROLES[entry.evaluator]
-    if set(entry.columns) != set(roles):
-        raise ValueError(
-            f"config: columns in [[eval]] name {', '.join(entry.columns)}; {entry.evaluator} takes {', '.join(roles)}"
-        )
-    found: type[Evaluator] = getattr(evaluation, entry.evaluator)
-    places = read_places([Path(f) for f in entry.files], list(entry.columns.values()))
-    rows = (p._replace(row={ours: p.row[theirs] for ours, theirs in entry.columns.items()}, columns=entry.columns) for p in places)
-    return found.from_rows(rows, entry.name)
+def make_evaluator(entry: EvalConfig) -> Evaluation:
+    """The evaluator that an entry names, with its rows. ValueError for an unknown one, or columns it does not take."""
+    arguments = dict(entry.evaluator)
+    name = arguments.pop("name", "")
+    found = find_class(f"evaluator in {entry.where}", name, evaluation)
+    own: Table = {"name": entry.name}
+    if entry.queries:
+        build, own = found.from_files, own | {key: Path(vars(entry)[key]) for key in ("queries", "corpus", "qrels")}
+    elif set(entry.columns) == set(found.columns):
+        rows = read_places(entry.paths(), entry.columns, entry.format)
+        build, own = found.from_rows, own | {"rows": rows}
+    else:
+        given = f"columns in {entry.where} name {listing(entry.columns)}"
+        raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
+    made = call(name, build, arguments | own, evaluation, type(None), list(own))
+    if entry.queries and made.note and distributed.rank() == 0:
+        print(f"note   {made.note}", flush=True)  # ids that the files lack
+    return made
 
 
 class LossEvaluation:
@@ -50,68 +55,66 @@ class LossEvaluation:
     A batch of fewer rows counts for less. A loss that compares the rows of a batch depends on `batch_size`.
     """
 
-    def __init__(self, name: str, loss: Loss, data: TrainingSet, batch_size: int) -> None:
-        self.name, self.loss, self.data, self.batch_size = name, loss, data, batch_size
+    def __init__(self, name: str, loss: Loss, rows: TrainingRows, batch_size: int) -> None:
+        self.name, self.loss, self.rows, self.batch_size = name, loss, rows, batch_size
 
-    @torch.no_grad()
-    def measure(self, model: SentenceTransformer) -> dict[str, float]:
-        """All ranks call it together, each embeds its share."""
-        rows, total = torch.arange(len(self.data.dataset)), 0.0
-        self.loss.eval()
+    def __call__(self, shared: "Shared") -> dict[str, float]:
+        rows, total = torch.arange(len(self.rows.dataset)), 0.0
+        self.loss.eval()  # a decoder has dropout too
         for part in rows.split(self.batch_size):
-            total += self._value(model, self.data.batch(part, epoch=0, step=0, progress=1.0)) * len(part)
+            batch = self.rows.batch(part, epoch=0, step=0, progress=1.0)
+            total += measure_loss(shared.model, self.loss, batch) * len(part)
         self.loss.train()
         return {f"eval_{self.name}_loss": total / len(rows)}
 
-    def _value(self, model: SentenceTransformer, batch: Batch) -> float:
-        if isinstance(self.loss, DenoisingAutoEncoderLoss):
-            return token_loss(model, self.loss, batch).item()
-        outputs = self.loss.outputs(0, model.num_layers)
-        embeddings = embed_in_parts(model, batch.columns, batch.roles, outputs)
-        return Objective(self.loss, batch, 1.0, outputs)(embeddings).item()
+
+@torch.no_grad()
+def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
+    """The loss of a batch without a gradient, in the memory of a few texts: the same number on every rank."""
+    columns, roles = model.arrange(batch.columns, batch.roles)
+    if not loss.over_tokens:
+        outputs = loss.outputs(batch.step, model.num_layers)
+        objective = Objective(loss, batch, 1.0, outputs)
+        return objective(embed_in_parts(model, columns, roles, outputs)).item()
+    found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
+    for part in mini_batches(columns, MEASURED_TOKENS):
+        found += torch.stack([loss(model, part, roles).to(found), found.new_tensor(loss.count(part))])
+    value, count = distributed.gather(found[None]).sum(0)
+    return (value / count.clamp(min=1)).item()
 
 
 class Shared:
     """A model whose texts are embedded by all ranks together, each a share of them."""
 
-    def __init__(self, model: SentenceTransformer) -> None:
+    def __init__(self, model: TextModel) -> None:
         self.model, self.similarity_name = model, model.similarity_name
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """[N, D], on every rank."""
-        return self._gathered(self.model.encode, texts)
-
-    def encode_query(self, texts: Sequence[str]) -> Tensor:
-        """[N, D], on every rank."""
-        return self._gathered(self.model.encode_query, texts)
-
-    def encode_document(self, texts: Sequence[str]) -> Tensor:
-        """[N, D], on every rank."""
-        return self._gathered(self.model.encode_document, texts)
+        self.encode = partial(self._gathered, model.encode)
+        self.encode_query = partial(self._gathered, model.encode_query)
+        self.encode_document = partial(self._gathered, model.encode_document)
 
     def _gathered(self, encode: Callable[..., Any], texts: Sequence[str]) -> Tensor:
+        """[N, D], on every rank."""
         rank, world = distributed.rank(), distributed.world_size()
         start, end = (len(texts) * share // world for share in (rank, rank + 1))
         own = encode(texts[start:end], convert_to_tensor=True)
+        distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
         return distributed.gather(own).cpu()
 
 
-Evaluation = Evaluator | LossEvaluation
-
-
-def evaluate(evaluations: Sequence[Evaluation], model: SentenceTransformer) -> dict[str, float]:
+def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, float]:
     """All metrics of all evaluations, the same on every rank; all ranks call it together."""
     was_training = model.training
     model.eval()
     found: dict[str, float] = {}
-    for evaluation in evaluations:
-        found |= evaluation.measure(model) if isinstance(evaluation, LossEvaluation) else evaluation(Shared(model))
+    for one in evaluations:
+        found |= one(Shared(model))
+        distributed.barrier()  # what an evaluator computes beside the embeddings takes any time
     model.train(was_training)
     return found
 
 
 def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
-    """What BM25 reaches on the same queries and documents."""
     index = BM25(evaluator.documents)
     scores = torch.stack([index.scores(query) for query in evaluator.queries])
     ranking = scores.argsort(dim=1, descending=True, stable=True)[:, : evaluator.deepest]
@@ -119,15 +122,9 @@ def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
 
 
 def report(
-    entry: EvalConfig,
-    evaluator: Evaluation,
-    model: SentenceTransformer,
-    metrics: dict[str, float],
-    say: Callable[[str], None],
+    entry: EvalConfig, evaluator: Any, model: TextModel, metrics: dict[str, float], say: Callable[[str], None]
 ) -> None:
     """Show nDCG@10 beside BM25's, and some searches with their hits, where the config asks for it."""
-    if not isinstance(evaluator, InformationRetrievalEvaluator):
-        return
     if entry.bm25:
         ours = metrics[f"{entry.name}_{model.similarity_name}_ndcg@10"]
         theirs = bm25_metrics(evaluator)[f"{entry.name}_bm25_ndcg@10"]
@@ -136,13 +133,9 @@ def report(
         show_searches(entry.searches, evaluator.documents, model, say)
 
 
-def show_searches(
-    searches: list[str], documents: list[str], model: SentenceTransformer, say: Callable[[str], None]
-) -> None:
-    """Print the best documents of each search."""
-    found = torch.as_tensor(model.encode_document(documents))
-    queries = torch.as_tensor(model.encode_query(searches))
-    scores, rows = search(queries, found, SHOWN, model.similarity_name)
+def show_searches(searches: list[str], documents: list[str], model: TextModel, say: Callable[[str], None]) -> None:
+    found, queries = model.encode_document(documents), model.encode_query(searches)
+    scores, rows = search(torch.as_tensor(queries), torch.as_tensor(found), SHOWN, model.similarity_name)
     for query, best, where in zip(searches, scores.tolist(), rows.tolist(), strict=True):
         say(f"\nsearch: {query}")
         for score, row in zip(best, where, strict=True):

@@ -40,26 +40,26 @@ def gradcache(
     seeds = count(seed)
     mini_batches = [[(part, next(seeds)) for part in column.split(max_tokens) or [column]] for column in columns]
 
-    with torch.no_grad():
+    with torch.no_grad():  # phase 1: no graph, so no activations are kept
         embeddings = [
             tuple(map(torch.cat, zip(*(_seeded(embed, part, c, own) for part, own in parts), strict=True)))
             for c, parts in enumerate(mini_batches)
         ]
-    for column in embeddings:
-        for x in column:
-            x.requires_grad_()
+    for x in (x for column in embeddings for x in column):
+        x.requires_grad_()
 
-    value = loss(embeddings)
+    value = loss(embeddings)  # phase 2
     value.backward()
 
+    # phase 3
     gradients = [[torch.zeros_like(x) if x.grad is None else x.grad for x in column] for column in embeddings]
     del embeddings  # from here on only their gradients count
-    for c, (parts, column) in enumerate(zip(mini_batches, gradients, strict=True)):
-        pieces = zip(*(gradient.split([part.n for part, _ in parts]) for gradient in column), strict=True)
+    for c, (parts, cached) in enumerate(zip(mini_batches, gradients, strict=True)):
+        pieces = zip(*(gradient.split([part.n for part, _ in parts]) for gradient in cached), strict=True)
         for (part, own), piece in zip(parts, pieces, strict=True):
-            pairs = [(x, g) for x, g in zip(_seeded(embed, part, c, own), piece, strict=True) if x.requires_grad]
-            if pairs:  # else all weights on the way to it are frozen
-                torch.autograd.backward(*zip(*pairs, strict=True))
+            pairs = zip(_seeded(embed, part, c, own), piece, strict=True)  # the same dropout masks as in phase 1
+            if live := [(x, g) for x, g in pairs if x.requires_grad]:  # else all weights on the way are frozen
+                torch.autograd.backward([x for x, _ in live], [g for _, g in live])
     return value.detach()
 
 

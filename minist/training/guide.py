@@ -13,10 +13,10 @@ from torch import Tensor
 
 from minist import distributed
 from minist.data.dataset import Dataset
+from minist.data.packed import Packed
 from minist.files import complete_file
-from minist.models.sentence_transformer import SentenceTransformer
+from minist.models.text_model import TextModel
 from minist.progress import progress_bar
-from minist.training.objective import embed_in_parts
 
 ROWS = 4096  # that are embedded at a time for the disk
 
@@ -24,7 +24,7 @@ ROWS = 4096  # that are embedded at a time for the disk
 class Guide:
     """The texts of one training set, as a guide sees them."""
 
-    def __init__(self, model: SentenceTransformer, dataset: Dataset, roles: Sequence[str | None]) -> None:
+    def __init__(self, model: TextModel, dataset: Dataset, roles: Sequence[str | None]) -> None:
         """`dataset` holds the same rows and columns as the training set, tokenized for `model`."""
         self.model, self.dataset, self.roles = model.eval(), dataset, roles
         self.cached: list[Tensor] = []  # per column [texts, D'], on disk
@@ -39,7 +39,7 @@ class Guide:
 
     def keep_on_disk(self, folder: Path) -> None:
         """Embed every text once, into `folder`, unless it is done; from then on only read."""
-        seal = hashlib.blake2b(digest_size=8)
+        seal = hashlib.blake2b(digest_size=8)  # another model's embeddings have another name
         for weight in self.model.state_dict().values():
             seal.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         for c, name in enumerate(self.dataset.names):
@@ -58,3 +58,16 @@ class Guide:
                 done += len(x)
                 bar.update(len(x))
             out.flush()
+
+
+@torch.no_grad()
+def embed_in_parts(
+    model: TextModel, columns: Sequence[Packed], roles: Sequence[str | None], outputs: Sequence[str] = ()
+) -> list[tuple[Tensor, ...]]:
+    """Embeddings [n, D] of each column, and `outputs`, without a graph, in the memory of a few texts."""
+    found = []
+    for column, role in zip(columns, roles, strict=True):
+        parts = column.split(model.default_batch_tokens) or [column]  # without texts too there is a [0, D]
+        pieces = zip(*(model([part], [role], outputs)[0] for part in parts), strict=True)
+        found.append(tuple(torch.cat(piece).float() for piece in pieces))
+    return found

@@ -2,12 +2,18 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-SCHEDULES = ("linear", "cosine", "constant")
+from minist.checks import number
+
+SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the steps behind the warmup to a factor
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,  # Loshchilov and Hutter 2017, arXiv:1608.03983
+    "constant": lambda progress: 1.0,
+}
 SHOWN = 5  # names in an error message
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -19,10 +25,9 @@ def make_optimizer(
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over `named`, the names and parameters of a model and
     of its loss, such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias".
 
-    `freeze` are regular expressions: parameters in whose name one is found are not trained. Call this before DDP
-    wraps the model, which looks for them only once. `lr_for` gives others a rate of their own, {pattern: rate};
-    where several match the last one counts. Matrices decay; norms and biases, which have one dimension, do not.
-    Each group has its rate as "initial_lr", to be multiplied by `learning_rate` in every step.
+    `freeze` are regular expressions: parameters in whose name one is found are not trained. `lr_for` gives others a
+    rate of their own, {pattern: rate}; where several match the last one counts. Each group has its rate as
+    "initial_lr", to be multiplied by `learning_rate` in every step.
     ValueError for a pattern that is none or fits no name, for a rate below 0, and if nothing is left to train.
     """
     freeze_parameters(named, freeze)
@@ -32,7 +37,7 @@ def make_optimizer(
     rates = find_rates(list(trained), lr, lr_for)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
-        decay = weight_decay if parameter.ndim > 1 else 0.0
+        decay = weight_decay if parameter.ndim > 1 else 0.0  # matrices decay, norms and biases do not
         groups.setdefault((rates[name], decay), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -46,7 +51,6 @@ def make_optimizer(
 
 
 def freeze_parameters(named: Named, patterns: Sequence[str]) -> None:
-    """No gradients for the parameters that one of `patterns` fits."""
     parameters = dict(named)
     assert len(parameters) == len(named), "each name stands for one parameter"
     for pattern in patterns:
@@ -55,11 +59,9 @@ def freeze_parameters(named: Named, patterns: Sequence[str]) -> None:
 
 
 def find_rates(names: Sequence[str], lr: float, lr_for: Mapping[str, float]) -> dict[str, float]:
-    """The rate of each name: `lr`, or that of the last pattern in `lr_for` that fits."""
     rates = dict.fromkeys(names, lr)
     for pattern, rate in lr_for.items():
-        if type(rate) not in (int, float) or not 0 <= rate < math.inf:
-            raise ValueError(f"lr_for gives {pattern!r} the rate {rate!r}, it must be a number from 0 on")
+        number(f"the rate of {pattern!r} in lr_for", rate, 0)
         rates |= dict.fromkeys(find_names(pattern, "lr_for", names), float(rate))
     return rates
 
@@ -85,11 +87,8 @@ def warmup_steps(warmup: float, total: int) -> int:
 
 
 def learning_rate(step: int, total: int, warmup: float, schedule: str) -> float:
-    """The factor, 0 to 1, on the rates of step 0, 1, .. total-1: up from 0 during the warmup, then by `schedule`
-    towards 0: linear, half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983) or constant."""
+    """The factor, 0 to 1, on the rates of step 0, 1, .. total-1: up from 0 during the warmup, then by `schedule`."""
     rising = warmup_steps(warmup, total)
     if step < rising:
         return step / rising
-    progress = min(1.0, (step - rising) / max(1, total - rising))
-    factors = {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}
-    return factors[schedule]
+    return SCHEDULES[schedule](min(1.0, (step - rising) / max(1, total - rising)))

@@ -1,6 +1,6 @@
 """Everything that a run needs before its first step, made from the config. What a config can get wrong shows here.
 
-Only when all of it is there is the run directory touched.
+Only when all of it is there is the run directory touched, see train.py.
 """
 
 from collections.abc import Callable
@@ -14,26 +14,21 @@ from torch import nn
 
 from minist import distributed
 from minist.data.batches import Batches
-from minist.data.rows import read_texts
 from minist.data.samplers import SAMPLERS
 from minist.data.sources import prepare_source
 from minist.encoders.encoder import Encoder
-from minist.losses.base import Loss
-from minist.models.sentence_transformer import SentenceTransformer
-from minist.training.checkpoint import Trained, checkpoints, load_checkpoint, read_run
-from minist.training.compiling import compile_layers
-from minist.training.config import Config
-from minist.training.entries import make_evaluation, make_guides, make_loss, make_sets
+from minist.models import open_model
+from minist.models.text_model import TextModel
+from minist.training import checkpoint as saved
+from minist.training.checkpoint import Trained
+from minist.training.config import DTYPES, Config
+from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
 from minist.training.evaluations import Evaluation
 from minist.training.optimizer import make_optimizer
-from minist.training.run_directory import check_output, open_run
-from minist.training.scratch import new_model
-from minist.training.seal import check_seal, make_seal
 from minist.training.selection import Selection
-from minist.training.training_set import TrainingSet
-from minist.training.twins import make_twins
-
-AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from minist.training.start import make_model
+from minist.training.step import Setup
+from minist.training.task import Task
 
 
 @dataclass
@@ -44,20 +39,18 @@ class Run:
     output: Path
     device: torch.device
     say: Callable[[str], None]  # speaks on rank 0 only
-    sets: list[TrainingSet]
-    losses: list[Loss]  # one for each set
+    tasks: list[Task]
     evaluations: list[Evaluation]
-    batches: Batches
+    batches: Batches  # their `dataset` is the number of a task
     trained: Trained
-    wrapped: nn.Module  # the same model, whose backward averages gradients over ranks
+    setup: Setup
     seal: dict[str, Any]
     selection: Selection
     done: int = 0
 
-    @property
-    def autocast(self) -> torch.dtype | None:
-        """The half type of forward and backward, if there is one."""
-        return AUTOCAST[self.config.train.dtype]
+    def is_time(self, every: int) -> bool:
+        """Whether so many steps have gone by; 0 is never."""
+        return every > 0 and self.done % every == 0
 
 
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
@@ -66,92 +59,66 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     say: Callable[[str], None] = partial(print, flush=True) if rank == 0 else lambda text: None
     settings, output = config.train, Path(config.output)
     if rank == 0:
-        check_output(output, resume, overwrite)
+        saved.check_output(output, resume, overwrite)
     for entry in config.data:
         if entry.source and distributed.is_leader():
             prepare_source(entry.source)
     distributed.barrier()
-    checkpoint = checkpoints(output)[-1] if resume else None
+    checkpoint = saved.checkpoints(output)[-1] if resume else None
 
     torch.manual_seed(config.seed)  # every rank draws the same weights
-    own_losses = [make_loss(entry.where, entry.loss).to(device) for entry in config.data]
-    model = SentenceTransformer(checkpoint) if checkpoint else make_model(config)
+    own_losses = [make_loss(entry.where, entry.loss, config.seed).to(device) for entry in config.data]
+    model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
     model.to(device).set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
     for module in model.modules():
         if isinstance(module, Encoder):
             module.checkpoint_layers = settings.checkpoint_layers
     guides = make_guides(config, device)
-    sets = make_sets(config, own_losses, model, guides)
-    batches = make_batches(config, sets)
-    for entry, data in zip(config.data, sets, strict=True):
-        say(f"data   {entry.name}, {data.dataset.describe()}")
-    evaluations = [make_evaluation(config, entry, model, guides, sets, own_losses) for entry in config.eval]
+    tasks = make_tasks(config, model, guides, own_losses)
+    batches = make_batches(config, tasks)
+    for task in tasks:
+        say(f"data   {task.name}, {task.rows.dataset.describe()}")
+    evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     say(f"model  {millions:.1f} million parameters, {batches.total} steps, {world} x {device.type}")
 
-    trained = make_trained(config, model, nn.ModuleList(own_losses), device)
-    seal = make_seal(config, [data.dataset for data in sets], device)
+    trained = make_trained(config, model, tasks, device)
+    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model)
+    setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
+    seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)
-    if settings.compile:
-        compile_layers(model)
-    # in three-phase steps gradients are averaged by hand, see gradcache.py
-    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model, has_routes=bool(model.routes))
-    run = Run(config, output, device, say, sets, own_losses, evaluations, batches, trained, wrapped, seal, selection)
+    run = Run(config, output, device, say, tasks, evaluations, batches, trained, setup, seal, selection)
     if checkpoint:
         _go_on(run, checkpoint)
-    distributed.barrier()
-    if rank == 0:
-        open_run(output, config, run.done, overwrite)
     return run
 
 
 def _go_on(run: Run, checkpoint: Path) -> None:
-    state = read_run(checkpoint)
-    check_seal(run.seal, state["seal"], checkpoint)
-    load_checkpoint(checkpoint, run.trained)
+    state = saved.read_run(checkpoint)
+    for note in saved.check_seal(run.seal, state["seal"], checkpoint):
+        run.say(f"note   {note}")
+    saved.load_checkpoint(checkpoint, run.trained)
     run.selection.load(state["selection"])
     run.done = state["step"]
+    if run.done > run.batches.total:
+        raise ValueError(f"--resume: {checkpoint} is behind the {run.batches.total} steps of this run: give it more")
 
 
-def make_model(config: Config) -> SentenceTransformer:
-    """The model to start from: a saved one, or random weights and a vocabulary of the training texts."""
-    start = config.model
-    if start.path:
-        model = SentenceTransformer(start.path, revision=start.revision or None, keep_layers=start.keep_layers or None)
-        return make_twins(model) if start.twins else model
-    texts = (
-        text
-        for entry in config.data
-        for file in entry.paths()
-        for row in read_texts(file, entry.columns)
-        for text in row
-    )
-    return new_model(start, texts)
-
-
-def make_batches(config: Config, sets: list[TrainingSet]) -> Batches:
-    """The order of all batches of all sets."""
-    settings = config.train
-    samplers = [
-        partial(
-            SAMPLERS[entry.sampler],
-            data.dataset.keys(),
-            settings.batch_size,
-            config.seed,
-            drop_last=settings.drop_last,
-        )
-        for entry, data in zip(config.data, sets, strict=True)
-    ]
-    names = [entry.name for entry in config.data]
+def make_batches(config: Config, tasks: list[Task]) -> Batches:
+    settings, samplers = config.train, []
+    for entry, task in zip(config.data, tasks, strict=True):
+        sampler, keys = SAMPLERS[entry.sampler], task.rows.dataset.keys()
+        samplers.append(partial(sampler, keys, settings.batch_size, config.seed, drop_last=settings.drop_last))
+    names = [task.name for task in tasks]
     return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, names)
 
 
-def make_trained(config: Config, model: SentenceTransformer, shelf: nn.ModuleList, device: torch.device) -> Trained:
-    """Model and losses with what optimizes them."""
-    settings = config.train
-    own = [(f"loss.{config.data[int(name.split('.')[0])].name}.{name}", p) for name, p in shelf.named_parameters()]
-    named = [*model.named_parameters(), *own]
+def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> Trained:
+    settings, shelf = config.train, nn.ModuleList(task.loss for task in tasks)
+    named = list(model.named_parameters())
+    for i, task in enumerate(tasks):
+        named += [(f"loss.{task.name}.{i}.{name}", p) for name, p in task.loss.named_parameters()]
     optimizer = make_optimizer(named, settings.lr, settings.weight_decay, settings.lr_for, settings.freeze)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")  # else small gradients become 0
-    distributed.same_start(list(shelf.parameters()))
+    distributed.same_start([p for _, p in named])
     return Trained(model, shelf, optimizer, scaler)

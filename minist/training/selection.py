@@ -1,7 +1,17 @@
-"""Which of the evaluated models is the best one, and when to stop because none gets better."""
+"""When a run ends, and which of its models stays: the best evaluated one, and SIGTERM."""
 
+import math
+import os
+import signal
+import socket
+import threading
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+
+from minist import distributed
+from minist.checks import pick
 
 
 class Selection:
@@ -15,31 +25,63 @@ class Selection:
         self.waited = 0  # evaluations since then
 
     def check(self, metrics: Mapping[str, float]) -> None:
-        """ValueError if the evaluations do not give the metric."""
-        if self.metric and self.metric not in metrics:
-            raise ValueError(f"config: best in [train] is {self.metric!r}, the evaluations give {', '.join(metrics)}")
+        if self.metric:
+            pick("config: best in [train]", self.metric, metrics)
 
     def update(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Whether the model after `step` is the best so far."""
+        """Whether the model after `step` is the best so far. A metric that is no number never is."""
         if not self.metric:
             return False
+        self.check(metrics)
         value = metrics[self.metric]
-        better = self.best is None or (value < self.best if self.metric.endswith("_loss") else value > self.best)
+        falls = self.metric.endswith("_loss")
+        better = math.isfinite(value) and (self.best is None or (value < self.best if falls else value > self.best))
         if better:
             self.best, self.step, self.metrics = value, step, dict(metrics)
-        self.waited = 0 if better else self.waited + 1
+        self.waited = 0 if better or self.best is None else self.waited + 1  # patience begins with the first number
         return better
+
+    def elsewhere(self, step: int) -> bool:
+        """Whether the best model is another one than that after `step`."""
+        return self.best is not None and self.step != step
 
     @property
     def stop(self) -> bool:
-        """Whether patience is at its end."""
         return 0 < self.patience <= self.waited
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"best": self.best, "step": self.step, "waited": self.waited, "metrics": self.metrics}
+        return {key: value for key, value in vars(self).items() if key not in ("metric", "patience")}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint."""
-        self.best, self.step, self.waited = state["best"], state["step"], state["waited"]
-        self.metrics = state["metrics"]
+        self.best, self.step, self.waited, self.metrics = (state[k] for k in ("best", "step", "waited", "metrics"))
+
+
+class Interruption:
+    """Notices SIGTERM, as schedulers send it before they take the machine away; the loop asks after each step.
+
+    A second one ends the process at once: a rank that waits for a dead one in a collective never comes to ask.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.noticed = device, False
+        signal.signal(signal.SIGTERM, self._notice)
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        # a handler in python waits until a collective is over; the number of a signal goes to this socket at once
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=_end_at_the_second, args=(ours, theirs), daemon=True).start()
+
+    def _notice(self, *_: object) -> None:
+        self.noticed = True
+
+    def agreed(self) -> bool:
+        """Whether any rank was told to end: all of them must leave at the same step."""
+        return distributed.agree(self.noticed, self.device)
+
+
+def _end_at_the_second(ours: socket.socket, theirs: socket.socket) -> None:
+    """`theirs` is held, so that it stays open."""
+    heard = 0
+    while heard < 2:
+        heard += ours.recv(1) == bytes([signal.SIGTERM])
+    os._exit(128 + signal.SIGTERM)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from minist import SentenceTransformer
 from minist.data.tokenizer import Tokenizer
 from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
-from minist.training.scratch import new_model
+from minist.training.start import new_model
 
 FOLDERS = ["st5/dense", "st5/dense2", "st6/dense", "st6/dense2"]
 TEXTS = ["The cat sat.", "a", "", "the cat sat, the cat? sat zebra quiz", "sat the", "🙂 猫", "quiz, " * 9]

@@ -10,10 +10,10 @@ from sentence_transformers.sentence_transformer.losses import DenoisingAutoEncod
 
 from minist.encoders.weights import checkpoint_names
 from minist.losses import DenoisingAutoEncoderLoss
-from minist.losses.autoencoder import count_written
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.decoder import HEADS
-from minist.training.token_step import attach_decoder
+from minist.training.config import ModelConfig
+from minist.training.start import plain_weights
 
 ORIGINALS = [row["anchor"] for row in json.loads((DATA / "train_runs.json").read_text("utf-8"))["rows"][:9]]
 DAMAGED = [" ".join(text.split()[::2]) for text in ORIGINALS]
@@ -55,7 +55,7 @@ def test_value_and_gradients(name, tied):
     torch.manual_seed(0)
     real = RealLoss(real_model, None if tied else str(folder), tie_encoder_decoder=tied).eval()
     model, loss = SentenceTransformer(folder, device="cpu"), DenoisingAutoEncoderLoss(tied)
-    attach_decoder(loss, model, (None, None), folder)
+    loss.attach(model, (None, None), plain_weights(ModelConfig(path=str(folder))))
     model.eval()
     loss.eval()
     encoder = model.stack[0]
@@ -70,7 +70,7 @@ def test_value_and_gradients(name, tied):
         ours.data.copy_(torch.cat([p.data for p in theirs]))
 
     damaged, originals = (model.tokenizer(texts).packed() for texts in (DAMAGED, ORIGINALS))
-    found = loss(encoder, model([damaged])[0], originals) / count_written(originals)
+    found = loss(model, [damaged, originals], (None, None)) / loss.count([damaged, originals])
     expected = real([tokens(real_model, DAMAGED), tokens(real_model, ORIGINALS)], None)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     found.backward()

@@ -14,7 +14,7 @@ from torch import nn
 
 from minist import Batch, SentenceTransformer, losses
 from minist.encoders.weights import checkpoint_names
-from minist.training.objective import Objective
+from minist.training.step import Objective
 
 WORDS = "the cat sat on mat quiz zebra a b sat. read, write 7 ?".split()  # noqa: SIM905
 DIMS, WEIGHTS = [16, 8, 3], [1.0, 0.5, 2.0]

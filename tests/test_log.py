@@ -5,8 +5,8 @@ import torch
 
 from minist import progress
 from minist.data.packed import Packed
-from minist.training import meter as module
-from minist.training.meter import Meter
+from minist.training import log as module
+from minist.training.log import Meter
 
 COLUMNS = [Packed.of(torch.arange(20), torch.tensor([5] * 4)), Packed.of(torch.arange(30), torch.tensor([6, 8, 9, 7]))]
 
@@ -22,13 +22,14 @@ def clock(monkeypatch):
 def test_means_since_the_last_reading(clock):
     meter = Meter(10, 0)
     for loss in (1.0, 2.0, 6.0):
-        meter.count(torch.tensor(loss, requires_grad=True), COLUMNS)
+        meter.count(torch.tensor(loss, requires_grad=True), {"a": torch.tensor(loss - 1)}, COLUMNS)
     clock[0] += 2
-    assert meter.read() == {"loss": 3.0, "texts_per_second": 12.0, "tokens_per_second": 75.0}
-    meter.count(torch.tensor(5.0), COLUMNS)
+    means = {"loss": 3.0, "texts_per_second": 12.0, "tokens_per_second": 75.0}
+    assert meter.read() == (means, {"a": 2.0})
+    meter.count(torch.tensor(5.0), {}, COLUMNS)
     clock[0] += 4 + 30
     meter.leave_out(30)
-    assert meter.read() == {"loss": 5.0, "texts_per_second": 2.0, "tokens_per_second": 12.5}
+    assert meter.read() == ({"loss": 5.0, "texts_per_second": 2.0, "tokens_per_second": 12.5}, {})
 
 
 def test_line_of_a_resumed_run(clock):
@@ -37,9 +38,9 @@ def test_line_of_a_resumed_run(clock):
     record = {"step": 50, "loss": 1.5, "learning_rate": 1e-3, "grad_norm": 2.0}
     record |= {"texts_per_second": 1234.0, "tokens_per_second": 56789.0}
     line = "step  50/100  loss 1.5000  lr 1.00e-03  grad 2.00  1,234 texts/s  56,789 tokens/s  1:40 left"
-    assert meter.lines(record) == [line]
-    more = {"accuracy": 0.25, "cut_anchor": 3}
-    assert meter.lines(record | more) == [line, " " * 14 + "accuracy 0.250  cut_anchor 3"]
+    assert meter.lines(record, {}, {}) == [line]
+    found = meter.lines(record, {"wide": 1.0, "cut": 0.5}, {"accuracy": 0.25, "cut_anchor": 3})
+    assert found == [line, "       parts  wide 1.000  cut 0.500", "       batch  accuracy 0.250  cut_anchor 3"]
 
 
 @pytest.mark.parametrize(("show", "seen"), [(True, True), (False, False), (None, False)])

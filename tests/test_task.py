@@ -8,8 +8,10 @@ import torch
 from tiny import sentences, tiny_model, write_jsonl
 
 from minist.losses import CoSENTLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
+from minist.training.config import DataConfig
+from minist.training.entries import check_roles, open_dataset
 from minist.training.guide import Guide
-from minist.training.training_set import TrainingSet, balance, check_roles, open_dataset
+from minist.training.task import TrainingRows, balance
 
 CPU = torch.device("cpu")
 TEXTS = zip(sentences(12, 1), sentences(12, 2), strict=True)
@@ -19,7 +21,8 @@ MODEL = tiny_model()
 
 def open_rows(tmp_path, columns, label="", model=MODEL, roles=(), prompts=()):
     file = write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    return open_dataset([file], columns, label, model, dict(roles), dict(prompts), tmp_path / "cache")
+    entry = DataConfig(columns=columns, files=[str(file)])
+    return open_dataset(entry, label, model, dict(roles), dict(prompts), tmp_path / "cache")
 
 
 def texts(packed, model=MODEL):
@@ -29,7 +32,7 @@ def texts(packed, model=MODEL):
 
 def test_batch(tmp_path):
     dataset = open_rows(tmp_path, {"anchor": "q", "documents": "d"}, "s", prompts={"anchor": "read: "})
-    data = TrainingSet(dataset, {"anchor": "query"}, CPU)
+    data = TrainingRows(dataset, {"anchor": "query"}, CPU)
     rows = torch.tensor([5, 0, 3])
     batch = data.batch(rows, epoch=0, step=7, progress=0.5)
     assert texts(batch.columns[0]) == texts(MODEL.tokenizer([ROWS[i]["q"] for i in rows], "read: ").packed())
@@ -48,7 +51,7 @@ def test_batch(tmp_path):
 
 def test_words_are_deleted_anew_in_each_epoch(tmp_path):
     dataset = open_rows(tmp_path, {"noisy": "q", "text": "q"})
-    data = TrainingSet(dataset, {}, CPU, seed=3)
+    data = TrainingRows(dataset, {}, CPU, seed=3)
     data.delete_words("noisy", 0.6, MODEL)
     rows = torch.arange(12)
     epochs = [data.batch(rows, epoch, 0, 0.0).columns for epoch in (0, 1, 0)]
@@ -60,7 +63,7 @@ def test_words_are_deleted_anew_in_each_epoch(tmp_path):
 
 
 def test_pairs(tmp_path):
-    data = TrainingSet(open_rows(tmp_path, {"text": "q"}), {"text": "query"}, CPU, pairs=4)
+    data = TrainingRows(open_rows(tmp_path, {"text": "q"}), {"text": "query"}, CPU, pairs=4)
     batch = data.batch(torch.arange(12), 0, 0, 0.0)
     a, b = (texts(column) for column in batch.columns)
     assert a == [row["q"] for row in ROWS]
@@ -72,11 +75,11 @@ def test_pairs(tmp_path):
 
 def test_a_loss_is_tried_before_the_run(tmp_path):
     dataset = open_rows(tmp_path, {"anchor": "q", "documents": "q"})
-    TrainingSet(dataset, {}, CPU).check(MultipleNegativesRankingLoss(), MODEL, 4, "x")
+    TrainingRows(dataset, {}, CPU).check(MultipleNegativesRankingLoss(), MODEL, 4, "x")
     with pytest.raises(ValueError, match=r"config: here: CoSENTLoss takes .* got 2 columns and no labels"):
-        TrainingSet(dataset, {}, CPU).check(CoSENTLoss(), MODEL, 4, "here")
-    TrainingSet(open_rows(tmp_path, {"text": "q"}), {}, CPU, pairs=3).check(CoSENTLoss(), MODEL, 4, "x")
-    guided = TrainingSet(dataset, {}, CPU)
+        TrainingRows(dataset, {}, CPU).check(CoSENTLoss(), MODEL, 4, "here")
+    TrainingRows(open_rows(tmp_path, {"text": "q"}), {}, CPU, pairs=3).check(CoSENTLoss(), MODEL, 4, "x")
+    guided = TrainingRows(dataset, {}, CPU)
     with pytest.raises(ValueError, match=r"set \[guide\] in the config"):
         guided.check(GISTEmbedLoss(), MODEL, 4, "x")
     (tmp_path / "g").mkdir()
@@ -91,7 +94,7 @@ def test_roles_of_a_model_with_routes():
     check_roles(towers, {"a": "query"}, ["a", "b"], "x")
     with pytest.raises(ValueError, match=r'must say who takes which: roles = \{ a = "query", b = "document" \}'):
         check_roles(towers, {}, ["a", "b"], "x")
-    with pytest.raises(ValueError, match="roles in x name 'doc', the model has query, document"):
+    with pytest.raises(ValueError, match="roles in x: the route is 'doc', known are query, document"):
         check_roles(towers, {"a": "doc"}, ["a"], "x")
 
 
@@ -108,7 +111,7 @@ def guide(tmp_path, columns):
 def test_guide(tmp_path, cached):
     (tmp_path / "g").mkdir()
     columns = {"anchor": "q", "documents": "d"}
-    data = TrainingSet(open_rows(tmp_path, columns), {}, CPU)
+    data = TrainingRows(open_rows(tmp_path, columns), {}, CPU)
     data.guide = guide(tmp_path, columns)
     if cached:
         data.guide.keep_on_disk(tmp_path / "kept")

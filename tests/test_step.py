@@ -6,7 +6,8 @@ from tiny import sentences, tiny_model
 
 from minist.batch import Batch
 from minist.losses.base import Loss
-from minist.training.objective import Objective, check_finite, embed_in_parts
+from minist.training.guide import embed_in_parts
+from minist.training.step import Objective, check_finite
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -23,8 +24,8 @@ class Parts(Loss):
 def test_parts_are_summed_and_weighted():
     x, y = torch.ones(2, 3), torch.full((2, 3), 2.0)
     objective = Objective(Parts(), Batch(), weight=0.5)
-    assert objective([x, y]) == objective.value == (6 + 24) / 2
-    assert objective.parts == {"first": 6, "second": 24}
+    assert objective([(x,), (y,)]) == objective.value == (6 + 24) / 2
+    assert objective.parts == {"first": 3, "second": 12}  # they add up to the value
     assert torch.equal(objective.embeddings[1], y)
 
 
@@ -40,7 +41,7 @@ def test_parts_are_summed_and_weighted():
 def test_half_types_are_raised_and_autocast_is_off(given, seen):
     loss = Parts()
     with torch.autocast("cpu", torch.bfloat16):
-        Objective(loss, Batch())([torch.ones(2, 3, dtype=given)] * 2)
+        Objective(loss, Batch())([(torch.ones(2, 3, dtype=given),)] * 2)
     assert all(x.dtype == seen for x in loss.given)
     assert not loss.autocast
 
@@ -52,8 +53,8 @@ def test_embeddings_in_parts_are_those_of_one_pass():
     assert len(columns[0].split(model.default_batch_tokens)) > 1
     for x, y in zip(found, model(columns), strict=True):
         torch.testing.assert_close(x, y, atol=1e-6, rtol=0)
-        assert not x.requires_grad
-    assert found[2].shape == (0, 16)
+        assert not x[0].requires_grad
+    assert found[2][0].shape == (0, 16)
 
 
 NAN, INF, ONE = (torch.tensor(value) for value in (float("nan"), float("inf"), 1.0))

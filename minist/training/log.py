@@ -1,0 +1,98 @@
+"""What a run says while it trains: loss, speed, time left, figures of the batch, and a warning of collapse."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from minist import distributed
+from minist.data.packed import Packed
+
+LEGEND = 'log    loss, its parts and texts/s: means since the line before; lr, grad and "batch": of the last batch'
+
+MAIN = ("step", "loss", "learning_rate", "grad_norm", "texts_per_second", "tokens_per_second")
+ALIKE = -0.04  # uniformity above: the mean cosine of different texts is about 0.99
+APART = -0.2  # uniformity below: about 0.95
+LOOKS = 3  # some encoders start alike (RoBERTa's tokens share a direction) and part in the first steps
+
+
+class Meter:
+    """Averages since the last reading."""
+
+    def __init__(self, total: int, step: int) -> None:
+        self.total, self.first, self.started = total, step, time.perf_counter()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.steps, self.texts, self.tokens, self.since = 0, 0, 0, time.perf_counter()
+        # left on the device: reading one in each step would make it wait for the device
+        self.loss: Tensor | float = 0.0
+        self.parts: dict[str, Tensor | float] = {}
+
+    def count(self, loss: Tensor, parts: Mapping[str, Tensor], columns: Sequence[Packed]) -> None:
+        """One step is done: its loss, the parts that add up to it, and this rank's texts."""
+        self.steps, self.loss = self.steps + 1, self.loss + loss.detach().double()
+        for name, part in parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + part.double()
+        self.texts += sum(column.n for column in columns)
+        self.tokens += sum(len(column.input_ids) for column in columns)
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that went by without training, as in an evaluation: texts per second do not count it."""
+        self.since += seconds
+
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean loss, and texts and tokens per second of all ranks, since the last reading; and the loss's mean parts.
+
+        A part counts as 0 in the steps of other losses, so the parts add up to the loss. All ranks call it together.
+        """
+        seconds = time.perf_counter() - self.since
+        values = {
+            "loss": float(self.loss) / self.steps,
+            "texts_per_second": distributed.total(self.texts) / seconds,
+            "tokens_per_second": distributed.total(self.tokens) / seconds,
+        }
+        parts = {name: float(part) / self.steps for name, part in self.parts.items()}
+        self._reset()
+        return values, parts
+
+    def lines(self, main: Mapping[str, Any], parts: Mapping[str, float], batch: Mapping[str, Any]) -> list[str]:
+        """For the terminal: the step with the time left, then the parts of the loss, then figures of the last batch."""
+        step = int(main["step"])
+        left = (time.perf_counter() - self.started) / (step - self.first) * (self.total - step)
+        optimization = f"loss {main['loss']:.4f}  lr {main['learning_rate']:.2e}  grad {main['grad_norm']:.2f}"
+        speed = f"{main['texts_per_second']:,.0f} texts/s  {main['tokens_per_second']:,.0f} tokens/s"
+        remaining = f"{int(left) // 60}:{int(left) % 60:02d} left"
+        start = f"step {step:>{len(str(self.total))}}/{self.total}"
+        found = [f"{start}  {optimization}  {speed}  {remaining}"]
+        for title, figures in (("parts", parts), ("batch", batch)):
+            texts = [f"{name} {v:.3f}" if isinstance(v, float) else f"{name} {v}" for name, v in figures.items()]
+            if texts:
+                found.append(f"{title:>{len(start)}}  {'  '.join(texts)}")
+        return found
+
+
+class CollapseWatch:
+    """Says that training has collapsed: all texts have nearly the same embedding, and pairs are no longer told apart.
+
+    It is said once, after `LOOKS` such batches, and again only if the texts had parted in between.
+    """
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def see(self, figures: dict[str, float]) -> str:
+        """A warning where the figures of a batch show that it is time for one, else an empty line."""
+        spread = figures.get("uniformity", (ALIKE + APART) / 2)  # unknown: neither alike nor apart
+        if spread < APART:
+            self.looks = 0
+        if spread <= ALIKE or figures.get("accuracy", 0.0) > 0.5:
+            return ""
+        self.looks += 1
+        if self.looks != LOOKS:
+            return ""
+        return (
+            f"warning: all embeddings are alike (uniformity {spread:.3f}, 0 is the worst): "
+            "training has collapsed; try a lower learning rate or more warmup"
+        )

@@ -1,0 +1,151 @@
+"""The model that a run starts from: a saved one, or random weights and a WordPiece vocabulary of the texts at hand.
+
+For contrastive tension it becomes two copies, of which one is kept.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import asdict
+
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor, nn
+
+from minist.checks import number, pick
+from minist.data.rows import read_texts
+from minist.data.tokenizer import Tokenizer
+from minist.encoders.encoder import Encoder
+from minist.encoders.families import ENCODERS
+from minist.encoders.modernbert import ModernBertEncoder
+from minist.encoders.weights import initialize, modernize
+from minist.models import MODELS, open_model
+from minist.models.hub import find_model
+from minist.models.text_model import TextModel
+from minist.models.weight_files import read_weights
+from minist.modules.router import Router
+from minist.training.config import Config, ModelConfig, TokenizerConfig
+from minist.training.construct import Table
+
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+FIRST, SECOND = "first", "second"  # the routes of twins
+
+
+def make_model(config: Config) -> TextModel:
+    """A saved one, or random weights and a vocabulary of the training texts."""
+    start = config.model
+    if not start.path:
+        files = [(file, entry.columns, entry.format) for entry in config.data for file in entry.paths()]
+        return new_model(start, (text for file in files for row in read_texts(*file) for text in row))
+    layers = start.keep_layers or None
+    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=layers)
+    if start.max_length:
+        model.max_length = start.max_length
+    return make_twins(model) if start.twins else model
+
+
+def plain_weights(start: ModelConfig) -> dict[str, Tensor]:
+    """The weights of the plain checkpoint in path, by their names in the file: it may hold a head that scores words.
+
+    None of a model that was saved with its modules, which has no such head.
+    """
+    folder = find_model(start.path, start.revision or None) if start.path else None
+    return {} if folder is None or (folder / "modules.json").exists() else modernize(read_weights(folder), "")
+
+
+def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
+    """Train a vocabulary on `texts` and draw the weights of an encoder that fits it."""
+    tokenizer = train_wordpiece(texts, config.tokenizer)
+    encoder = new_encoder(config.encoder | {"vocab_size": tokenizer.vocab_size}, tokenizer.max_length)
+    kind = pick("config: type in [model]", config.type or "SentenceTransformer", MODELS)
+    return kind.from_encoder(encoder, tokenizer, config.pooling.mode)
+
+
+def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """BERT's way to cut text (Wu et al. 2016, arXiv:1609.08144): words, then their most frequent pieces.
+
+    The library's own WordPieceTrainer breaks ties by chance. Its BpeTrainer does not, and learns the
+    same pieces if a letter inside a word is another letter than the same one at its start.
+    """
+    normalizer, splitter = BertNormalizer(lowercase=config.lower_case), BertPreTokenizer()
+
+    def marked(text: str) -> str:
+        words = (word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+        return " ".join(word[0] + word[1:].translate(_INSIDE) for word in words)
+
+    learner = Backend(BPE())
+    learner.pre_tokenizer = WhitespaceSplit()
+    trainer = BpeTrainer(
+        vocab_size=config.vocab_size, min_frequency=2, special_tokens=list(SPECIAL.values()), show_progress=False
+    )
+    learner.train_from_iterator(map(marked, texts), trainer)
+    pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    backend = Backend(WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizer, splitter
+    backend.add_special_tokens(list(SPECIAL.values()))
+    special = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    tokenizer = Tokenizer(backend, config.max_length)
+    tokenizer.config = dict(SPECIAL)
+    return tokenizer
+
+
+_PRIVATE = 0xF0000  # a plane of 65,534 characters that no text uses
+_INSIDE = {code: _PRIVATE + code for code in range(0xFFFE)}
+
+
+def _unmarked(piece: str) -> str:
+    letters = "".join(chr(ord(c) - _PRIVATE) if _PRIVATE <= ord(c) < 0x100000 else c for c in piece)
+    return f"##{letters}" if ord(piece[0]) >= _PRIVATE else letters
+
+
+def new_encoder(table: Table, max_length: int) -> Encoder:
+    """An encoder with random weights. `table`: model_type, and any fields of its config.json."""
+    options = dict(table)
+    what = "config: model_type in [model.encoder]"
+    encoder_class = pick(what, options.pop("model_type", "bert"), ENCODERS)
+    known = asdict(encoder_class.config_class())
+    for key, value in options.items():
+        default = pick("config: a key of [model.encoder]", key, {name: [known[name]] for name in known})[0]
+        if default is not None and type(value) is not type(default):
+            raise ValueError(f"config: {key} in [model.encoder] is {value!r}, it must be like {default!r}")
+    config = encoder_class.config_class(**options)
+    number("config: max_length in [model.tokenizer]", max_length, most=config.max_length)  # the encoder's positions
+    encoder = encoder_class(config)  # type: ignore[call-arg]  # an architecture reads the width itself
+    initialize(encoder, config.initializer_range)
+    if not isinstance(encoder, ModernBertEncoder):  # which has no table of positions
+        nn.init.zeros_(encoder.embeddings.position.weight)  # at first a word means the same wherever it stands
+    return encoder
+
+
+def make_twins(model: TextModel) -> TextModel:
+    """A model with the routes "first" and "second", which start alike; every other role takes the second.
+
+    Contrastive tension trains them against each other (Carlsson et al. 2021, openreview.net/forum?id=Ov_sMNau-PF).
+    """
+    routes = {FIRST: list(deepcopy(model.stack)), SECOND: list(model.stack)}
+    return _like(model.from_modules([Router(routes, SECOND, {FIRST: FIRST, None: SECOND})], model.tokenizer), model)
+
+
+def keep_one(twins: TextModel) -> TextModel:
+    """The second of them, a model like the one that `make_twins` was given."""
+    router = twins.stack.router
+    assert router is not None
+    return _like(twins.from_modules(router.modules_of(SECOND), twins.tokenizer_for(SECOND)), twins)
+
+
+def _like(model: TextModel, other: TextModel) -> TextModel:
+    model.prompts, model.default_prompt_name = other.prompts, other.default_prompt_name
+    model.similarity_name, model.truncate_dim = other.similarity_name, other.truncate_dim
+    return model.to(other.device)

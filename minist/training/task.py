@@ -1,0 +1,122 @@
+"""A task: the rows of one [[data]] entry, the loss that is to fall on them, and the way to its gradient."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minist import distributed
+from minist.batch import Batch
+from minist.data.batches import Place
+from minist.data.dataset import Dataset
+from minist.data.packed import Packed
+from minist.data.transforms import delete_words, draw_pairs, word_starts
+from minist.losses.base import Loss
+from minist.models.text_model import TextModel
+from minist.training.guide import Guide
+from minist.training.step import Objective, Setup, Step
+
+PARTNER = "partner"  # what the column is called that draw_pairs adds
+
+
+def balance(tokens: Tensor, world: int) -> Tensor:
+    """An order of n rows whose `world` shares, as tensor_split makes them, have about equally many tokens: [n] -> [n].
+
+    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two. From the
+    longest on, each row goes to the rank with the fewest tokens so far. With one rank nothing changes.
+    """
+    if world == 1:
+        return torch.arange(len(tokens))
+    room = [len(share) for share in tokens.tensor_split(world)]
+    shares: list[list[int]] = [[] for _ in room]
+    totals = [0] * world
+    for row in tokens.argsort(descending=True, stable=True).tolist():
+        rank = min((r for r in range(world) if len(shares[r]) < room[r]), key=lambda r: totals[r])
+        shares[rank].append(row)
+        totals[rank] += int(tokens[row])
+    return torch.tensor([row for share in shares for row in sorted(share)], dtype=torch.long)
+
+
+class TrainingRows:
+    """The rows of a data set, with what is drawn anew each epoch, and what a guide says of them."""
+
+    def __init__(
+        self, dataset: Dataset, roles: Mapping[str, str], device: torch.device, *, seed: int = 0, pairs: int = 0
+    ) -> None:
+        """Labels and counts come to `device`. `pairs` is the ratio of draw_pairs, see transforms.py; 0: draw none."""
+        self.dataset, self.device, self.seed, self.pairs = dataset, device, seed, pairs
+        self.names = [*dataset.names, PARTNER] if pairs else dataset.names
+        known = {PARTNER: roles.get(dataset.names[0])} | dict(roles)  # the partner is a text of the same column
+        self.roles = tuple(known.get(name) for name in self.names)
+        self.guide: Guide | None = None
+        self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}
+        self._drawn = lru_cache(maxsize=1)(lambda epoch: draw_pairs(len(dataset), pairs, seed, epoch))
+
+    def delete_words(self, column: str, ratio: float, model: TextModel) -> None:
+        """From now on delete this share of the column's words, others in every epoch."""
+        role = self.roles[self.names.index(column)]
+        self.deleted[column] = (ratio, *word_starts(model.tokenizer_for(role)))
+
+    def batch(self, rows: Tensor, epoch: int, step: int, progress: float) -> Batch:
+        """The Batch of these rows, ordered so that ranks have equal work; its columns are this rank's share."""
+        rows = rows[balance(self.dataset.tokens(rows), distributed.world_size())]
+        share = rows.tensor_split(distributed.world_size())[distributed.rank()]
+        guide = self.guide.embed(rows, share) if self.guide else ()
+        counts, labels = self._counts_and_labels(rows, epoch)
+        return Batch(self._columns(share, epoch), self.roles, labels, counts, guide, progress=progress, step=step)
+
+    def _columns(self, rows: Tensor, epoch: int) -> tuple[Packed, ...]:
+        found = self._texts(rows, epoch)
+        return found + self._texts(self._drawn(epoch)[0][rows], epoch) if self.pairs else found
+
+    def _texts(self, rows: Tensor, epoch: int) -> tuple[Packed, ...]:
+        columns = dict(zip(self.dataset.names, self.dataset.take(rows), strict=True))
+        for name, (ratio, starts, special) in self.deleted.items():
+            # by the number of the text and not of the row: a cell may be a list of texts
+            texts = self.dataset.columns[self.dataset.names.index(name)].texts(rows)
+            columns[name] = delete_words(columns[name], texts, starts, special, ratio, self.seed, epoch)
+        return tuple(columns.values())
+
+    def _counts_and_labels(self, rows: Tensor, epoch: int) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+        counts, labels = self.dataset.counts(rows), self.dataset.labels(rows)
+        if self.pairs:
+            counts, labels = counts * 2, self._drawn(epoch)[1][rows]  # 1 for a text that is paired with itself
+        counts = tuple(None if n is None else n.to(self.device) for n in counts)
+        return counts, None if labels is None else labels.to(self.device)
+
+    def check(self, loss: Loss, model: TextModel, batch_size: int, where: str) -> None:
+        """ValueError, with what it takes, if a loss cannot take these columns and labels: tried on zeros."""
+        rows = torch.arange(min(batch_size, len(self.dataset)))
+        counts, labels = self._counts_and_labels(rows, 0)
+        columns, roles = model.arrange(self._columns(rows, 0), self.roles)
+        zeros = [torch.zeros(column.n, model.width, device=self.device) for column in columns]
+        width = self.guide.model.width if self.guide else 0
+        guide = tuple(torch.zeros(column.n, width, device=self.device) for column in columns if self.guide)
+        extra = {name: tuple(zeros) for name in loss.outputs(0, model.num_layers)}
+        try:
+            loss.check(zeros, Batch((), tuple(roles), labels, counts, guide, extra))
+        except ValueError as e:
+            raise ValueError(f"config: {where}: {e}") from None
+
+
+class Task(NamedTuple):
+    """What a run learns; a run may have several, and each batch is of one."""
+
+    name: str
+    weight: float  # of its loss, beside the other tasks
+    rows: TrainingRows
+    loss: Loss
+    step: Step
+
+    def add_gradients(self, setup: Setup, place: Place, total: int, seed: int) -> Objective:
+        """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
+        batch = self.rows.batch(place.rows, place.epoch, place.step, place.step / total)
+        outputs = self.loss.outputs(place.step, setup.model.num_layers)
+        objective = Objective(self.loss, batch, self.weight, outputs)
+        # dropout: other masks on every rank and in every step, and the same again in a resumed run; a step may
+        # count on from here for 2**16 mini-batches
+        world, rank = distributed.world_size(), distributed.rank()
+        self.step(setup, objective, ((seed * 2**24 + place.step) * world + rank) * 2**16 % 2**63)
+        return objective

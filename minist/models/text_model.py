@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from minist import distributed
 from minist.batch import Batch
 from minist.checks import pick
 from minist.data.packed import Packed
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 class TextModel(nn.Module):
     """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
+
+    ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
 
     def __init__(
         self,
@@ -212,6 +215,17 @@ class TextModel(nn.Module):
         self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update, role: str | None
     ) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""
+        if self.ranks_share:
+            rank, world = distributed.rank(), distributed.world_size()
+            start, end = (len(texts) * share // world for share in (rank, rank + 1))
+            own, cut = self._embed(texts[start:end], prompt, batch_tokens, done, role)
+            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
+            return distributed.gather(own.to(self.device)).cpu(), cut
+        return self._embed(texts, prompt, batch_tokens, done, role)
+
+    def _embed(
+        self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update, role: str | None
+    ) -> tuple[Tensor, int]:
         embeddings, cut = torch.empty(len(texts), self.width), 0
         for places, parts, cut_here in self.rows(
             texts, prompt, role, batch_tokens, lambda batch: self([batch], [role])[0][0].float(), done
@@ -267,7 +281,7 @@ class TextModel(nn.Module):
 
     def content(self) -> Content:
         """Everything that a model folder holds."""
-        own = {"model_type": type(self).__name__, "prompts": self.prompts}
+        own: dict[str, Any] = {"model_type": type(self).__name__, "prompts": self.prompts}
         own["default_prompt_name"] = self.default_prompt_name
         return Content(self.stack, self.tokenizer, self.tokenizers, self.settings | own)
 

@@ -1,12 +1,10 @@
 """The [[eval]] entries of a config: build the evaluators, run them on all ranks, and show the result at the end."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from minist import distributed, evaluation
 from minist.batch import Batch
@@ -26,7 +24,7 @@ from minist.training.task import TrainingRows
 SHOWN = 3  # hits of each example search
 MEASURED_TOKENS = 4096  # at once, where a loss over tokens is measured: each token has a score for every word
 
-Evaluation = Callable[[Any], dict[str, float]]  # takes a `Shared` model
+Evaluation = Callable[[Any], dict[str, float]]  # takes a model
 
 
 def make_evaluator(entry: EvalConfig) -> Evaluation:
@@ -58,12 +56,12 @@ class LossEvaluation:
     def __init__(self, name: str, loss: Loss, rows: TrainingRows, batch_size: int) -> None:
         self.name, self.loss, self.rows, self.batch_size = name, loss, rows, batch_size
 
-    def __call__(self, shared: "Shared") -> dict[str, float]:
+    def __call__(self, model: TextModel) -> dict[str, float]:
         rows, total = torch.arange(len(self.rows.dataset)), 0.0
         self.loss.eval()  # a decoder has dropout too
         for part in rows.split(self.batch_size):
             batch = self.rows.batch(part, epoch=0, step=0, progress=1.0)
-            total += measure_loss(shared.model, self.loss, batch) * len(part)
+            total += measure_loss(model, self.loss, batch) * len(part)
         self.loss.train()
         return {f"eval_{self.name}_loss": total / len(rows)}
 
@@ -83,33 +81,16 @@ def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
     return (value / count.clamp(min=1)).item()
 
 
-class Shared:
-    """A model whose texts are embedded by all ranks together, each a share of them."""
-
-    def __init__(self, model: TextModel) -> None:
-        self.model, self.similarity_name = model, model.similarity_name
-
-        self.encode = partial(self._gathered, model.encode)
-        self.encode_query = partial(self._gathered, model.encode_query)
-        self.encode_document = partial(self._gathered, model.encode_document)
-
-    def _gathered(self, encode: Callable[..., Any], texts: Sequence[str]) -> Tensor:
-        """[N, D], on every rank."""
-        rank, world = distributed.rank(), distributed.world_size()
-        start, end = (len(texts) * share // world for share in (rank, rank + 1))
-        own = encode(texts[start:end], convert_to_tensor=True)
-        distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-        return distributed.gather(own).cpu()
-
-
 def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, float]:
     """All metrics of all evaluations, the same on every rank; all ranks call it together."""
     was_training = model.training
     model.eval()
+    model.ranks_share = True  # each embeds a part of the texts
     found: dict[str, float] = {}
     for one in evaluations:
-        found |= one(Shared(model))
+        found |= one(model)
         distributed.barrier()  # what an evaluator computes beside the embeddings takes any time
+    model.ranks_share = False
     model.train(was_training)
     return found
 
@@ -122,7 +103,7 @@ def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
 
 
 def report(
-    entry: EvalConfig, evaluator: Any, model: TextModel, metrics: dict[str, float], say: Callable[[str], None]
+    entry: EvalConfig, evaluator: Any, model: Any, metrics: dict[str, float], say: Callable[[str], None]
 ) -> None:
     """Show nDCG@10 beside BM25's, and some searches with their hits, where the config asks for it."""
     if entry.bm25:
@@ -133,7 +114,7 @@ def report(
         show_searches(entry.searches, evaluator.documents, model, say)
 
 
-def show_searches(searches: list[str], documents: list[str], model: TextModel, say: Callable[[str], None]) -> None:
+def show_searches(searches: list[str], documents: list[str], model: Any, say: Callable[[str], None]) -> None:
     found, queries = model.encode_document(documents), model.encode_query(searches)
     scores, rows = search(torch.as_tensor(queries), torch.as_tensor(found), SHOWN, model.similarity_name)
     for query, best, where in zip(searches, scores.tolist(), rows.tolist(), strict=True):

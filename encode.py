@@ -72,8 +72,7 @@ def encode(args: argparse.Namespace) -> None:
     rank, world, device = distributed.start()
     word = distributed.gather_objects(secrets.token_hex(16))[0]  # of rank 0: what all processes of this start know
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
-    column = args.column if args.column_number is None else args.column_number
-    texts = Texts(tuple(map(Path, args.input)), column, args.format)
+    texts = text_inputs(args)
     check(args, texts, world)
     folder = find_model(args.model, args.revision)
     check_output(args, texts, folder)
@@ -86,18 +85,17 @@ def encode(args: argparse.Namespace) -> None:
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
     out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored])
-    total = texts.count() if rank == 0 else None
+    total = (texts.count() or 0) if rank == 0 else 0
     if rank > 0:
         out.wait_for_start(word)
     elif out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume, word):
         return print(f"{args.output} is complete: --resume has nothing left to do")
-    with progress_bar(total or 0, "texts", "encoding", None if rank == 0 else False) as bar:
+    with progress_bar(total, "texts", "encoding", None if rank == 0 else False) as bar:
 
         def embed(block: list[str]) -> tuple[np.ndarray, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
-            kept = embeddings[:, :width].cpu()
-            kept = F.normalize(kept, dim=-1) if args.normalize else kept
-            return quantize(kept.numpy(), stored, ranges), cut
+            kept = F.normalize(embeddings[:, :width], dim=-1) if args.normalize else embeddings[:, :width]
+            return quantize(kept.cpu().numpy(), stored, ranges), cut
 
         with out.kept() if rank == 0 else nullcontext():
             rows, blocks = embed_blocks(texts, out, embed, bar.update)
@@ -107,6 +105,11 @@ def encode(args: argparse.Namespace) -> None:
     finish(args, out, stored, rows)
     cut_note = f"{cut} cut at {model.tokenizer_for(args.role).max_length} tokens" if cut else "none cut"
     print(f"{rows} texts, {width} dimensions, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
+
+
+def text_inputs(args: argparse.Namespace) -> Texts:
+    column = args.column if args.column_number is None else args.column_number
+    return Texts(tuple(map(Path, args.input)), column, args.format)
 
 
 def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -> tuple[int, list[str]]:

@@ -112,9 +112,8 @@ def prepare_dataset(
     columns: Mapping[str, ColumnSpec],
     label: Column,
     cache: Path,
-    *,
-    wants: str = "",
     format: str = "",
+    wants: str = "",
 ) -> Path:
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
@@ -123,7 +122,7 @@ def prepare_dataset(
     loss. `format` says what the files are, see rows.py; "": their endings do. ValueError names the file and the row
     that cannot be read, and then nothing stays on disk.
     """
-    folder = dataset_folder(files, columns, label, cache, wants=wants, format=format)
+    folder = dataset_folder(files, columns, label, cache, format, wants)
     if not (folder / "meta.json").exists():
         with complete_folder(folder) as partial:
             _write(_Writer(partial, files, columns, label, wants, format), files, format)
@@ -135,9 +134,8 @@ def dataset_folder(
     columns: Mapping[str, ColumnSpec],
     label: Column,
     cache: Path,
-    *,
-    wants: str = "",
     format: str = "",
+    wants: str = "",
 ) -> Path:
     """The folder below `cache`: its name is a hash of the content of all files, the columns, tokenizers and label.
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from minist import Packed
 from minist.encoders.families import ENCODERS
 from minist.encoders.weights import initialize
-from minist.models.folder import load_encoder
+from minist.models.folder import load_module
 from minist.modules.decoder import HEADS, Decoder
 
 WIDTH, LENGTHS = 10, [5, 1, 9, 3]  # of the embeddings; of the texts
@@ -147,7 +147,7 @@ def test_layers_are_computed_again_with_the_same_dropout():
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
 def test_head_of_a_checkpoint(name):
     folder = DATA / "enc" / f"{name}_mlm"
-    encoder, state = load_encoder(folder), load_file(folder / "model.safetensors")
+    encoder, state = load_module("Transformer", folder), load_file(folder / "model.safetensors")
     decoder = Decoder(encoder, WIDTH, tied=True)
     decoder.load_head(state, name)
     transform, norm, bias = HEADS[name]

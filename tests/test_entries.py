@@ -8,7 +8,7 @@ from minist.evaluation import InformationRetrievalEvaluator
 from minist.losses import MultipleNegativesRankingLoss
 from minist.training.config import load_config
 from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
-from minist.training.evaluations import LossEvaluation, Shared
+from minist.training.evaluations import LossEvaluation
 
 CONFIG = """
 output = "run"
@@ -78,7 +78,7 @@ def test_sets_and_evaluations(config):
     assert isinstance(held, LossEvaluation) and held.loss is shelf[0]
     assert texts(held.rows, 0) == [f"sort {row['q']}" for row in ROWS[:2]]
     assert isinstance(guided, LossEvaluation) and guided.loss not in shelf  # it has another temperature
-    assert guided.rows.guide is not None and guided(Shared(MODEL))["eval_guided_loss"] > 0
+    assert guided.rows.guide is not None and guided(MODEL)["eval_guided_loss"] > 0
     assert isinstance(found, InformationRetrievalEvaluator)
 
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from tiny import sentences, tiny_model, write_jsonl
+from two_ranks import run_ranks
 
 from minist.batch import Batch
 from minist.evaluation.embedder import Embedder
 from minist.losses import AdaptiveLayerLoss, MultipleNegativesRankingLoss
 from minist.training.config import DataConfig
 from minist.training.entries import open_dataset
-from minist.training.evaluations import LossEvaluation, Shared, evaluate
+from minist.training.evaluations import LossEvaluation, evaluate
 from minist.training.task import TrainingRows
 
 MODEL = tiny_model()
@@ -41,13 +42,22 @@ def test_a_loss_that_wants_layers(data):
     assert evaluate([LossEvaluation("x", loss, data, 4)], MODEL)["eval_x_loss"] > 0
 
 
-def measure(model: Embedder) -> list[np.ndarray]:
-    return [np.asarray(encode(Q)) for encode in (model.encode, model.encode_query, model.encode_document)]
+def measure(model: Embedder, texts: list[str]) -> list[np.ndarray]:
+    return [np.asarray(encode(texts)) for encode in (model.encode, model.encode_query, model.encode_document)]
 
 
-def test_shared_embeds_as_the_model_does():
+def test_ranks_that_share_embed_as_one_does(tmp_path):
+    """Each a part of the texts, also where one rank has none."""
+    run_ranks(_share, tmp_path)
+
+
+def _share(rank, folder):
     model = tiny_model()
     model.prompts = {"query": "read: ", "document": "write: "}
-    for a, b in zip(measure(Shared(model)), measure(model), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
-    assert not np.allclose(*measure(model)[1:])
+    for texts in (Q, Q[:1], []):
+        wanted = measure(model, texts)
+        model.ranks_share = True
+        for a, b in zip(measure(model, texts), wanted, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
+        model.ranks_share = False
+    assert not np.allclose(*measure(model, Q)[1:])

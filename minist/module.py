@@ -55,9 +55,16 @@ class Module(nn.Module):
         return {}, {name: on_cpu(parameter) for name, parameter in self.named_parameters()}
 
     @classmethod
+    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
+        """Those of its constructor, out of a config.json: what is missing or wrong there is any error."""
+        return ()
+
+    @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Module":
-        """The module of these; ValueError, KeyError or TypeError for what is not as to_folder has it."""
-        return cls()
+        """The module of what to_folder gave."""
+        with unfilled():
+            module = cls(*cls.arguments(config))
+        return module.fill(weights)
 
     def fill(self, weights: dict[str, Tensor]) -> Self:
         """Take all parameters from `weights`, as float32. ValueError names one that does not fit."""
@@ -74,8 +81,7 @@ class WeightError(ValueError):
 
 
 def on_cpu(parameter: Tensor) -> Tensor:
-    """A copy to be written: safetensors takes no strides."""
-    return parameter.detach().cpu().contiguous()
+    return parameter.detach().cpu().contiguous()  # to be written: safetensors takes no strides
 
 
 def checked(weights: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
@@ -100,9 +106,7 @@ def finite(name: str, weight: Tensor) -> Tensor:
 class _WithoutDrawing(TorchFunctionMode):
     """On the meta device drawing is free, but torch imports its compiler for it, which takes a second."""
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
             return (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))

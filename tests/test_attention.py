@@ -11,14 +11,26 @@ from torch.nn.attention import varlen
 
 from minist import Packed
 from minist.encoders import attention as attention_file
-from minist.encoders.attention import _has_flash, _lengths, _rectangles, _similar, _stream, attention
+from minist.encoders.attention import ALL, _has_flash, _lengths, _rectangles, _similar, attention
 
 HEADS_AND_WIDTH = (3, 8)
 LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
 LONG = [3, 60, 60, 64, 65, 129, 385, 450, 450, 512]  # beside windows and blocks: shorter, multiples of them, neither
 
 
-PADDED, UNPADDED = (partial(_rectangles, padding=padding) for padding in (True, False))  # as on a GPU, and on a CPU
+def sides_of(window, causal):
+    return (ALL, 0) if causal else (ALL, ALL) if window is None else (window, window)
+
+
+def rectangles(q, k, v, packed, bias, window, causal, dropout, padding):
+    return _rectangles(q, k, v, packed, bias, sides_of(window, causal), dropout, padding)
+
+
+def stream(q, k, v, packed, bias, window, causal, dropout):
+    return attention(q, k, v, packed, bias=bias, window=window, causal=causal, dropout=dropout)
+
+
+PADDED, UNPADDED = (partial(rectangles, padding=padding) for padding in (True, False))  # as on a GPU, and on a CPU
 LAYOUTS = pytest.mark.parametrize("branch", [PADDED, UNPADDED], ids=["padded", "unpadded"])
 WITHOUT = [0, 5, 0, 7, 40, 0, 0, 33, 2, 0]  # texts without a token among others
 
@@ -162,7 +174,7 @@ def test_windows_on_long_texts(branch, window):
 @pytest.mark.parametrize("window", [0, 1, 3, 4, 5, 11])
 @LAYOUTS
 def test_blocks_of_every_length(branch, window, monkeypatch):
-    monkeypatch.setattr(attention_file, "_block", lambda window: 4)
+    monkeypatch.setattr(attention_file, "BLOCK", 4)
     packed, qkv, _ = attention_inputs(torch.float64, lengths=[*range(1, 60), 40, 40, 40])
     check_branch(branch, packed, qkv, window=window)
 
@@ -192,7 +204,7 @@ def test_every_query_sees_a_key(branch, monkeypatch):
         return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
-    monkeypatch.setattr(attention_file, "_block", lambda window: 8)
+    monkeypatch.setattr(attention_file, "BLOCK", 8)
     packed, qkv, _ = attention_inputs(torch.float32, lengths=[49, 1, 50, 77])
     branch(*qkv, packed, None, 2, False, 0.0)
     assert rows
@@ -262,11 +274,10 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("lengths", [LENGTHS, WITHOUT])
 @pytest.mark.parametrize(("window", "causal"), [(None, False), (0, False), (3, False), (64, False), (None, True)])
-def test_the_stream_equals_the_definition(window, causal, lengths, calls):
+def test_the_stream_equals_the_definition(window, causal, lengths, calls, monkeypatch):
+    monkeypatch.setattr(attention_file, "_has_flash", lambda q: True)
     packed, qkv, _ = attention_inputs(torch.float64, lengths=lengths)
-    check_branch(
-        lambda q, k, v, packed, bias, *rest: _stream(q, k, v, packed, *rest[:2]), packed, qkv, None, window, causal
-    )
+    check_branch(stream, packed, qkv, None, window, causal)
     assert len(calls) == 1
 
 
@@ -307,9 +318,7 @@ def test_which_vectors_have_flash_attention(change, wanted, monkeypatch):
     } | change
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: given["capability"])
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: given["built"])
-    attention_file._card_has_flash.cache_clear()
     assert _has_flash(SimpleNamespace(device=torch.device("cuda", 0), **given)) == wanted
-    attention_file._card_has_flash.cache_clear()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -318,7 +327,8 @@ def test_which_vectors_have_flash_attention(change, wanted, monkeypatch):
 def test_stream_equals_the_definition(dtype, window, causal):
     packed, qkv, _ = attention_inputs(dtype, "cuda", LENGTHS if window is None else LONG)
     wide = [x.detach().float().requires_grad_() for x in qkv]
-    given = _stream(*qkv, packed, window, causal)
+    assert _has_flash(qkv[0])
+    given = attention(*qkv, packed, window=window, causal=causal)
     wanted = naive(*wide, packed, None, window, causal)
     torch.testing.assert_close(given.float(), wanted, atol=0.02, rtol=0)
     gradients = torch.autograd.grad(given.float().pow(2).sum(), qkv)

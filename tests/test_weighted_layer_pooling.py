@@ -50,7 +50,7 @@ def test_takes_a_generator():
 
 @pytest.mark.parametrize("first", [-1, 3, 12])
 def test_no_layer_is_left(first):
-    with pytest.raises(ValueError, match=f"layer_start is {first}, the encoder has layers 0 to 2"):
+    with pytest.raises(ValueError, match=f"layer_start is {first}: use a number at least 0 and at most 2"):
         WeightedLayerPooling(4, 2, first)
 
 
@@ -112,10 +112,10 @@ def test_other_models_do_not_ask_for_all_layers(tmp_path):
     ("change", "message"),
     [
         ({"layer_start": 0}, r"layer_weights is \[2\], by its config\.json it has shape \[3\]"),
-        ({"layer_start": 3}, "layer_start is 3, the encoder has layers 0 to 2"),
+        ({"layer_start": 3}, "layer_start is 3: use a number at least 0 and at most 2"),
         ({"num_hidden_layers": 3, "layer_start": 2}, r"modules\.json: .* is made for 3 layers, not 2"),
         ({"word_embedding_dimension": 8}, r"modules\.json: WeightedLayerPooling takes vectors of width 8, but gets 16"),
-        ({"layer_start": None}, r"config\.json is not as a saved model has it"),
+        ({"layer_start": None}, r"config\.json: layer_start is None: use a number"),
     ],
 )
 def test_a_folder_that_contradicts_itself(model, tmp_path, change, message):

@@ -7,11 +7,9 @@ may pad. There are two layouts, and a test holds them equal:
     stream       flash attention on a GPU: one kernel reads the whole stream, and cu_seqlens
     rectangles   everything else: texts that lie next to each other and are equally long, on a GPU similarly long,
                  are stacked to [texts, H, length, D/H]. The model sorts texts by length, so these are few
-
-With a window, a long text is cut into blocks of queries, each of which meets only the keys around it.
 """
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -20,7 +18,9 @@ from torch import Tensor
 
 from minist.data.packed import Packed
 
-WIDEST = 192  # numbers of a head in flash attention: up to 256 it runs, but not every card has the backward pass
+ALL = -1  # to one side: every token there is, as flash attention says it
+BLOCK = 64  # queries at least in a block of a long text; smaller ones cost more to start than they save
+Sides = tuple[int, int]  # how many tokens one sees to its left and right
 
 
 def attention(
@@ -38,49 +38,31 @@ def attention(
     assert (bias is not None) + (window is not None) + causal <= 1
     if len(q) == 0:  # a rank without texts: all inputs stay in the graph, since DDP waits for every weight's gradient
         return q + k + v + (0.0 if bias is None else bias.sum())
-    if bias is None and dropout == 0.0 and _has_flash(q):
-        return _stream(q, k, v, packed, window, causal)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        # on a CPU the bf16 backward of this one function is two to three times slower than fp32's
-        with torch.autocast("cpu", enabled=False):
-            wide = _rectangles(q.float(), k.float(), v.float(), packed, bias, window, causal, dropout, False)
-        return wide.to(q.dtype)
-    return _rectangles(q, k, v, packed, bias, window, causal, dropout, padding=q.is_cuda)
+    sides = (ALL, 0) if causal else (ALL, ALL) if window is None else (window, window)
+    if bias is None and dropout == 0.0 and _has_flash(q):  # its kernel has no bias, and torch's call of it no dropout
+        from torch.nn.attention.varlen import varlen_attn  # CUDA only: a CPU start need not pay for it
+
+        starts, longest = packed.cu_seqlens, packed.max_seqlen  # the same for queries and keys
+        out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=sides)
+        return out  # type: ignore[return-value]  # a tuple only where more was asked for
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():  # 2 to 3 times slower there
+        with torch.autocast("cpu", enabled=False):  # which would make bf16 of it again
+            return _rectangles(q.float(), k.float(), v.float(), packed, bias, sides, dropout, False).to(q.dtype)
+    return _rectangles(q, k, v, packed, bias, sides, dropout, padding=q.is_cuda)
 
 
 def _has_flash(q: Tensor) -> bool:
     """Whether the kernel takes such vectors: half types, heads of certain widths, a card that has it."""
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    return q.is_cuda and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= WIDEST and _card_has_flash(q.device)
-
-
-@cache
-def _card_has_flash(device: torch.device) -> bool:
-    new_enough = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere, 2020
+    half = q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+    fits = half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 192  # to 256 it runs, but not every card has the backward
+    new_enough = fits and torch.cuda.get_device_capability(q.device) >= (8, 0)  # Ampere, 2020
     return new_enough and torch.backends.cuda.is_flash_attention_available()
 
 
-def _stream(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None, causal: bool) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # CUDA only: a CPU start need not pay for it
-
-    starts, longest = packed.cu_seqlens, packed.max_seqlen
-    sides = (-1, 0) if causal else (-1, -1) if window is None else (window, window)  # seen to left and right, -1 is all
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=sides)
-    assert isinstance(out, Tensor)  # a tuple only where more was asked for
-    return out
-
-
 def _rectangles(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    packed: Packed,
-    bias: Tensor | None,
-    window: int | None,
-    causal: bool,
-    dropout: float,
-    padding: bool,  # a GPU wants few and large kernels, a CPU no needless numbers: without is 2.6x faster there
+    q: Tensor, k: Tensor, v: Tensor, packed: Packed, bias: Tensor | None, sides: Sides, dropout: float, padding: bool
 ) -> Tensor:
+    """`padding`: a GPU wants few and large kernels, a CPU no needless numbers: without is 2.6x faster there."""
     groups = [list(group) for _, group in groupby(_lengths(packed.cu_seqlens), _similar if padding else None)]
     tokens, texts = [sum(group) for group in groups], [len(group) for group in groups]
     # split, not slices: the backward of each slice would write a zero tensor of full size
@@ -90,15 +72,14 @@ def _rectangles(
         n, longest = len(group), max(group)
         if longest == 0:
             continue  # no text has a token: a row of scores without any is NaN
-        ends: Tensor | int = longest
-        places = None  # where a token lies in the rectangle, [tokens]; texts of one length fill it as they are
-        if min(group) < longest:
-            ends, places = lengths.view(-1, 1, 1, 1), (ids - ids[0]) * longest + positions
+        full = min(group) == longest  # texts of one length fill their rectangle as they are
+        ends = longest if full else lengths.view(-1, 1, 1, 1)
+        places = None if full else (ids - ids[0]) * longest + positions  # of the tokens in the rectangle
         qr, kr, vr = (_stack(x, n, longest, places) for x in (qs, ks, vs))  # [n, H, longest, D/H]
-        if window is not None and longest > 6 * _block(window):  # below, one masked call is as fast
-            out = _blocks(qr, kr, vr, ends, window, dropout)
+        if sides[0] >= 0 and longest > 6 * max(sides[0], BLOCK):  # a window; below, one masked call is as fast
+            out = _blocks(qr, kr, vr, ends, sides[0], dropout)
         else:
-            mask = _mask(longest, ends, bias, window, causal, q)
+            mask = _mask(longest, ends, bias, sides, q)
             out = F.scaled_dot_product_attention(qr, kr, vr, attn_mask=mask, dropout_p=dropout)
         out = out.transpose(1, 2).flatten(0, 1)  # [n longest, H, D/H]
         outputs.append(out if places is None else out.index_select(0, places))
@@ -121,39 +102,35 @@ def _stack(x: Tensor, n: int, longest: int, places: Tensor | None) -> Tensor:
     return x.unflatten(0, (n, longest)).transpose(1, 2)
 
 
-def _mask(
-    longest: int, ends: Tensor | int, bias: Tensor | None, window: int | None, causal: bool, like: Tensor
-) -> Tensor | None:
+def _mask(longest: int, ends: Tensor | int, bias: Tensor | None, sides: Sides, like: Tensor) -> Tensor | None:
     """What the kernel adds to the scores [n, H, longest, longest], or True where a query may see a key."""
     at = torch.arange(longest, device=like.device)
-    near = None if window is not None and longest <= window + 1 else window  # there, nobody is further away
-    everything = near is None and not causal and isinstance(ends, int)
-    seen = None if everything else _seen(at[:, None], at, ends, near, causal)
+    near = (ALL, ALL) if longest - 1 <= min(sides) else sides  # in such a window, nobody is further away
+    everything = near == (ALL, ALL) and isinstance(ends, int)  # no mask at all: the kernels are faster then
+    seen = None if everything else _seen(at[:, None], at, ends, near)
     if bias is None:
         return seen
     own = bias[None, :, :longest, :longest].to(like.dtype)  # with 3 dimensions, CPUs would take a slower kernel
     return own if seen is None else own.masked_fill(~seen, float("-inf"))
 
 
-def _seen(query: Tensor, key: Tensor, ends: Tensor | int, window: int | None, causal: bool) -> Tensor:
+def _seen(query: Tensor, key: Tensor, ends: Tensor | int, sides: Sides) -> Tensor:
     """Whether the token in place `query` sees that in place `key`, in a text that ends before place `ends`."""
     is_token = (key >= 0) & (key < ends)
-    if window is not None:
-        # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
-        return ((query - key).abs() <= window) & (is_token | (query >= ends))
-    return is_token & (key <= query) if causal else is_token
-
-
-def _block(window: int) -> int:
-    return max(window, 64)  # queries in a block; smaller ones cost more to start than they save
+    if sides == (ALL, ALL):
+        return is_token
+    left, right = (float("inf") if side == ALL else side for side in sides)
+    # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
+    return (query - key <= left) & (key - query <= right) & (is_token | (query >= ends))
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dropout: float) -> Tensor:
-    """[n, H, L, D/H] -> the same: L (block + 2 window) scores, and not L^2."""
+    """[n, H, L, D/H] -> the same. A long text is cut into blocks of queries, each of which meets only the keys around
+    it: L (block + 2 window) scores, and not L^2."""
     n, heads, length, _ = q.shape
-    block = _block(window)
-    blocks = -(-length // block)
-    rest = blocks * block - length  # places behind the last query
+    block = max(window, BLOCK)
+    rest = -length % block  # places behind the last query
+    blocks = (length + rest) // block
 
     def around(x: Tensor) -> Tensor:  # [n, H, L, D/H] -> [n H, blocks, block + 2 window, D/H], overlapping views
         x = F.pad(x, (0, 0, window, window + rest))
@@ -163,7 +140,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dr
     starts = torch.arange(blocks, device=q.device)[:, None, None] * block
     query = starts + torch.arange(block, device=q.device)[:, None]  # [blocks, block, 1] places in the text
     key = starts + torch.arange(block + 2 * window, device=q.device) - window  # [blocks, 1, block + 2 window]
-    mask = _seen(query, key, ends, window, causal=False)  # one for all texts, or one for each
+    mask = _seen(query, key, ends, (window, window))  # one for all texts, or one for each
     mask = mask[None] if isinstance(ends, int) else mask.repeat_interleave(heads, 0)
     out = F.scaled_dot_product_attention(queries, around(k), around(v), attn_mask=mask, dropout_p=dropout)
     return out.unflatten(0, (n, heads)).flatten(2, 3)[:, :, :length]

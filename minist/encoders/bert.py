@@ -1,7 +1,4 @@
-"""BERT (Devlin et al. 2019, arXiv:1810.04805) on a packed token stream.
-
-Read it beside mpnet.py: the two differ in positions, token types and a relative bias.
-"""
+"""BERT (Devlin et al. 2019, arXiv:1810.04805) on a packed token stream. The other post-LN families share its layer."""
 
 from dataclasses import dataclass
 
@@ -9,59 +6,33 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
-from minist.encoders.config import activation, check_heads, check_values
+from minist.encoders.config import EncoderConfig, activation
 from minist.encoders.encoder import Encoder
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
 WEIGHTS = {
-    "embeddings.word": ("embeddings.word_embeddings",),
-    "embeddings.position": ("embeddings.position_embeddings",),
-    "embeddings.token_type": ("embeddings.token_type_embeddings",),
-    "embeddings.norm": ("embeddings.LayerNorm",),
-    "layers.{i}.qkv": (
-        "encoder.layer.{i}.attention.self.query",
-        "encoder.layer.{i}.attention.self.key",
-        "encoder.layer.{i}.attention.self.value",
-    ),
-    "layers.{i}.attention_out": ("encoder.layer.{i}.attention.output.dense",),
-    "layers.{i}.attention_norm": ("encoder.layer.{i}.attention.output.LayerNorm",),
-    "layers.{i}.up": ("encoder.layer.{i}.intermediate.dense",),
-    "layers.{i}.down": ("encoder.layer.{i}.output.dense",),
-    "layers.{i}.output_norm": ("encoder.layer.{i}.output.LayerNorm",),
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.token_type": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "layers.{i}.qkv": "encoder.layer.{i}.attention.self.query|key|value",
+    "layers.{i}.attention_out": "encoder.layer.{i}.attention.output.dense",
+    "layers.{i}.attention_norm": "encoder.layer.{i}.attention.output.LayerNorm",
+    "layers.{i}.up": "encoder.layer.{i}.intermediate.dense",
+    "layers.{i}.down": "encoder.layer.{i}.output.dense",
+    "layers.{i}.output_norm": "encoder.layer.{i}.output.LayerNorm",
 }
 
 
 @dataclass(frozen=True)
-class BertConfig:
-    """The fields of a BERT config.json that shape the encoder, under their own names."""
+class BertConfig(EncoderConfig):
+    """The fields of a BERT config.json that shape the encoder."""
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
-    pad_token_id: int | None = 0
-
-    def __post_init__(self) -> None:
-        check_values(self)
-        check_heads(self.hidden_size, self.num_attention_heads)
-        activation(self.hidden_act)
-
-    @property
-    def max_length(self) -> int:
-        """Longest text that has a position for every token."""
-        return self.max_position_embeddings
+    type_vocab_size: int = 2  # token types: the first text of a pair, and the second
 
 
 class BertEmbeddings(nn.Module):
-    """word + token type + position, normalized."""
+    """Packed -> [T, D]: word + token type + position, normalized."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -73,7 +44,6 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D]."""
         x = self.word(packed.input_ids) + self.token_type(packed.token_type_ids) + self.position(packed.position_ids)
         return self.dropout(self.norm(x))
 
@@ -81,10 +51,10 @@ class BertEmbeddings(nn.Module):
 class BertLayer(nn.Module):
     """Attention, then a two-layer perceptron, each added to its input and normalized after (post-LN)."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         width, self.heads = config.hidden_size, config.num_attention_heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width)  # one product instead of three
         self.attention_out = nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.up = nn.Linear(width, config.intermediate_size)
@@ -94,15 +64,15 @@ class BertLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, x: Tensor, packed: Packed) -> Tensor:
-        """[T, D] -> [T, D]."""
-        return self.perceptron(self.self_attention(x, packed))
+    def forward(self, x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D]. `bias` [H, max_seqlen, max_seqlen] is added to the attention scores: see mpnet.py."""
+        return self.perceptron(self.self_attention(x, packed, bias))
 
-    def self_attention(self, x: Tensor, packed: Packed, causal: bool = False) -> Tensor:
+    def self_attention(self, x: Tensor, packed: Packed, bias: Tensor | None = None, causal: bool = False) -> Tensor:
         """The first half, [T, D] -> [T, D]. In a decoder, see decoder.py, it is `causal`."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # [T, 3D] -> 3 x [T, H, D/H]
-        dropout = self.attention_dropout.p if self.training else 0.0
-        mixed = attention(q, k, v, packed, causal=causal, dropout=dropout)
+        dropout = self.attention_dropout.p if self.training else 0.0  # of the scores, inside the kernel
+        mixed = attention(q, k, v, packed, bias=bias, causal=causal, dropout=dropout)
         return self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))
 
     def perceptron(self, x: Tensor) -> Tensor:
@@ -113,11 +83,7 @@ class BertLayer(nn.Module):
 class BertEncoder(Encoder):
     """Packed -> [T, D]."""
 
-    config_class = BertConfig
-    model_type = "bert"
-    architecture = "BertModel"
-    prefix = "bert."  # of this encoder inside BertForMaskedLM and its like
-    weights = WEIGHTS
+    config_class, model_type, prefix, weights = BertConfig, "bert", "bert.", WEIGHTS
     token_types = True
 
     def __init__(self, config: BertConfig) -> None:

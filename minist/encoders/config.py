@@ -1,8 +1,8 @@
-"""Checks of what a config.json says: it is somebody's file, and its numbers decide what is built."""
+"""The fields of a config.json, with checks: it is somebody's file, and its numbers decide what is built."""
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from reprlib import repr as shortened
 from typing import Any
@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
-    "swish": F.silu,
+    "swish": F.silu,  # its first name
 }
 
 
@@ -38,12 +38,9 @@ def activation(name: str, field: str = "hidden_act") -> Callable[[Tensor], Tenso
 
 
 def check_values(config: Any) -> None:
-    """ValueError where a field of the dataclass `config` is another kind of thing than its default, or out of range.
-
-    Left out are fields whose default is None, and pad_token_id, which most encoders only hand on.
-    """
+    """ValueError where a field of the dataclass `config` is another kind of thing than its default, or out of range."""
     for field in fields(config):
-        if field.default is None or field.name == "pad_token_id":
+        if field.default is None or field.name == "pad_token_id":  # most encoders only hand it on, and it may be null
             continue
         value, (allowed, fits) = vars(config)[field.name], KINDS[type(field.default)]
         if not fits(value):
@@ -56,7 +53,29 @@ def check_heads(width: int, heads: int, names: tuple[str, str] = ("hidden_size",
         raise ValueError(f"{names[0]} {width} is no multiple of {names[1]} {heads}")
 
 
-def check_positions(positions: int, padding_id: int) -> None:
-    """ValueError unless the table of `positions` has room for a token: the places up to `padding_id` are no token's."""
-    if positions < padding_id + 2:
-        raise ValueError(f"max_position_embeddings is {positions}, it must be {padding_id + 2} or more")
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What BERT, RoBERTa and MPNet say of their shape, under the names in config.json; the numbers are BERT's."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768  # D
+    num_hidden_layers: int = 12  # L
+    num_attention_heads: int = 12  # H
+    intermediate_size: int = 3072  # inside the perceptron
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02  # standard deviation of the random start
+    pad_token_id: int | None = 0  # nothing is padded here; RoBERTa counts positions from it
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        check_heads(self.hidden_size, self.num_attention_heads)
+        activation(self.hidden_act)
+
+    @property
+    def max_length(self) -> int:
+        """Longest text that has a position for every token."""
+        return self.max_position_embeddings

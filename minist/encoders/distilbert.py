@@ -8,27 +8,21 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from minist.data.packed import Packed
-from minist.encoders.bert import BertConfig, BertLayer
-from minist.encoders.config import activation, check_heads, check_values
+from minist.encoders.bert import BertLayer
+from minist.encoders.config import EncoderConfig, activation, check_heads, check_values
 from minist.encoders.encoder import Encoder
-
-NORM_EPS = 1e-12  # config.json has no field for it
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
 WEIGHTS = {
-    "embeddings.word": ("embeddings.word_embeddings",),
-    "embeddings.position": ("embeddings.position_embeddings",),
-    "embeddings.norm": ("embeddings.LayerNorm",),
-    "layers.{i}.qkv": (
-        "transformer.layer.{i}.attention.q_lin",
-        "transformer.layer.{i}.attention.k_lin",
-        "transformer.layer.{i}.attention.v_lin",
-    ),
-    "layers.{i}.attention_out": ("transformer.layer.{i}.attention.out_lin",),
-    "layers.{i}.attention_norm": ("transformer.layer.{i}.sa_layer_norm",),
-    "layers.{i}.up": ("transformer.layer.{i}.ffn.lin1",),
-    "layers.{i}.down": ("transformer.layer.{i}.ffn.lin2",),
-    "layers.{i}.output_norm": ("transformer.layer.{i}.output_layer_norm",),
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "layers.{i}.qkv": "transformer.layer.{i}.attention.q_lin|k_lin|v_lin",
+    "layers.{i}.attention_out": "transformer.layer.{i}.attention.out_lin",
+    "layers.{i}.attention_norm": "transformer.layer.{i}.sa_layer_norm",
+    "layers.{i}.up": "transformer.layer.{i}.ffn.lin1",
+    "layers.{i}.down": "transformer.layer.{i}.ffn.lin2",
+    "layers.{i}.output_norm": "transformer.layer.{i}.output_layer_norm",
 }
 
 
@@ -56,50 +50,44 @@ class DistilBertConfig:
 
     @property
     def max_length(self) -> int:
-        """Longest text that has a position for every token."""
         return self.max_position_embeddings
 
+    def as_bert(self) -> EncoderConfig:
+        """The same shape under BERT's names."""
+        return EncoderConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.dim,
+            num_attention_heads=self.n_heads,
+            intermediate_size=self.hidden_dim,
+            hidden_act=self.activation,
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.attention_dropout,
+            max_position_embeddings=self.max_position_embeddings,
+            layer_norm_eps=1e-12,  # config.json has no field for it: all models have this one
+        )
 
-def bert_config(config: DistilBertConfig) -> BertConfig:
-    """The fields that shape a layer, under BERT's names."""
-    return BertConfig(
-        hidden_size=config.dim,
-        num_attention_heads=config.n_heads,
-        intermediate_size=config.hidden_dim,
-        hidden_act=config.activation,
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.attention_dropout,
-        layer_norm_eps=NORM_EPS,
-    )
 
+class PlainEmbeddings(nn.Module):
+    """Packed -> [T, D]: word + position, normalized."""
 
-class DistilBertEmbeddings(nn.Module):
-    """word + position, normalized."""
-
-    def __init__(self, config: DistilBertConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.dim)
-        self.position = nn.Embedding(config.max_position_embeddings, config.dim)
-        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D]."""
-        x = self.word(packed.input_ids) + self.position(packed.position_ids)
-        return self.dropout(self.norm(x))
+        return self.dropout(self.norm(self.word(packed.input_ids) + self.position(packed.position_ids)))
 
 
 class DistilBertEncoder(Encoder):
     """Packed -> [T, D]."""
 
-    config_class = DistilBertConfig
-    model_type = "distilbert"
-    architecture = "DistilBertModel"
-    prefix = "distilbert."  # of this encoder inside DistilBertForMaskedLM and its like
-    weights = WEIGHTS
+    config_class, model_type, prefix, weights = DistilBertConfig, "distilbert", "distilbert.", WEIGHTS
     layers_field = "n_layers"
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config, config.dim)
-        self.embeddings = DistilBertEmbeddings(config)
-        self.layers = nn.ModuleList(BertLayer(bert_config(config)) for _ in range(config.n_layers))
+        self.embeddings = PlainEmbeddings(config.as_bert())
+        self.layers = nn.ModuleList(BertLayer(config.as_bert()) for _ in range(config.n_layers))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minist.data.packed import Packed
-from minist.encoders.weights import Table, load_weights, modernize, save_weights
+from minist.encoders.weights import load_weights, modernize, save_weights
 from minist.module import Module, unfilled
 
 
@@ -20,56 +20,51 @@ class Encoder(Module):
     takes, gives = ("texts",), "layers"
     config_class: ClassVar[Any]  # the fields of its config.json
     model_type: ClassVar[str]  # in config.json
-    architecture: ClassVar[str]  # the class that transformers reads it with
     prefix: ClassVar[str]  # of this encoder's weights inside a ..ForMaskedLM and its like
-    weights: ClassVar[Table]  # our modules -> theirs in a checkpoint
+    weights: ClassVar[dict[str, str]]  # our modules -> theirs in a checkpoint, see weights.py
     layers_field: ClassVar[str] = "num_hidden_layers"
+    needs_layer_0: ClassVar[bool] = False  # whether it is another kind of layer than the rest
     token_types: ClassVar[bool] = False  # whether it tells the two texts of a pair apart
     embeddings: Any  # Packed -> [T, D]; its `word` holds the words' vectors
     layers: nn.ModuleList
 
     def __init__(self, config: Any, width: int) -> None:
         super().__init__()
-        self.config, self.out_width = config, width
+        self.config, self.width, self.out_width = config, width, width
         self.checkpoint_layers = False  # while training, see run_layer
 
     @property
     def name(self) -> str:
-        return "Transformer"
-
-    @property
-    def width(self) -> int:
-        """D."""
-        assert self.out_width is not None
-        return self.out_width
+        return "Transformer"  # to files, any encoder is one
 
     @property
     def num_layers(self) -> int:  # type: ignore[override]
-        """L."""
         return len(self.layers)
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids that it has a vector for."""
-        return len(self.embeddings.word.weight)
+        return len(self.embeddings.word.weight)  # and not the config's: a tokenizer may give any id that has a vector
 
     def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D], the last layer's output for every token."""
-        return last(self.hidden_states(packed))
+        return deque(self.hidden_states(packed), maxlen=1).pop()  # the last; none of the earlier ones is kept alive
 
     def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
         """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
+        return self.states(packed)
+
+    def states(self, packed: Packed, *more: object) -> Iterator[Tensor]:
+        """The same; `more` is what an architecture's layers take beside the texts."""
         x = self.embeddings(packed)
         yield x
         for layer in self.layers:
-            x = self.run_layer(layer, x, packed)
+            x = self.run_layer(layer, x, packed, *more)
             yield x
 
     def run_layer(self, layer: nn.Module, x: Tensor, packed: Packed, *more: object) -> Tensor:
         """`layer(x, packed, ..)`, [T, D] -> [T, D]. With `checkpoint_layers` backward keeps only `x`, and runs the
         layer a second time with the same dropout: less memory, a third more time (Chen et al. 2016, arXiv:1604.06174).
         """
-        if self.checkpoint_layers and torch.is_grad_enabled():
+        if self.checkpoint_layers and torch.is_grad_enabled():  # without gradients nothing is kept anyway
             y: Tensor = checkpoint(layer, x, packed, *more, use_reentrant=False, preserve_rng_state=True)
         else:
             y = layer(x, packed, *more)
@@ -78,8 +73,10 @@ class Encoder(Module):
     def check_layers(self, numbers: Sequence[int]) -> None:
         """ValueError unless `numbers` are some of its layers, each once and in their order; the first is 0."""
         given, count = list(numbers), self.num_layers
-        if not given or given != sorted(set(given) & set(range(count))):
-            raise ValueError(f"keep_layers: given are {given}, allowed are rising numbers from 0 to {count - 1}")
+        rising = given == sorted(set(given) & set(range(count)))
+        if not given or not rising or (self.needs_layer_0 and given[0] != 0):
+            first = f", and a {self.model_type} must keep its layer 0" * self.needs_layer_0
+            raise ValueError(f"keep_layers: given are {given}, allowed are rising numbers from 0 to {count - 1}{first}")
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
         """Drop all layers but `numbers`."""
@@ -88,7 +85,8 @@ class Encoder(Module):
         self.config = replace(self.config, **{self.layers_field: len(self.layers)})
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        about: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.model_type}
+        architecture = type(self).__name__.replace("Encoder", "Model")  # transformers reads BertModel: our BertEncoder
+        about: dict[str, Any] = {"architectures": [architecture], "model_type": self.model_type}
         shape = {key: value for key, value in asdict(self.config).items() if value is not None}
         return about | shape, save_weights(self, self.weights)
 
@@ -99,8 +97,3 @@ class Encoder(Module):
             encoder = cls(cls.config_class(**known))  # type: ignore[call-arg]  # an architecture reads the width itself
         load_weights(encoder, modernize(weights, cls.prefix), cls.weights)
         return encoder
-
-
-def last(states: Iterator[Tensor]) -> Tensor:
-    """The last of `states`; none of the earlier ones is kept alive."""
-    return deque(states, maxlen=1).pop()

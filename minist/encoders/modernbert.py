@@ -16,21 +16,20 @@ from minist.data.packed import Packed
 from minist.encoders.attention import attention
 from minist.encoders.config import activation, check_heads, check_values
 from minist.encoders.encoder import Encoder
-from minist.encoders.weights import Table
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
 
 # our modules -> theirs in a checkpoint
-WEIGHTS: Table = {
-    "embeddings.word": ("embeddings.tok_embeddings",),
-    "embeddings.norm": ("embeddings.norm",),
-    "layers.{i}.attention_norm": ("layers.{i}.attn_norm",),
-    "layers.{i}.qkv": ("layers.{i}.attn.Wqkv",),
-    "layers.{i}.attention_out": ("layers.{i}.attn.Wo",),
-    "layers.{i}.mlp_norm": ("layers.{i}.mlp_norm",),
-    "layers.{i}.up": ("layers.{i}.mlp.Wi",),
-    "layers.{i}.down": ("layers.{i}.mlp.Wo",),
-    "final_norm": ("final_norm",),
+WEIGHTS = {
+    "embeddings.word": "embeddings.tok_embeddings",
+    "embeddings.norm": "embeddings.norm",
+    "layers.{i}.attention_norm": "layers.{i}.attn_norm",
+    "layers.{i}.qkv": "layers.{i}.attn.Wqkv",  # here they are stacked in the checkpoint too
+    "layers.{i}.attention_out": "layers.{i}.attn.Wo",
+    "layers.{i}.mlp_norm": "layers.{i}.mlp_norm",
+    "layers.{i}.up": "layers.{i}.mlp.Wi",
+    "layers.{i}.down": "layers.{i}.mlp.Wo",
+    "final_norm": "final_norm",
 }
 
 
@@ -55,7 +54,7 @@ class ModernBertConfig:
     mlp_bias: bool = False
     norm_bias: bool = False
     norm_eps: float = 1e-5
-    max_position_embeddings: int = 8192
+    max_position_embeddings: int = 8192  # what it was made for: rotations as such know no end
     local_attention: int = 128  # a token of a sliding layer sees half of it to either side
     global_attn_every_n_layers: int = 3
     global_rope_theta: float = 160000.0
@@ -67,18 +66,19 @@ class ModernBertConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-        check_heads(self.hidden_size, self.num_attention_heads)
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise ValueError(f"hidden_size {self.hidden_size} is no even multiple of {self.num_attention_heads} heads")
+        pairs = ("hidden_size", "twice num_attention_heads")  # a head's numbers are rotated two by two
+        check_heads(self.hidden_size, 2 * self.num_attention_heads, pairs)
         activation(self.hidden_activation, "hidden_activation")
-        _check_layer_types(self.layer_types, self.num_hidden_layers)
+        given, layers = self.layer_types, self.num_hidden_layers
+        known = isinstance(given, list) and all(kind in (FULL, SLIDING) for kind in given)
+        if given is not None and (not known or len(given) != layers):
+            raise ValueError(f"layer_types is {given!r}, it must be a list of {layers} times {FULL} or {SLIDING}")
         # both spellings say the same from here on, for a reader of the older one
         object.__setattr__(self, "global_rope_theta", _rope_theta(self.rope_parameters, FULL, self.global_rope_theta))
         object.__setattr__(self, "local_rope_theta", _rope_theta(self.rope_parameters, SLIDING, self.local_rope_theta))
 
     @property
     def max_length(self) -> int:
-        """Longest text it was made for; rotations as such know no end."""
         return self.max_position_embeddings
 
     @property
@@ -89,35 +89,26 @@ class ModernBertConfig:
         return [SLIDING if i % self.global_attn_every_n_layers else FULL for i in range(self.num_hidden_layers)]
 
 
-def _check_layer_types(given: Any, layers: int) -> None:
-    if given is None:
-        return
-    if not isinstance(given, list) or len(given) != layers or not all(kind in (FULL, SLIDING) for kind in given):
-        raise ValueError(f"layer_types is {given!r}, it must be a list of {layers} times {FULL} or {SLIDING}")
-
-
 def _rope_theta(given: Any, kind: str, otherwise: float) -> float:
     """The base in rope_parameters (`given`) for this kind of layer, or else `otherwise`."""
     parts = {} if given is None else given
-    if not isinstance(parts, dict) or not parts.keys() <= {FULL, SLIDING}:
-        raise ValueError(f"rope_parameters is {given!r}, it must be a table with {FULL} and {SLIDING}")
-    part = parts.get(kind) or {}
+    part = parts.get(kind) or {} if isinstance(parts, dict) and parts.keys() <= {FULL, SLIDING} else None
     if not isinstance(part, dict) or part.get("rope_type", part.get("type", "default")) != "default":
-        raise ValueError(f"rope_parameters has {part!r} for {kind}, known is the rope_type 'default' with a rope_theta")
+        wanted = f"a table with {FULL} and {SLIDING}, each a rope_theta and the rope_type 'default'"
+        raise ValueError(f"rope_parameters is {given!r}, it must be {wanted}")
     return float(number(f"the rope_theta of {kind}", part.get("rope_theta", otherwise), above=0, most=1e30))
 
 
 class ModernBertEmbeddings(nn.Module):
-    """Words, normalized."""
+    """Packed -> [T, D]: words, normalized."""
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+        self.norm = _norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
 
     def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D]."""
         return self.dropout(self.norm(self.word(packed.input_ids)))
 
 
@@ -128,22 +119,22 @@ class ModernBertLayer(nn.Module):
     def __init__(self, config: ModernBertConfig, number: int) -> None:
         super().__init__()
         width, self.heads = config.hidden_size, config.num_attention_heads
-        self.window = config.local_attention // 2 if config.kinds[number] == SLIDING else None
-        # the embeddings come normalized, so the first layer has nothing to do here
-        self.attention_norm = nn.Identity() if number == 0 else _norm(config)
+        self.kind = config.kinds[number]
+        self.window = config.local_attention // 2 if self.kind == SLIDING else None
+        self.attention_norm = nn.Identity() if number == 0 else _norm(config)  # the embeddings come normalized
         self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)
         self.attention_out = nn.Linear(width, width, bias=config.attention_bias)
         self.mlp_norm = _norm(config)
-        self.up = nn.Linear(width, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.up = nn.Linear(width, 2 * config.intermediate_size, bias=config.mlp_bias)  # half of it is the gate
         self.act = activation(config.hidden_activation)
         self.down = nn.Linear(config.intermediate_size, width, bias=config.mlp_bias)
         self.dropout = nn.Dropout(config.mlp_dropout)
         self.attention_dropout = nn.Dropout(config.attention_dropout)  # of the scores and of the output
 
-    def forward(self, x: Tensor, packed: Packed, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """[T, D] -> [T, D]."""
+    def forward(self, x: Tensor, packed: Packed, rotations: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """[T, D] -> [T, D]. `rotations`: by kind of layer."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1)).unbind(1)  # 3 x [T, H, D/H]
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = (rotate(x, rotations[self.kind]) for x in (q, k))  # q k^T then depends on the tokens' distance
         dropout = self.attention_dropout.p if self.training else 0.0
         mixed = attention(q, k, v, packed, window=self.window, dropout=dropout)
         x = x + self.attention_dropout(self.attention_out(mixed.flatten(1)))
@@ -155,13 +146,14 @@ def _norm(config: ModernBertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-def rotations(packed: Packed, size: int, theta: float) -> tuple[Tensor, Tensor]:
+def angles(packed: Packed, size: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each token's angles, [T, 1, size/2] each, for heads of `size` numbers (RoPE, Su et al.
     2021, arXiv:2104.09864): the token in place p turns its i-th pair by p / theta^(2i / size)."""
     device = packed.position_ids.device
     frequencies = 1.0 / theta ** (torch.arange(0, size, 2, device=device) / size)
-    angles = torch.arange(packed.max_seqlen, device=device)[:, None, None] * frequencies
-    return angles.cos()[packed.position_ids], angles.sin()[packed.position_ids]
+    places = torch.arange(packed.max_seqlen, device=device)[:, None, None]  # once per place, and not per token
+    turned = places * frequencies
+    return turned.cos()[packed.position_ids], turned.sin()[packed.position_ids]
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -174,11 +166,8 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 class ModernBertEncoder(Encoder):
     """Packed -> [T, D]."""
 
-    config_class = ModernBertConfig
-    model_type = "modernbert"
-    architecture = "ModernBertModel"
-    prefix = "model."  # of this encoder inside ModernBertForMaskedLM and its like
-    weights = WEIGHTS
+    config_class, model_type, prefix, weights = ModernBertConfig, "modernbert", "model.", WEIGHTS
+    needs_layer_0 = True  # the only one that does without a norm before its attention
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config, config.hidden_size)
@@ -187,25 +176,15 @@ class ModernBertEncoder(Encoder):
         self.final_norm = _norm(config)
 
     def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
-        """The output of the embeddings, then of each layer: L + 1 times [T, D]. Only the last one is normalized."""
         thetas = {FULL: self.config.global_rope_theta, SLIDING: self.config.local_rope_theta}
         size = self.width // self.config.num_attention_heads
-        turns = {kind: rotations(packed, size, thetas[kind]) for kind in sorted(set(self.config.kinds))}
-        x = self.embeddings(packed)
-        yield x
-        for place, (kind, layer) in enumerate(zip(self.config.kinds, self.layers, strict=True), start=1):
-            x = self.run_layer(layer, x, packed, turns[kind])
-            yield x if place < len(self.layers) else self.final_norm(x)
-
-    def check_layers(self, numbers: Sequence[int]) -> None:
-        """Layer 0 must be kept: only that one does without a norm before its attention."""
-        super().check_layers(numbers)
-        if numbers[0] != 0:
-            raise ValueError(f"keep_layers: given are {list(numbers)}, a ModernBERT must keep its layer 0")
+        rotations = {kind: angles(packed, size, thetas[kind]) for kind in set(self.config.kinds)}
+        for place, x in enumerate(self.states(packed, rotations)):
+            yield x if place < len(self.layers) else self.final_norm(x)  # the states between come as they are
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
         """Drop all layers but `numbers`; those that are left are of the kind that they were."""
         self.check_layers(numbers)
-        kinds = [self.config.kinds[i] for i in numbers]
+        kinds = [self.config.kinds[i] for i in numbers]  # no longer every third
         self.layers = nn.ModuleList(self.layers[i] for i in numbers)
         self.config = replace(self.config, num_hidden_layers=len(kinds), layer_types=kinds)

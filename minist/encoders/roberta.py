@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minist.checks import number
 from minist.data.packed import Packed
-from minist.encoders.bert import WEIGHTS, BertConfig, BertLayer
-from minist.encoders.config import check_positions
+from minist.encoders.bert import WEIGHTS, BertConfig, BertEmbeddings, BertLayer
 from minist.encoders.encoder import Encoder
 
 
@@ -29,28 +29,21 @@ class RobertaConfig(BertConfig):
         super().__post_init__()
         if type(self.pad_token_id) is not int or not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id is {self.pad_token_id!r}, it must be from 0 to {self.vocab_size - 1}")
-        check_positions(self.max_position_embeddings, self.pad_token_id)
+        number("max_position_embeddings", self.max_position_embeddings, least=self.pad_token_id + 2)  # one for a token
 
     @property
     def max_length(self) -> int:
-        """Longest text that has a position for every token: the first of the table are never used."""
-        return self.max_position_embeddings - self.pad_token_id - 1
+        return self.max_position_embeddings - self.pad_token_id - 1  # the first of the table are no token's
 
 
-class RobertaEmbeddings(nn.Module):
-    """word + token type 0 + position, normalized."""
+class RobertaEmbeddings(BertEmbeddings):
+    """Packed -> [T, D]: word + token type 0 + position, normalized."""
 
     def __init__(self, config: RobertaConfig) -> None:
-        super().__init__()
-        width, self.padding_id = config.hidden_size, config.pad_token_id
-        self.word = nn.Embedding(config.vocab_size, width)
-        self.position = nn.Embedding(config.max_position_embeddings, width)
-        self.token_type = nn.Embedding(config.type_vocab_size, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        super().__init__(config)
+        self.padding_id = config.pad_token_id
 
     def forward(self, packed: Packed) -> Tensor:
-        """Packed -> [T, D]."""
         position = self.position(roberta_positions(packed, self.padding_id))
         # RoBERTa was trained without token types, and its tokenizers give none, also for the second text of a pair
         return self.dropout(self.norm(self.word(packed.input_ids) + self.token_type.weight[0] + position))
@@ -62,7 +55,7 @@ def roberta_positions(packed: Packed, padding_id: int) -> Tensor:
     A padding id that stands in the text itself has the position `padding_id`, and is not counted.
     """
     counted = packed.input_ids != padding_id
-    so_far = torch.cat([counted.new_zeros(1, dtype=torch.long), counted.cumsum(0)])  # [T+1]
+    so_far = torch.cat([counted.new_zeros(1, dtype=torch.long), counted.cumsum(0)])  # [T+1], over all texts
     before_text = so_far[packed.cu_seqlens[:-1].long()]  # [N]
     return (so_far[1:] - before_text[packed.text_ids]) * counted + padding_id
 
@@ -70,11 +63,7 @@ def roberta_positions(packed: Packed, padding_id: int) -> Tensor:
 class RobertaEncoder(Encoder):
     """Packed -> [T, D]."""
 
-    config_class = RobertaConfig
-    model_type = "roberta"
-    architecture = "RobertaModel"
-    prefix = "roberta."  # of this encoder inside RobertaForMaskedLM and its like, XLM-RoBERTa's too
-    weights = WEIGHTS
+    config_class, model_type, prefix, weights = RobertaConfig, "roberta", "roberta.", WEIGHTS
 
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__(config, config.hidden_size)
@@ -83,7 +72,6 @@ class RobertaEncoder(Encoder):
 
 
 class XLMRobertaEncoder(RobertaEncoder):
-    """RoBERTa for a hundred languages: another vocabulary, the same encoder."""
+    """RoBERTa for a hundred languages: another vocabulary, the same encoder and the same `prefix`."""
 
     model_type = "xlm-roberta"
-    architecture = "XLMRobertaModel"

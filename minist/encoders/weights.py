@@ -1,7 +1,7 @@
 """Checkpoint weights to parameters and back, by a table of names, with every name and shape checked.
 
-A table maps a module of ours to one or more modules of a Hugging Face checkpoint; several are stacked
-along the first axis (query, key and value are one matrix here). `{i}` stands for a layer's number.
+A table maps a module of ours to that of a Hugging Face checkpoint, `{i}` being a layer's number. "a.query|key|value"
+are three modules a.query, a.key and a.value, which are one here, stacked along the first axis.
 """
 
 import re
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from minist.module import WeightError, checked, on_cpu
-
-Table = dict[str, tuple[str, ...]]
 
 
 def initialize(module: nn.Module, std: float) -> None:
@@ -23,16 +21,17 @@ def initialize(module: nn.Module, std: float) -> None:
             nn.init.zeros_(part.bias)
 
 
-def checkpoint_names(parameter: str, table: Table) -> list[str]:
+def checkpoint_names(parameter: str, table: dict[str, str]) -> list[str]:
     """`layers.3.qkv.bias` -> the names of its parts in a checkpoint."""
     module, _, kind = parameter.rpartition(".")
     layer = re.search(r"\d+", module)
     number = layer.group() if layer else ""
-    theirs = table[module.replace(f".{number}.", ".{i}.", 1)]
-    return [f"{name.format(i=number)}.{kind}" for name in theirs]
+    theirs = table[module.replace(f".{number}.", ".{i}.", 1)].format(i=number)
+    path, dot, parts = theirs.rpartition(".")
+    return [f"{path}{dot}{part}.{kind}" for part in parts.split("|")]
 
 
-def load_weights(module: nn.Module, state: dict[str, Tensor], table: Table) -> None:
+def load_weights(module: nn.Module, state: dict[str, Tensor], table: dict[str, str]) -> None:
     """Fill `module`, which may be on the meta device, from the checkpoint `state`, as float32.
 
     ValueError names a weight that is missing, has another shape, or belongs to no parameter.
@@ -41,23 +40,22 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], table: Table) -> N
     for ours, parameter in module.named_parameters():
         theirs = checkpoint_names(ours, table)
         shape = (parameter.shape[0] // len(theirs), *parameter.shape[1:])
-        parts = [checked(state, name, shape) for name in theirs]  # as float32
-        loaded[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        parts = [checked(state, name, shape) for name in theirs]
+        loaded[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]  # no copy where there is nothing to join
         known.update(theirs)
     roots = {name.split(".")[0] for name in known}  # heads and poolers lie under other roots, and are not read here
     unknown = sorted(n for n in state.keys() - known if n.split(".")[0] in roots and not n.endswith("position_ids"))
     if unknown:
         raise WeightError(f"the checkpoint holds {unknown[0]}, but by its config.json the encoder has no such weight")
-    module.load_state_dict(loaded, assign=True)
+    module.load_state_dict(loaded, assign=True)  # assign: parameters on the meta device have no memory to copy to
 
 
-def save_weights(module: nn.Module, table: Table) -> dict[str, Tensor]:
+def save_weights(module: nn.Module, table: dict[str, str]) -> dict[str, Tensor]:
     """The parameters of `module` under their checkpoint names, on the CPU."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for ours, parameter in module.named_parameters():
         names = checkpoint_names(ours, table)
-        for name, part in zip(names, parameter.chunk(len(names)), strict=True):
-            state[name] = on_cpu(part)
+        state |= {name: on_cpu(part) for name, part in zip(names, parameter.chunk(len(names)), strict=True)}
     return state
 
 
@@ -65,4 +63,4 @@ def modernize(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Strip `prefix` (of the encoder inside a ...ForMaskedLM), and write weight and bias for gamma and beta."""
     if any(name.startswith(prefix) for name in state):
         state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    return {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): t for name, t in state.items()}
+    return {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): t for name, t in state.items()}  # TF's names

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules import activation as activations
 
 from minist.checks import number, pick
-from minist.module import Module, unfilled
+from minist.module import Module
 
 # as a saved config.json spells them; left out are those that need arguments or more than one vector
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -34,9 +34,8 @@ class Dense(Module):
         super().__init__()
         self.in_width, self.out_width = in_features, out_features
         self.linear = nn.Linear(in_features, out_features, bias)
-        self.activation_name = activation
-        # a parameter of an activation, PReLU's, is saved under this name
-        self.activation_function = pick("activation_function", activation, ACTIVATIONS)()
+        self.activation_name, act = activation, pick("activation_function", activation, ACTIVATIONS)
+        self.activation_function = act()  # files have this name: an activation may have a parameter, as PReLU has
         self.has_residual = residual
         if residual and in_features != out_features:
             self.residual = nn.Linear(in_features, out_features, bias=False)
@@ -54,11 +53,9 @@ class Dense(Module):
         return config, super().to_folder()[1]
 
     @classmethod
-    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Dense":
-        shape = config["in_features"], config["out_features"], config["bias"]
-        with unfilled():
-            dense = cls(*shape, config["activation_function"], config.get("use_residual", False))
-        return dense.fill(weights)
+    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
+        names = ("in_features", "out_features", "bias", "activation_function")
+        return *(config[name] for name in names), config.get("use_residual", False)
 
 
 class Normalize(Module):
@@ -86,10 +83,8 @@ class LayerNorm(Module):
         return {"dimension": self.in_width}, super().to_folder()[1]
 
     @classmethod
-    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "LayerNorm":
-        with unfilled():
-            norm = cls(config["dimension"])
-        return norm.fill(weights)
+    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
+        return (config["dimension"],)
 
 
 class Dropout(Module):
@@ -108,5 +103,5 @@ class Dropout(Module):
         return {"dropout": self.dropout.p}, {}
 
     @classmethod
-    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Dropout":
-        return cls(config["dropout"])
+    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
+        return (config["dropout"],)

@@ -31,7 +31,7 @@ class Pooling(Module):
     weightedmean          an average in which the i-th token weighs i (Muennighoff 2022, arXiv:2202.08904)
     lasttoken             the last token
 
-    A text without any token, where a tokenizer adds none, is zeros. Sums are made in fp32 or better.
+    A text without any token, where a tokenizer adds none, is zeros.
     """
 
     takes, gives, has_weights = ("tokens",), "embeddings", False
@@ -55,65 +55,41 @@ class Pooling(Module):
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config: dict[str, Any] = {"word_embedding_dimension": self.in_width}
         config |= {flag: mode in self.modes for mode, flag in FLAGS.items()}
-        if list(self.modes) != sorted(self.modes, key=MODES.index):
-            # flags have no order: only the spelling of version 6 can keep another one
+        if list(self.modes) != sorted(self.modes, key=MODES.index):  # flags have no order: as version 6 spells it
             config = {"embedding_dimension": self.in_width, "pooling_mode": list(self.modes)}
         return config | {"include_prompt": self.include_prompt}, {}
 
     @classmethod
-    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Pooling":
+    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
         include_prompt = config.get("include_prompt", True)
-        if include_prompt not in (True, False):
+        if include_prompt not in (True, False):  # the text "false" would count as true
             raise ValueError(f"include_prompt is {include_prompt!r}, it must be true or false")
         if "pooling_mode" in config:  # version 6
             modes = [config["pooling_mode"]] if type(config["pooling_mode"]) is str else config["pooling_mode"]
-            return cls(config["embedding_dimension"], tuple(modes), include_prompt)
+            return config["embedding_dimension"], tuple(modes), include_prompt
         names = {flag: mode for mode, flag in FLAGS.items()}
-        about = ("word_embedding_dimension", "include_prompt")
-        asked = [pick("pooling", key, names) for key, value in config.items() if value and key not in about]
-        modes = sorted(asked, key=MODES.index) or ["mean"]
-        return cls(config["word_embedding_dimension"], tuple(modes), include_prompt)
+        asked = {key for key, value in config.items() if value} - {"word_embedding_dimension", "include_prompt"}
+        modes = sorted((pick("pooling", key, names) for key in sorted(asked)), key=MODES.index) or ["mean"]
+        return config["word_embedding_dimension"], tuple(modes), include_prompt
 
 
 def pool(mode: str, x: Tensor, packed: Packed, skip: Tensor) -> Tensor:
     """One pooling over the tokens of each text but the first `skip` [N]: [T, D] -> [N, D]."""
-    if mode == "cls":
-        first = packed.cu_seqlens[:-1] + torch.minimum(
-            skip, packed.lengths - 1
-        )  # of a text that is all prompt, its last
-        return x[first.clamp(min=0)]
-    if mode == "lasttoken":
-        return x[(packed.cu_seqlens[1:] - 1).clamp(min=0)]
+    lengths, place = packed.lengths, packed.position_ids
+    if mode in ("cls", "max"):
+        skip = torch.minimum(skip, lengths - 1)  # of a text that is all prompt, its last token
+    if mode in ("cls", "lasttoken"):  # clamped: an empty text at either end points at no token
+        at = packed.cu_seqlens[:-1] + skip if mode == "cls" else packed.cu_seqlens[1:] - 1
+        return x[at.clamp(min=0)]
+    kept = place >= skip[packed.text_ids]  # [T]
+    # segment_reduce and not index_add, which on CUDA adds in a random order; unsafe: Packed.of checked the lengths
     if mode == "max":
-        return max_pool(x, packed, skip)
-    count = (packed.lengths - skip).clamp(min=1)
-    if mode == "mean":
-        return token_sum(x, packed, skip, None, count)
-    if mode == "mean_sqrt_len_tokens":
-        return token_sum(x, packed, skip, None, count.to(torch.promote_types(x.dtype, torch.float32)).sqrt())
-    # weights skip + 1 .. length of the kept tokens, and their sum
-    weights_sum = (packed.lengths * (packed.lengths + 1) - skip * (skip + 1)).clamp(min=2) / 2
-    return token_sum(x, packed, skip, packed.position_ids + 1, weights_sum)
-
-
-def max_pool(x: Tensor, packed: Packed, skip: Tensor) -> Tensor:
-    """The maximum over the tokens of each text but the first `skip` [N]."""
-    skip = torch.minimum(skip, packed.lengths - 1)  # of a text that is all prompt, the last token
-    left_out = packed.position_ids < skip[packed.text_ids]
-    return torch.segment_reduce(
-        x.masked_fill(left_out[:, None], float("-inf")), "max", lengths=packed.lengths, unsafe=True
-    )
-
-
-def token_sum(x: Tensor, packed: Packed, skip: Tensor, weights: Tensor | None, divisor: Tensor) -> Tensor:
-    """Sum of weights [T] * x over the tokens of each text but the first `skip` [N], over `divisor` [N].
-
-    Zeros where no token is left. segment_reduce and not index_add, because on CUDA the latter adds in a
-    random order; unsafe means that it does not check the lengths, as Packed.of did, and has no minimum to
-    take where N is 0.
-    """
-    kept = packed.position_ids >= skip[packed.text_ids]
-    factors = kept if weights is None else kept * weights
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    totals = torch.segment_reduce(wide * factors[:, None], "sum", lengths=packed.lengths, unsafe=True)
+        x = x.masked_fill(~kept[:, None], float("-inf"))
+        return torch.segment_reduce(x, "max", lengths=lengths, unsafe=True)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half types would lose the small ones of many
+    count = (lengths - skip).clamp(min=1).to(wide.dtype)  # 1: where no token is left the sum is zeros
+    divisor = count.sqrt() if mode == "mean_sqrt_len_tokens" else count
+    if mode == "weightedmean":  # weights skip + 1 .. length, and their sum
+        kept, divisor = kept * (place + 1), (lengths * (lengths + 1) - skip * (skip + 1)).clamp(min=2) / 2
+    totals = torch.segment_reduce(wide * kept[:, None], "sum", lengths=lengths, unsafe=True)
     return (totals / divisor[:, None]).to(x.dtype)

@@ -59,7 +59,6 @@ class Router(Module):
         return found
 
     def modules_of(self, route: str) -> list[Module]:
-        """The modules of a route, in their order."""
         modules: Any = self.routes[route]
         return list(modules)
 
@@ -69,6 +68,5 @@ def check_names(names: Sequence[str]) -> None:
     taken = dir(nn.ModuleDict())
     for name in names or [""]:  # no route at all has no name either
         if not re.fullmatch(r"[\w -]+", name) or name in taken:
-            raise ValueError(
-                f"Router: a route cannot be called {name!r}: use letters, digits, _ and -, and no attribute of torch's"
-            )
+            allowed = "letters, digits, _ and -, and no attribute of torch's"
+            raise ValueError(f"Router: a route cannot be called {name!r}: use {allowed}")

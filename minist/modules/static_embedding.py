@@ -25,8 +25,7 @@ class StaticEmbedding(Module):
         self.embedding = nn.Embedding(vocab_size, width)
 
     def forward(self, packed: Packed) -> Tensor:
-        """[T] ids -> [N, D]."""
-        starts = packed.cu_seqlens[:-1].long()
+        starts = packed.cu_seqlens[:-1].long()  # of the type of the ids, as the kernel asks
         return F.embedding_bag(packed.input_ids, self.embedding.weight, starts, mode="mean")
 
     @classmethod
@@ -36,7 +35,7 @@ class StaticEmbedding(Module):
         if vectors is None:
             raise WeightError(f"the weights have neither {name} nor, as of model2vec, embeddings")
         with unfilled():
-            module = cls(*vectors.shape)
+            module = cls(*vectors.shape)  # no file says the sizes beside the vectors themselves
         return module.fill({name: vectors})
 
 

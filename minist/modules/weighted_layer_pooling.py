@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minist.module import Module, unfilled
+from minist.checks import number
+from minist.module import Module
 
 
 class WeightedLayerPooling(Module):
@@ -21,10 +22,7 @@ class WeightedLayerPooling(Module):
     def __init__(self, width: int, num_layers: int, first_layer: int = 4) -> None:
         """`num_layers` is L, the encoder's. ValueError where no layer is left."""
         super().__init__()
-        if not 0 <= first_layer <= num_layers:
-            raise ValueError(
-                f"WeightedLayerPooling: layer_start is {first_layer}, the encoder has layers 0 to {num_layers}"
-            )
+        number("layer_start", first_layer, 0, num_layers)
         self.in_width, self.num_layers, self.first_layer = width, num_layers, first_layer
         self.layer_weights = nn.Parameter(torch.ones(num_layers + 1 - first_layer))
 
@@ -43,8 +41,6 @@ class WeightedLayerPooling(Module):
         return {"word_embedding_dimension": self.in_width} | layers, super().to_folder()[1]
 
     @classmethod
-    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "WeightedLayerPooling":
+    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
         width = config.get("embedding_dimension") or config["word_embedding_dimension"]  # of version 6, of version 5
-        with unfilled():
-            module = cls(width, config["num_hidden_layers"], config["layer_start"])
-        return module.fill(weights)
+        return width, config["num_hidden_layers"], config["layer_start"]

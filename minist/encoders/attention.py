@@ -43,9 +43,8 @@ def attention(
         from torch.nn.attention.varlen import varlen_attn  # CUDA only: a CPU start need not pay for it
 
         starts, longest = packed.cu_seqlens, packed.max_seqlen  # the same for queries and keys
-        out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=sides)
-        return out  # type: ignore[return-value]  # a tuple only where more was asked for
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():  # 2 to 3 times slower there
+        return varlen_attn(q, k, v, starts, starts, longest, longest, window_size=sides)  # type: ignore[return-value]
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():  # fp32's backward is 2x faster
         with torch.autocast("cpu", enabled=False):  # which would make bf16 of it again
             return _rectangles(q.float(), k.float(), v.float(), packed, bias, sides, dropout, False).to(q.dtype)
     return _rectangles(q, k, v, packed, bias, sides, dropout, padding=q.is_cuda)
@@ -79,8 +78,7 @@ def _rectangles(
         if sides[0] >= 0 and longest > 6 * max(sides[0], BLOCK):  # a window; below, one masked call is as fast
             out = _blocks(qr, kr, vr, ends, sides[0], dropout)
         else:
-            mask = _mask(longest, ends, bias, sides, q)
-            out = F.scaled_dot_product_attention(qr, kr, vr, attn_mask=mask, dropout_p=dropout)
+            out = F.scaled_dot_product_attention(qr, kr, vr, _mask(longest, ends, bias, sides, q), dropout)
         out = out.transpose(1, 2).flatten(0, 1)  # [n longest, H, D/H]
         outputs.append(out if places is None else out.index_select(0, places))
     return torch.cat(outputs)
@@ -106,10 +104,9 @@ def _mask(longest: int, ends: Tensor | int, bias: Tensor | None, sides: Sides, l
     """What the kernel adds to the scores [n, H, longest, longest], or True where a query may see a key."""
     at = torch.arange(longest, device=like.device)
     near = (ALL, ALL) if longest - 1 <= min(sides) else sides  # in such a window, nobody is further away
-    everything = near == (ALL, ALL) and isinstance(ends, int)  # no mask at all: the kernels are faster then
-    seen = None if everything else _seen(at[:, None], at, ends, near)
+    seen = None if near == (ALL, ALL) and isinstance(ends, int) else _seen(at[:, None], at, ends, near)
     if bias is None:
-        return seen
+        return seen  # None where all is seen: kernels are faster without a mask
     own = bias[None, :, :longest, :longest].to(like.dtype)  # with 3 dimensions, CPUs would take a slower kernel
     return own if seen is None else own.masked_fill(~seen, float("-inf"))
 

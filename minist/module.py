@@ -72,7 +72,7 @@ class Module(nn.Module):
         for name in sorted(weights.keys() - known.keys()):
             raise WeightError(f"the weight {name} belongs to no {self.name} of this shape, which has {listing(known)}")
         filled = {name: checked(weights, name, tuple(parameter.shape)) for name, parameter in known.items()}
-        self.load_state_dict(filled, assign=True)
+        self.load_state_dict(filled, assign=True)  # on the meta device there is no memory to copy to
         return self
 
 

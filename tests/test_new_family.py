@@ -35,8 +35,8 @@ class Scale(Module):
         return {"width": self.in_width}, super().to_folder()[1]
 
     @classmethod
-    def from_folder(cls, config, weights):
-        return cls(config["width"]).fill(weights)
+    def arguments(cls, config):
+        return (config["width"],)
 
 
 class ScaledModel(SentenceTransformer):

@@ -64,8 +64,7 @@ def _rectangles(
     """`padding`: a GPU wants few and large kernels, a CPU no needless numbers: without is 2.6x faster there."""
     groups = [list(group) for _, group in groupby(_lengths(packed.cu_seqlens), _similar if padding else None)]
     tokens, texts = [sum(group) for group in groups], [len(group) for group in groups]
-    # split, not slices: the backward of each slice would write a zero tensor of full size
-    streams = (x.split(tokens) for x in (q, k, v, packed.text_ids, packed.position_ids))
+    streams = (x.split(tokens) for x in (q, k, v, packed.text_ids, packed.position_ids))  # slices: a slow backward
     outputs = []
     for qs, ks, vs, ids, positions, lengths, group in zip(*streams, packed.lengths.split(texts), groups, strict=True):
         n, longest = len(group), max(group)
@@ -97,7 +96,7 @@ def _similar(length: int) -> int:
 def _stack(x: Tensor, n: int, longest: int, places: Tensor | None) -> Tensor:
     if places is not None:
         x = x.new_zeros(n * longest, *x.shape[1:]).index_copy(0, places, x)
-    return x.unflatten(0, (n, longest)).transpose(1, 2)
+    return x.unflatten(0, (n, longest)).transpose(1, 2)  # [tokens, H, D/H] -> [n, H, longest, D/H]
 
 
 def _mask(longest: int, ends: Tensor | int, bias: Tensor | None, sides: Sides, like: Tensor) -> Tensor | None:
@@ -126,7 +125,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dr
     it: L (block + 2 window) scores, and not L^2."""
     n, heads, length, _ = q.shape
     block = max(window, BLOCK)
-    rest = -length % block  # places behind the last query
+    rest = -length % block  # places behind the last query, which fill its block
     blocks = (length + rest) // block
 
     def around(x: Tensor) -> Tensor:  # [n, H, L, D/H] -> [n H, blocks, block + 2 window, D/H], overlapping views

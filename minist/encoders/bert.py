@@ -62,7 +62,7 @@ class BertLayer(nn.Module):
         self.down = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)  # set_dropout finds it by its name
 
     def forward(self, x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D]. `bias` [H, max_seqlen, max_seqlen] is added to the attention scores: see mpnet.py."""
@@ -73,7 +73,7 @@ class BertLayer(nn.Module):
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # [T, 3D] -> 3 x [T, H, D/H]
         dropout = self.attention_dropout.p if self.training else 0.0  # of the scores, inside the kernel
         mixed = attention(q, k, v, packed, bias=bias, causal=causal, dropout=dropout)
-        return self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))
+        return self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))  # heads side by side, [T, D]
 
     def perceptron(self, x: Tensor) -> Tensor:
         """The second half, [T, D] -> [T, D]."""
@@ -84,7 +84,7 @@ class BertEncoder(Encoder):
     """Packed -> [T, D]."""
 
     config_class, model_type, prefix, weights = BertConfig, "bert", "bert.", WEIGHTS
-    token_types = True
+    token_types = True  # the only family here that has them
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, config.hidden_size)

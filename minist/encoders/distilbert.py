@@ -85,7 +85,7 @@ class DistilBertEncoder(Encoder):
     """Packed -> [T, D]."""
 
     config_class, model_type, prefix, weights = DistilBertConfig, "distilbert", "distilbert.", WEIGHTS
-    layers_field = "n_layers"
+    layers_field = "n_layers"  # which keep_layers changes
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config, config.dim)

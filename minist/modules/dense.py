@@ -44,7 +44,7 @@ class Dense(Module):
         out = self.activation_function(self.linear(x))
         if not self.has_residual:
             return out
-        return out + (x if self.in_width == self.out_width else self.residual(x))
+        return out + (x if self.in_width == self.out_width else self.residual(x))  # behind the activation
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config: dict[str, Any] = {"in_features": self.in_width, "out_features": self.out_width}
@@ -65,7 +65,7 @@ class Normalize(Module):
     has_config = has_weights = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1)
+        return F.normalize(x, dim=-1)  # with a least length: zeros, of a text without tokens, stay zeros
 
 
 class LayerNorm(Module):

@@ -50,7 +50,7 @@ class Router(Module):
         if role is None:
             found = self.default_route
         else:
-            choices = [self.mappings.get(role), self.mappings.get(None), role, "text"]
+            choices = [self.mappings.get(role), self.mappings.get(None), role, "text"]  # the first that is a route
             found = next((name for name in choices if name is not None and name in self.routes), None)
         if found is None:
             roles = listing(dict.fromkeys(filter(None, [*self.mappings, *self.routes])))
@@ -59,13 +59,13 @@ class Router(Module):
         return found
 
     def modules_of(self, route: str) -> list[Module]:
-        modules: Any = self.routes[route]
+        modules: Any = self.routes[route]  # ModuleDict does not say that it holds lists
         return list(modules)
 
 
 def check_names(names: Sequence[str]) -> None:
     """ValueError unless each can be part of the name of a folder, and of a parameter."""
-    taken = dir(nn.ModuleDict())
+    taken = dir(nn.ModuleDict())  # a module is an attribute there, and would hide the method of its name
     for name in names or [""]:  # no route at all has no name either
         if not re.fullmatch(r"[\w -]+", name) or name in taken:
             allowed = "letters, digits, _ and -, and no attribute of torch's"

@@ -34,7 +34,7 @@ class WeightedLayerPooling(Module):
                 weighted = self.layer_weights[layer - self.first_layer] * x
                 total = weighted if total is None else total + weighted
         assert total is not None, "the encoder has fewer layers than the pooling"
-        return total / self.layer_weights.sum()
+        return total / self.layer_weights.sum()  # no softmax: a weight may become negative
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         layers = {"num_hidden_layers": self.num_layers, "layer_start": self.first_layer}

@@ -116,13 +116,13 @@ def _seen(query: Tensor, key: Tensor, ends: Tensor | int, sides: Sides) -> Tenso
     if sides == (ALL, ALL):
         return is_token
     left, right = (float("inf") if side == ALL else side for side in sides)
+    ahead = key - query
     # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
-    return (query - key <= left) & (key - query <= right) & (is_token | (query >= ends))
+    return (ahead >= -left) & (ahead <= right) & (is_token | (query >= ends))
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dropout: float) -> Tensor:
-    """[n, H, L, D/H] -> the same. A long text is cut into blocks of queries, each of which meets only the keys around
-    it: L (block + 2 window) scores, and not L^2."""
+    """[n, H, L, D/H] -> the same: blocks of queries meet the keys around them, L (block + 2 window) scores, not L^2."""
     n, heads, length, _ = q.shape
     block = max(window, BLOCK)
     rest = -length % block  # places behind the last query, which fill its block

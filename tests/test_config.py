@@ -90,7 +90,6 @@ def test_written_out_and_read_again(tmp_path, name):
         ("columns", "colums", r"\[\[data\]\] has no key 'colums', the nearest is 'columns'"),
         ('path = "m"', 'path = "m"\nencoder = { hidden_size = 8 }', "takes path, or .*: give one of them"),
         ('path = "m"', "", "takes path, or .*: give one of them"),
-        ('path = "m"', 'path = "m"\ntype = "Other"', "type in .* is 'Other', known are .*SentenceTransformer"),
         ('["d.jsonl"]', '"d.jsonl"', r"files in \[\[data\]\] must be a list \(a text each\), it is 'd\.jsonl'"),
         ('files = ["d.jsonl"]', "", "takes files or source: give one of them"),
         ("[[data]]", "[data]", r"data in .* must be a list \(a table each\), it is .*: write \[\[data\]\]"),

@@ -67,7 +67,8 @@ def step(model, n, rank, world, budget=0, roles=()):
         columns[2] = columns[2].take(torch.arange(len(rows))[rows >= 3])
         counts = (None, None, (torch.arange(n) >= 3).long())
     objective = Objective(loss, Batch(tuple(columns), roles, None, counts), 1.0)
-    (mini_batched_step if budget else plain_step)(Setup(model, OFF, None, budget), objective, 0)
+    setup = Setup(model, model if budget else distributed.wrap(model), OFF, None, budget)
+    (mini_batched_step if budget else plain_step)(setup, objective, 0)
     mini_batches = sum(len(column.split(budget)) for column in columns) if budget else 1
     found = {"loss": objective.value, "own": loss.weight.grad, "idle": loss.idle.grad, "mini_batches": mini_batches}
     return found | {name: p.grad for name, p in model.named_parameters()}
@@ -103,7 +104,7 @@ def write_texts(n, rank, world, budget=0):
     columns = [model.tokenizer([text[i:] for text in texts]).packed() for i in (4, 0)]
     columns = tuple(column.take(torch.arange(n).tensor_split(world)[rank]) for column in columns)
     objective = Objective(loss, Batch(columns, (None, None)), 0.5)
-    token_step(Setup(model, OFF, None, budget), objective, 0)
+    token_step(Setup(model, model, OFF, None, budget), objective, 0)
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {"loss": objective.value} | {name: p.grad for name, p in named}
 

@@ -326,8 +326,8 @@ def test_a_collection_as_beir_lays_it_out(folder):
 def test_what_a_loss_wants_of_labels_is_passed_on(folder, monkeypatch):
     asked = []
 
-    def stop(files, columns, label, cache, form, wants):
-        asked.append((label, form, wants))
+    def stop(files, columns, label, cache, format, wants):
+        asked.append((label, format, wants))
         raise ValueError("seen")
 
     monkeypatch.setattr("minist.training.entries.dataset_folder", stop)

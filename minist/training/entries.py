@@ -1,6 +1,7 @@
 """What the [[data]] and [[eval]] entries of a config become: tasks with their rows and losses, and evaluations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,11 +31,8 @@ def make_loss(where: str, table: Table, seed: int) -> Loss:
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    return {
-        name: open_model(table.model, revision=table.revision or None, device=device)
-        for name, table in config.guides().items()
-        if table.model
-    }
+    wanted = {name: table for name, table in config.guides().items() if table.model}
+    return {k: open_model(table.model, revision=table.revision or None, device=device) for k, table in wanted.items()}
 
 
 def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
@@ -42,14 +40,21 @@ def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Seq
     tasks = []
     for entry, loss in zip(config.data, own_losses, strict=True):
         rows = make_rows(config, entry, loss, model, guides)
-        try:
+        with speaking_of(entry):
             loss.attach(model, rows.roles, plain_weights(config.model) if loss.over_tokens else {})
-        except ValueError as e:
-            raise ValueError(f"config: {entry.where}: {e}") from None
-        rows.check(loss, model, config.train.batch_size, entry.where)
+            rows.check(loss, model, config.train.batch_size)
         step = choose_step(loss, config.train.mini_batch_tokens)
         tasks.append(Task(entry.name, entry.weight, rows, loss, step))
     return tasks
+
+
+@contextmanager
+def speaking_of(entry: RowsConfig) -> Iterator[None]:
+    """A ValueError of a loss, which knows no config, says of which entry it speaks."""
+    try:
+        yield
+    except ValueError as e:
+        raise ValueError(f"config: {entry.where}: {e}") from None
 
 
 def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides) -> TrainingRows:
@@ -77,18 +82,15 @@ def open_dataset(
 ) -> Dataset:
     """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks.
 
-    Columns, roles and prompts go by our names. `class_names`: labels may be names, else they must be numbers.
+    `class_names`: labels may be names, else they must be numbers.
     """
     specs = {
         name: ColumnSpec(source, model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
-    files, wants = entry.paths(), "" if class_names else "numbers"
-    folder = dataset_folder(files, specs, label, cache, wants=wants, format=entry.format)
-    distributed.prepare_once(
-        folder / "meta.json",
-        lambda: prepare_dataset(files, specs, label, cache, wants=wants, format=entry.format),
-    )
+    files, form, wants = entry.paths(), entry.format, "" if class_names else "numbers"
+    folder = dataset_folder(files, specs, label, cache, form, wants)
+    distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(files, specs, label, cache, form, wants))
     return Dataset(folder)
 
 
@@ -102,7 +104,7 @@ def check_roles(model: TextModel, roles: Mapping[str, str], columns: Sequence[st
 
 
 def _prompts(config: Config, entry: RowsConfig) -> dict[str, str]:
-    """The prompt of each column of an entry: its own, else those for all entries, which may name columns of any."""
+    """The prompt of each column of an entry: its own, else those of [train], which may name columns of any entry."""
     if entry.prompts:
         return resolve_prompts(entry.prompts, entry.name, [entry.name], list(entry.columns))
     entries = [*config.data, *(other for other in config.eval if other.loss)]
@@ -120,8 +122,8 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
     model = guides[loss.guide]
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
-    prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts
-    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)
+    prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts  # its default where no role says
+    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)  # the label is the training set's matter
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
     if config.guides()[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)
@@ -143,10 +145,8 @@ def make_evaluation(
             "write the loss as a [[data]] entry has it, and it is that one"
         )
     rows = make_rows(config, entry, loss, model, guides)
-    if same:  # it knows classes by their numbers there
-        try:
+    with speaking_of(entry):
+        if same:  # it knows classes by their numbers there
             rows.dataset.number_classes(same.rows.dataset.classes)
-        except ValueError as e:
-            raise ValueError(f"config: {entry.where}: {e}, as in [[data]] {same.name}") from None
-    rows.check(loss, model, config.train.batch_size, entry.where)
+        rows.check(loss, model, config.train.batch_size)
     return LossEvaluation(entry.name, loss, rows, config.train.batch_size)

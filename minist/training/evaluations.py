@@ -41,17 +41,12 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
     else:
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
-    made = call(name, build, arguments | own, evaluation, type(None), list(own))
-    if entry.queries and made.note and distributed.rank() == 0:
-        print(f"note   {made.note}", flush=True)  # ids that the files lack
+    made: Evaluation = call(name, build, arguments, evaluation, type(None), own)
     return made
 
 
 class LossEvaluation:
-    """The mean of a loss over the rows of a data set, in batches as in training: `eval_<name>_loss`.
-
-    A batch of fewer rows counts for less. A loss that compares the rows of a batch depends on `batch_size`.
-    """
+    """The mean of a loss over the rows of a data set, in batches as in training, since it may compare their rows."""
 
     def __init__(self, name: str, loss: Loss, rows: TrainingRows, batch_size: int) -> None:
         self.name, self.loss, self.rows, self.batch_size = name, loss, rows, batch_size
@@ -61,7 +56,7 @@ class LossEvaluation:
         self.loss.eval()  # a decoder has dropout too
         for part in rows.split(self.batch_size):
             batch = self.rows.batch(part, epoch=0, step=0, progress=1.0)
-            total += measure_loss(model, self.loss, batch) * len(part)
+            total += measure_loss(model, self.loss, batch) * len(part)  # the last batch may have fewer rows
         self.loss.train()
         return {f"eval_{self.name}_loss": total / len(rows)}
 
@@ -72,8 +67,7 @@ def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
     columns, roles = model.arrange(batch.columns, batch.roles)
     if not loss.over_tokens:
         outputs = loss.outputs(batch.step, model.num_layers)
-        objective = Objective(loss, batch, 1.0, outputs)
-        return objective(embed_in_parts(model, columns, roles, outputs)).item()
+        return Objective(loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()
     found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
     for part in mini_batches(columns, MEASURED_TOKENS):
         found += torch.stack([loss(model, part, roles).to(found), found.new_tensor(loss.count(part))])
@@ -111,13 +105,9 @@ def report(
         theirs = bm25_metrics(evaluator)[f"{entry.name}_bm25_ndcg@10"]
         say(f"\nnDCG@10 on {entry.name}: {ours:.4f}   BM25: {theirs:.4f}   difference: {ours - theirs:+.4f}")
     if entry.searches:
-        show_searches(entry.searches, evaluator.documents, model, say)
-
-
-def show_searches(searches: list[str], documents: list[str], model: Any, say: Callable[[str], None]) -> None:
-    found, queries = model.encode_document(documents), model.encode_query(searches)
-    scores, rows = search(torch.as_tensor(queries), torch.as_tensor(found), SHOWN, model.similarity_name)
-    for query, best, where in zip(searches, scores.tolist(), rows.tolist(), strict=True):
-        say(f"\nsearch: {query}")
-        for score, row in zip(best, where, strict=True):
-            say(f"  {score:.3f}  {documents[row][:100]}")
+        queries, documents = model.encode_query(entry.searches), model.encode_document(evaluator.documents)
+        found = search(torch.as_tensor(queries), torch.as_tensor(documents), SHOWN, model.similarity_name)
+        for query, scores, rows in zip(entry.searches, *(x.tolist() for x in found), strict=True):
+            say(f"\nsearch: {query}")
+            for score, row in zip(scores, rows, strict=True):
+                say(f"  {score:.3f}  {evaluator.documents[row][:100]}")

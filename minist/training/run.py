@@ -1,7 +1,4 @@
-"""Everything that a run needs before its first step, made from the config. What a config can get wrong shows here.
-
-Only when all of it is there is the run directory touched, see train.py.
-"""
+"""Everything that a run needs before its first step, made from the config: what a config can get wrong shows here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +17,6 @@ from minist.encoders.encoder import Encoder
 from minist.models import open_model
 from minist.models.text_model import TextModel
 from minist.training import checkpoint as saved
-from minist.training.checkpoint import Trained
 from minist.training.config import DTYPES, Config
 from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
 from minist.training.evaluations import Evaluation
@@ -42,7 +38,7 @@ class Run:
     tasks: list[Task]
     evaluations: list[Evaluation]
     batches: Batches  # their `dataset` is the number of a task
-    trained: Trained
+    trained: saved.Trained
     setup: Setup
     seal: dict[str, Any]
     selection: Selection
@@ -61,39 +57,45 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     if rank == 0:
         saved.check_output(output, resume, overwrite)
     for entry in config.data:
-        if entry.source and distributed.is_leader():
-            prepare_source(entry.source)
-    distributed.barrier()
+        if entry.source:
+            distributed.prepare_once(Path("data") / entry.source, partial(prepare_source, entry.source))
+    distributed.barrier()  # rank 0 may have said no
     checkpoint = saved.checkpoints(output)[-1] if resume else None
 
-    torch.manual_seed(config.seed)  # every rank draws the same weights
+    torch.manual_seed(config.seed)  # every rank draws the same weights, those of losses first
     own_losses = [make_loss(entry.where, entry.loss, config.seed).to(device) for entry in config.data]
     model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
     model.to(device).set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
-    for module in model.modules():
-        if isinstance(module, Encoder):
-            module.checkpoint_layers = settings.checkpoint_layers
+    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):
+        encoder.checkpoint_layers = settings.checkpoint_layers
     guides = make_guides(config, device)
     tasks = make_tasks(config, model, guides, own_losses)
     batches = make_batches(config, tasks)
-    for task in tasks:
+    for i, (entry, task) in enumerate(zip(config.data, tasks, strict=True)):
         say(f"data   {task.name}, {task.rows.dataset.describe()}")
+        out = len(task.rows.dataset) - batches.rows(i) if entry.sampler != "shuffled" else 0
+        if out:  # of epoch 0
+            say(f"note   {out:,} rows left out: {entry.sampler} has no place for them in the first epoch")
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    say(f"model  {millions:.1f} million parameters, {batches.total} steps, {world} x {device.type}")
+    for entry, evaluation in zip(config.eval, evaluations, strict=True):
+        if note := vars(evaluation).get("note"):  # what its files lack; a class of a user's own need not have it
+            say(f"note   {entry.name}: {note}")
+    say(
+        f"model  {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters, {batches.total} steps, {world} x {device.type}"
+    )
 
     trained = make_trained(config, model, tasks, device)
-    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model)
+    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model)  # mini-batches are averaged at the end
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)
     run = Run(config, output, device, say, tasks, evaluations, batches, trained, setup, seal, selection)
     if checkpoint:
-        _go_on(run, checkpoint)
+        go_on(run, checkpoint)
     return run
 
 
-def _go_on(run: Run, checkpoint: Path) -> None:
+def go_on(run: Run, checkpoint: Path) -> None:
     state = saved.read_run(checkpoint)
     for note in saved.check_seal(run.seal, state["seal"], checkpoint):
         run.say(f"note   {note}")
@@ -113,12 +115,12 @@ def make_batches(config: Config, tasks: list[Task]) -> Batches:
     return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, names)
 
 
-def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> Trained:
+def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> saved.Trained:
     settings, shelf = config.train, nn.ModuleList(task.loss for task in tasks)
     named = list(model.named_parameters())
     for i, task in enumerate(tasks):
         named += [(f"loss.{task.name}.{i}.{name}", p) for name, p in task.loss.named_parameters()]
     optimizer = make_optimizer(named, settings.lr, settings.weight_decay, settings.lr_for, settings.freeze)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")  # else small gradients become 0
-    distributed.same_start([p for _, p in named])
-    return Trained(model, shelf, optimizer, scaler)
+    distributed.same_start([p for _, p in named])  # a loss may have drawn its weights, or the model been elsewhere
+    return saved.Trained(model, shelf, optimizer, scaler)

@@ -86,7 +86,7 @@ class TrainingRows:
         counts = tuple(None if n is None else n.to(self.device) for n in counts)
         return counts, None if labels is None else labels.to(self.device)
 
-    def check(self, loss: Loss, model: TextModel, batch_size: int, where: str) -> None:
+    def check(self, loss: Loss, model: TextModel, batch_size: int) -> None:
         """ValueError, with what it takes, if a loss cannot take these columns and labels: tried on zeros."""
         rows = torch.arange(min(batch_size, len(self.dataset)))
         counts, labels = self._counts_and_labels(rows, 0)
@@ -95,10 +95,7 @@ class TrainingRows:
         width = self.guide.model.width if self.guide else 0
         guide = tuple(torch.zeros(column.n, width, device=self.device) for column in columns if self.guide)
         extra = {name: tuple(zeros) for name in loss.outputs(0, model.num_layers)}
-        try:
-            loss.check(zeros, Batch((), tuple(roles), labels, counts, guide, extra))
-        except ValueError as e:
-            raise ValueError(f"config: {where}: {e}") from None
+        loss.check(zeros, Batch((), tuple(roles), labels, counts, guide, extra))
 
 
 class Task(NamedTuple):

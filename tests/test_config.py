@@ -134,7 +134,7 @@ def test_mistaken_overrides(tmp_path, override, message):
 def test_several_data_sets(tmp_path):
     more = '\n[[data]]\nname = "more"\nfiles = ["e.jsonl"]\ncolumns = { a = "q" }\nlabel = "score"\n'
     assert [entry.name for entry in load(tmp_path, BASE + more).data] == ["train", "more"]
-    with pytest.raises(ValueError, match=r"two \[\[data\]\] entries have the name 'train': give each its own"):
+    with pytest.raises(ValueError, match=r"two entries are \[\[data\]\] train: give each a name of its own"):
         load(tmp_path, BASE + more.replace('"more"', '"train"'))
     with pytest.raises(ValueError, match=r"there is no \[\[data\]\] entry"):
         load(tmp_path, overrides=["data=[]"])
@@ -154,7 +154,7 @@ FIND = 'evaluator = "InformationRetrievalEvaluator"\n'
         ('loss = "CoSENTLoss"\ndelete_words = { query = 2 }', "query in delete_words in .* is 2: use a number"),
         ('loss = "CoSENTLoss"\ndraw_pairs = 4', "draw_pairs in .* eval is 4: it takes 2 or more, one column"),
         ('loss = "CoSENTLoss"\nbm25 = true', "bm25 and searches in .* eval belong to an Information"),
-        (FIND + EVAL + FIND, "two .* entries have the name 'eval'"),
+        (FIND + EVAL + FIND, r"two entries are \[\[eval\]\] eval"),
     ],
 )
 def test_evaluations(tmp_path, entry, message):

@@ -23,7 +23,9 @@ def tiny_encoder(model_type, dropout=0.0):
     common |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     encoder_class = ENCODERS[model_type]
     shape = own if model_type == "distilbert" else common
-    encoder = encoder_class(encoder_class.config_class(vocab_size=50, max_position_embeddings=20, initializer_range=0.3, **shape))
+    encoder = encoder_class(
+        encoder_class.config_class(vocab_size=50, max_position_embeddings=20, initializer_range=0.3, **shape)
+    )
     initialize(encoder, 0.3)
     return encoder.double()
 

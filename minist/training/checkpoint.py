@@ -67,6 +67,8 @@ def log(output: Path, record: dict[str, Any]) -> None:
 
 
 class Trained(NamedTuple):
+    """What changes from step to step."""
+
     model: TextModel
     losses: nn.ModuleList
     optimizer: torch.optim.Optimizer

@@ -17,7 +17,7 @@ from minist.encoders.encoder import Encoder
 from minist.models import open_model
 from minist.models.text_model import TextModel
 from minist.training import checkpoint as saved
-from minist.training.config import DTYPES, Config
+from minist.training.config import DTYPES, Config, TrainConfig
 from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
 from minist.training.evaluations import Evaluation
 from minist.training.optimizer import make_optimizer
@@ -51,7 +51,7 @@ class Run:
 
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Join the other ranks, and make every part. ValueError says what in the config cannot be."""
-    rank, world, device = distributed.start()
+    rank, _, device = distributed.start()
     say: Callable[[str], None] = partial(print, flush=True) if rank == 0 else lambda text: None
     settings, output = config.train, Path(config.output)
     if rank == 0:
@@ -65,34 +65,43 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     torch.manual_seed(config.seed)  # every rank draws the same weights, those of losses first
     own_losses = [make_loss(entry.where, entry.loss, config.seed).to(device) for entry in config.data]
     model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
-    model.to(device).set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
-    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):
-        encoder.checkpoint_layers = settings.checkpoint_layers
+    ready(model.to(device), settings)
     guides = make_guides(config, device)
     tasks = make_tasks(config, model, guides, own_losses)
     batches = make_batches(config, tasks)
-    for i, (entry, task) in enumerate(zip(config.data, tasks, strict=True)):
-        say(f"data   {task.name}, {task.rows.dataset.describe()}")
-        out = len(task.rows.dataset) - batches.rows(i) if entry.sampler != "shuffled" else 0
-        if out:  # of epoch 0
-            say(f"note   {out:,} rows left out: {entry.sampler} has no place for them in the first epoch")
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
-    for entry, evaluation in zip(config.eval, evaluations, strict=True):
-        if note := vars(evaluation).get("note"):  # what its files lack; a class of a user's own need not have it
-            say(f"note   {entry.name}: {note}")
-    say(
-        f"model  {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters, {batches.total} steps, {world} x {device.type}"
-    )
-
     trained = make_trained(config, model, tasks, device)
     wrapped = model if settings.mini_batch_tokens else distributed.wrap(model)  # mini-batches are averaged at the end
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)
     run = Run(config, output, device, say, tasks, evaluations, batches, trained, setup, seal, selection)
+    introduce(run)
     if checkpoint:
         go_on(run, checkpoint)
     return run
+
+
+def introduce(run: Run) -> None:
+    """Say what the run is made of, and what of its files it does not use."""
+    for i, (task, entry) in enumerate(zip(run.tasks, run.config.data, strict=True)):
+        run.say(f"data   {task.name}, {task.rows.dataset.describe()}")
+        # a shuffle leaves out none but by drop_last, and to count its rows would be to draw them
+        out = len(task.rows.dataset) - run.batches.rows(i) if entry.sampler != "shuffled" else 0
+        if out:
+            run.say(f"note   {task.name}: {out:,} rows left out: {entry.sampler} finds no place for them in an epoch")
+    for name, evaluation in zip((entry.name for entry in run.config.eval), run.evaluations, strict=True):
+        if note := vars(evaluation).get("note"):  # what its files lack; a class of a user's own need not have it
+            run.say(f"note   {name}: {note}")
+    millions, world = sum(p.numel() for p in run.trained.model.parameters()) / 1e6, distributed.world_size()
+    run.say(f"model  {millions:.1f} million parameters, {run.batches.total} steps, {world} x {run.device.type}")
+
+
+def ready(model: TextModel, settings: TrainConfig) -> None:
+    model.set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            module.checkpoint_layers = settings.checkpoint_layers
 
 
 def go_on(run: Run, checkpoint: Path) -> None:

@@ -24,14 +24,14 @@ PARTNER = "partner"  # what the column is called that draw_pairs adds
 def balance(tokens: Tensor, world: int) -> Tensor:
     """An order of n rows whose `world` shares, as tensor_split makes them, have about equally many tokens: [n] -> [n].
 
-    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two. From the
-    longest on, each row goes to the rank with the fewest tokens so far. With one rank nothing changes.
+    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two.
     """
     if world == 1:
         return torch.arange(len(tokens))
     room = [len(share) for share in tokens.tensor_split(world)]
     shares: list[list[int]] = [[] for _ in room]
     totals = [0] * world
+    # from the longest on, each row goes to the rank with the fewest tokens so far
     for row in tokens.argsort(descending=True, stable=True).tolist():
         rank = min((r for r in range(world) if len(shares[r]) < room[r]), key=lambda r: totals[r])
         shares[rank].append(row)
@@ -45,13 +45,13 @@ class TrainingRows:
     def __init__(
         self, dataset: Dataset, roles: Mapping[str, str], device: torch.device, *, seed: int = 0, pairs: int = 0
     ) -> None:
-        """Labels and counts come to `device`. `pairs` is the ratio of draw_pairs, see transforms.py; 0: draw none."""
+        """`pairs` is the ratio of draw_pairs, see transforms.py; 0: draw none."""
         self.dataset, self.device, self.seed, self.pairs = dataset, device, seed, pairs
         self.names = [*dataset.names, PARTNER] if pairs else dataset.names
-        known = {PARTNER: roles.get(dataset.names[0])} | dict(roles)  # the partner is a text of the same column
-        self.roles = tuple(known.get(name) for name in self.names)
+        # the partner is a text of the one column there is
+        self.roles = tuple(({PARTNER: roles.get(dataset.names[0])} | dict(roles)).get(name) for name in self.names)
         self.guide: Guide | None = None
-        self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}
+        self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}  # column -> share, and what tells words apart
         self._drawn = lru_cache(maxsize=1)(lambda epoch: draw_pairs(len(dataset), pairs, seed, epoch))
 
     def delete_words(self, column: str, ratio: float, model: TextModel) -> None:
@@ -99,7 +99,7 @@ class TrainingRows:
 
 
 class Task(NamedTuple):
-    """What a run learns; a run may have several, and each batch is of one."""
+    """What a run learns; each batch is of one task."""
 
     name: str
     weight: float  # of its loss, beside the other tasks

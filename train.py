@@ -69,7 +69,9 @@ def train(args: argparse.Namespace) -> None:
                 last = last or run.selection.stop
             ended = interruption.agreed() and not last
             if ended or run.is_time(config.train.save_every):
-                save(run)
+                if distributed.rank() == 0:
+                    save_checkpoint(run.output, run.trained, run.state(), config.train.keep)
+                distributed.barrier()
             meter.leave_out(time.perf_counter() - paused)
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
@@ -84,21 +86,18 @@ def train(args: argparse.Namespace) -> None:
 
 
 def open_directory(run: Run, overwrite: bool) -> None:
-    """The run directory, when nothing in the config can be wrong any more: metrics that it names are measured first.
-
-    So the untrained model may turn out to be the best, too.
-    """
-    named = run.done == 0 and (run.config.train.best or run.config.expect)
-    metrics = evaluate(run.evaluations, run.trained.model) if named else {}
-    if named:
+    """The run directory, when nothing in the config can be wrong any more: metrics that it names are measured first."""
+    metrics: dict[str, float] = {}
+    if run.done == 0 and (run.config.train.best or run.config.expect):
+        metrics = evaluate(run.evaluations, run.trained.model)
         run.selection.check(metrics)
         for name in run.config.expect:
             pick("config: a metric in [expect]", name, metrics)
     distributed.barrier()  # all ranks came as far as this
     if distributed.rank() == 0:
         open_run(run.output, run.config, run.done, overwrite)
-    if named:
-        report_and_choose(run, metrics)
+    if metrics:
+        report_and_choose(run, metrics)  # the untrained model may turn out to be the best, too
     run.say(LEGEND)
 
 
@@ -150,13 +149,6 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
     if run.selection.update(metrics, run.done) and distributed.rank() == 0:
         run.trained.model.save(run.output / "best")
     distributed.barrier()  # saving takes any time
-
-
-def save(run: Run) -> None:
-    if distributed.rank() == 0:
-        state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
-        save_checkpoint(run.output, run.trained, state, run.config.train.keep)
-    distributed.barrier()
 
 
 def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, float]:

@@ -103,11 +103,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not dist.is_initialized():
         return
     trained = [p for p in parameters if p.requires_grad]
-    found = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32)
     if not trained:
         return
-    by_any = maximum(found.to(trained[0].device)).tolist()  # ranks must agree on what they exchange
-    used = [p for p, any_rank in zip(trained, by_any, strict=True) if any_rank]
+    wanted = any_rank([p.grad is not None for p in trained], trained[0].device)  # ranks must exchange the same ones
+    used = [p for p, is_wanted in zip(trained, wanted, strict=True) if is_wanted]
     for dtype in dict.fromkeys(p.dtype for p in used):  # a set has another order on another rank
         alike = [p for p in used if p.dtype == dtype]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
@@ -123,18 +122,12 @@ def same_start(parameters: Sequence[nn.Parameter]) -> None:
         _exchange(dist.broadcast, p.data, 0)
 
 
-def maximum(x: Tensor) -> Tensor:
+def any_rank(wishes: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each wish, whether a rank has it."""
+    found = torch.tensor(wishes, dtype=torch.int32, device=device)
     if dist.is_initialized():
-        _exchange(dist.all_reduce, x, dist.ReduceOp.MAX)
-    return x
-
-
-def agree(wish: bool, device: torch.device) -> bool:
-    return bool(maximum(torch.tensor(int(wish), device=device)))
-
-
-def total(value: float) -> float:
-    return float(sum(gather_objects(value)))
+        _exchange(dist.all_reduce, found, dist.ReduceOp.MAX)
+    return [bool(x) for x in found.tolist()]
 
 
 def gather_objects(value: Any) -> list[Any]:

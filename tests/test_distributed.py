@@ -122,7 +122,6 @@ def gather_parts():
 def rank_work(rank, folder):
     """Everything that one of the two ranks does."""
     found = {"rank": distributed.rank(), "world": distributed.world_size()}
-    found["total"] = distributed.total(rank + 1.5)
     found["objects"] = distributed.gather_objects({"rank": rank})
     found["gather"] = []
     parts, weights = gather_parts()
@@ -132,7 +131,7 @@ def rank_work(rank, folder):
         (together**2 * weights).sum().backward()
         found["gather"].append((together.detach(), own.grad))
     found["integers"] = distributed.gather(torch.arange(rank + 1))
-    found["agree"] = [distributed.agree(wish, torch.device("cpu")) for wish in (False, rank == 1, True)]
+    found["agree"] = distributed.any_rank((False, rank == 1, True), torch.device("cpu"))
     found["same"] = nn.Parameter(torch.full((2,), float(rank)))
     distributed.same_start([found["same"]])
     for case in CASES:
@@ -166,7 +165,6 @@ def test_start(ranks):
 def test_objects_and_totals(ranks):
     for found in ranks:
         assert found["objects"] == [{"rank": 0}, {"rank": 1}]
-        assert found["total"] == 4.0
 
 
 @pytest.mark.parametrize("case", [0, 1])
@@ -228,7 +226,7 @@ def test_agreement(ranks):
 def test_one_process_needs_no_group():
     x, model = torch.randn(3, 2), nn.Linear(2, 2)
     assert distributed.gather(x) is x
-    assert (distributed.rank(), distributed.world_size(), distributed.total(2.5)) == (0, 1, 2.5)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
     model(x).sum().backward()
     before = model.weight.grad.clone()
     distributed.average_gradients(model.parameters())
@@ -302,7 +300,7 @@ def stuck(rank, folder):
             time.sleep(0.05)
         os._exit(0)
     (folder / "pid").write_text(str(os.getpid()))
-    distributed.agree(False, torch.device("cpu"))
+    distributed.any_rank([False], torch.device("cpu"))
 
 
 def test_a_second_sigterm_ends_a_rank_that_waits_in_a_collective(tmp_path):

@@ -31,8 +31,6 @@ from minist.training.construct import to_toml
 STATE, RUN, METRICS = "training.pt", "run.json", "metrics.jsonl"
 MARKER = "config.toml"  # a folder that has it is a run, and may be overwritten when asked
 
-# ------------------------------------------------------------ the run directory
-
 
 def check_output(output: Path, resume: bool, overwrite: bool) -> None:
     """ValueError if the run cannot start, or go on, in `output`."""
@@ -61,9 +59,6 @@ def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:
 def log(output: Path, record: dict[str, Any]) -> None:
     with open(output / METRICS, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
-
-
-# ------------------------------------------------------------ checkpoints
 
 
 class Trained(NamedTuple):
@@ -130,7 +125,6 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------ the seal
-
 # Each step's random numbers come from (seed, step, rank), so no state of a generator need be kept: the same seed, data,
 # settings, ranks and threads give the same bits; on a GPU to rounding, since some of its sums have no fixed order.
 

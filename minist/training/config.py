@@ -1,4 +1,4 @@
-"""The configuration of a run: what its TOML file may say, with the defaults. An unknown key is an error.
+"""The configuration of a run: what its TOML file may say, with the defaults.
 
 seed = 42
 output = "runs/name"

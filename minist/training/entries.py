@@ -21,6 +21,7 @@ from minist.training.start import plain_weights
 from minist.training.step import choose_step
 from minist.training.task import Task, TrainingRows
 
+ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, TextModel]  # "guide" and "teacher", those that the config has
 
 
@@ -61,7 +62,8 @@ def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, g
     """The rows of an entry, tokenized once, with its transforms and with the guide that `loss` wants."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
     prompts = _prompts(config, entry)
-    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, class_names=loss.class_names)
+    wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes
+    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, wants)
     found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     for column, share in entry.delete_words.items():
         found.delete_words(column, share, model)
@@ -71,24 +73,14 @@ def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, g
 
 
 def open_dataset(
-    entry: RowsConfig,
-    label: str | int,
-    model: TextModel,
-    roles: Mapping[str, str],
-    prompts: Mapping[str, str],
-    cache: Path,
-    *,
-    class_names: bool = True,
+    entry: RowsConfig, label: str | int, model: TextModel, roles: ByName, prompts: ByName, cache: Path, wants: str = ""
 ) -> Dataset:
-    """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks.
-
-    `class_names`: labels may be names, else they must be numbers.
-    """
+    """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks."""
     specs = {
         name: ColumnSpec(source, model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
-    files, form, wants = entry.paths(), entry.format, "" if class_names else "numbers"
+    files, form = entry.paths(), entry.format
     folder = dataset_folder(files, specs, label, cache, form, wants)
     distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(files, specs, label, cache, form, wants))
     return Dataset(folder)
@@ -140,10 +132,8 @@ def make_evaluation(
     same = next((task for other, task in pairs if other.loss == entry.loss), None)
     loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed).to(model.device)
     if not same and (loss.over_tokens or list(loss.parameters())):
-        raise ValueError(
-            f"config: {entry.loss['name']} in {entry.where} has weights of its own, which nothing would train: "
-            "write the loss as a [[data]] entry has it, and it is that one"
-        )
+        hint = "which nothing would train: write the loss as a [[data]] entry has it, and it is that one"
+        raise ValueError(f"config: {entry.loss['name']} in {entry.where} has weights of its own, {hint}")
     rows = make_rows(config, entry, loss, model, guides)
     with speaking_of(entry):
         if same:  # it knows classes by their numbers there

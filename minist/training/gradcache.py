@@ -22,16 +22,11 @@ from torch import Tensor
 from minist.data.packed import Packed
 
 Embed = Callable[[Packed, int], tuple[Tensor, ...]]  # (n texts, number of their column) -> [n, D], and outputs [n, ..]
+LossOf = Callable[[list[tuple[Tensor, ...]]], Tensor]  # what `embed` gives, of each column -> scalar
 
 
-def gradcache(
-    embed: Embed,
-    columns: Sequence[Packed],
-    loss: Callable[[list[tuple[Tensor, ...]]], Tensor],
-    max_tokens: int,
-    seed: int,
-) -> Tensor:
-    """Adds the gradient of `loss`, which takes the embeddings of each column, to all parameters; returns its value.
+def gradcache(embed: Embed, columns: Sequence[Packed], loss: LossOf, max_tokens: int, seed: int) -> Tensor:
+    """Adds the gradient of `loss` to all parameters, and returns its value.
 
     A mini-batch has at most `max_tokens` tokens, or one text, or none where a rank has no rows: its gradient is then
     zero, not missing. `seed` and the next few numbers are those of the dropout.

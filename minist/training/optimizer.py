@@ -44,7 +44,7 @@ def make_optimizer(
     for name, parameter in trained.items():
         decay = weight_decay if parameter.ndim > 1 else 0.0  # matrices decay, norms and biases do not
         groups.setdefault((rates[name], decay), []).append(parameter)
-    tables = [{"params": ps, "lr": lr, "initial_lr": lr, "weight_decay": decay} for (lr, decay), ps in groups.items()]
+    tables = [{"params": ps, "lr": r, "initial_lr": r, "weight_decay": decay} for (r, decay), ps in groups.items()]
     return torch.optim.AdamW(tables, betas=(0.9, 0.999), eps=1e-8, fused=True)  # fused: one pass over all weights
 
 

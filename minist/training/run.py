@@ -48,6 +48,9 @@ class Run:
         """Whether so many steps have gone by; 0 is never."""
         return every > 0 and self.done % every == 0
 
+    def state(self) -> dict[str, Any]:
+        return {"step": self.done, "seal": self.seal, "selection": self.selection.state()}
+
 
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Join the other ranks, and make every part. ValueError says what in the config cannot be."""

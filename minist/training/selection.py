@@ -71,7 +71,7 @@ class Interruption:
 
     def agreed(self) -> bool:
         """Whether any rank was told to end: all of them must leave at the same step."""
-        return distributed.agree(self.noticed, self.device)
+        return distributed.any_rank([self.noticed], self.device)[0]
 
 
 def _end_at_the_second(ours: socket.socket, theirs: socket.socket) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import asdict
 
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordPiece
@@ -25,7 +24,7 @@ from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
 from minist.modules.router import Router
 from minist.training.config import Config, ModelConfig, TokenizerConfig
-from minist.training.construct import Table
+from minist.training.construct import Table, build
 
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}  # the ids 0 to 4
 FIRST, SECOND = "first", "second"  # the routes of twins
@@ -99,12 +98,7 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
     """An encoder with random weights. `table`: model_type, and any fields of its config.json."""
     options = dict(table)
     encoder_class = pick("config: model_type in [model.encoder]", options.pop("model_type", "bert"), ENCODERS)
-    known = asdict(encoder_class.config_class())
-    for key, value in options.items():
-        default = pick("config: a key of [model.encoder]", key, known)
-        if default is not None and type(value) is not type(default):
-            raise ValueError(f"config: {key} in [model.encoder] is {value!r}, it must be like {default!r}")
-    config = encoder_class.config_class(**options)
+    config = build(encoder_class.config_class, options, "[model.encoder]")
     number("config: max_length in [model.tokenizer]", max_length, most=config.max_length)  # the encoder's positions
     encoder = encoder_class(config)  # type: ignore[call-arg]  # an architecture reads the width itself
     initialize(encoder, config.initializer_range)

@@ -67,8 +67,7 @@ class DenoisingAutoEncoderLoss(Loss):
 
 
 def texts_so_far(texts: Packed) -> tuple[Packed, Tensor]:
-    """For every token but the first of its text: what the decoder reads in its place, the token before it; and the
-    token itself, [T - N]."""
+    """For every token but the first of its text: the token before it, which the decoder reads, and itself, [T - N]."""
     is_written = texts.position_ids > 0
     is_read = is_written.roll(-1)  # the token before one that is written; the last one's successor is a first token
     return Packed.of(texts.input_ids[is_read], (texts.lengths - 1).clamp(min=0)), texts.input_ids[is_written]

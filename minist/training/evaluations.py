@@ -25,6 +25,7 @@ SHOWN = 3  # hits of each example search
 MEASURED_TOKENS = 4096  # at once, where a loss over tokens is measured: each token has a score for every word
 
 Evaluation = Callable[[Any], dict[str, float]]  # takes a model
+Say = Callable[[str], None]  # prints a line, on rank 0 only
 
 
 def make_evaluator(entry: EvalConfig) -> Evaluation:
@@ -32,17 +33,15 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
     arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
-    own: Table = {"name": entry.name}
+    own: Table = {"name": entry.name}  # beside the arguments in the config
     if entry.queries:
         build, own = found.from_files, own | {key: Path(vars(entry)[key]) for key in ("queries", "corpus", "qrels")}
     elif set(entry.columns) == set(found.columns):
-        rows = read_places(entry.paths(), entry.columns, entry.format)
-        build, own = found.from_rows, own | {"rows": rows}
+        build, own["rows"] = found.from_rows, read_places(entry.paths(), entry.columns, entry.format)
     else:
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
-    made: Evaluation = call(name, build, arguments, evaluation, type(None), own)
-    return made
+    return call(name, build, arguments, evaluation, type(None), own)
 
 
 class LossEvaluation:
@@ -84,7 +83,7 @@ def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, f
     for one in evaluations:
         found |= one(model)
         distributed.barrier()  # what an evaluator computes beside the embeddings takes any time
-    model.ranks_share = False
+    model.ranks_share = False  # else one rank alone, as at the end of a run, would wait for the others
     model.train(was_training)
     return found
 
@@ -96,9 +95,7 @@ def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
     return evaluator.measure(ranking.numpy(), "bm25")
 
 
-def report(
-    entry: EvalConfig, evaluator: Any, model: Any, metrics: dict[str, float], say: Callable[[str], None]
-) -> None:
+def report(entry: EvalConfig, evaluator: Any, model: Any, metrics: dict[str, float], say: Say) -> None:
     """Show nDCG@10 beside BM25's, and some searches with their hits, where the config asks for it."""
     if entry.bm25:
         ours = metrics[f"{entry.name}_{model.similarity_name}_ndcg@10"]

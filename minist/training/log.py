@@ -41,15 +41,11 @@ class Meter:
         self.since += seconds  # that went by without training: texts per second do not count them
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Means since the last reading: loss, texts and tokens per second of all ranks, which call it together; and the
-        loss's parts."""
+        """Means since the last reading: loss, texts and tokens per second of all ranks together; the loss's parts."""
         seconds = time.perf_counter() - self.since
         texts, tokens = map(sum, zip(*distributed.gather_objects((self.texts, self.tokens)), strict=True))
-        values = {
-            "loss": float(self.loss) / self.steps,
-            "texts_per_second": texts / seconds,
-            "tokens_per_second": tokens / seconds,
-        }
+        values = {"loss": float(self.loss) / self.steps}
+        values |= {"texts_per_second": texts / seconds, "tokens_per_second": tokens / seconds}
         # a part counts as 0 in the steps of other losses, so that the parts add up to the loss
         parts = {name: float(part) / self.steps for name, part in self.parts.items()}
         self._reset()

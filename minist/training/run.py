@@ -1,6 +1,5 @@
 """Everything that a run needs before its first step, made from the config: what a config can get wrong shows here."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from minist.models.text_model import TextModel
 from minist.training import checkpoint as saved
 from minist.training.config import DTYPES, Config, TrainConfig
 from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
-from minist.training.evaluations import Evaluation
+from minist.training.evaluations import Evaluation, Say
 from minist.training.optimizer import make_optimizer
 from minist.training.selection import Selection
 from minist.training.start import make_model
@@ -34,7 +33,7 @@ class Run:
     config: Config
     output: Path
     device: torch.device
-    say: Callable[[str], None]  # speaks on rank 0 only
+    say: Say
     tasks: list[Task]
     evaluations: list[Evaluation]
     batches: Batches  # their `dataset` is the number of a task
@@ -55,7 +54,7 @@ class Run:
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Join the other ranks, and make every part. ValueError says what in the config cannot be."""
     rank, _, device = distributed.start()
-    say: Callable[[str], None] = partial(print, flush=True) if rank == 0 else lambda text: None
+    say: Say = partial(print, flush=True) if rank == 0 else lambda text: None
     settings, output = config.train, Path(config.output)
     if rank == 0:
         saved.check_output(output, resume, overwrite)

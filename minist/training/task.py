@@ -110,8 +110,7 @@ class Task(NamedTuple):
     def add_gradients(self, setup: Setup, place: Place, total: int, seed: int) -> Objective:
         """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
         batch = self.rows.batch(place.rows, place.epoch, place.step, place.step / total)
-        outputs = self.loss.outputs(place.step, setup.model.num_layers)
-        objective = Objective(self.loss, batch, self.weight, outputs)
+        objective = Objective(self.loss, batch, self.weight, self.loss.outputs(place.step, setup.model.num_layers))
         # dropout: other masks on every rank and in every step, and the same again in a resumed run; a step may
         # count on from here for 2**16 mini-batches
         world, rank = distributed.world_size(), distributed.rank()

@@ -393,7 +393,7 @@ TRAIN = {
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "m"\n' + CONFIG[CONFIG.index("[[data"):]
     ), ("--set", "model.keep_layers=[7]"), ["keep_layers: given are [7], allowed are rising numbers from 0 to 1"]),
     "unknown encoder key": (
-        lambda: replace("hidden_size", "hidden_sizes"), (), ["[model.encoder] has no key 'hidden_sizes', the nearest is 'hidden_size'"]
+        lambda: replace("hidden_size", "hidden_sizes"), (), ["[model.encoder] has no key 'hidden_sizes'"]
     ),
     "unknown encoder": (lambda: replace('"bert"', '"gpt"'), (), ["model_type", "'gpt', known are bert, mpnet"]),
     "heads do not divide the width": (

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from minist import distributed
 from minist.checks import listing, pick
@@ -27,7 +27,7 @@ from minist.training.evaluations import evaluate, report
 from minist.training.log import LEGEND, CollapseWatch, Meter
 from minist.training.optimizer import learning_rate
 from minist.training.run import Run, start_run
-from minist.training.selection import Interruption, Selection
+from minist.training.selection import Interruption
 from minist.training.start import keep_one
 from minist.training.step import Objective, check_finite
 
@@ -36,9 +36,7 @@ HEADLINES = ("ndcg@10", "mrr@10", "accuracy@1", "spearman_cosine", "spearman_dot
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config", type=Path, required=True, help="a TOML file, see configs/ and minist/training/config.py"
-    )
+    parser.add_argument("--config", type=Path, required=True, help="a TOML file, see minist/training/config.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: train.lr=3e-5")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the run directory")
@@ -57,19 +55,23 @@ def train(args: argparse.Namespace) -> None:
     last = run.done == run.batches.total or run.selection.stop
     for place in run.batches.start_at(run.batches.total if last else run.done):
         with distributed.contact(f"step {place.step + 1}"):
-            objective, rate, norm = take_step(run, place)
+            objective, figures = take_step(run, place)
             run.done = place.step + 1
             last = run.done == run.batches.total
-            count(run, place, objective, meter)
+            meter.count(objective.value, objective.parts, objective.batch.columns)
             if last or run.done == 1 or run.is_time(config.train.log_every):
-                show(run, place, objective, meter, watch, rate, norm)
+                show(run, place, objective, figures, meter, watch)
             paused = time.perf_counter()
             if last or run.is_time(config.train.eval_every):
-                metrics = measure(run)
-                last = choose(run, metrics).stop or last
+                check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
+                metrics = evaluate(run.evaluations, run.trained.model)
+                report_and_choose(run, metrics)
+                last = last or run.selection.stop
             ended = interruption.agreed() and not last
             if ended or run.is_time(config.train.save_every):
-                save(run)
+                if distributed.rank() == 0:
+                    save_checkpoint(run.output, run.trained, run.state(), config.train.keep)
+                distributed.barrier()
             meter.leave_out(time.perf_counter() - paused)
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
@@ -77,111 +79,82 @@ def train(args: argparse.Namespace) -> None:
         if last:
             break
     metrics = finish(run, metrics or evaluate(run.evaluations, run.trained.model), started)
-    distributed.stop()
-    check_expectations(config.expect, metrics)
+    distributed.stop()  # before the check below: a rank that leaves alone looks lost to the others
+    for name, least in config.expect.items():
+        if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does a value that is no number
+            raise ValueError(f"the run reached {name} = {metrics[name]:.4f}, expected at least {least}")
 
 
 def open_directory(run: Run, overwrite: bool) -> None:
-    """The run directory, when nothing in the config can be wrong any more: metrics that it names are measured first.
-
-    So the untrained model may turn out to be the best, too.
-    """
-    named = run.done == 0 and (run.config.train.best or run.config.expect)
-    metrics = evaluate(run.evaluations, run.trained.model) if named else {}
-    if named:
+    """The run directory, when nothing in the config can be wrong any more: metrics that it names are measured first."""
+    metrics: dict[str, float] = {}
+    if run.done == 0 and (run.config.train.best or run.config.expect):
+        metrics = evaluate(run.evaluations, run.trained.model)
         run.selection.check(metrics)
         for name in run.config.expect:
             pick("config: a metric in [expect]", name, metrics)
     distributed.barrier()  # all ranks came as far as this
     if distributed.rank() == 0:
         open_run(run.output, run.config, run.done, overwrite)
-    if named:
-        report_metrics(run, metrics)
-        choose(run, metrics)
+    if metrics:
+        report_and_choose(run, metrics)  # the untrained model may turn out to be the best, too
     run.say(LEGEND)
 
 
-def take_step(run: Run, place: Place) -> tuple[Objective, float, Tensor]:
-    """One optimization step: gradients, then new weights. Returns also learning rate and gradient norm."""
+def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
+    """One optimization step: gradients, then new weights. The figures are the learning rate and the gradient's norm."""
     settings, trained, task = run.config.train, run.trained, run.tasks[place.dataset]
     factor = learning_rate(place.step, run.batches.total, settings.warmup, settings.schedule)
     for group in trained.optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-    trained.model.train()
+        group["lr"] = group["initial_lr"] * factor  # groups may have rates of their own
+    trained.model.train()  # an evaluation may have come before
     objective = task.add_gradients(run.setup, place, run.batches.total, run.config.seed)
+    if len(run.tasks) > 1 and not objective.parts:
+        objective.parts = {task.name: objective.value}  # so that the parts of several tasks add up to the loss
     trained.scaler.unscale_(trained.optimizer)  # before clipping: its limit is one of true gradients
     parameters = [p for group in trained.optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or float("inf"))  # the norm before clipping
+    norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)  # the norm before clipping
     check_finite(objective.value, norm, trained.scaler, f"step {place.step + 1}, data set {task.name}")
     trained.scaler.step(trained.optimizer)
     trained.scaler.update()
-    trained.optimizer.zero_grad()
-    return objective, settings.lr * factor, norm
-
-
-def count(run: Run, place: Place, objective: Objective, meter: Meter) -> None:
-    """The step's loss and texts; among several tasks a loss without parts is a part itself, so that all add up."""
-    whole = {run.tasks[place.dataset].name: objective.value} if len(run.tasks) > 1 else {}
-    meter.count(objective.value, objective.parts or whole, objective.batch.columns)
+    trained.optimizer.zero_grad()  # frees them too: the next forward pass needs the memory
+    return objective, {"learning_rate": settings.lr * factor, "grad_norm": norm.item()}
 
 
 def show(
-    run: Run, place: Place, objective: Objective, meter: Meter, watch: CollapseWatch, rate: float, norm: Tensor
+    run: Run, place: Place, objective: Objective, figures: dict[str, float], meter: Meter, watch: CollapseWatch
 ) -> None:
     """Lines of the terminal and one of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
-    task = run.tasks[place.dataset]
-    means, parts = meter.read()
-    main = {"step": run.done, **means, "learning_rate": rate, "grad_norm": norm.item()}
-    figures = run.trained.model.describe(objective.embeddings, objective.batch)
-    batch: dict[str, Any] = {**figures, **{f"cut_{k}": n for k, n in task.rows.dataset.cut(place.rows).items()}}
+    task, (means, parts) = run.tasks[place.dataset], meter.read()
+    main = {"step": run.done, **means, **figures}
+    described = run.trained.model.describe(objective.embeddings, objective.batch)
+    batch: dict[str, Any] = {**described, **{f"cut_{k}": n for k, n in task.rows.dataset.cut(place.rows).items()}}
     if len(run.tasks) > 1:
         batch["data"] = task.name
-    for line in meter.lines(main, parts, batch):
-        run.say(line)
-    if warning := watch.see(figures):
-        run.say(warning)
+    for line in [*meter.lines(main, parts, batch), watch.see(described)]:
+        if line:
+            run.say(line)
     if distributed.rank() == 0:
         log(run.output, main | parts | batch | main)  # a part that is called "loss" hides nothing
 
 
-def measure(run: Run) -> dict[str, float]:
-    """Run all evaluations, on all ranks together. ValueError if a weight is no number any more."""
-    check_weights(run.trained.model, run.done)
-    metrics = evaluate(run.evaluations, run.trained.model)
-    report_metrics(run, metrics)
-    return metrics
-
-
-def report_metrics(run: Run, metrics: dict[str, float]) -> None:
-    """To the terminal, those that one looks at; to metrics.jsonl, all."""
+def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
+    """Metrics to the terminal, those that one looks at, and all to metrics.jsonl; keep the model if it is the best."""
     if metrics and distributed.rank() == 0:
         log(run.output, {"step": run.done, **metrics})
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES))
-    if shown:
-        run.say(f"eval   {shown}")
+    if shown := [f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES)]:
+        run.say(f"eval   {'  '.join(shown)}")
     if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
         run.say(f"warning: no number after step {run.done}, and so never the best: {listing(wrong)}")
-
-
-def choose(run: Run, metrics: dict[str, float]) -> Selection:
-    """Keep the model as it is now, if it is the best so far."""
     if run.selection.update(metrics, run.done) and distributed.rank() == 0:
         run.trained.model.save(run.output / "best")
     distributed.barrier()  # saving takes any time
-    return run.selection
-
-
-def save(run: Run) -> None:
-    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
-    if distributed.rank() == 0:
-        save_checkpoint(run.output, run.trained, state, run.config.train.keep)
-    distributed.barrier()
 
 
 def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, float]:
     """Save the final model, and show what it can do. Returns the metrics of that model, which may be an earlier one."""
     model, folder, selection = run.trained.model, run.output / "model", run.selection
-    earlier = selection.elsewhere(run.done)
+    earlier = selection.best is not None and selection.step != run.done
     metrics = selection.metrics if earlier else metrics
     if distributed.rank() != 0:
         return metrics  # and waits in distributed.stop, as long as it takes
@@ -195,12 +168,6 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
     run.say(f"  python encode.py --model {folder} some.txt --output some.npy")
     return metrics
-
-
-def check_expectations(expect: dict[str, float], metrics: dict[str, float]) -> None:
-    for name, least in expect.items():
-        if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does a value that is no number
-            raise ValueError(f"the run reached {name} = {metrics[name]:.4f}, expected at least {least}")
 
 
 if __name__ == "__main__":

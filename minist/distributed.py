@@ -1,12 +1,9 @@
 """All of torch.distributed that the project uses. One process is simply a world of one.
 
-The arithmetic of W ranks: rank r takes the r-th contiguous share of a batch's rows, `gather` gives
-every rank the embeddings of all of them, so every rank computes the same global loss. Backward
-through `gather` hands each rank the gradient of its own rows times W, and the average over ranks
-divides by W again: the parameters get exactly the gradient that one process would have computed.
-
-A collective fails after ten minutes, since a rank that is ten minutes late has died. Work of unknown length (an
-evaluation, saving) is therefore waited for in `barrier` or `prepare_once`, which have no limit.
+The arithmetic of W ranks: rank r takes the r-th contiguous share of a batch's rows, `gather` gives every rank the
+embeddings of all of them, so every rank computes the same global loss. Backward through `gather` hands each rank the
+gradient of its own rows times W, and the average over ranks divides by W again: the parameters get exactly the
+gradient that one process would have computed.
 """
 
 import os
@@ -21,10 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-LIMIT = timedelta(minutes=10)  # for a collective
-LONG = timedelta(days=30)  # for `barrier`
-
-_patient: Any = None  # the process group of `barrier`
+LIMIT = timedelta(minutes=10)  # for a collective: a rank that is so late has died
+_patient: Any = None  # the process group of `barrier`: what takes any time, as an evaluation, is waited for there
 
 
 def start(limit: timedelta = LIMIT) -> tuple[int, int, torch.device]:
@@ -36,7 +31,7 @@ def start(limit: timedelta = LIMIT) -> tuple[int, int, torch.device]:
         torch.cuda.set_device(device)
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
-        _patient = dist.new_group(backend="gloo", timeout=LONG)
+        _patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))  # of the CPU: a GPU's own has the limit
     return rank, max(world, 1), device
 
 
@@ -55,14 +50,9 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_leader() -> bool:
-    """Whether this is the first process of its machine, the one that prepares files for the others there."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def prepare_once(file: Path, make: Callable[[], object]) -> None:
     """The first process of each machine calls `make`, unless `file` is there; the others wait until it is."""
-    if is_leader() and not file.exists():
+    if os.environ.get("LOCAL_RANK", "0") == "0" and not file.exists():
         make()
     while not file.exists():  # not in a collective: it may take hours
         time.sleep(0.1)
@@ -71,7 +61,7 @@ def prepare_once(file: Path, make: Callable[[], object]) -> None:
 def barrier() -> None:
     """Wait for all ranks, however long they take; one that died ends the wait with a ConnectionError."""
     if dist.is_initialized():
-        work = _exchange(dist.barrier, _patient, True)
+        work = _exchange(dist.barrier, _patient, True)  # True: do not wait in there
         while not work.is_completed():  # asked again and again, so that python hears a signal meanwhile
             time.sleep(0.002)
         _exchange(work.wait)
@@ -100,10 +90,10 @@ def contact(what: str) -> Iterator[None]:
 def wrap(model: nn.Module) -> nn.Module:
     """DDP round `model`: its gradients are averaged over ranks while backward still makes others.
 
-    It looks for unused parameters in every step: a rank may have no row, no text of a route, nothing that an encoder's
-    relative bias would act on, and DDP would wait for the gradient of each for ever.
+    A rank may have no row, no text of a route, nothing that a relative bias would act on: without the search for
+    unused parameters DDP would wait for their gradients for ever.
     """
-    if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
+    if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):  # DDP refuses a frozen model
         return model
     return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
 
@@ -113,10 +103,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not dist.is_initialized():
         return
     trained = [p for p in parameters if p.requires_grad]
-    found = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32)
-    if not len(found) or not (found := maximum(found.to(trained[0].device))).any():
+    if not trained:
         return
-    used = [p for p, any_rank in zip(trained, found.tolist(), strict=True) if any_rank]
+    wanted = any_rank([p.grad is not None for p in trained], trained[0].device)  # ranks must exchange the same ones
+    used = [p for p, is_wanted in zip(trained, wanted, strict=True) if is_wanted]
     for dtype in dict.fromkeys(p.dtype for p in used):  # a set has another order on another rank
         alike = [p for p in used if p.dtype == dtype]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
@@ -127,23 +117,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def same_start(parameters: Sequence[nn.Parameter]) -> None:
+    """Those of rank 0 on all ranks."""
+    for p in parameters if dist.is_initialized() else ():
+        _exchange(dist.broadcast, p.data, 0)
+
+
+def any_rank(wishes: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each wish, whether a rank has it."""
+    found = torch.tensor(wishes, dtype=torch.int32, device=device)
     if dist.is_initialized():
-        for p in parameters:
-            _exchange(dist.broadcast, p.data, 0)
-
-
-def maximum(x: Tensor) -> Tensor:
-    if dist.is_initialized():
-        _exchange(dist.all_reduce, x, dist.ReduceOp.MAX)
-    return x
-
-
-def agree(wish: bool, device: torch.device) -> bool:
-    return bool(maximum(torch.tensor(int(wish), device=device)))
-
-
-def total(value: float) -> float:
-    return float(sum(gather_objects(value)))
+        _exchange(dist.all_reduce, found, dist.ReduceOp.MAX)
+    return [bool(x) for x in found.tolist()]
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -158,9 +142,9 @@ def gather(x: Tensor) -> Tensor:
     """Rows of all ranks in rank order, [n_r, ..] -> [n_0 + .. + n_W-1, ..]; ranks may hold different numbers."""
     if not dist.is_initialized():
         return x
-    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
-    _exchange(dist.all_gather, counts, torch.tensor([len(x)], device=x.device))
-    return _Gather.apply(x, [int(count) for count in counts])
+    counts = x.new_empty(world_size(), dtype=torch.long)
+    _exchange(dist.all_gather, list(counts.split(1)), torch.tensor([len(x)], device=x.device))
+    return _Gather.apply(x, counts.tolist())
 
 
 class _Gather(torch.autograd.Function):
@@ -176,4 +160,4 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         own = grad.split(ctx.counts)[rank()]  # every rank has the whole gradient: nothing is exchanged
-        return own * len(ctx.counts), None  # times W, since `average_gradients` divides by W
+        return own * len(ctx.counts), None  # times W, since the average over ranks divides by W

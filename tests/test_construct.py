@@ -30,13 +30,13 @@ def test_by_name():
 def test_a_loss_inside_a_loss():
     inner = {"name": "TripletLoss", "triplet_margin": 2.0}
     loss = make_loss({"name": "MatryoshkaLoss", "loss": inner, "matryoshka_dims": [8, 4]})
-    assert type(loss.loss) is losses.TripletLoss
+    assert type(loss.inner[0]) is losses.TripletLoss
     both = make_loss({"name": "WeightedSumLoss", "losses": [inner, inner], "weights": [1.0, 2.0]})
-    assert [type(part) for part in both.losses] == [losses.TripletLoss] * 2
+    assert [type(part) for part in both.inner] == [losses.TripletLoss] * 2
     named = make_loss({"name": "MatryoshkaLoss", "loss": "CoSENTLoss", "matryoshka_dims": [8, 4]})
-    assert type(named.loss) is losses.CoSENTLoss
+    assert type(named.inner[0]) is losses.CoSENTLoss
     both = make_loss({"name": "WeightedSumLoss", "losses": ["CoSENTLoss", inner]})
-    assert [type(part) for part in both.losses] == [losses.CoSENTLoss, losses.TripletLoss]
+    assert [type(part) for part in both.inner] == [losses.CoSENTLoss, losses.TripletLoss]
     for wrong in (3, {"scale": 2.0}, ["CoSENTLoss"]):
         with pytest.raises(ValueError, match=r"loss of MatryoshkaLoss is .*, it must be a name or a table"):
             make_loss({"name": "MatryoshkaLoss", "loss": wrong, "matryoshka_dims": [8, 4]})

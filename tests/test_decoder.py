@@ -21,9 +21,11 @@ def tiny_encoder(model_type, dropout=0.0):
     own = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "dropout": dropout, "attention_dropout": dropout}
     common = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     common |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    config_class, encoder_class = ENCODERS[model_type]
+    encoder_class = ENCODERS[model_type]
     shape = own if model_type == "distilbert" else common
-    encoder = encoder_class(config_class(vocab_size=50, max_position_embeddings=20, initializer_range=0.3, **shape))
+    encoder = encoder_class(
+        encoder_class.config_class(vocab_size=50, max_position_embeddings=20, initializer_range=0.3, **shape)
+    )
     initialize(encoder, 0.3)
     return encoder.double()
 

@@ -67,7 +67,8 @@ def step(model, n, rank, world, budget=0, roles=()):
         columns[2] = columns[2].take(torch.arange(len(rows))[rows >= 3])
         counts = (None, None, (torch.arange(n) >= 3).long())
     objective = Objective(loss, Batch(tuple(columns), roles, None, counts), 1.0)
-    (mini_batched_step if budget else plain_step)(Setup(model, OFF, None, budget), objective, 0)
+    setup = Setup(model, model if budget else distributed.wrap(model), OFF, None, budget)
+    (mini_batched_step if budget else plain_step)(setup, objective, 0)
     mini_batches = sum(len(column.split(budget)) for column in columns) if budget else 1
     found = {"loss": objective.value, "own": loss.weight.grad, "idle": loss.idle.grad, "mini_batches": mini_batches}
     return found | {name: p.grad for name, p in model.named_parameters()}
@@ -103,7 +104,7 @@ def write_texts(n, rank, world, budget=0):
     columns = [model.tokenizer([text[i:] for text in texts]).packed() for i in (4, 0)]
     columns = tuple(column.take(torch.arange(n).tensor_split(world)[rank]) for column in columns)
     objective = Objective(loss, Batch(columns, (None, None)), 0.5)
-    token_step(Setup(model, OFF, None, budget), objective, 0)
+    token_step(Setup(model, model, OFF, None, budget), objective, 0)
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {"loss": objective.value} | {name: p.grad for name, p in named}
 
@@ -121,7 +122,6 @@ def gather_parts():
 def rank_work(rank, folder):
     """Everything that one of the two ranks does."""
     found = {"rank": distributed.rank(), "world": distributed.world_size()}
-    found["total"] = distributed.total(rank + 1.5)
     found["objects"] = distributed.gather_objects({"rank": rank})
     found["gather"] = []
     parts, weights = gather_parts()
@@ -131,7 +131,7 @@ def rank_work(rank, folder):
         (together**2 * weights).sum().backward()
         found["gather"].append((together.detach(), own.grad))
     found["integers"] = distributed.gather(torch.arange(rank + 1))
-    found["agree"] = [distributed.agree(wish, torch.device("cpu")) for wish in (False, rank == 1, True)]
+    found["agree"] = distributed.any_rank((False, rank == 1, True), torch.device("cpu"))
     found["same"] = nn.Parameter(torch.full((2,), float(rank)))
     distributed.same_start([found["same"]])
     for case in CASES:
@@ -165,7 +165,6 @@ def test_start(ranks):
 def test_objects_and_totals(ranks):
     for found in ranks:
         assert found["objects"] == [{"rank": 0}, {"rank": 1}]
-        assert found["total"] == 4.0
 
 
 @pytest.mark.parametrize("case", [0, 1])
@@ -227,7 +226,7 @@ def test_agreement(ranks):
 def test_one_process_needs_no_group():
     x, model = torch.randn(3, 2), nn.Linear(2, 2)
     assert distributed.gather(x) is x
-    assert (distributed.rank(), distributed.world_size(), distributed.total(2.5)) == (0, 1, 2.5)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
     model(x).sum().backward()
     before = model.weight.grad.clone()
     distributed.average_gradients(model.parameters())
@@ -301,7 +300,7 @@ def stuck(rank, folder):
             time.sleep(0.05)
         os._exit(0)
     (folder / "pid").write_text(str(os.getpid()))
-    distributed.agree(False, torch.device("cpu"))
+    distributed.any_rank([False], torch.device("cpu"))
 
 
 def test_a_second_sigterm_ends_a_rank_that_waits_in_a_collective(tmp_path):

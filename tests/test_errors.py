@@ -363,7 +363,7 @@ TRAIN = {
         lambda: add_evaluation({}, "InformationRetrievalEvaluator"), (), ["takes query, document"]
     ),
     "score is no number": (
-        lambda: add_evaluation({"a": "x", "b": "y", "s": "high"}), (), ["e.jsonl, row 2: 's' is 'high'"]
+        lambda: add_evaluation({"a": "x", "b": "y", "s": "high"}), (), ["e.jsonl, row 2: 's' is \"high\""]
     ),
     "score is missing": (lambda: add_evaluation({"a": "x", "b": "y"}), (), ["row 2: there is no column 's'"]),
     "no evaluation file": (lambda: append(EVALUATION.format("EmbeddingSimilarityEvaluator")), (), ["no file e.jsonl"]),
@@ -375,7 +375,7 @@ TRAIN = {
     "corrupt line": (lambda: rows_with('{"q": "x", "d":'), (), ["d.jsonl, line 6 is not JSON"]),
     "half a character": (lambda: rows_with('{"q": "x", "d": "\\ud800"}'), (), ["d.jsonl, row 6"]),
     "data is not UTF-8": (lambda: Path("d.jsonl").write_bytes(b'{"q": "\xff"}'), (), ["d.jsonl, line 1 is not UTF-8"]),
-    "missing cell": (lambda: use_csv("q,d\na,b\nc\n"), (), ["d.csv, line 3: the row has not 2 cells"]),
+    "missing cell": (lambda: use_csv("q,d\na,b\nc\n"), (), ["d.csv, line 3: the row has 1 cells, not 2"]),
     "text is a number": (lambda: rows_with('{"q": "x", "d": 3}'), (), ["row 6: 'd' is 3, but a text is wanted"]),
     "unknown ending": (
         lambda: (Path("d.xml").touch(), replace("d.jsonl", "d.xml")), (), ["its ending is .xml, known are .jsonl"]
@@ -393,7 +393,7 @@ TRAIN = {
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "m"\n' + CONFIG[CONFIG.index("[[data"):]
     ), ("--set", "model.keep_layers=[7]"), ["keep_layers: given are [7], allowed are rising numbers from 0 to 1"]),
     "unknown encoder key": (
-        lambda: replace("hidden_size", "hidden_sizes"), (), ["key of [model.encoder] is 'hidden_sizes', known are"]
+        lambda: replace("hidden_size", "hidden_sizes"), (), ["[model.encoder] has no key 'hidden_sizes'"]
     ),
     "unknown encoder": (lambda: replace('"bert"', '"gpt"'), (), ["model_type", "'gpt', known are bert, mpnet"]),
     "heads do not divide the width": (
@@ -403,8 +403,9 @@ TRAIN = {
     "width is a text": (lambda: replace("hidden_size = 16", 'hidden_size = "16"'), (), ["hidden_size", "'16'"]),
     "negative vocabulary": (lambda: replace("vocab_size = 200", "vocab_size = -1"), (), ["vocab_size", "-1"]),
     "texts too long for the encoder": (lambda: replace("max_length = 32", "max_length = 99"), (), ["is 99", "34"]),
+    "unknown type": (lambda: append('[model]\ntype = "Other"\n'), (), ["type in [model] is 'Other', known are "]),
     "unknown pooling": (
-        lambda: replace("[[data]]", '[model.pooling]\nmode = "median"\n[[data]]'), (), ["median, known are cls"]
+        lambda: replace("[[data]]", '[model.pooling]\nmode = "median"\n[[data]]'), (), ["'median', known are cls"]
     ),
     "dropout above 1": (lambda: None, ("--set", "train.dropout=1.5"), ["dropout", "1.5"]),
     "attention dropout above 1": (lambda: None, ("--set", "train.attention_dropout=1.5"), ["attention_dropout", "1.5"]),

@@ -91,7 +91,7 @@ def edit(line, text):
         (
             '{"q": "read", "d": "file", "s": "high"}',
             ("data.0.label=s", "data.0.loss=CoSENTLoss"),
-            'pairs.jsonl, row 23: s is "high", but the labels before are numbers',
+            "pairs.jsonl, row 23: 's' is \"high\", but a number is wanted",
         ),
     ],
 )

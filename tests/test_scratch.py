@@ -98,7 +98,7 @@ def test_pooling_and_length_are_as_asked():
     ("changes", "message"),
     [
         ({"model_type": "gpt"}, "model_type in .* is 'gpt', known are bert, mpnet"),
-        ({"width": 3}, "a key of .* is 'width', known are vocab_size, hidden_size"),
+        ({"width": 3}, "has no key 'width', the nearest is .*; known are vocab_size, hidden_size"),
         ({"hidden_size": 15}, "hidden_size 15 is no multiple of"),
         ({"max_position_embeddings": 8}, "max_length in \\[model.tokenizer\\] is 32: use a number at most 8"),
         ({"model_type": "mpnet", "max_position_embeddings": 33}, "is 32: use a number at most 31"),

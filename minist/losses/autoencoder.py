@@ -1,7 +1,6 @@
 """DenoisingAutoEncoderLoss: texts without labels, and an embedding from which the text can be written again.
 
-It is of another kind than most losses: it reads the tokens of the texts beside their embeddings, and is a sum over
-tokens. So nothing is gathered, and a step adds up what each mini-batch of each rank gives, see training/step.py.
+It reads tokens beside embeddings, and is a sum over tokens: see `token_step` in training/step.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,43 +24,34 @@ class DenoisingAutoEncoderLoss(Loss):
 
         loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)
 
-    The decoder knows nothing of the damaged text but e, see decoder.py.
     """
 
     columns = "damaged text, original text"
     over_tokens = True
 
     def __init__(self, tie_encoder_decoder: bool = True) -> None:
-        """`tie_encoder_decoder`: the decoder's layers are the encoder's own. Else it has a copy of them, and learns
-        twice as many weights."""
+        """`tie_encoder_decoder`: the decoder's layers are the encoder's own, else a copy of them."""
         super().__init__()
         self.tie_encoder_decoder = tie_encoder_decoder
         self.decoder: Decoder | None = None
 
     def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
-        """Make the decoder of the encoder that reads the damaged texts.
-
-        The checkpoint of a masked language model has a head that scores words: the decoder begins with it. ValueError
-        for an encoder that cannot be made a decoder, and for columns that are not of one vocabulary.
-        """
+        """Make the decoder of the encoder that reads the damaged texts."""
         if len({id(model.tokenizer_for(role)) for role in roles}) > 1:
             raise ValueError("DenoisingAutoEncoderLoss takes two columns of one route: give both the same role")
         encoder = model.stack.reader(roles[0])
         if not isinstance(encoder, Decodable):
-            raise ValueError(
-                f"DenoisingAutoEncoderLoss makes its decoder of the encoder, which must be {', '.join(HEADS)}; "
-                f"this model has a {type(encoder).__name__}"
-            )
+            kinds = f"which must be {', '.join(HEADS)}; this model has a {type(encoder).__name__}"
+            raise ValueError(f"DenoisingAutoEncoderLoss makes its decoder of the encoder, {kinds}")
         self.decoder = Decoder(encoder, model.width, self.tie_encoder_decoder).to(model.device)
-        if f"{HEADS[encoder.model_type][0]}.weight" in checkpoint:
+        if f"{HEADS[encoder.model_type][0]}.weight" in checkpoint:  # of a masked language model, which scores words
             self.decoder.load_head(checkpoint, encoder.model_type)
 
     def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
         check_columns(self, embeddings, batch, 2, 2)
 
     def count(self, columns: Sequence[Packed]) -> int:
-        """How many tokens the decoder writes: all but the first of each original, which it is given."""
-        return int((columns[1].position_ids > 0).sum())
+        return int((columns[1].position_ids > 0).sum())  # all tokens but the first of each original, which is given
 
     def forward(self, model: Any, columns: Sequence[Packed], roles: Sequence[str | None]) -> Tensor:
         """Damaged texts and the originals -> scalar, a sum over the `count` tokens."""
@@ -77,8 +67,7 @@ class DenoisingAutoEncoderLoss(Loss):
 
 
 def texts_so_far(texts: Packed) -> tuple[Packed, Tensor]:
-    """For every token but the first of its text: what the decoder reads in its place, the token before it; and the
-    token itself, [T - N]."""
+    """For every token but the first of its text: the token before it, which the decoder reads, and itself, [T - N]."""
     is_written = texts.position_ids > 0
     is_read = is_written.roll(-1)  # the token before one that is written; the last one's successor is a first token
     return Packed.of(texts.input_ids[is_read], (texts.lengths - 1).clamp(min=0)), texts.input_ids[is_written]

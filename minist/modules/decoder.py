@@ -2,13 +2,12 @@
 
 embeddings [N, D'] and the text so far [T] -> scores of the next token [T, V]
 
-It is made of the encoder. Each of its layers is an encoder layer whose tokens see only those before them, with a look
-at the embedding between its two halves:
+Each of its layers is one of the encoder's, whose tokens see only those before them, with a look at the embedding:
 
     self-attention (causal) -> cross-attention to the embedding -> perceptron
 
-The last layer's vectors are turned once more, and compared with the embeddings of all words. Only cross-attention and
-that last turn are new; the rest is the encoder's own (its weights are tied), or a copy of it.
+The last vectors are turned once more and compared with the embeddings of all words. Only cross-attention and that last
+turn are new weights.
 """
 
 from collections.abc import Mapping
@@ -37,8 +36,7 @@ HEADS = {
 class DecoderLayer(nn.Module):
     """What a decoder layer has beside its encoder layer: attention to one vector per text, added and normalized.
 
-    Softmax over a single key is 1, whatever query and key are: attention is then a linear map of the vector, the same
-    for all tokens of a text. So there are no weights for queries and keys, which would never get a gradient.
+    Softmax over a single key is 1, so attention is a linear map of the vector: queries and keys would never learn.
     """
 
     def __init__(self, embedding_width: int, width: int, eps: float) -> None:
@@ -50,7 +48,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, packed: Packed, layer: BertLayer, embeddings: Tensor) -> Tensor:
         """[T, D], embeddings [N, D'] -> [T, D]. `layer` is the encoder's; its dropout is used here too."""
         x = layer.self_attention(x, packed, causal=True)
-        value = self.value(embeddings)[packed.text_ids].unflatten(1, (layer.heads, -1))  # [T, H, D/H]
+        value = self.value(embeddings)[packed.text_ids].unflatten(1, (layer.heads, -1))  # [T, H, D/H], of its own text
         # dropout of attention takes the one key from a head, or leaves it
         attended = value * layer.attention_dropout(value.new_ones(*value.shape[:2], 1))
         x = self.attention_norm(x + layer.dropout(self.attention_out(attended.flatten(1))))
@@ -61,23 +59,19 @@ class Decoder(nn.Module):
     """Scores of each text's next token, from its embedding and its tokens so far."""
 
     def __init__(self, encoder: Decodable, embedding_width: int, tied: bool) -> None:
-        """New weights are drawn as BERT's are. `tied`: layers and word embeddings are the encoder's, and are trained
-        with it; else they are a copy, from here on the decoder's own."""
+        """`tied`: layers and word embeddings are the encoder's, and are trained with it; else they are a copy."""
         super().__init__()
         width, first = encoder.width, encoder.layers[0]
         assert isinstance(first, BertLayer)
         eps = first.output_norm.eps
         self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, eps) for _ in encoder.layers)
         self.transform, self.act, self.norm = nn.Linear(width, width), first.act, nn.LayerNorm(width, eps=eps)
-        initialize(self, encoder.config.initializer_range)
+        initialize(self, encoder.config.initializer_range)  # as BERT draws its own
         self.bias = nn.Parameter(encoder.embeddings.word.weight.new_zeros(encoder.config.vocab_size))
         self.own = None if tied else deepcopy(encoder).train()  # the model may not be in training yet
 
     def load_head(self, state: Mapping[str, Tensor], model_type: str) -> None:
-        """Begin with the `transform`, `norm` and `bias` that the checkpoint `state` learned as a masked language model.
-
-        ValueError for a checkpoint that lacks one, or has it in another shape.
-        """
+        """Begin with what the checkpoint `state` learned as a masked language model."""
         transform, norm, bias = HEADS[model_type]
         names = {f"transform.{kind}": f"{transform}.{kind}" for kind in ("weight", "bias")}
         names |= {f"norm.{kind}": f"{norm}.{kind}" for kind in ("weight", "bias")} | {"bias": f"{bias}.bias"}
@@ -95,4 +89,4 @@ class Decoder(nn.Module):
         for look, layer in zip(self.layers, body.layers, strict=True):
             x = body.run_layer(look, x, packed, layer, embeddings)
         x = self.norm(self.act(self.transform(x)))
-        return F.linear(x, body.embeddings.word.weight, self.bias)
+        return F.linear(x, body.embeddings.word.weight, self.bias)  # a word's score is its likeness to x

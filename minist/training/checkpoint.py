@@ -9,7 +9,6 @@
 """
 
 import json
-import math
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +28,8 @@ from minist.models.text_model import TextModel
 from minist.training.config import Config
 from minist.training.construct import to_toml
 
-STATE, RUN = "training.pt", "run.json"
+STATE, RUN, METRICS = "training.pt", "run.json", "metrics.jsonl"
 MARKER = "config.toml"  # a folder that has it is a run, and may be overwritten when asked
-
-# ------------------------------------------------------------ the run directory
 
 
 def check_output(output: Path, resume: bool, overwrite: bool) -> None:
@@ -54,28 +51,19 @@ def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:
     for path in output.iterdir() if overwrite else ():  # and not the folder itself, which may be a link to one
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (output / MARKER).write_text(to_toml(config), "utf-8")
-    metrics = output / "metrics.jsonl"
-    if metrics.exists():
-        kept = [line for line in metrics.read_text("utf-8").splitlines() if _step(line) <= step]
-        metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-
-
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # a run that was killed may have left half a line
-        return math.inf
+    lines = (output / METRICS).read_text("utf-8").splitlines(keepends=True) if (output / METRICS).exists() else []
+    whole = [line for line in lines if line.endswith("}\n")]  # a run that was killed may have left half a line
+    (output / METRICS).write_text("".join(line for line in whole if json.loads(line)["step"] <= step), "utf-8")
 
 
 def log(output: Path, record: dict[str, Any]) -> None:
-    with open(output / "metrics.jsonl", "a", encoding="utf-8") as stream:
+    with open(output / METRICS, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 
-# ------------------------------------------------------------ checkpoints
-
-
 class Trained(NamedTuple):
+    """What changes from step to step."""
+
     model: TextModel
     losses: nn.ModuleList
     optimizer: torch.optim.Optimizer
@@ -83,11 +71,8 @@ class Trained(NamedTuple):
 
 
 def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: int) -> None:
-    """Write checkpoint-<step> with run["step"] steps done, and delete all but the last `keep`.
-
-    ValueError if a weight is not finite: the checkpoints before stay as they are.
-    """
-    check_weights(trained.model, run["step"])
+    """Write checkpoint-<step> with run["step"] steps done, and delete all but the last `keep`."""
+    check_weights(trained.model, run["step"])  # first: else a good checkpoint would make room for a useless one
     with complete_folder(output / f"checkpoint-{run['step']}") as partial:
         write_folder(trained.model.content(), partial)
         state = {name: part.state_dict() for name, part in trained._asdict().items() if name != "model"}
@@ -104,9 +89,8 @@ def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: i
 def check_weights(model: TextModel, step: int) -> None:
     for name, weight in model.state_dict().items():
         if not weight.isfinite().all():
-            raise ValueError(
-                f"after step {step} the weight {name} is not finite, so it is not saved: try a lower learning rate"
-            )
+            what = f"after step {step} the weight {name} is not finite"
+            raise ValueError(f"{what}, so it is not saved: try a lower learning rate")
 
 
 def checkpoints(output: Path) -> list[Path]:
@@ -120,11 +104,9 @@ def reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as e:
-        reason = str(e).partition("\n")[0].partition(". ")[0]
-        raise ValueError(
-            f"{folder}: {STATE} or {RUN} is damaged or of another run ({type(e).__name__}: {reason}); delete that "
-            "folder to go on from the checkpoint before"
-        ) from e
+        reason = str(e).partition("\n")[0].partition(". ")[0]  # torch goes on for a page
+        what = f"{STATE} or {RUN} is damaged or of another run ({type(e).__name__}: {reason})"
+        raise ValueError(f"{folder}: {what}; delete that folder to go on from the checkpoint before") from e
 
 
 def load_checkpoint(folder: Path, trained: Trained) -> None:
@@ -143,10 +125,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------ the seal
-
 # Each step's random numbers come from (seed, step, rank), so no state of a generator need be kept: the same seed, data,
-# settings, number of ranks and threads give the same bits. On a GPU they do so only to rounding, since some of its
-# sums have no fixed order.
+# settings, ranks and threads give the same bits; on a GPU to rounding, since some of its sums have no fixed order.
 
 FREE = ("output", "expect", "train.log_every", "train.save_every", "train.keep")  # no weight depends on them
 MEASURING = ("eval", "train.eval_every")  # nor on these, unless the final model is chosen by them
@@ -156,21 +136,14 @@ THREADS = "the number of threads"
 
 def make_seal(config: Config, datasets: Sequence[Dataset], device: torch.device) -> dict[str, Any]:
     """Name -> value of all that decides about the numbers of a run."""
-    free = FREE if config.train.best else FREE + MEASURING
+    free = FREE if config.train.best else FREE + MEASURING  # `best` and `patience` let evaluations decide
     table = {key: value for key, value in _flat(asdict(config), "").items() if key not in free}
     made_of = {
         f"the data of {entry.name}": Path(dataset.folder).name  # a hash of texts, tokenizer, prompts and labels
         for entry, dataset in zip(config.data, datasets, strict=True)
     }
-    return (
-        table
-        | made_of
-        | {
-            "the number of ranks": distributed.world_size(),
-            THREADS: torch.get_num_threads(),
-            "the device": device.type,
-        }
-    )
+    machine = {"the number of ranks": distributed.world_size(), THREADS: torch.get_num_threads()}
+    return table | made_of | machine | {"the device": device.type}
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -186,10 +159,8 @@ def check_seal(now: Mapping[str, Any], before: Mapping[str, Any], checkpoint: Pa
     other = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     for key in other:
         if key not in (*LENGTH, THREADS):
-            raise ValueError(
-                f"--resume: {key} is {now.get(key)!r}, but {checkpoint} was made with {before.get(key)!r}, and would "
-                "go on as another run: give the same, or start a new one in another output"
-            )
+            what = f"{key} is {now.get(key)!r}, but {checkpoint} was made with {before.get(key)!r}"
+            raise ValueError(f"--resume: {what}: give the same, or start a new run in another output")
     notes = [f"{key} is {now[key]}, it was {before[key]}" for key in other]
     if set(other) & set(LENGTH):
         notes.append("the learning rate follows the new number of steps from here on")

@@ -1,4 +1,4 @@
-"""The configuration of a run: what its TOML file may say, with the defaults. An unknown key is an error.
+"""The configuration of a run: what its TOML file may say, with the defaults.
 
 seed = 42
 output = "runs/name"
@@ -29,7 +29,7 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def limits(least: float = 0, most: float = math.inf, above: float = -math.inf) -> dict[str, Any]:
-    return {"limits": {"least": least, "most": most, "above": above}}
+    return {"limits": {"least": least, "most": most, "above": above}}  # for `number` of checks.py
 
 
 def limited(default: float, least: float = 0, most: float = math.inf, above: float = -math.inf) -> Any:
@@ -107,12 +107,13 @@ class DataConfig(RowsConfig):
     weight: float = limited(1.0, -math.inf, above=0)  # of its loss, beside the other sets
 
     def paths(self) -> list[Path]:
-        """The files to read; those of a source lie in data/<source>/."""
         return [Path("data") / self.source / "train.jsonl"] if self.source else super().paths()
 
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """How the model is trained, measured and saved."""
+
     batch_size: int = limited(32, 1)  # rows per step, over all ranks
     mini_batch_tokens: int = limited(0)  # that a rank holds in memory at once, see gradcache.py; 0: all
     mixing: str = one_of("proportional", MIXINGS)  # whose batch comes next; or round_robin, till one set is used up
@@ -150,11 +151,7 @@ class GuideConfig:
 
 @dataclass(frozen=True)
 class EvalConfig(RowsConfig):
-    """One evaluation: an evaluator, or the mean of a loss, which is called eval_<name>_loss.
-
-    An evaluator says itself which columns it takes: query and document, or text1, text2 and score. A loss that is
-    written like that of a [[data]] entry is the same one, with what it learned.
-    """
+    """One evaluation: an evaluator, or the mean of a loss. One that a [[data]] entry writes alike is the same one."""
 
     kind = "eval"
     name: str = "eval"
@@ -169,6 +166,8 @@ class EvalConfig(RowsConfig):
 
 @dataclass(frozen=True)
 class Config:
+    """The whole file."""
+
     output: str
     data: list[DataConfig]
     seed: int = limited(42, 0, 2**32 - 1)
@@ -181,15 +180,14 @@ class Config:
 
     @property
     def cache(self) -> Path:
-        """Where token streams are kept, for all runs beside this one."""
-        return Path(self.output).parent / "cache"
+        return Path(self.output).parent / "cache"  # of token streams, for all runs beside this one
 
     def guides(self) -> dict[str, GuideConfig]:
         return {"guide": self.guide, "teacher": self.teacher}
 
 
 def load_config(file: Path, overrides: list[str]) -> Config:
-    """Read `file` and apply `--set` overrides such as "train.lr=3e-5". ValueError says what is wrong where."""
+    """Read `file` and apply `--set` overrides. ValueError says what is wrong where."""
     config: Config = build(Config, read_table(file, overrides), "the top level")
     for wrong in _contradictions(config):
         raise ValueError(f"config: {wrong}")
@@ -211,11 +209,10 @@ def _contradictions(config: Config) -> Iterator[str]:
             yield "[[data]] takes files or source: give one of them"
     for evaluation in config.eval:
         yield from _of_evaluation(evaluation)
-    entries: list[RowsConfig] = [*config.data, *config.eval]
-    names = [(entry.kind, entry.name) for entry in entries]
-    for kind, name in names:
-        if names.count((kind, name)) > 1:
-            yield f"two [[{kind}]] entries have the name {name!r}: give each its own"
+    names = [entry.where for entry in (*config.data, *config.eval)]
+    for where in names:
+        if names.count(where) > 1:
+            yield f"two entries are {where}: give each a name of its own"
     if train.patience and not (train.best and train.eval_every):
         yield "patience in [train] needs best, the metric to watch, and eval_every"
     if (train.best or config.expect) and not config.eval:
@@ -226,25 +223,20 @@ def _of_rows(entry: RowsConfig) -> Iterator[str]:
     where, columns = entry.where, list(entry.columns)
     if not columns:
         yield f'columns in {where} is empty: write {{ anchor = "its name in the file", .. }}'
-    drawn = [PARTNER] if entry.draw_pairs else []  # its texts are those of the one column, deleted words and all
-    for key, table, known in (("roles", entry.roles, columns + drawn), ("delete_words", entry.delete_words, columns)):
-        for column in table:
-            if column not in known:
-                yield f"{key} in {where} names {column!r}, the columns are {listing(known)}"
-    if entry.draw_pairs and (entry.draw_pairs < 2 or len(columns) != 1 or entry.label != ""):
-        yield (
-            f"draw_pairs in {where} is {entry.draw_pairs}: it takes 2 or more, one column, and no label, since it "
-            "gives each text its partner and the pair its label"
-        )
+    with_partner = [*columns, PARTNER] if entry.draw_pairs else columns
+    for key, table, known in (("roles", entry.roles, with_partner), ("delete_words", entry.delete_words, columns)):
+        for column in table.keys() - known:
+            yield f"{key} in {where} names {column!r}, the columns are {listing(known)}"
+    if entry.draw_pairs and (entry.draw_pairs < 2 or len(columns) != 1 or entry.label != ""):  # it makes the label
+        yield f"draw_pairs in {where} is {entry.draw_pairs}: it takes 2 or more, one column, and no label"
 
 
 def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
     where, collection = entry.where, (entry.queries, entry.corpus, entry.qrels)
     if bool(entry.evaluator) == bool(entry.loss):
         yield f"{where} takes evaluator or loss: give one of them"
-    if entry.evaluator and (
-        entry.label != "" or entry.roles or entry.prompts or entry.delete_words or entry.draw_pairs
-    ):
+    of_a_loss = (entry.label != "", entry.roles, entry.prompts, entry.delete_words, entry.draw_pairs)  # 0 is a label
+    if entry.evaluator and any(of_a_loss):
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
     if (entry.bm25 or entry.searches) and entry.evaluator.get("name") != "InformationRetrievalEvaluator":
         yield f"bm25 and searches in {where} belong to an InformationRetrievalEvaluator"

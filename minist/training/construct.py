@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
@@ -55,17 +56,16 @@ def _override(table: Table, override: str) -> None:
 
 
 def build(kind: Any, table: Any, where: str) -> Any:
-    """An instance of the dataclass `kind`; `where` is what messages call the place. ValueError says what is wrong."""
+    """An instance of the dataclass `kind`; `where` is what messages call the place."""
     known = {f.name: f for f in fields(kind)}
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             raise ValueError(f"config: {where} has no key {key!r}, the nearest is {near!r}; known are {listing(known)}")
-    values = {key: _value(known[key], value, where) for key, value in table.items()}
-    required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [name for name in required if name not in values]:
-        raise ValueError(f"config: {where} lacks the key {missing[0]!r}")
-    return kind(**values)
+    for name, f in known.items():
+        if f.default is MISSING and f.default_factory is MISSING and name not in table:
+            raise ValueError(f"config: {where} lacks the key {name!r}")
+    return kind(**{key: _value(known[key], value, where) for key, value in table.items()})
 
 
 def _value(known: Field[Any], value: Any, where: str) -> Any:
@@ -74,7 +74,7 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
     shape = Table if is_dataclass(kind) else list[Table] if entries else kind
     what = f"config: {name} in {where}"
     if name in ("loss", "evaluator") and isinstance(value, str):
-        value = {"name": value} if value else {}
+        value = {"name": value} if value else {}  # a name alone is one without arguments
     if not fits(value, shape):
         hint = f": write [[{name}]]" if entries else ""
         raise ValueError(f"{what} must be {in_words(shape)}, it is {value!r}{hint}")
@@ -100,7 +100,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin in (dict, Mapping):
         return type(value) is dict and all(fits(entry, parts[1]) for entry in value.values())
     if kind is float:
-        return type(value) in (int, float)  # a whole number is one too, but true is none
+        return type(value) in (int, float)  # a whole number is one too; to isinstance true would be one as well
     return type(value) is kind if kind in WORDS else True
 
 
@@ -124,9 +124,9 @@ def to_toml(config: Any) -> str:
 
 
 def _toml_lines(table: Table, prefix: str) -> list[str]:
-    lines, tables = [], []
+    lines, tables = [], []  # values first: what stands behind a [table] would belong to it
     for key, value in table.items():
-        name = key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+        name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)  # TOML quotes others as JSON does
         if isinstance(value, dict):
             tables += ["", f"[{prefix}{name}]", *_toml_lines(value, f"{prefix}{name}.")]
         elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -141,21 +141,17 @@ def _toml_lines(table: Table, prefix: str) -> list[str]:
 
 
 def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -> Any:
-    """An object of `kind` from {"name": class name, **arguments}; see `find_class` and `call`.
-
-    Arguments that are such tables themselves, or names where the class declares a `kind`, are made first: a loss
-    inside a loss.
-    """
+    """An object of `kind` from {"name": class name, **arguments}; arguments may be such tables: a loss in a loss."""
     arguments = dict(table)
     name = arguments.pop("name", "")
-    made = call(name, find_class(what, name, package), arguments, package, kind)
+    made = call(name, find_class(what, name, package), arguments, package, kind, {})
     if not isinstance(made, kind):
         raise ValueError(f"config: {what}: {name} is no {kind.__name__}, make it a subclass of {kind.__module__}")
     return made
 
 
 def find_class(what: str, name: Any, package: ModuleType) -> Any:
-    """The class of that name in `package`, or in a file as "path/to/file.py:Name". ValueError lists those there are."""
+    """The class of that name in `package`, or in a file as "path/to/file.py:Name"."""
     if isinstance(name, str) and ".py:" in name:
         path, _, inner = name.rpartition(":")
         return pick(f"config: {what}: the name in {path}", inner, _run_file(path))
@@ -177,30 +173,23 @@ def _run_file(path: str) -> dict[str, Any]:
 
 
 def call(
-    name: str,
-    function: Callable[..., Any],
-    arguments: Table,
-    package: ModuleType,
-    kind: type,
-    given: Sequence[str] = (),
+    name: str, function: Callable[..., Any], arguments: Table, package: ModuleType, kind: type, given: Table
 ) -> Any:
-    """`function(**arguments)`, after a look at its signature. `given`: those arguments that are not from the config."""
-    known = inspect.signature(function).parameters
-    made = {key: arguments[key] for key in given}
+    """`function` of `arguments`, which come from the config and are held against its signature, and of `given`."""
+    known, made = inspect.signature(function).parameters, {}
     for key, value in arguments.items():
-        if key not in given:
-            annotation = pick(f"config: an argument of {name}", key, known).annotation
-            made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
-    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        annotation = pick(f"config: an argument of {name}", key, known).annotation
+        made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
+    made |= given
     for key, parameter in known.items():
-        if parameter.kind in positional and parameter.default is inspect.Parameter.empty and key not in made:
+        is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)  # *args and **kwargs may be empty
+        if not is_open and parameter.default is parameter.empty and key not in made:
             raise ValueError(f"config: {name} lacks the argument {key!r}, it takes {listing(known)}")
     try:
         return function(**made)
     except (TypeError, ValueError) as e:  # a value that it does not take, or a type that no annotation tells
-        shown = {key: value for key, value in arguments.items() if key not in given}
         why = f"a value is of a type that it does not take ({e})" if isinstance(e, TypeError) else e
-        raise ValueError(f"config: {name} with {shown}: {why}" if shown else f"config: {name}: {why}") from e
+        raise ValueError(f"config: {name}{f' with {arguments}' if arguments else ''}: {why}") from e
 
 
 def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:

@@ -1,6 +1,7 @@
 """What the [[data]] and [[eval]] entries of a config become: tasks with their rows and losses, and evaluations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from minist.training.start import plain_weights
 from minist.training.step import choose_step
 from minist.training.task import Task, TrainingRows
 
+ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, TextModel]  # "guide" and "teacher", those that the config has
 
 
@@ -30,11 +32,8 @@ def make_loss(where: str, table: Table, seed: int) -> Loss:
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    return {
-        name: open_model(table.model, revision=table.revision or None, device=device)
-        for name, table in config.guides().items()
-        if table.model
-    }
+    wanted = {name: table for name, table in config.guides().items() if table.model}
+    return {k: open_model(table.model, revision=table.revision or None, device=device) for k, table in wanted.items()}
 
 
 def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
@@ -42,21 +41,29 @@ def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Seq
     tasks = []
     for entry, loss in zip(config.data, own_losses, strict=True):
         rows = make_rows(config, entry, loss, model, guides)
-        try:
+        with speaking_of(entry):
             loss.attach(model, rows.roles, plain_weights(config.model) if loss.over_tokens else {})
-        except ValueError as e:
-            raise ValueError(f"config: {entry.where}: {e}") from None
-        rows.check(loss, model, config.train.batch_size, entry.where)
+            rows.check(loss, model, config.train.batch_size)
         step = choose_step(loss, config.train.mini_batch_tokens)
         tasks.append(Task(entry.name, entry.weight, rows, loss, step))
     return tasks
+
+
+@contextmanager
+def speaking_of(entry: RowsConfig) -> Iterator[None]:
+    """A ValueError of a loss, which knows no config, says of which entry it speaks."""
+    try:
+        yield
+    except ValueError as e:
+        raise ValueError(f"config: {entry.where}: {e}") from None
 
 
 def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides) -> TrainingRows:
     """The rows of an entry, tokenized once, with its transforms and with the guide that `loss` wants."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
     prompts = _prompts(config, entry)
-    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, class_names=loss.class_names)
+    wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes
+    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, wants)
     found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     for column, share in entry.delete_words.items():
         found.delete_words(column, share, model)
@@ -66,29 +73,16 @@ def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, g
 
 
 def open_dataset(
-    entry: RowsConfig,
-    label: str | int,
-    model: TextModel,
-    roles: Mapping[str, str],
-    prompts: Mapping[str, str],
-    cache: Path,
-    *,
-    class_names: bool = True,
+    entry: RowsConfig, label: str | int, model: TextModel, roles: ByName, prompts: ByName, cache: Path, wants: str = ""
 ) -> Dataset:
-    """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks.
-
-    Columns, roles and prompts go by our names. `class_names`: labels may be names, else they must be numbers.
-    """
+    """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks."""
     specs = {
         name: ColumnSpec(source, model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
-    files, wants = entry.paths(), "" if class_names else "numbers"
-    folder = dataset_folder(files, specs, label, cache, wants=wants, format=entry.format)
-    distributed.prepare_once(
-        folder / "meta.json",
-        lambda: prepare_dataset(files, specs, label, cache, wants=wants, format=entry.format),
-    )
+    files, form = entry.paths(), entry.format
+    folder = dataset_folder(files, specs, label, cache, form, wants)
+    distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(files, specs, label, cache, form, wants))
     return Dataset(folder)
 
 
@@ -102,7 +96,7 @@ def check_roles(model: TextModel, roles: Mapping[str, str], columns: Sequence[st
 
 
 def _prompts(config: Config, entry: RowsConfig) -> dict[str, str]:
-    """The prompt of each column of an entry: its own, else those for all entries, which may name columns of any."""
+    """The prompt of each column of an entry: its own, else those of [train], which may name columns of any entry."""
     if entry.prompts:
         return resolve_prompts(entry.prompts, entry.name, [entry.name], list(entry.columns))
     entries = [*config.data, *(other for other in config.eval if other.loss)]
@@ -120,8 +114,8 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
     model = guides[loss.guide]
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
-    prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts
-    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)
+    prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts  # its default where no role says
+    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)  # the label is the training set's matter
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
     if config.guides()[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)
@@ -138,15 +132,11 @@ def make_evaluation(
     same = next((task for other, task in pairs if other.loss == entry.loss), None)
     loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed).to(model.device)
     if not same and (loss.over_tokens or list(loss.parameters())):
-        raise ValueError(
-            f"config: {entry.loss['name']} in {entry.where} has weights of its own, which nothing would train: "
-            "write the loss as a [[data]] entry has it, and it is that one"
-        )
+        hint = "which nothing would train: write the loss as a [[data]] entry has it, and it is that one"
+        raise ValueError(f"config: {entry.loss['name']} in {entry.where} has weights of its own, {hint}")
     rows = make_rows(config, entry, loss, model, guides)
-    if same:  # it knows classes by their numbers there
-        try:
+    with speaking_of(entry):
+        if same:  # it knows classes by their numbers there
             rows.dataset.number_classes(same.rows.dataset.classes)
-        except ValueError as e:
-            raise ValueError(f"config: {entry.where}: {e}, as in [[data]] {same.name}") from None
-    rows.check(loss, model, config.train.batch_size, entry.where)
+        rows.check(loss, model, config.train.batch_size)
     return LossEvaluation(entry.name, loss, rows, config.train.batch_size)

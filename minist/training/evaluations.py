@@ -25,6 +25,7 @@ SHOWN = 3  # hits of each example search
 MEASURED_TOKENS = 4096  # at once, where a loss over tokens is measured: each token has a score for every word
 
 Evaluation = Callable[[Any], dict[str, float]]  # takes a model
+Say = Callable[[str], None]  # prints a line, on rank 0 only
 
 
 def make_evaluator(entry: EvalConfig) -> Evaluation:
@@ -32,26 +33,19 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
     arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
-    own: Table = {"name": entry.name}
+    own: Table = {"name": entry.name}  # beside the arguments in the config
     if entry.queries:
         build, own = found.from_files, own | {key: Path(vars(entry)[key]) for key in ("queries", "corpus", "qrels")}
     elif set(entry.columns) == set(found.columns):
-        rows = read_places(entry.paths(), entry.columns, entry.format)
-        build, own = found.from_rows, own | {"rows": rows}
+        build, own["rows"] = found.from_rows, read_places(entry.paths(), entry.columns, entry.format)
     else:
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
-    made = call(name, build, arguments | own, evaluation, type(None), list(own))
-    if entry.queries and made.note and distributed.rank() == 0:
-        print(f"note   {made.note}", flush=True)  # ids that the files lack
-    return made
+    return call(name, build, arguments, evaluation, type(None), own)
 
 
 class LossEvaluation:
-    """The mean of a loss over the rows of a data set, in batches as in training: `eval_<name>_loss`.
-
-    A batch of fewer rows counts for less. A loss that compares the rows of a batch depends on `batch_size`.
-    """
+    """The mean of a loss over the rows of a data set, in batches as in training, since it may compare their rows."""
 
     def __init__(self, name: str, loss: Loss, rows: TrainingRows, batch_size: int) -> None:
         self.name, self.loss, self.rows, self.batch_size = name, loss, rows, batch_size
@@ -61,7 +55,7 @@ class LossEvaluation:
         self.loss.eval()  # a decoder has dropout too
         for part in rows.split(self.batch_size):
             batch = self.rows.batch(part, epoch=0, step=0, progress=1.0)
-            total += measure_loss(model, self.loss, batch) * len(part)
+            total += measure_loss(model, self.loss, batch) * len(part)  # the last batch may have fewer rows
         self.loss.train()
         return {f"eval_{self.name}_loss": total / len(rows)}
 
@@ -72,8 +66,7 @@ def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
     columns, roles = model.arrange(batch.columns, batch.roles)
     if not loss.over_tokens:
         outputs = loss.outputs(batch.step, model.num_layers)
-        objective = Objective(loss, batch, 1.0, outputs)
-        return objective(embed_in_parts(model, columns, roles, outputs)).item()
+        return Objective(loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()
     found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
     for part in mini_batches(columns, MEASURED_TOKENS):
         found += torch.stack([loss(model, part, roles).to(found), found.new_tensor(loss.count(part))])
@@ -90,7 +83,7 @@ def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, f
     for one in evaluations:
         found |= one(model)
         distributed.barrier()  # what an evaluator computes beside the embeddings takes any time
-    model.ranks_share = False
+    model.ranks_share = False  # else one rank alone, as at the end of a run, would wait for the others
     model.train(was_training)
     return found
 
@@ -102,22 +95,16 @@ def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
     return evaluator.measure(ranking.numpy(), "bm25")
 
 
-def report(
-    entry: EvalConfig, evaluator: Any, model: Any, metrics: dict[str, float], say: Callable[[str], None]
-) -> None:
+def report(entry: EvalConfig, evaluator: Any, model: Any, metrics: dict[str, float], say: Say) -> None:
     """Show nDCG@10 beside BM25's, and some searches with their hits, where the config asks for it."""
     if entry.bm25:
         ours = metrics[f"{entry.name}_{model.similarity_name}_ndcg@10"]
         theirs = bm25_metrics(evaluator)[f"{entry.name}_bm25_ndcg@10"]
         say(f"\nnDCG@10 on {entry.name}: {ours:.4f}   BM25: {theirs:.4f}   difference: {ours - theirs:+.4f}")
     if entry.searches:
-        show_searches(entry.searches, evaluator.documents, model, say)
-
-
-def show_searches(searches: list[str], documents: list[str], model: Any, say: Callable[[str], None]) -> None:
-    found, queries = model.encode_document(documents), model.encode_query(searches)
-    scores, rows = search(torch.as_tensor(queries), torch.as_tensor(found), SHOWN, model.similarity_name)
-    for query, best, where in zip(searches, scores.tolist(), rows.tolist(), strict=True):
-        say(f"\nsearch: {query}")
-        for score, row in zip(best, where, strict=True):
-            say(f"  {score:.3f}  {documents[row][:100]}")
+        queries, documents = model.encode_query(entry.searches), model.encode_document(evaluator.documents)
+        found = search(torch.as_tensor(queries), torch.as_tensor(documents), SHOWN, model.similarity_name)
+        for query, scores, rows in zip(entry.searches, *(x.tolist() for x in found), strict=True):
+            say(f"\nsearch: {query}")
+            for score, row in zip(scores, rows, strict=True):
+                say(f"  {score:.3f}  {evaluator.documents[row][:100]}")

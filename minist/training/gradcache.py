@@ -2,8 +2,8 @@
 
 Gao et al. 2021, arXiv:2101.06983.
 
-A contrastive loss wants many texts in a batch, and all their activations would have to be kept for backward.
-But the loss sees only embeddings, so the chain rule can be cut there, in three phases:
+All activations of a large batch would have to be kept for backward. But the loss sees only embeddings, so the chain
+rule can be cut there, in three phases:
 
     1. embed all texts, mini-batch by mini-batch, and keep nothing but the embeddings       [N, D]
     2. the loss of all embeddings, and its gradient with respect to each of them            [N, D]
@@ -22,20 +22,14 @@ from torch import Tensor
 from minist.data.packed import Packed
 
 Embed = Callable[[Packed, int], tuple[Tensor, ...]]  # (n texts, number of their column) -> [n, D], and outputs [n, ..]
+LossOf = Callable[[list[tuple[Tensor, ...]]], Tensor]  # what `embed` gives, of each column -> scalar
 
 
-def gradcache(
-    embed: Embed,
-    columns: Sequence[Packed],
-    loss: Callable[[list[tuple[Tensor, ...]]], Tensor],
-    max_tokens: int,
-    seed: int,
-) -> Tensor:
+def gradcache(embed: Embed, columns: Sequence[Packed], loss: LossOf, max_tokens: int, seed: int) -> Tensor:
     """Adds the gradient of `loss` to all parameters, and returns its value.
 
-    `embed(texts, c)` gives the embeddings of texts of column c. A mini-batch has at most `max_tokens` tokens, or
-    one text, or none where a rank has no rows: its gradient is then zero, not missing. `loss` takes the embeddings
-    of each column, as it would without mini-batches. `seed` and the next few numbers are those of the dropout.
+    A mini-batch has at most `max_tokens` tokens, or one text, or none where a rank has no rows: its gradient is then
+    zero, not missing. `seed` and the next few numbers are those of the dropout.
     """
     seeds = count(seed)
     mini_batches = [[(part, next(seeds)) for part in column.split(max_tokens) or [column]] for column in columns]

@@ -1,7 +1,4 @@
-"""A guide or teacher: a second model, not trained, with its own tokenizer, that embeds the texts of a training set.
-
-It does so beside each step, or once before the first one, with the embeddings kept on disk.
-"""
+"""A guide or teacher: a second model, not trained, that embeds the training texts beside each step or once before."""
 
 import hashlib
 from collections.abc import Sequence
@@ -35,7 +32,7 @@ class Guide:
             pairs = zip(self.cached, self.dataset.columns, strict=True)
             return tuple(kept[column.texts(rows)].to(self.model.device) for kept, column in pairs)
         own = embed_in_parts(self.model, self.dataset.take(share), self.roles)
-        return tuple(distributed.gather(x) for (x,) in own)
+        return tuple(distributed.gather(x) for (x,) in own)  # a loss of the whole batch takes all of them
 
     def keep_on_disk(self, folder: Path) -> None:
         """Embed every text once, into `folder`, unless it is done; from then on only read."""

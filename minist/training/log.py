@@ -11,7 +11,6 @@ from minist.data.packed import Packed
 
 LEGEND = 'log    loss, its parts and texts/s: means since the line before; lr, grad and "batch": of the last batch'
 
-MAIN = ("step", "loss", "learning_rate", "grad_norm", "texts_per_second", "tokens_per_second")
 ALIKE = -0.04  # uniformity above: the mean cosine of different texts is about 0.99
 APART = -0.2  # uniformity below: about 0.95
 LOOKS = 3  # some encoders start alike (RoBERTa's tokens share a direction) and part in the first steps
@@ -39,26 +38,21 @@ class Meter:
         self.tokens += sum(len(column.input_ids) for column in columns)
 
     def leave_out(self, seconds: float) -> None:
-        """Time that went by without training, as in an evaluation: texts per second do not count it."""
-        self.since += seconds
+        self.since += seconds  # that went by without training: texts per second do not count them
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean loss, and texts and tokens per second of all ranks, since the last reading; and the loss's mean parts.
-
-        A part counts as 0 in the steps of other losses, so the parts add up to the loss. All ranks call it together.
-        """
+        """Means since the last reading: loss, texts and tokens per second of all ranks together; the loss's parts."""
         seconds = time.perf_counter() - self.since
-        values = {
-            "loss": float(self.loss) / self.steps,
-            "texts_per_second": distributed.total(self.texts) / seconds,
-            "tokens_per_second": distributed.total(self.tokens) / seconds,
-        }
+        texts, tokens = map(sum, zip(*distributed.gather_objects((self.texts, self.tokens)), strict=True))
+        values = {"loss": float(self.loss) / self.steps}
+        values |= {"texts_per_second": texts / seconds, "tokens_per_second": tokens / seconds}
+        # a part counts as 0 in the steps of other losses, so that the parts add up to the loss
         parts = {name: float(part) / self.steps for name, part in self.parts.items()}
         self._reset()
         return values, parts
 
     def lines(self, main: Mapping[str, Any], parts: Mapping[str, float], batch: Mapping[str, Any]) -> list[str]:
-        """For the terminal: the step with the time left, then the parts of the loss, then figures of the last batch."""
+        """For the terminal: the step with the time left, the parts of the loss, figures of the last batch."""
         step = int(main["step"])
         left = (time.perf_counter() - self.started) / (step - self.first) * (self.total - step)
         optimization = f"loss {main['loss']:.4f}  lr {main['learning_rate']:.2e}  grad {main['grad_norm']:.2f}"
@@ -74,10 +68,7 @@ class Meter:
 
 
 class CollapseWatch:
-    """Says that training has collapsed: all texts have nearly the same embedding, and pairs are no longer told apart.
-
-    It is said once, after `LOOKS` such batches, and again only if the texts had parted in between.
-    """
+    """Says once that training has collapsed: all texts are embedded alike, and pairs are no longer told apart."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -86,13 +77,10 @@ class CollapseWatch:
         """A warning where the figures of a batch show that it is time for one, else an empty line."""
         spread = figures.get("uniformity", (ALIKE + APART) / 2)  # unknown: neither alike nor apart
         if spread < APART:
-            self.looks = 0
-        if spread <= ALIKE or figures.get("accuracy", 0.0) > 0.5:
+            self.looks = 0  # it may be said again
+        alike = spread > ALIKE and figures.get("accuracy", 0.0) <= 0.5
+        self.looks += alike
+        if not alike or self.looks != LOOKS:
             return ""
-        self.looks += 1
-        if self.looks != LOOKS:
-            return ""
-        return (
-            f"warning: all embeddings are alike (uniformity {spread:.3f}, 0 is the worst): "
-            "training has collapsed; try a lower learning rate or more warmup"
-        )
+        hint = "training has collapsed; try a lower learning rate or more warmup"
+        return f"warning: all embeddings are alike (uniformity {spread:.3f}, 0 is the worst): {hint}"

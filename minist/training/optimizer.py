@@ -28,42 +28,24 @@ def make_optimizer(
     `freeze` are regular expressions: parameters in whose name one is found are not trained. `lr_for` gives others a
     rate of their own, {pattern: rate}; where several match the last one counts. Each group has its rate as
     "initial_lr", to be multiplied by `learning_rate` in every step.
-    ValueError for a pattern that is none or fits no name, for a rate below 0, and if nothing is left to train.
     """
-    freeze_parameters(named, freeze)
+    parameters = dict(named)
+    assert len(parameters) == len(named), "each name stands for one parameter"
+    for name in (name for pattern in freeze for name in find_names(pattern, "freeze", list(parameters))):
+        parameters[name].requires_grad_(False)
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
     if not trained:
         raise ValueError(f"freeze is {list(freeze)}: that leaves no parameter to train, freeze fewer")
-    rates = find_rates(list(trained), lr, lr_for)
+    rates = dict.fromkeys(trained, lr)
+    for pattern, rate in lr_for.items():
+        number(f"the rate of {pattern!r} in lr_for", rate, 0)
+        rates |= dict.fromkeys(find_names(pattern, "lr_for", list(trained)), float(rate))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
         decay = weight_decay if parameter.ndim > 1 else 0.0  # matrices decay, norms and biases do not
         groups.setdefault((rates[name], decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ],
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        fused=True,
-    )
-
-
-def freeze_parameters(named: Named, patterns: Sequence[str]) -> None:
-    parameters = dict(named)
-    assert len(parameters) == len(named), "each name stands for one parameter"
-    for pattern in patterns:
-        for name in find_names(pattern, "freeze", list(parameters)):
-            parameters[name].requires_grad_(False)
-
-
-def find_rates(names: Sequence[str], lr: float, lr_for: Mapping[str, float]) -> dict[str, float]:
-    rates = dict.fromkeys(names, lr)
-    for pattern, rate in lr_for.items():
-        number(f"the rate of {pattern!r} in lr_for", rate, 0)
-        rates |= dict.fromkeys(find_names(pattern, "lr_for", names), float(rate))
-    return rates
+    tables = [{"params": ps, "lr": r, "initial_lr": r, "weight_decay": decay} for (r, decay), ps in groups.items()]
+    return torch.optim.AdamW(tables, betas=(0.9, 0.999), eps=1e-8, fused=True)  # fused: one pass over all weights
 
 
 def find_names(pattern: str, key: str, names: Sequence[str]) -> list[str]:
@@ -71,9 +53,7 @@ def find_names(pattern: str, key: str, names: Sequence[str]) -> list[str]:
     try:
         expression = re.compile(pattern)
     except re.error as e:
-        raise ValueError(
-            f"{key}: {pattern!r} is no regular expression ({e}); write a point that is meant as \\."
-        ) from e
+        raise ValueError(f"{key}: {pattern!r} is no regular expression ({e}); a point that is meant is \\.") from e
     found = [name for name in names if expression.search(name)]
     if not found:
         some = ", ".join(names[:: max(1, len(names) // SHOWN)][:SHOWN])

@@ -1,9 +1,5 @@
-"""Everything that a run needs before its first step, made from the config. What a config can get wrong shows here.
+"""Everything that a run needs before its first step, made from the config: what a config can get wrong shows here."""
 
-Only when all of it is there is the run directory touched, see train.py.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +16,9 @@ from minist.encoders.encoder import Encoder
 from minist.models import open_model
 from minist.models.text_model import TextModel
 from minist.training import checkpoint as saved
-from minist.training.checkpoint import Trained
-from minist.training.config import DTYPES, Config
+from minist.training.config import DTYPES, Config, TrainConfig
 from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
-from minist.training.evaluations import Evaluation
+from minist.training.evaluations import Evaluation, Say
 from minist.training.optimizer import make_optimizer
 from minist.training.selection import Selection
 from minist.training.start import make_model
@@ -38,11 +33,11 @@ class Run:
     config: Config
     output: Path
     device: torch.device
-    say: Callable[[str], None]  # speaks on rank 0 only
+    say: Say
     tasks: list[Task]
     evaluations: list[Evaluation]
     batches: Batches  # their `dataset` is the number of a task
-    trained: Trained
+    trained: saved.Trained
     setup: Setup
     seal: dict[str, Any]
     selection: Selection
@@ -52,48 +47,66 @@ class Run:
         """Whether so many steps have gone by; 0 is never."""
         return every > 0 and self.done % every == 0
 
+    def state(self) -> dict[str, Any]:
+        return {"step": self.done, "seal": self.seal, "selection": self.selection.state()}
+
 
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Join the other ranks, and make every part. ValueError says what in the config cannot be."""
-    rank, world, device = distributed.start()
-    say: Callable[[str], None] = partial(print, flush=True) if rank == 0 else lambda text: None
+    rank, _, device = distributed.start()
+    say: Say = partial(print, flush=True) if rank == 0 else lambda text: None
     settings, output = config.train, Path(config.output)
     if rank == 0:
         saved.check_output(output, resume, overwrite)
     for entry in config.data:
-        if entry.source and distributed.is_leader():
-            prepare_source(entry.source)
-    distributed.barrier()
+        if entry.source:
+            distributed.prepare_once(Path("data") / entry.source, partial(prepare_source, entry.source))
+    distributed.barrier()  # rank 0 may have said no
     checkpoint = saved.checkpoints(output)[-1] if resume else None
 
-    torch.manual_seed(config.seed)  # every rank draws the same weights
+    torch.manual_seed(config.seed)  # every rank draws the same weights, those of losses first
     own_losses = [make_loss(entry.where, entry.loss, config.seed).to(device) for entry in config.data]
     model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
-    model.to(device).set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
-    for module in model.modules():
-        if isinstance(module, Encoder):
-            module.checkpoint_layers = settings.checkpoint_layers
+    ready(model.to(device), settings)
     guides = make_guides(config, device)
     tasks = make_tasks(config, model, guides, own_losses)
     batches = make_batches(config, tasks)
-    for task in tasks:
-        say(f"data   {task.name}, {task.rows.dataset.describe()}")
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    say(f"model  {millions:.1f} million parameters, {batches.total} steps, {world} x {device.type}")
-
     trained = make_trained(config, model, tasks, device)
-    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model)
+    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model)  # mini-batches are averaged at the end
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)
     run = Run(config, output, device, say, tasks, evaluations, batches, trained, setup, seal, selection)
+    introduce(run)
     if checkpoint:
-        _go_on(run, checkpoint)
+        go_on(run, checkpoint)
     return run
 
 
-def _go_on(run: Run, checkpoint: Path) -> None:
+def introduce(run: Run) -> None:
+    """Say what the run is made of, and what of its files it does not use."""
+    for i, (task, entry) in enumerate(zip(run.tasks, run.config.data, strict=True)):
+        run.say(f"data   {task.name}, {task.rows.dataset.describe()}")
+        # a shuffle leaves out none but by drop_last, and to count its rows would be to draw them
+        out = len(task.rows.dataset) - run.batches.rows(i) if entry.sampler != "shuffled" else 0
+        if out:
+            run.say(f"note   {task.name}: {out:,} rows left out: {entry.sampler} finds no place for them in an epoch")
+    for name, evaluation in zip((entry.name for entry in run.config.eval), run.evaluations, strict=True):
+        if note := vars(evaluation).get("note"):  # what its files lack; a class of a user's own need not have it
+            run.say(f"note   {name}: {note}")
+    millions, world = sum(p.numel() for p in run.trained.model.parameters()) / 1e6, distributed.world_size()
+    run.say(f"model  {millions:.1f} million parameters, {run.batches.total} steps, {world} x {run.device.type}")
+
+
+def ready(model: TextModel, settings: TrainConfig) -> None:
+    model.set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            module.checkpoint_layers = settings.checkpoint_layers
+
+
+def go_on(run: Run, checkpoint: Path) -> None:
     state = saved.read_run(checkpoint)
     for note in saved.check_seal(run.seal, state["seal"], checkpoint):
         run.say(f"note   {note}")
@@ -113,12 +126,12 @@ def make_batches(config: Config, tasks: list[Task]) -> Batches:
     return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, names)
 
 
-def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> Trained:
+def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> saved.Trained:
     settings, shelf = config.train, nn.ModuleList(task.loss for task in tasks)
     named = list(model.named_parameters())
     for i, task in enumerate(tasks):
         named += [(f"loss.{task.name}.{i}.{name}", p) for name, p in task.loss.named_parameters()]
     optimizer = make_optimizer(named, settings.lr, settings.weight_decay, settings.lr_for, settings.freeze)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")  # else small gradients become 0
-    distributed.same_start([p for _, p in named])
-    return Trained(model, shelf, optimizer, scaler)
+    distributed.same_start([p for _, p in named])  # a loss may have drawn its weights, or the model been elsewhere
+    return saved.Trained(model, shelf, optimizer, scaler)

@@ -13,6 +13,8 @@ import torch
 from minist import distributed
 from minist.checks import pick
 
+STATE = ("best", "step", "waited", "metrics")  # what a checkpoint keeps of a selection
+
 
 class Selection:
     """Watches one metric; nothing where its name is empty. Losses should fall, all other metrics rise."""
@@ -41,26 +43,19 @@ class Selection:
         self.waited = 0 if better or self.best is None else self.waited + 1  # patience begins with the first number
         return better
 
-    def elsewhere(self, step: int) -> bool:
-        """Whether the best model is another one than that after `step`."""
-        return self.best is not None and self.step != step
-
     @property
     def stop(self) -> bool:
         return 0 < self.patience <= self.waited
 
     def state(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("metric", "patience")}
+        return {key: vars(self)[key] for key in STATE}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.best, self.step, self.waited, self.metrics = (state[k] for k in ("best", "step", "waited", "metrics"))
+        vars(self).update({key: state[key] for key in STATE})
 
 
 class Interruption:
-    """Notices SIGTERM, as schedulers send it before they take the machine away; the loop asks after each step.
-
-    A second one ends the process at once: a rank that waits for a dead one in a collective never comes to ask.
-    """
+    """Notices SIGTERM, as schedulers send it before they take the machine away; the loop asks after each step."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.noticed = device, False
@@ -76,11 +71,11 @@ class Interruption:
 
     def agreed(self) -> bool:
         """Whether any rank was told to end: all of them must leave at the same step."""
-        return distributed.agree(self.noticed, self.device)
+        return distributed.any_rank([self.noticed], self.device)[0]
 
 
 def _end_at_the_second(ours: socket.socket, theirs: socket.socket) -> None:
-    """`theirs` is held, so that it stays open."""
+    """End at once: a rank that waits for a dead one never comes to ask. `theirs` is held, so that it stays open."""
     heard = 0
     while heard < 2:
         heard += ours.recv(1) == bytes([signal.SIGTERM])

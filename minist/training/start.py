@@ -1,11 +1,7 @@
-"""The model that a run starts from: a saved one, or random weights and a WordPiece vocabulary of the texts at hand.
-
-For contrastive tension it becomes two copies, of which one is kept.
-"""
+"""The model that a run starts from: a saved one, or random weights and a WordPiece vocabulary of the texts at hand."""
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import asdict
 
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordPiece
@@ -28,20 +24,13 @@ from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
 from minist.modules.router import Router
 from minist.training.config import Config, ModelConfig, TokenizerConfig
-from minist.training.construct import Table
+from minist.training.construct import Table, build
 
-SPECIAL = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}  # the ids 0 to 4
 FIRST, SECOND = "first", "second"  # the routes of twins
 
 
 def make_model(config: Config) -> TextModel:
-    """A saved one, or random weights and a vocabulary of the training texts."""
     start = config.model
     if not start.path:
         files = [(file, entry.columns, entry.format) for entry in config.data for file in entry.paths()]
@@ -54,11 +43,9 @@ def make_model(config: Config) -> TextModel:
 
 
 def plain_weights(start: ModelConfig) -> dict[str, Tensor]:
-    """The weights of the plain checkpoint in path, by their names in the file: it may hold a head that scores words.
-
-    None of a model that was saved with its modules, which has no such head.
-    """
+    """The weights of the plain checkpoint in path, by their names in the file: it may hold a head that scores words."""
     folder = find_model(start.path, start.revision or None) if start.path else None
+    # a model that was saved with its modules has no such head
     return {} if folder is None or (folder / "modules.json").exists() else modernize(read_weights(folder), "")
 
 
@@ -71,11 +58,9 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """BERT's way to cut text (Wu et al. 2016, arXiv:1609.08144): words, then their most frequent pieces.
-
-    The library's own WordPieceTrainer breaks ties by chance. Its BpeTrainer does not, and learns the
-    same pieces if a letter inside a word is another letter than the same one at its start.
-    """
+    """BERT's way to cut text (Wu et al. 2016, arXiv:1609.08144): words, then their most frequent pieces."""
+    # WordPieceTrainer breaks ties by chance. BpeTrainer does not, and learns the same pieces if a letter inside a word
+    # is another letter than the same one at its start
     normalizer, splitter = BertNormalizer(lowercase=config.lower_case), BertPreTokenizer()
 
     def marked(text: str) -> str:
@@ -84,18 +69,16 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
     learner = Backend(BPE())
     learner.pre_tokenizer = WhitespaceSplit()
-    trainer = BpeTrainer(
-        vocab_size=config.vocab_size, min_frequency=2, special_tokens=list(SPECIAL.values()), show_progress=False
-    )
+    special = list(SPECIAL.values())
+    trainer = BpeTrainer(vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
     learner.train_from_iterator(map(marked, texts), trainer)
     pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     backend = Backend(WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizer, splitter
-    backend.add_special_tokens(list(SPECIAL.values()))
-    special = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
-    )
+    backend.add_special_tokens(special)
+    ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    forms = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"}
+    backend.post_processor = TemplateProcessing(**forms, special_tokens=ends)
     tokenizer = Tokenizer(backend, config.max_length)
     tokenizer.config = dict(SPECIAL)
     return tokenizer
@@ -103,24 +86,19 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 _PRIVATE = 0xF0000  # a plane of 65,534 characters that no text uses
 _INSIDE = {code: _PRIVATE + code for code in range(0xFFFE)}
+_OUTSIDE = {marked: code for code, marked in _INSIDE.items()}
 
 
 def _unmarked(piece: str) -> str:
-    letters = "".join(chr(ord(c) - _PRIVATE) if _PRIVATE <= ord(c) < 0x100000 else c for c in piece)
-    return f"##{letters}" if ord(piece[0]) >= _PRIVATE else letters
+    letters = piece.translate(_OUTSIDE)
+    return f"##{letters}" if ord(piece[0]) in _OUTSIDE else letters
 
 
 def new_encoder(table: Table, max_length: int) -> Encoder:
     """An encoder with random weights. `table`: model_type, and any fields of its config.json."""
     options = dict(table)
-    what = "config: model_type in [model.encoder]"
-    encoder_class = pick(what, options.pop("model_type", "bert"), ENCODERS)
-    known = asdict(encoder_class.config_class())
-    for key, value in options.items():
-        default = pick("config: a key of [model.encoder]", key, {name: [known[name]] for name in known})[0]
-        if default is not None and type(value) is not type(default):
-            raise ValueError(f"config: {key} in [model.encoder] is {value!r}, it must be like {default!r}")
-    config = encoder_class.config_class(**options)
+    encoder_class = pick("config: model_type in [model.encoder]", options.pop("model_type", "bert"), ENCODERS)
+    config = build(encoder_class.config_class, options, "[model.encoder]")
     number("config: max_length in [model.tokenizer]", max_length, most=config.max_length)  # the encoder's positions
     encoder = encoder_class(config)  # type: ignore[call-arg]  # an architecture reads the width itself
     initialize(encoder, config.initializer_range)
@@ -130,7 +108,7 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
 
 
 def make_twins(model: TextModel) -> TextModel:
-    """A model with the routes "first" and "second", which start alike; every other role takes the second.
+    """A model with the routes "first" and "second", which start alike, and of which the second is kept.
 
     Contrastive tension trains them against each other (Carlsson et al. 2021, openreview.net/forum?id=Ov_sMNau-PF).
     """
@@ -139,7 +117,6 @@ def make_twins(model: TextModel) -> TextModel:
 
 
 def keep_one(twins: TextModel) -> TextModel:
-    """The second of them, a model like the one that `make_twins` was given."""
     router = twins.stack.router
     assert router is not None
     return _like(twins.from_modules(router.modules_of(SECOND), twins.tokenizer_for(SECOND)), twins)

@@ -1,13 +1,10 @@
 """One training step: from a batch to the gradient of its loss in all parameters, averaged over ranks.
 
-There are three ways, and a task takes one of them:
-
     plain_step         all texts at once: embed, loss, backward
     mini_batched_step  the same gradient in the memory of a few texts, see gradcache.py
     token_step         for a loss that is a sum over tokens, and no function of all embeddings
 
-Each rank embeds its share of the batch. What it computes with them is the loss of the whole batch, on all ranks
-alike, since the embeddings are gathered before; distributed.py says how the gradients then fit together.
+Each rank embeds its share of the batch, and computes the loss of the whole batch, see distributed.py.
 """
 
 import math
@@ -27,21 +24,24 @@ from minist.training.gradcache import gradcache
 
 
 class Setup(NamedTuple):
-    """With what, and how, gradients are computed."""
+    """With what gradients are computed."""
 
     model: TextModel
-    wrapped: nn.Module  # the same, whose backward averages gradients over ranks; in mini-batches it is not wrapped
+    wrapped: nn.Module  # the same, whose backward averages gradients over ranks; not in mini-batches
     scaler: torch.amp.GradScaler  # in float16 the loss is scaled up, else small gradients become 0
     autocast: torch.dtype | None  # the half type of forward and backward, if there is one
     max_tokens: int  # of a mini-batch; 0: no mini-batches
 
+    def half(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None)
+
 
 class Objective:
-    """What is minimized: a function of this rank's embeddings. It remembers what there is to report of them."""
+    """The loss as a function of this rank's embeddings. It remembers what there is to report of them."""
 
     def __init__(self, loss: Loss, batch: Batch, weight: float = 1.0, outputs: Sequence[str] = ()) -> None:
-        """`outputs`: what stands beside each embedding, because the loss asked for it."""
-        self.loss, self.batch, self.weight, self.outputs = loss, batch, weight, outputs
+        self.loss, self.batch, self.weight = loss, batch, weight
+        self.outputs = outputs  # what stands beside each embedding, because the loss asked for it
         self.embeddings: list[Tensor] = []  # of all ranks, [N, D] per column
         self.parts: dict[str, Tensor] = {}  # of a loss that has several: they add up to the value
         self.value = torch.tensor(0.0)
@@ -66,17 +66,14 @@ Step = Callable[[Setup, Objective, int], None]  # the last one is the seed of th
 
 
 def choose_step(loss: Loss, max_tokens: int) -> Step:
-    """The way for a loss, in mini-batches of so many tokens; 0: without."""
-    if loss.over_tokens:
-        return token_step
-    return mini_batched_step if max_tokens else plain_step
+    return token_step if loss.over_tokens else mini_batched_step if max_tokens else plain_step
 
 
 def plain_step(setup: Setup, objective: Objective, seed: int) -> None:
     """All activations are kept for backward."""
     columns, roles = setup.model.arrange(objective.batch.columns, objective.batch.roles)
     torch.manual_seed(seed)
-    with torch.autocast(setup.model.device.type, setup.autocast, enabled=setup.autocast is not None):
+    with setup.half():
         embeddings = setup.wrapped(columns, roles, objective.outputs)
     setup.scaler.scale(objective(embeddings)).backward()  # DDP exchanges the model's gradients as they are made
     distributed.average_gradients(objective.loss.parameters())
@@ -87,36 +84,31 @@ def mini_batched_step(setup: Setup, objective: Objective, seed: int) -> None:
     columns, roles = setup.model.arrange(objective.batch.columns, objective.batch.roles)
 
     def embed(texts: Packed, column: int) -> tuple[Tensor, ...]:
-        with torch.autocast(setup.model.device.type, setup.autocast, enabled=setup.autocast is not None):
+        with setup.half():
             return setup.model([texts], [roles[column]], objective.outputs)[0]
 
     gradcache(embed, columns, lambda embeddings: setup.scaler.scale(objective(embeddings)), setup.max_tokens, seed)
-    average(setup, objective)
+    # once, behind the last mini-batch: a rank with fewer of them, or with none, then waits for nobody before
+    distributed.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
 
 
 def token_step(setup: Setup, objective: Objective, seed: int) -> None:
     """loss = sum over the rows of all ranks of their tokens' losses  /  number of tokens of all ranks
 
     Each row adds its own part, so nothing is gathered and nothing is computed twice: a mini-batch goes forward and
-    backward at once, and is forgotten. Only the number of tokens must be known before, on all ranks; then neither
-    mini-batches nor ranks change the result.
+    backward at once, and is forgotten. Only the number of tokens must be known before.
     """
     (columns, roles), loss, model = setup.model.arrange(*objective.batch[:2]), objective.loss, setup.model
     count = distributed.gather(torch.tensor([loss.count(columns)], device=model.device)).sum().clamp(min=1)
     value = torch.zeros((), dtype=model.dtype, device=model.device)
     torch.manual_seed(seed)
     for part in mini_batches(columns, setup.max_tokens):
-        with torch.autocast(model.device.type, setup.autocast, enabled=setup.autocast is not None):
+        with setup.half():
             mean = objective.weight * loss(model, part, roles) / count
         # times W: each rank adds its own rows only, and the average over ranks would divide their sum by W
         setup.scaler.scale(mean * distributed.world_size()).backward()
         value += mean.detach()
     objective.value = distributed.gather(value[None]).sum()
-    average(setup, objective)
-
-
-def average(setup: Setup, objective: Objective) -> None:
-    """Once, behind the last mini-batch: a rank with fewer of them, or with none, then waits for nobody before."""
     distributed.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
 
 
@@ -128,14 +120,10 @@ def mini_batches(columns: Sequence[Packed], max_tokens: int) -> Iterator[tuple[P
 
 
 def check_finite(value: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, where: str) -> None:
-    """ValueError if a loss, or the norm of its gradient, is no number. `where` names step and data set.
-
-    In float16 a gradient may be too large: the scaler leaves that step out and scales less, until it cannot.
-    """
+    """ValueError if a loss, or the norm of its gradient, is no number. `where` names step and data set."""
     if not math.isfinite(value.item()):
-        raise ValueError(
-            f"the loss is {value.item()} at {where}; the weights are still those before it: "
-            "try a lower learning rate or another dtype, and look at that data set's rows and labels"
-        )
+        hint = "try a lower learning rate or another dtype, and look at that data set's rows and labels"
+        raise ValueError(f"the loss is {value.item()} at {where}; the weights are still those before it: {hint}")
+    # in float16 a gradient may be too large: the scaler leaves that step out and scales less, until it cannot
     if not math.isfinite(norm.item()) and not (scaler.is_enabled() and scaler.get_scale() >= 1):
         raise ValueError(f"the gradient is not finite at {where}, though the loss is: try a lower learning rate")

@@ -24,14 +24,14 @@ PARTNER = "partner"  # what the column is called that draw_pairs adds
 def balance(tokens: Tensor, world: int) -> Tensor:
     """An order of n rows whose `world` shares, as tensor_split makes them, have about equally many tokens: [n] -> [n].
 
-    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two. From the
-    longest on, each row goes to the rank with the fewest tokens so far. With one rank nothing changes.
+    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two.
     """
     if world == 1:
         return torch.arange(len(tokens))
     room = [len(share) for share in tokens.tensor_split(world)]
     shares: list[list[int]] = [[] for _ in room]
     totals = [0] * world
+    # from the longest on, each row goes to the rank with the fewest tokens so far
     for row in tokens.argsort(descending=True, stable=True).tolist():
         rank = min((r for r in range(world) if len(shares[r]) < room[r]), key=lambda r: totals[r])
         shares[rank].append(row)
@@ -45,13 +45,13 @@ class TrainingRows:
     def __init__(
         self, dataset: Dataset, roles: Mapping[str, str], device: torch.device, *, seed: int = 0, pairs: int = 0
     ) -> None:
-        """Labels and counts come to `device`. `pairs` is the ratio of draw_pairs, see transforms.py; 0: draw none."""
+        """`pairs` is the ratio of draw_pairs, see transforms.py; 0: draw none."""
         self.dataset, self.device, self.seed, self.pairs = dataset, device, seed, pairs
         self.names = [*dataset.names, PARTNER] if pairs else dataset.names
-        known = {PARTNER: roles.get(dataset.names[0])} | dict(roles)  # the partner is a text of the same column
-        self.roles = tuple(known.get(name) for name in self.names)
+        # the partner is a text of the one column there is
+        self.roles = tuple(({PARTNER: roles.get(dataset.names[0])} | dict(roles)).get(name) for name in self.names)
         self.guide: Guide | None = None
-        self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}
+        self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}  # column -> share, and what tells words apart
         self._drawn = lru_cache(maxsize=1)(lambda epoch: draw_pairs(len(dataset), pairs, seed, epoch))
 
     def delete_words(self, column: str, ratio: float, model: TextModel) -> None:
@@ -86,7 +86,7 @@ class TrainingRows:
         counts = tuple(None if n is None else n.to(self.device) for n in counts)
         return counts, None if labels is None else labels.to(self.device)
 
-    def check(self, loss: Loss, model: TextModel, batch_size: int, where: str) -> None:
+    def check(self, loss: Loss, model: TextModel, batch_size: int) -> None:
         """ValueError, with what it takes, if a loss cannot take these columns and labels: tried on zeros."""
         rows = torch.arange(min(batch_size, len(self.dataset)))
         counts, labels = self._counts_and_labels(rows, 0)
@@ -95,14 +95,11 @@ class TrainingRows:
         width = self.guide.model.width if self.guide else 0
         guide = tuple(torch.zeros(column.n, width, device=self.device) for column in columns if self.guide)
         extra = {name: tuple(zeros) for name in loss.outputs(0, model.num_layers)}
-        try:
-            loss.check(zeros, Batch((), tuple(roles), labels, counts, guide, extra))
-        except ValueError as e:
-            raise ValueError(f"config: {where}: {e}") from None
+        loss.check(zeros, Batch((), tuple(roles), labels, counts, guide, extra))
 
 
 class Task(NamedTuple):
-    """What a run learns; a run may have several, and each batch is of one."""
+    """What a run learns; each batch is of one task."""
 
     name: str
     weight: float  # of its loss, beside the other tasks
@@ -113,8 +110,7 @@ class Task(NamedTuple):
     def add_gradients(self, setup: Setup, place: Place, total: int, seed: int) -> Objective:
         """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
         batch = self.rows.batch(place.rows, place.epoch, place.step, place.step / total)
-        outputs = self.loss.outputs(place.step, setup.model.num_layers)
-        objective = Objective(self.loss, batch, self.weight, outputs)
+        objective = Objective(self.loss, batch, self.weight, self.loss.outputs(place.step, setup.model.num_layers))
         # dropout: other masks on every rank and in every step, and the same again in a resumed run; a step may
         # count on from here for 2**16 mini-batches
         world, rank = distributed.world_size(), distributed.rank()

@@ -108,8 +108,8 @@ def prepare_dataset(
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
-    `wants` is "numbers" where names of classes are no labels for the loss. `format` says what the files are, see
-    rows.py; "": their endings do. ValueError names the file and the row that cannot be read; then nothing stays on disk.
+    `wants` is "numbers" where names of classes are no labels for the loss. `format`, a key of rows.READERS, says what
+    the files are; "": their endings do. ValueError names file and row that cannot be read; then nothing stays on disk.
     """
     folder = dataset_folder(files, columns, label, cache, format, wants)
     if not (folder / "meta.json").exists():

@@ -41,10 +41,7 @@ SAFETENSORS_TYPES = {"<f4": "F32", "|i1": "I8", "|u1": "U8"}
 
 
 class EmbeddingFile:
-    """The result `output` while it is made, of rows of `width` numbers of type `dtype`.
-
-    Several processes may write; one, the leader, starts and finishes.
-    """
+    """The result `output` while it is made, of rows of `width` numbers of type `dtype`; a leader starts and ends it."""
 
     def __init__(self, output: Path, width: int, dtype: np.dtype) -> None:
         self.output, self.width, self.dtype = output, width, dtype
@@ -66,7 +63,7 @@ class EmbeddingFile:
             found = read_json(self.finished)
             self._compare(found["settings"] | {"inputs": found["inputs"]}, settings | {"inputs": inputs})
             if self.result.exists():
-                self.result.replace(self.output)  # a run was killed just before
+                self.result.replace(self.output)  # a run was killed just before it
             if self.output.exists() and self.output.stat().st_size == found["bytes"]:
                 self._say_finished(found["bytes"])
                 self.discard()
@@ -87,10 +84,8 @@ class EmbeddingFile:
         for key in settings | found:
             if found.get(key) != settings.get(key):
                 given, before = json.dumps(settings.get(key)), json.dumps(found.get(key))
-                raise ValueError(
-                    f"--resume: {key} is {given}, but {self.output} was begun with {before}: "
-                    "give the same, or leave out --resume to start again"
-                )
+                way = "give the same, or leave out --resume to start again"
+                raise ValueError(f"--resume: {key} is {given}, but {self.output} was begun with {before}: {way}")
 
     def _keep_what_is_whole(self) -> None:
         """Forget the claims of a killed run, and each record whose rows are not there as it says."""
@@ -103,13 +98,14 @@ class EmbeddingFile:
             for file in self.folder.glob("*.done"):
                 try:
                     record = read_json(file)
+                    size = record["rows"] * self.row_bytes
                     stream.seek(HEADER + record["first"] * self.row_bytes)
-                    content = stream.read(record["rows"] * self.row_bytes)
-                    whole = (len(content), zlib.crc32(content)) == (record["rows"] * self.row_bytes, record["crc"])
+                    content = stream.read(size)
+                    whole = (len(content), zlib.crc32(content)) == (size, record["crc"])
                 except (ValueError, KeyError, TypeError):  # a record that is damaged itself
                     whole = False
                 if not whole:
-                    file.unlink()
+                    file.unlink()  # its block is made again
 
     def wait_for_start(self, word: str) -> None:
         """Until the leader has made the folder, however long that takes; the other processes do."""
@@ -135,7 +131,7 @@ class EmbeddingFile:
         """Put `rows` [n, width] at row number `first`; `cut` of them came from texts that were cut."""
         assert rows.dtype == self.dtype and rows.shape[1] == self.width
         content = rows.tobytes()
-        with open(self.stream, "r+b") as stream:
+        with open(self.stream, "r+b") as stream:  # not "ab": blocks come in any order, and leave holes for others
             stream.seek(HEADER + first * self.row_bytes)
             stream.write(content)
         with complete_file(self.folder / f"{block}.done") as partial:
@@ -144,10 +140,10 @@ class EmbeddingFile:
     def wait_for(self, blocks: Sequence[str]) -> int:
         """Until all are done, by whomever; the number of texts that were cut."""
         cut = 0
-        for block in blocks:
-            while not (self.folder / f"{block}.done").exists():
+        for record in (self.folder / f"{block}.done" for block in blocks):
+            while not record.exists():
                 time.sleep(POLL)
-            cut += read_json(self.folder / f"{block}.done")["cut"]
+            cut += read_json(record)["cut"]
         return cut
 
     @contextmanager
@@ -202,12 +198,11 @@ class EmbeddingFile:
             write_json(partial, self.about | {"bytes": size})
 
     def discard(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def block_name(first: int, texts: Sequence[str]) -> str:
-    """The name of the block that starts at row `first`, the same for the same texts."""
+    """Of the block that starts at row `first`, the same for the same texts."""
     seal = hashlib.blake2b(repr(list(map(len, texts))).encode(), digest_size=12)  # where each text ends counts too
     seal.update("".join(texts).encode())
     return f"{first}-{seal.hexdigest()}"
@@ -215,18 +210,16 @@ def block_name(first: int, texts: Sequence[str]) -> str:
 
 def header(suffix: str, rows: int, width: int, dtype: np.dtype) -> bytes:
     """The first HEADER bytes of an .npy or .safetensors file."""
+    about: dict[str, Any]
     if suffix == ".npy":
         stream = BytesIO()
         about = {"descr": dtype.str, "fortran_order": False, "shape": (rows, width)}
         np.lib.format.write_array_header_1_0(stream, about)
         content = stream.getvalue()
     else:
-        place = {
-            "dtype": SAFETENSORS_TYPES[dtype.str],
-            "shape": [rows, width],
-            "data_offsets": [0, rows * width * dtype.itemsize],
-        }
-        text = json.dumps({"embeddings": place}, separators=(",", ":")).encode().ljust(HEADER - 8)
+        about = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": [rows, width]}
+        about["data_offsets"] = [0, rows * width * dtype.itemsize]
+        text = json.dumps({"embeddings": about}, separators=(",", ":")).encode().ljust(HEADER - 8)
         content = len(text).to_bytes(8, "little") + text
-    assert len(content) == HEADER
+    assert len(content) == HEADER, "else the rows would not start where they were written"
     return content

@@ -103,11 +103,9 @@ class LabelWriter:
         cell = place.row[self.column]
         kind = _kind(cell, self.numbers_in_text)
         self.kind = self.kind or kind
-        if not kind:
-            names = "" if self.wants else "a class name "
-            raise place.error(self.column, f"a label is a number, {names}or a list of numbers")
-        if kind != self.kind:
-            raise place.error(self.column, f"the labels before are {self.kind}")
+        if not kind or kind != self.kind:
+            known = f"a label is a number, {'' if self.wants else 'a class name '}or a list of numbers"
+            raise place.error(self.column, f"the labels before are {self.kind}" if kind else known)
         if kind == NAMES:
             return [self.names.setdefault(cell, len(self.names))]  # the next number for a name that is new
         if kind == NUMBERS:

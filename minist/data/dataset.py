@@ -29,7 +29,7 @@ from minist.data.texts import Texts
 from minist.files import check_file, complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
-LAYOUT = 4  # of the folder; a new number where the files change, so that old folders are made again
+LAYOUT = 3  # of the folder; a new number where the files change, so that old folders are made again
 CHUNK = 1024  # rows that are tokenized at a time
 Columns = Mapping[str, ColumnSpec]  # our names -> what they hold
 
@@ -39,8 +39,7 @@ class Dataset:
 
     def __init__(self, folder: Path) -> None:
         """Open what `prepare_dataset` made. ValueError if it is not whole any more."""
-        self.folder = folder
-        self.meta = read_json(folder / "meta.json")
+        self.folder, self.meta = folder, read_json(folder / "meta.json")
         damaged = "meta.json"
         try:
             found = {file.name: file.stat().st_size for file in folder.iterdir()}
@@ -122,8 +121,7 @@ def dataset_folder(
     files: Sequence[Path], columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
 ) -> Path:
     """Below `cache`: its name is a hash of all that decides about the data set. ValueError where a file is missing."""
-    # a label file is not copied, so its place counts too
-    label_file = [Path(str(label)).resolve()] if is_label_file(label) else []
+    label_file = [Path(str(label)).resolve()] if is_label_file(label) else []  # not copied, so its place counts too
     kinds = [format or file_kind(file) for file in files]
     settings = [LAYOUT, wants, list(_contents(columns).items()), kinds, str(label_file[0]) if label_file else label]
     seal = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8)

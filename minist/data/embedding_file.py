@@ -24,7 +24,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,13 @@ class EmbeddingFile:
             claim.unlink()
         with open(self.stream, "rb") as stream:
             for file in self.folder.glob("*.done"):
-                try:
+                whole = False
+                with suppress(ValueError, KeyError, TypeError):  # of a record that is damaged itself
                     record = read_json(file)
                     size = record["rows"] * self.row_bytes
                     stream.seek(HEADER + record["first"] * self.row_bytes)
                     content = stream.read(size)
                     whole = (len(content), zlib.crc32(content)) == (size, record["crc"])
-                except (ValueError, KeyError, TypeError):  # a record that is damaged itself
-                    whole = False
                 if not whole:
                     file.unlink()  # its block is made again
 
@@ -119,16 +118,14 @@ class EmbeddingFile:
 
     def claim(self, block: str) -> bool:
         """Whether this process is to make the block: nobody has, and nobody is about to."""
-        if (self.folder / f"{block}.done").exists():
-            return False
-        try:
-            with open(self.folder / f"{block}.claim", "x"):  # only one process can create a file
+        with suppress(FileExistsError, FileNotFoundError):  # another's claim; without the folder all is finished
+            if not (self.folder / f"{block}.done").exists():
+                (self.folder / f"{block}.claim").touch(exist_ok=False)  # only one process can create a file
                 return True
-        except (FileExistsError, FileNotFoundError):  # without the folder all is finished
-            return False
+        return False
 
     def write(self, block: str, first: int, rows: np.ndarray, cut: int) -> None:
-        """Put `rows` [n, width] at row number `first`; `cut` of them came from texts that were cut."""
+        """Put `rows` [n, width] at row number `first`; `cut` of their texts were cut."""
         assert rows.dtype == self.dtype and rows.shape[1] == self.width
         content = rows.tobytes()
         with open(self.stream, "r+b") as stream:  # not "ab": blocks come in any order, and leave holes for others

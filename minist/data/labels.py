@@ -73,7 +73,7 @@ class Labels:
         if self.offsets is not None:
             low, high = self.meta["lengths"]
             kind = f"lists of {low if low == high else f'{low} to {high}'} numbers"
-        return "{} from {:g} to {:g}".format(kind, *self.meta["between"])
+        return f"{kind} from {self.meta['lowest']:g} to {self.meta['highest']:g}"
 
 
 def _dtype(values: np.ndarray) -> np.dtype[Any]:
@@ -82,10 +82,9 @@ def _dtype(values: np.ndarray) -> np.dtype[Any]:
 
 
 class LabelWriter:
-    """Reads the labels of a column, some rows at a time. The first row says what kind they are."""
+    """Reads the labels of a column, some rows at a time. The first row says what kind they are; `wants`: dataset.py."""
 
     def __init__(self, files: Sequence[Path], column: Column, wants: str, format: str) -> None:
-        """`wants`: "numbers" where the loss can do nothing with names of classes, else ""."""
         self.column, self.wants = column, wants
         self.numbers_in_text = wants == "numbers" or _all_spell_numbers(files, column, format)
         self.kind = ""  # until the first row
@@ -94,7 +93,6 @@ class LabelWriter:
         self.lengths: list[np.ndarray] = []
 
     def write(self, places: Sequence[Place]) -> None:
-        """Take the labels of these rows. ValueError names the row whose label is none."""
         labels = [self._read(place) for place in places]
         self.lengths.append(np.array([len(label) for label in labels]))
         self.values.append(np.array([value for label in labels for value in label]))  # of integers as long as all are
@@ -122,9 +120,9 @@ class LabelWriter:
         np.save(folder / "labels.npy", values)
         if self.kind == LISTS:
             np.save(folder / "labels.offsets.npy", offsets(self.lengths))
-        meta = {"file": "", "kind": self.kind, "names": list(self.names)}
-        between = [values.min().item(), values.max().item()] if len(values) else [0, 0]
-        return meta | {"between": between, "lengths": [int(lengths.min()), int(lengths.max())]}
+        lowest, highest = (values.min().item(), values.max().item()) if len(values) else (0, 0)  # of empty lists
+        few, names = [int(lengths.min()), int(lengths.max())], list(self.names)
+        return {"file": "", "kind": self.kind, "names": names, "lowest": lowest, "highest": highest, "lengths": few}
 
 
 def _kind(cell: Any, numbers_in_text: bool) -> str:
@@ -139,7 +137,7 @@ def _kind(cell: Any, numbers_in_text: bool) -> str:
 
 
 def _all_spell_numbers(files: Sequence[Path], column: Column, format: str) -> bool:
-    """Whether all cells of the csv and tsv files, where everything is text, spell numbers; else they name classes."""
+    """Of the csv and tsv files, where everything is text: whether all cells spell numbers; else they name classes."""
     tables = [file for file in files if format_of(file, format) in ("csv", "tsv")]
     cells = (row[column] for file in tables for row in read_rows(file, [column], format))  # a pass before the pass
     return bool(tables) and all(parse_number(cell) is not None for cell in cells)
@@ -161,5 +159,4 @@ def check_label_file(file: Path) -> dict[str, Any]:
 
 
 def is_label_file(label: Column) -> bool:
-    """Whether `label` is a .npy file rather than a column."""
     return isinstance(label, str) and label.lower().endswith(".npy")

@@ -117,8 +117,7 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
     """One batch: rows that wait, then those from place `start` on. Returns its places and the new `start`.
 
     `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch too,
-    none of them can enter, so only the first of each heap is looked at: a text that many rows share costs no pass over
-    all of them for every batch.
+    none of them can enter: only the first of each heap is looked at, not every row that shares a text for every batch.
     """
     batch: list[int] = []
     seen: set[int] = set()
@@ -135,11 +134,10 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
     firsts = [(places[0], text) for text, places in waiting.items()]
     heapify(firsts)
     while firsts and len(batch) < size:
-        place, text = heappop(firsts)
+        _, text = heappop(firsts)  # whose row comes first in the order of the epoch
         if text in seen:
             continue  # the whole heap waits on
-        heappop(waiting[text])
-        enter_or_wait(place)
+        enter_or_wait(heappop(waiting[text]))
         if waiting[text]:  # the next one, which the text that has just entered may keep out
             heappush(firsts, (waiting[text][0], text))
         else:

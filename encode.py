@@ -34,6 +34,7 @@ from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
 
+RANGES = ".ranges.npy"  # ends the name of the file with the ranges of int8 codes, for the queries to come
 Embed = Callable[[list[str]], tuple[np.ndarray, int]]  # texts -> their rows, and how many texts were cut
 
 
@@ -46,9 +47,7 @@ def parse() -> argparse.Namespace:
     add("--output", type=Path, required=True, help=f"the file to write: {', '.join(FORMATS)}")
     column = parser.add_mutually_exclusive_group()
     column.add_argument("--column", "--field", help="the name of what holds the text, where inputs have columns")
-    column.add_argument(
-        "--column-number", type=int, dest="column", help="the same for tables without a header, the first is 0"
-    )
+    column.add_argument("--column-number", type=int, dest="column", help="or its place, from 0, without a header")
     add("--format", default="", choices=READERS, help="what the inputs are, where their endings do not say it")
     add("--batch-tokens", type=int, default=0, help="tokens per forward pass: bounds the memory")
     add("--max-length", type=int, help="tokens at which texts are cut, instead of the model's number")
@@ -96,8 +95,9 @@ def encode(args: argparse.Namespace) -> None:
 
         def embed(block: list[str]) -> tuple[np.ndarray, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
-            kept = F.normalize(embeddings[:, :width], dim=-1) if args.normalize else embeddings[:, :width]
-            return quantize(kept.cpu().numpy(), stored, ranges), cut
+            kept = embeddings[:, :width]
+            kept = F.normalize(kept, dim=-1) if args.normalize else kept  # after the cut, which shortens them
+            return quantize(kept.numpy(), stored, ranges), cut
 
         with out.kept() if rank == 0 else nullcontext():
             rows, blocks = embed_blocks(texts, out, embed, bar.update)
@@ -143,13 +143,9 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
     """ValueError if what is written would replace what is read, by whatever path or link."""
     read = [*texts.inputs, *folder.rglob("*"), *([args.ranges] if args.ranges else [])]
     known = {(file.stat().st_dev, file.stat().st_ino) for file in read if file.is_file()}  # whatever its name
-    for file in (args.output, ranges_file(args)):
+    for file in (args.output, args.output.with_suffix(RANGES)):
         if file.is_file() and (file.stat().st_dev, file.stat().st_ino) in known:
             raise ValueError(f"--output is {args.output}, but {file} is also read: name another file")
-
-
-def ranges_file(args: argparse.Namespace) -> Path:
-    return args.output.with_suffix(".ranges.npy")
 
 
 def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
@@ -183,7 +179,7 @@ def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
 
 
 def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str, rows: int) -> None:
-    """Turn the stored rows into the result. Ranges of all rows are written beside it, for the queries to come."""
+    """Turn the stored rows into the result. Ranges of all rows are written beside it."""
     if stored == args.precision and args.output.suffix != ".jsonl":
         return out.finish(rows)  # the rows are where they belong: only the header is missing
     codes: Iterable[np.ndarray] = out.read(rows)  # a generator: never all rows in memory
@@ -192,9 +188,10 @@ def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str, rows: int)
             out.discard()  # --resume could not go on either
         number("the number of texts, which the ranges of dimensions come from,", rows, 2)  # the range of one is 0
         ranges = merge_ranges(out.read(rows))
-        with complete_file(ranges_file(args)) as partial, open(partial, "wb") as stream:
+        beside = args.output.with_suffix(RANGES)
+        with complete_file(beside) as partial, open(partial, "wb") as stream:
             np.save(stream, ranges)
-        print(f"the ranges of the {args.precision} codes are in {ranges_file(args)}")
+        print(f"the ranges of the {args.precision} codes are in {beside}")
         codes = (quantize(block, args.precision, ranges) for block in out.read(rows))
     out.finish_with(codes, rows, out.width, PRECISIONS[args.precision])
 

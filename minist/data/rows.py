@@ -70,7 +70,6 @@ def read_texts(file: Path, columns: Mapping[str, Column], format: str = "") -> I
 
 
 def check_text(place: Place, column: Column) -> str:
-    """The text in a cell."""
     return check_texts(place, column, False)[0]
 
 

@@ -54,12 +54,8 @@ def python_docs(folder: Path) -> None:
 
 def library_folders() -> list[Path]:
     """Where the standard library, torch and numpy are installed; find_spec does not run them."""
-    folders = [Path(sysconfig.get_path("stdlib"))]
-    for name in ("torch", "numpy"):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, f"{name} is a dependency of minist"
-        folders.append(Path(spec.origin).parent)
-    return folders
+    specs = [importlib.util.find_spec(name) for name in ("torch", "numpy")]
+    return [Path(sysconfig.get_path("stdlib")), *(Path(spec.origin).parent for spec in specs if spec and spec.origin)]
 
 
 def collect_pairs(folders: list[Path]) -> list[tuple[str, str]]:

@@ -28,10 +28,9 @@ class ColumnSpec(NamedTuple):
 
 
 class TextColumn:
-    """The texts of a column, to be taken by row."""
+    """The texts of a column, to be taken by row; `meta` as `TextColumnWriter.save` gave it."""
 
     def __init__(self, stem: Path, meta: dict[str, Any]) -> None:
-        """`meta` as `TextColumnWriter.save` gave it."""
         self.offsets = np.load(f"{stem}.offsets.npy", mmap_mode="r")
         self.was_cut = np.load(f"{stem}.cut.npy", mmap_mode="r")
         self.rows = np.load(f"{stem}.rows.npy", mmap_mode="r") if meta["ragged"] else None

@@ -171,7 +171,7 @@ ENCODE = {
     "empty modules.json": (lambda: Path("m/modules.json").write_text("[]"), (), ["m/modules.json"]),
     "module without a type": (lambda: Path("m/modules.json").write_text('[{"path": ""}]'), (), ["modules.json"]),
     "unknown module": (
-        lambda: change_modules(1, type="a.b.WordWeights"), (), ["the class of a module is 'WordWeights', known are Transformer"]
+        lambda: change_modules(1, type="a.b.WordWeights"), (), ["'WordWeights', known are Transformer"]
     ),
     "first module is no encoder": (
         lambda: change_modules(0, type="sentence_transformers.models.Normalize"), (), ["modules.json"]
@@ -208,11 +208,13 @@ ENCODE = {
     "no tokenizer.json": (lambda: Path("m/tokenizer.json").unlink(), (), ["m has no tokenizer.json"]),
     "broken tokenizer.json": (lambda: Path("m/tokenizer.json").write_text("{"), (), ["is not a tokenizer.json"]),
     "tokenizer of a larger vocabulary": (shrink_vocabulary, (), ["token", "6"]),
-    "no room for text": (lambda: edit("m/sentence_bert_config.json", max_seq_length=2), (), ["max_length", "is 2: use a number at least"]),
+    "no room for text": (
+        lambda: edit("m/sentence_bert_config.json", max_seq_length=2), (), ["max_length", "is 2: use a number at least"]
+    ),
     "output is no .npy": (lambda: None, ("--output", "out.txt"), ["--output is out.txt", "end in .npy, .safetensors"]),
     "output below a file": (lambda: None, ("--output", "t.txt/out.npy"), ["t.txt"]),
     "output is a folder": (lambda: Path("out.npy").mkdir(), (), ["out.npy"]),
-    "unknown prompt": (lambda: None, ("--prompt-name", "x"), ["prompt name is 'x'", "known are query, document, topic"]),
+    "unknown prompt": (lambda: None, ("--prompt-name", "x"), ["prompt name is 'x', known are query, document, topic"]),
     "truncate-dim too large": (lambda: None, ("--truncate-dim", "9"), ["--truncate-dim is 9", "at most 8"]),
     "truncate-dim 0": (lambda: None, ("--truncate-dim", "0"), ["--truncate-dim is 0: use a number at least 1"]),
     "unknown dtype": (lambda: None, ("--dtype", "int3"), ["dtype is 'int3', known are float32, bfloat16"]),

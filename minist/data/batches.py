@@ -51,12 +51,10 @@ class Batches:
         self.lengths: dict[int, int] = {}  # batches of each epoch that was drawn, for epochs behind a resumed run
         for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
             self._length(epoch)
-        for i, batches in enumerate(self._draw(0)):
+        for name, batches in zip(names or range(len(samplers)), self._draw(0), strict=True):
             if not batches:
-                raise ValueError(
-                    f"data set {names[i] if names else i}: no batch is full: batch_size is larger than the data, "
-                    "or than its rows without duplicates, and drop_last is set: use a smaller batch_size"
-                )
+                why = "batch_size is larger than the data, or than its rows without duplicates, and drop_last is set"
+                raise ValueError(f"data set {name}: no batch is full: {why}: use a smaller batch_size")
         self.total = max_steps or sum(self.lengths.values())
 
     def start_at(self, first: int) -> Iterator[Place]:

@@ -39,9 +39,8 @@ class Labels:
             given = f"the class {min(unknown)!r}" if unknown else NUMBERS
             known = listing(map(repr, classes)) if classes else NUMBERS
             raise ValueError(f"the labels have {given}, known are {known}")
-        numbers = {name: i for i, name in enumerate(classes)}
-        self.classes = list(classes)
-        # files number the names as they appear, which training data and evaluation do differently
+        self.classes, numbers = list(classes), {name: i for i, name in enumerate(classes)}
+        # files number names as they appear, which differs between the rows of training and of an evaluation
         self.class_of = np.array([numbers[name] for name in self.meta["names"]], np.int64)
 
     def take(self, rows: Tensor) -> Tensor:
@@ -89,8 +88,8 @@ class LabelWriter:
         self.numbers_in_text = wants == "numbers" or _all_spell_numbers(files, column, format)
         self.kind = ""  # until the first row
         self.names: dict[str, int] = {}  # class name -> its number, in the order of appearance
-        self.values: list[np.ndarray] = []
-        self.lengths: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []  # of each call, end to end
+        self.lengths: list[np.ndarray] = []  # 1, but where labels are lists
 
     def write(self, places: Sequence[Place]) -> None:
         labels = [self._read(place) for place in places]
@@ -147,8 +146,7 @@ def check_label_file(file: Path) -> dict[str, Any]:
     """ValueError unless a .npy file holds finite numbers or vectors. Returns what `Labels` has to know."""
     values = read_npy(file)
     if values.ndim not in (1, 2) or values.dtype.kind not in "iubf" or 0 in values.shape[1:]:
-        shape = list(values.shape)
-        raise ValueError(f"{file} holds {values.dtype} {shape}: labels are numbers, [rows] or [rows, D]")
+        raise ValueError(f"{file} holds {values.dtype} {list(values.shape)}: labels are numbers, [rows] or [rows, D]")
     for start in range(0, len(values), BLOCK):  # a teacher's vectors may be larger than the memory
         with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
             block = values[start : start + BLOCK].astype(_dtype(values))

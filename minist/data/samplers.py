@@ -195,10 +195,8 @@ def _groups(labels: np.ndarray | None, batch_size: int) -> list[list[int]]:
     rows, ends = inverse.argsort(kind="stable").tolist(), counts.cumsum().tolist()
     groups = [rows[ends[i] - counts[i] : ends[i]] for i in first.argsort().tolist() if counts[i] > 1]
     if len(groups) < 2:
-        raise ValueError(
-            f"group_by_label: of {len(counts)} labels {len(groups)} have two rows or more, it takes two such labels: "
-            "use labels that are classes, or another sampler"
-        )
+        found = f"of {len(counts)} labels {len(groups)} have two rows or more, it takes two such labels"
+        raise ValueError(f"group_by_label: {found}: use labels that are classes, or another sampler")
     return groups
 
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from minist.checks import pick
 from minist.data import rows
 from minist.data.parquet import count_parquet
-from minist.data.rows import READERS, STANDARD_INPUT, Column, format_of
+from minist.data.rows import STANDARD_INPUT, Column, format_of
 from minist.files import check_file
 
 # a block of texts is the share of work that a process takes at once: about 500,000 tokens
@@ -38,7 +37,6 @@ class Texts:
             raise ValueError("standard input, -, can be read only once")
         for file in self.inputs:
             kind = self.format_of(file)
-            pick("format", kind, READERS)
             if file != STANDARD_INPUT:
                 check_file(file)
             if (kind == "txt") != (self.column is None):
@@ -63,6 +61,7 @@ class Texts:
                 return None
             try:
                 header = kind in ("csv", "tsv") and isinstance(self.column, str)  # by number there is none
+                # at least 0: an empty file has no header either
                 total += count_parquet(file) if kind == "parquet" else max(0, _count_lines(file) - header)
             except (gzip.BadGzipFile, EOFError, zlib.error):
                 return None  # damaged: reading will say where

@@ -34,6 +34,7 @@ from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
 
+RANGES = ".ranges.npy"  # ends the name of the file with the ranges of int8 codes, for the queries to come
 Embed = Callable[[list[str]], tuple[np.ndarray, int]]  # texts -> their rows, and how many texts were cut
 
 
@@ -46,7 +47,7 @@ def parse() -> argparse.Namespace:
     add("--output", type=Path, required=True, help=f"the file to write: {', '.join(FORMATS)}")
     column = parser.add_mutually_exclusive_group()
     column.add_argument("--column", "--field", help="the name of what holds the text, where inputs have columns")
-    column.add_argument("--column-number", type=int, help="the same for tables without a header, the first is 0")
+    column.add_argument("--column-number", type=int, dest="column", help="or its place, from 0, without a header")
     add("--format", default="", choices=READERS, help="what the inputs are, where their endings do not say it")
     add("--batch-tokens", type=int, default=0, help="tokens per forward pass: bounds the memory")
     add("--max-length", type=int, help="tokens at which texts are cut, instead of the model's number")
@@ -72,11 +73,11 @@ def encode(args: argparse.Namespace) -> None:
     rank, world, device = distributed.start()
     word = distributed.gather_objects(secrets.token_hex(16))[0]  # of rank 0: what all processes of this start know
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
-    texts = text_inputs(args)
+    texts = Texts(tuple(map(Path, args.input)), args.column, args.format)
     check(args, texts, world)
     folder = find_model(args.model, args.revision)
     check_output(args, texts, folder)
-    model = load(args, folder, str(device) if world > 1 else None, rank)
+    model = load(args, folder, str(device) if world > 1 else None, rank)  # each process has a GPU of its own
     prompt = model.find_prompt(args.prompt_name, args.prompt, args.role)
     dim = model.out_width if args.truncate_dim is None else args.truncate_dim
     width = number("--truncate-dim", dim, 1, model.width)
@@ -85,7 +86,7 @@ def encode(args: argparse.Namespace) -> None:
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
     out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored])
-    total = (texts.count() or 0) if rank == 0 else 0
+    total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     if rank > 0:
         out.wait_for_start(word)
     elif out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume, word):
@@ -94,8 +95,9 @@ def encode(args: argparse.Namespace) -> None:
 
         def embed(block: list[str]) -> tuple[np.ndarray, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
-            kept = F.normalize(embeddings[:, :width], dim=-1) if args.normalize else embeddings[:, :width]
-            return quantize(kept.cpu().numpy(), stored, ranges), cut
+            kept = embeddings[:, :width]
+            kept = F.normalize(kept, dim=-1) if args.normalize else kept  # after the cut, which shortens them
+            return quantize(kept.numpy(), stored, ranges), cut
 
         with out.kept() if rank == 0 else nullcontext():
             rows, blocks = embed_blocks(texts, out, embed, bar.update)
@@ -107,13 +109,8 @@ def encode(args: argparse.Namespace) -> None:
     print(f"{rows} texts, {width} dimensions, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
 
 
-def text_inputs(args: argparse.Namespace) -> Texts:
-    column = args.column if args.column_number is None else args.column_number
-    return Texts(tuple(map(Path, args.input)), column, args.format)
-
-
 def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -> tuple[int, list[str]]:
-    """Embed those blocks that no other process has taken. Returns the number of all texts, the names of all blocks."""
+    """Embed the blocks that no other process has taken. Returns the number of all texts, the names of all blocks."""
     rows, blocks = 0, []
     for block in texts.blocks():
         blocks.append(block_name(rows, block))
@@ -128,9 +125,9 @@ def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -
 
 
 def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
-    """What can be wrong before anything is loaded."""
+    """What can be wrong before anything is loaded: a mistake should not cost the time that takes."""
     for value in [*args.input, *map(str, vars(args).values())]:
-        if not is_unicode(value):
+        if not is_unicode(value):  # it could not be written to the settings, nor shown
             raise ValueError(f"{value!r} is not UTF-8 text: rename the file, or write it otherwise")
     if args.output.suffix not in FORMATS or args.output.is_dir():
         raise ValueError(f"--output is {args.output}: it must be a file, and end in {', '.join(FORMATS)}")
@@ -145,18 +142,13 @@ def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
 def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
     """ValueError if what is written would replace what is read, by whatever path or link."""
     read = [*texts.inputs, *folder.rglob("*"), *([args.ranges] if args.ranges else [])]
-    known = {(file.stat().st_dev, file.stat().st_ino) for file in read if file.is_file()}
-    for file in (args.output, ranges_file(args)):
+    known = {(file.stat().st_dev, file.stat().st_ino) for file in read if file.is_file()}  # whatever its name
+    for file in (args.output, args.output.with_suffix(RANGES)):
         if file.is_file() and (file.stat().st_dev, file.stat().st_ino) in known:
             raise ValueError(f"--output is {args.output}, but {file} is also read: name another file")
 
 
-def ranges_file(args: argparse.Namespace) -> Path:
-    return args.output.with_suffix(".ranges.npy")
-
-
 def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
-    """The model as the command line wants it; says which numbers `auto` chose."""
     layers = None if args.keep_layers is None else read_numbers(args.keep_layers)
     model = open_model(folder, device=args.device or device, dtype=args.dtype, keep_layers=layers)
     if args.max_length is not None:
@@ -167,7 +159,7 @@ def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) 
 
 
 def read_numbers(text: str) -> list[int]:
-    try:
+    try:  # not by argparse, whose errors are longer than a line
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise ValueError(f"--keep-layers is {text!r}: give numbers such as 0,1,2") from None
@@ -187,18 +179,19 @@ def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
 
 
 def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str, rows: int) -> None:
-    """Turn the stored rows into the result. Ranges of all rows are written beside it, for the queries to come."""
+    """Turn the stored rows into the result. Ranges of all rows are written beside it."""
     if stored == args.precision and args.output.suffix != ".jsonl":
-        return out.finish(rows)
-    codes: Iterable[np.ndarray] = out.read(rows)
+        return out.finish(rows)  # the rows are where they belong: only the header is missing
+    codes: Iterable[np.ndarray] = out.read(rows)  # a generator: never all rows in memory
     if stored != args.precision:
         if rows < 2:
             out.discard()  # --resume could not go on either
-        number("the number of texts, which the ranges of dimensions come from,", rows, 2)
+        number("the number of texts, which the ranges of dimensions come from,", rows, 2)  # the range of one is 0
         ranges = merge_ranges(out.read(rows))
-        with complete_file(ranges_file(args)) as partial, open(partial, "wb") as stream:
+        beside = args.output.with_suffix(RANGES)
+        with complete_file(beside) as partial, open(partial, "wb") as stream:
             np.save(stream, ranges)
-        print(f"the ranges of the {args.precision} codes are in {ranges_file(args)}")
+        print(f"the ranges of the {args.precision} codes are in {beside}")
         codes = (quantize(block, args.precision, ranges) for block in out.read(rows))
     out.finish_with(codes, rows, out.width, PRECISIONS[args.precision])
 

@@ -18,7 +18,7 @@ def complete_file(path: Path) -> Iterator[Path]:
     partial = _temporary(path)
     try:
         yield partial
-        partial.replace(path)
+        partial.replace(path)  # one step: others see the old file or the new one, never a part
     finally:
         partial.unlink(missing_ok=True)
 
@@ -34,7 +34,7 @@ def complete_folder(path: Path) -> Iterator[Path]:
         yield partial
         try:
             partial.rename(path)
-        except OSError:
+        except OSError:  # a folder that is there and not empty cannot be replaced, which is what we want
             if not path.is_dir():
                 raise
 
@@ -68,7 +68,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    # a process id would not do: two machines that share the disk may have processes of one number
+    # no process id: two machines that share the disk may have processes of one number
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
 
 
@@ -78,26 +78,30 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is not a file, but one is wanted" if path.exists() else f"there is no file {path}")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError says which file is broken, and where."""
+def parse_json(text: str | bytes, where: str | Path) -> Any:
+    """What JSON holds; ValueError starts with `where`, and says where in it."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(text)
     except (ValueError, RecursionError) as e:  # lists a thousand deep are too many for Python's reader
-        raise ValueError(f"{path} is not JSON: {e}") from None
+        raise ValueError(f"{where} is not JSON: {e}") from None
+
+
+def read_json(path: Path) -> Any:
+    return parse_json(path.read_bytes(), path)  # bytes: what is no UTF-8 text is an error of JSON too
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` with an indent of 2."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of a .npy file, memory-mapped. ValueError for anything else, an .npz among it."""
     check_file(path)
+    wrong = "an .npz, several arrays in one file: save the one that is meant with np.save"
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)  # a pickle could run any code
+        if isinstance(found, np.ndarray):
+            return found
     except (ValueError, EOFError, OSError) as e:
-        raise ValueError(f"{path} is not a .npy file of numbers: {e}") from None
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{path} is an .npz, several arrays in one file: save the one that is meant with np.save")
-    return found
+        wrong = f"not a .npy file of numbers: {e}"
+    raise ValueError(f"{path} is {wrong}")

@@ -260,7 +260,7 @@ def test_lists_in_parquet_and_numbers_of_texts(tmp_path, rows, columns, tokenize
     assert data.labels(chosen).tolist() == [3.5, 2.0, 0.0, 11.0]
     starts = np.cumsum([0, *(i % 4 for i in range(25))])
     wanted = [[7, 4, 0, 22], [7, 4, 0, 22], [*range(starts[7], starts[8]), *range(starts[22], starts[23])]]
-    assert [numbers.tolist() for numbers in data.text_numbers(chosen)] == wanted
+    assert [column.texts(chosen).tolist() for column in data.columns] == wanted
 
 
 def test_a_table_without_a_header_in_a_format(tmp_path, tokenizer):

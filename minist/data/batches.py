@@ -10,16 +10,18 @@ from torch import Tensor
 from minist.checks import pick
 from minist.data.samplers import permutation
 
+Draw = Callable[[int], Sequence[Tensor]]  # epoch -> its batches, row numbers; a sampler of samplers.py with its keys
+
 
 def proportional(lengths: Sequence[int], seed: int, epoch: int) -> list[int]:
     """All batches of all sets, in random order: a large set has its turn more often. `lengths`: batches of each."""
-    sets = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    sets = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))  # 0 0 0 1 1 for lengths 3, 2
     return sets[permutation(len(sets), seed, epoch)].tolist()
 
 
 def round_robin(lengths: Sequence[int], seed: int, epoch: int) -> list[int]:
     """Sets take turns, until the first one has no batch left: all are seen equally often."""
-    return list(range(len(lengths))) * min(lengths)
+    return list(range(len(lengths))) * min(lengths)  # no draw: samplers have put the rows in random order
 
 
 MIXINGS = {"proportional": proportional, "round_robin": round_robin}
@@ -38,29 +40,21 @@ class Batches:
     """The batches of all epochs, numbered by step. Only those of one epoch are held."""
 
     def __init__(
-        self,
-        samplers: Sequence[Callable[[int], Sequence[Tensor]]],
-        mixing: str,
-        seed: int,
-        epochs: int,
-        max_steps: int,
-        names: Sequence[str] = (),
+        self, samplers: Sequence[Draw], mixing: str, seed: int, epochs: int, max_steps: int, names: Sequence[str] = ()
     ) -> None:
-        """`samplers`: for each data set a function from the epoch to its batches; `names`, of the sets, for errors.
+        """One of `samplers` for each data set; `names` of the sets are for errors.
 
         `max_steps` > 0 counts instead of `epochs`. ValueError names a set that makes no batch.
         """
         self.samplers, self.mixing, self.seed = samplers, pick("mixing", mixing, MIXINGS), seed
-        self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])
-        self.lengths: dict[int, int] = {}
+        self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])  # an epoch and the batches of each set in it
+        self.lengths: dict[int, int] = {}  # batches of each epoch that was drawn, for epochs behind a resumed run
         for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
             self._length(epoch)
-        for i, batches in enumerate(self._draw(0)):
+        for name, batches in zip(names or range(len(samplers)), self._draw(0), strict=True):
             if not batches:
-                raise ValueError(
-                    f"data set {names[i] if names else i}: no batch is full: batch_size is larger than the data, "
-                    "or than its rows without duplicates, and drop_last is set: use a smaller batch_size"
-                )
+                why = "batch_size is larger than the data, or than its rows without duplicates, and drop_last is set"
+                raise ValueError(f"data set {name}: no batch is full: {why}: use a smaller batch_size")
         self.total = max_steps or sum(self.lengths.values())
 
     def start_at(self, first: int) -> Iterator[Place]:
@@ -70,30 +64,27 @@ class Batches:
             if step >= self.total:
                 return
             if step + self._length(epoch) > first:  # else nothing of this epoch is wanted, and it need not be drawn
-                used = [0] * len(self.samplers)
+                used = [0] * len(self.samplers)  # batches that each set has given in this epoch
                 for s, dataset in enumerate(self._turns(epoch)[: self.total - step], step):
                     if s >= first:
                         yield Place(s, epoch, dataset, self._draw(epoch)[dataset][used[dataset]])
-                    used[dataset] += 1
+                    used[dataset] += 1  # those before `first` count too: a resumed run sees the same batches
             step += self._length(epoch)
 
     def rows(self, dataset: int) -> int:
-        """How many rows of a set its batches of epoch 0 hold: no_duplicates and drop_last leave some out."""
+        """How many rows of a set an epoch holds, the first one: no_duplicates, group_by_label, drop_last leave out."""
         return sum(len(batch) for batch in self._draw(0)[dataset])
 
     def _length(self, epoch: int) -> int:
-        """Number of batches; epochs differ where a sampler's batches may be short."""
-        if epoch not in self.lengths:
+        if epoch not in self.lengths:  # epochs differ where a sampler's batches may be short
             self.lengths[epoch] = len(self._turns(epoch))
         return self.lengths[epoch]
 
     def _turns(self, epoch: int) -> list[int]:
-        """The number of the set of each batch."""
         return self.mixing([len(batches) for batches in self._draw(epoch)], self.seed, epoch)
 
     def _draw(self, epoch: int) -> list[Sequence[Tensor]]:
-        """The batches of each set; those of the last epoch drawn are kept."""
         if self.drawn[0] != epoch:
-            self.drawn = (-1, [])  # let go of the old ones first
+            self.drawn = (-1, [])  # let go of the old ones first: of a large set they are the most that a run holds
             self.drawn = (epoch, [sampler(epoch) for sampler in self.samplers])
         return self.drawn[1]

@@ -6,8 +6,8 @@
 <folder>/keys.offsets.npy  int64 [rows + 1], where the hashes of each row start
 <folder>/labels.*          see labels.py
 
-While it is made, what is known of each row and text but its tokens is in memory: of a million rows of two columns and
-a label 60 MB, and twice that for a moment at the end.
+While it is made, all but the tokens is in memory: of a million rows of two columns and a label 60 MB, and twice that
+for a moment at the end.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from minist.data.rows import Column, Place, check_texts, file_kind, read_places
 from minist.data.samplers import Keys
 from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter, offsets
 from minist.data.texts import Texts
-from minist.data.tokenizer import Tokenizer
 from minist.files import check_file, complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
 LAYOUT = 3  # of the folder; a new number where the files change, so that old folders are made again
 CHUNK = 1024  # rows that are tokenized at a time
+Columns = Mapping[str, ColumnSpec]  # our names -> what they hold
 
 
 class Dataset:
@@ -39,14 +39,13 @@ class Dataset:
 
     def __init__(self, folder: Path) -> None:
         """Open what `prepare_dataset` made. ValueError if it is not whole any more."""
-        self.folder = folder
-        self.meta = read_json(folder / "meta.json")
+        self.folder, self.meta = folder, read_json(folder / "meta.json")
         damaged = "meta.json"
         try:
             found = {file.name: file.stat().st_size for file in folder.iterdir()}
             for damaged, size in self.meta["files"].items():
                 assert found.get(damaged) == size, "it was cut short: tokens read from it would be others"
-            damaged = "meta.json"
+            damaged = "meta.json"  # whatever fails from here on
             stored = [TextColumn(folder / str(i), meta) for i, meta in enumerate(self.meta["texts"])]
             self.names: list[str] = list(self.meta["columns"])
             self.columns = [stored[i] for i in self.meta["columns"].values()]
@@ -59,16 +58,12 @@ class Dataset:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes in the order of their numbers; none where labels are numbers, or missing."""
+        """In the order of their numbers; none where labels are numbers, or missing."""
         return self._labels.classes if self._labels else []
 
     def take(self, rows: Tensor) -> tuple[Packed, ...]:
         """The texts of `rows` [n] in every column; those of a cell that is a list stand one after the other."""
         return tuple(column.take(rows) for column in self.columns)
-
-    def text_numbers(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Per column the numbers of the texts that `take` gives, for what is drawn for each text."""
-        return tuple(column.texts(rows) for column in self.columns)
 
     def counts(self, rows: Tensor) -> tuple[Tensor | None, ...]:
         """Per column the number of texts in each row, [n] int64, or None where every cell is one text."""
@@ -79,8 +74,8 @@ class Dataset:
         return self._labels.take(rows) if self._labels else None
 
     def number_classes(self, classes: Sequence[str]) -> None:
-        """Number the class names of the labels by their place in `classes`. ValueError if one is not there."""
-        if self._labels and not self._labels.meta["file"]:
+        """Number the class names by their place in `classes`, those of training. ValueError if one is not there."""
+        if self._labels and not self._labels.meta["file"]:  # a .npy file has numbers already
             self._labels.number_classes(classes)
 
     def tokens(self, rows: Tensor) -> Tensor:
@@ -92,12 +87,11 @@ class Dataset:
         return {name: column.cut(rows) for name, column in zip(self.names, self.columns, strict=True)}
 
     def keys(self) -> Keys:
-        """What samplers look at."""
         hashes, starts = (np.load(self.folder / name, mmap_mode="r") for name in ("keys.npy", "keys.offsets.npy"))
         return Keys(hashes, starts, self._labels.per_row() if self._labels else None)
 
     def describe(self) -> str:
-        """What was read: rows, the columns with their mean lengths, how many texts were cut, the labels."""
+        """What was read, for a person to see that it is what they meant."""
         parts = [f"{name} {column.describe()}" for name, column in zip(self.names, self.columns, strict=True)]
         if self._labels:
             parts.append(f"label {self._labels.describe()}")
@@ -108,68 +102,49 @@ class Dataset:
 
 
 def prepare_dataset(
-    files: Sequence[Path],
-    columns: Mapping[str, ColumnSpec],
-    label: Column,
-    cache: Path,
-    format: str = "",
-    wants: str = "",
+    files: Sequence[Path], columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
 ) -> Path:
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
-    `columns` maps our names to what they hold. `label` is a column of the files, or a .npy file with a row for each
-    of theirs, [rows] or [rows, D]; "" for none. `wants` is "numbers" where names of classes are no labels for the
-    loss. `format` says what the files are, see rows.py; "": their endings do. ValueError names the file and the row
-    that cannot be read, and then nothing stays on disk.
+    `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
+    `wants` is "numbers" where names of classes are no labels for the loss. `format`, a key of rows.READERS, says what
+    the files are; "": their endings do. ValueError names file and row that cannot be read; then nothing stays on disk.
     """
     folder = dataset_folder(files, columns, label, cache, format, wants)
     if not (folder / "meta.json").exists():
         with complete_folder(folder) as partial:
-            _write(_Writer(partial, files, columns, label, wants, format), files, format)
+            _write(_Writer(partial, files, columns, label, format, wants), files, format)
     return folder
 
 
 def dataset_folder(
-    files: Sequence[Path],
-    columns: Mapping[str, ColumnSpec],
-    label: Column,
-    cache: Path,
-    format: str = "",
-    wants: str = "",
+    files: Sequence[Path], columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
 ) -> Path:
-    """The folder below `cache`: its name is a hash of the content of all files, the columns, tokenizers and label.
-
-    ValueError where a file is missing.
-    """
-    # a label file is not copied, so its place counts too
-    label_file = [Path(str(label)).resolve()] if is_label_file(label) else []
+    """Below `cache`: its name is a hash of all that decides about the data set. ValueError where a file is missing."""
+    label_file = [Path(str(label)).resolve()] if is_label_file(label) else []  # not copied, so its place counts too
     kinds = [format or file_kind(file) for file in files]
     settings = [LAYOUT, wants, list(_contents(columns).items()), kinds, str(label_file[0]) if label_file else label]
     seal = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8)
     for file in [*files, *label_file]:
         check_file(file)
-        with open(file, "rb") as stream:
+        with open(file, "rb") as stream:  # its content, since a copy may be new and an edit may keep size and time
             seal.update(hashlib.file_digest(stream, "blake2b").digest())
     return cache / seal.hexdigest()
 
 
-def _contents(columns: Mapping[str, ColumnSpec]) -> dict[str, tuple[Column, str, str]]:
+def _contents(columns: Columns) -> dict[str, tuple[Column, str, str]]:
     """Of each column: source, hash of the tokenizer, prompt. Columns that agree in it have the same tokens."""
-    tokenizers = {id(spec.tokenizer): spec.tokenizer for spec in columns.values()}
-    hashes = {key: _tokenizer_hash(tokenizer) for key, tokenizer in tokenizers.items()}  # slow for a large vocabulary
+    tokenizers = {id(spec.tokenizer): spec.tokenizer for spec in columns.values()}  # hashed once: slow for a large one
+    settings = {key: f"{t.max_length} {t.special_tokens} {t.backend.to_str()}" for key, t in tokenizers.items()}
+    hashes = {key: hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for key, text in settings.items()}
     return {name: (spec.source, hashes[id(spec.tokenizer)], spec.prompt) for name, spec in columns.items()}
 
 
-def _tokenizer_hash(tokenizer: Tokenizer) -> str:
-    content = f"{tokenizer.max_length} {tokenizer.special_tokens} {tokenizer.backend.to_str()}"
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
 def _write(writer: "_Writer", files: Sequence[Path], format: str) -> None:
-    expected = Texts(tuple(files), "", format).count() or 0
+    expected = Texts(tuple(files), "", format).count() or 0  # for the bar alone
     with progress_bar(expected, "rows", "tokenizing") as bar:
         places = read_places(files, {column: column for column in writer.needed}, format)
-        while chunk := list(islice(places, CHUNK)):
+        while chunk := list(islice(places, CHUNK)):  # never all rows at once
             writer.write(chunk)
             bar.update(len(chunk))
     writer.save()
@@ -179,13 +154,7 @@ class _Writer:
     """Takes the rows as they come by."""
 
     def __init__(
-        self,
-        folder: Path,
-        files: Sequence[Path],
-        columns: Mapping[str, ColumnSpec],
-        label: Column,
-        wants: str,
-        format: str,
+        self, folder: Path, files: Sequence[Path], columns: Columns, label: Column, format: str, wants: str
     ) -> None:
         contents = _contents(columns)
         numbers = {content: i for i, content in enumerate(dict.fromkeys(contents.values()))}
@@ -202,7 +171,6 @@ class _Writer:
         self.hashes: list[np.ndarray] = []
 
     def write(self, places: Sequence[Place]) -> None:
-        """Append rows. ValueError names the one that cannot be read."""
         texts = {}
         for source in self.counts:
             lists = self.are_lists.setdefault(source, isinstance(places[0].row[source], list))
@@ -219,22 +187,20 @@ class _Writer:
         self.hashes.append(np.concatenate([hashed[source] for source in self.sources])[order])
 
     def save(self) -> None:
-        """Write the files that were not streamed, meta.json last."""
         counts = {source: np.concatenate(parts) for source, parts in self.counts.items()}
         rows, folder = len(counts[self.sources[0]]), self.folder
         texts = [w.save(offsets([counts[source]]) if self.are_lists[source] else None) for source, w in self.texts]
         np.save(folder / "keys.npy", np.concatenate(self.hashes))
         np.save(folder / "keys.offsets.npy", offsets([np.sum([counts[source] for source in self.sources], axis=0)]))
-        if self.label_file and self.label_file["rows"] != rows:
-            given = f"{self.label} has {self.label_file['rows']:,} rows"
-            raise ValueError(f"{given}, the files have {rows:,}: make one for each")
+        if self.label_file and (given := self.label_file["rows"]) != rows:
+            raise ValueError(f"{self.label} has {given:,} rows, the files have {rows:,}: make one for each")
         label = self.labels.save(folder) if self.labels else self.label_file
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
         meta = {"rows": rows, "columns": self.stored, "texts": texts, "label": label, "files": sizes}
-        write_json(folder / "meta.json", meta)
+        write_json(folder / "meta.json", meta)  # last: it has the sizes of the others
 
 
 def text_hashes(texts: Sequence[str]) -> np.ndarray:
     """64 bits of each text, [N] uint64: two different ones among a million agree with a chance of 1 in 40 million."""
     digests = b"".join([hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts])
-    return np.frombuffer(digests, "<u8").astype(np.uint64)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)  # Python's own hash() differs from process to process

@@ -24,7 +24,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,7 @@ SAFETENSORS_TYPES = {"<f4": "F32", "|i1": "I8", "|u1": "U8"}
 
 
 class EmbeddingFile:
-    """The result `output` while it is made, of rows of `width` numbers of type `dtype`.
-
-    Several processes may write; one, the leader, starts and finishes.
-    """
+    """The result `output` while it is made, of rows of `width` numbers of type `dtype`; a leader starts and ends it."""
 
     def __init__(self, output: Path, width: int, dtype: np.dtype) -> None:
         self.output, self.width, self.dtype = output, width, dtype
@@ -66,7 +63,7 @@ class EmbeddingFile:
             found = read_json(self.finished)
             self._compare(found["settings"] | {"inputs": found["inputs"]}, settings | {"inputs": inputs})
             if self.result.exists():
-                self.result.replace(self.output)  # a run was killed just before
+                self.result.replace(self.output)  # a run was killed just before it
             if self.output.exists() and self.output.stat().st_size == found["bytes"]:
                 self._say_finished(found["bytes"])
                 self.discard()
@@ -87,10 +84,8 @@ class EmbeddingFile:
         for key in settings | found:
             if found.get(key) != settings.get(key):
                 given, before = json.dumps(settings.get(key)), json.dumps(found.get(key))
-                raise ValueError(
-                    f"--resume: {key} is {given}, but {self.output} was begun with {before}: "
-                    "give the same, or leave out --resume to start again"
-                )
+                way = "give the same, or leave out --resume to start again"
+                raise ValueError(f"--resume: {key} is {given}, but {self.output} was begun with {before}: {way}")
 
     def _keep_what_is_whole(self) -> None:
         """Forget the claims of a killed run, and each record whose rows are not there as it says."""
@@ -101,15 +96,15 @@ class EmbeddingFile:
             claim.unlink()
         with open(self.stream, "rb") as stream:
             for file in self.folder.glob("*.done"):
-                try:
+                whole = False
+                with suppress(ValueError, KeyError, TypeError):  # of a record that is damaged itself
                     record = read_json(file)
+                    size = record["rows"] * self.row_bytes
                     stream.seek(HEADER + record["first"] * self.row_bytes)
-                    content = stream.read(record["rows"] * self.row_bytes)
-                    whole = (len(content), zlib.crc32(content)) == (record["rows"] * self.row_bytes, record["crc"])
-                except (ValueError, KeyError, TypeError):  # a record that is damaged itself
-                    whole = False
+                    content = stream.read(size)
+                    whole = (len(content), zlib.crc32(content)) == (size, record["crc"])
                 if not whole:
-                    file.unlink()
+                    file.unlink()  # its block is made again
 
     def wait_for_start(self, word: str) -> None:
         """Until the leader has made the folder, however long that takes; the other processes do."""
@@ -123,19 +118,17 @@ class EmbeddingFile:
 
     def claim(self, block: str) -> bool:
         """Whether this process is to make the block: nobody has, and nobody is about to."""
-        if (self.folder / f"{block}.done").exists():
-            return False
-        try:
-            with open(self.folder / f"{block}.claim", "x"):  # only one process can create a file
+        with suppress(FileExistsError, FileNotFoundError):  # another's claim; without the folder all is finished
+            if not (self.folder / f"{block}.done").exists():
+                (self.folder / f"{block}.claim").touch(exist_ok=False)  # only one process can create a file
                 return True
-        except (FileExistsError, FileNotFoundError):  # without the folder all is finished
-            return False
+        return False
 
     def write(self, block: str, first: int, rows: np.ndarray, cut: int) -> None:
-        """Put `rows` [n, width] at row number `first`; `cut` of them came from texts that were cut."""
+        """Put `rows` [n, width] at row number `first`; `cut` of their texts were cut."""
         assert rows.dtype == self.dtype and rows.shape[1] == self.width
         content = rows.tobytes()
-        with open(self.stream, "r+b") as stream:
+        with open(self.stream, "r+b") as stream:  # not "ab": blocks come in any order, and leave holes for others
             stream.seek(HEADER + first * self.row_bytes)
             stream.write(content)
         with complete_file(self.folder / f"{block}.done") as partial:
@@ -144,10 +137,10 @@ class EmbeddingFile:
     def wait_for(self, blocks: Sequence[str]) -> int:
         """Until all are done, by whomever; the number of texts that were cut."""
         cut = 0
-        for block in blocks:
-            while not (self.folder / f"{block}.done").exists():
+        for record in (self.folder / f"{block}.done" for block in blocks):
+            while not record.exists():
                 time.sleep(POLL)
-            cut += read_json(self.folder / f"{block}.done")["cut"]
+            cut += read_json(record)["cut"]
         return cut
 
     @contextmanager
@@ -202,12 +195,11 @@ class EmbeddingFile:
             write_json(partial, self.about | {"bytes": size})
 
     def discard(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def block_name(first: int, texts: Sequence[str]) -> str:
-    """The name of the block that starts at row `first`, the same for the same texts."""
+    """Of the block that starts at row `first`, the same for the same texts."""
     seal = hashlib.blake2b(repr(list(map(len, texts))).encode(), digest_size=12)  # where each text ends counts too
     seal.update("".join(texts).encode())
     return f"{first}-{seal.hexdigest()}"
@@ -215,18 +207,16 @@ def block_name(first: int, texts: Sequence[str]) -> str:
 
 def header(suffix: str, rows: int, width: int, dtype: np.dtype) -> bytes:
     """The first HEADER bytes of an .npy or .safetensors file."""
+    about: dict[str, Any]
     if suffix == ".npy":
         stream = BytesIO()
         about = {"descr": dtype.str, "fortran_order": False, "shape": (rows, width)}
         np.lib.format.write_array_header_1_0(stream, about)
         content = stream.getvalue()
     else:
-        place = {
-            "dtype": SAFETENSORS_TYPES[dtype.str],
-            "shape": [rows, width],
-            "data_offsets": [0, rows * width * dtype.itemsize],
-        }
-        text = json.dumps({"embeddings": place}, separators=(",", ":")).encode().ljust(HEADER - 8)
+        about = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": [rows, width]}
+        about["data_offsets"] = [0, rows * width * dtype.itemsize]
+        text = json.dumps({"embeddings": about}, separators=(",", ":")).encode().ljust(HEADER - 8)
         content = len(text).to_bytes(8, "little") + text
-    assert len(content) == HEADER
+    assert len(content) == HEADER, "else the rows would not start where they were written"
     return content

@@ -15,7 +15,7 @@ from torch import Tensor
 from minist.checks import listing
 from minist.data.packed import ranges
 from minist.data.rows import Column, Place, check_number, format_of, parse_number, read_rows
-from minist.data.text_column import offsets
+from minist.data.text_column import offsets, spans
 from minist.files import read_npy
 
 NUMBERS, NAMES, LISTS = "numbers", "class names", "lists of numbers"
@@ -23,10 +23,9 @@ BLOCK = 1 << 16  # rows of a .npy file that are checked at once
 
 
 class Labels:
-    """The labels of all rows, memory-mapped."""
+    """The labels of all rows, memory-mapped; `meta` as `LabelWriter.save` or `check_label_file` gave it."""
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
-        """`meta` as `LabelWriter.save` or `check_label_file` gave it."""
         self.meta = meta
         self.values = read_npy(Path(meta["file"] or folder / "labels.npy"))
         self.offsets = read_npy(folder / "labels.offsets.npy") if meta["kind"] == LISTS else None
@@ -37,24 +36,21 @@ class Labels:
         """From now on the number of a class is its place in `classes`. ValueError if one is not there."""
         unknown = set(self.meta["names"]).difference(classes)
         if unknown or (classes and not self.meta["names"]):
-            given = f"the class {min(unknown)!r}" if unknown else "numbers"
-            raise ValueError(
-                f"the labels have {given}, known are {listing(map(repr, classes) if classes else [NUMBERS])}"
-            )
-        numbers = {name: i for i, name in enumerate(classes)}
-        self.classes = list(classes)
+            given = f"the class {min(unknown)!r}" if unknown else NUMBERS
+            known = listing(map(repr, classes)) if classes else NUMBERS
+            raise ValueError(f"the labels have {given}, known are {known}")
+        self.classes, numbers = list(classes), {name: i for i, name in enumerate(classes)}
+        # files number names as they appear, which differs between the rows of training and of an evaluation
         self.class_of = np.array([numbers[name] for name in self.meta["names"]], np.int64)
 
     def take(self, rows: Tensor) -> Tensor:
         """[n] int64 for integers and classes, else [n] or [n, D] float32; lists [n, k] float32, filled up with NaN."""
         if self.offsets is None:
             return torch.from_numpy(self._numbers(self.values[rows.numpy()]))
-        starts = torch.from_numpy(self.offsets[rows.numpy()])
-        lengths = torch.from_numpy(self.offsets[rows.numpy() + 1]) - starts
-        values = torch.from_numpy(self.values[ranges(starts, lengths).numpy()])
+        starts, lengths = spans(self.offsets, rows)
         columns = torch.arange(int(lengths.max()) if len(lengths) else 0)
         table = torch.full((len(lengths), len(columns)), torch.nan)
-        table[columns < lengths[:, None]] = values
+        table[columns < lengths[:, None]] = torch.from_numpy(self.values[ranges(starts, lengths).numpy()])
         return table
 
     def per_row(self) -> np.ndarray | None:
@@ -65,7 +61,7 @@ class Labels:
         return self.class_of[values] if self.classes else values.astype(self.dtype)
 
     def describe(self) -> str:
-        """What the labels were taken for."""
+        """What the labels were taken for; a person may have meant something else."""
         if self.classes:
             few = ", ".join(self.classes[:8]) + (", .." if len(self.classes) > 8 else "")
             return f"{len(self.classes)} classes ({few})"
@@ -75,43 +71,40 @@ class Labels:
             return f"{kind} in {Path(self.meta['file']).name}"
         if self.offsets is not None:
             low, high = self.meta["lengths"]
-            kind = f"lists of {low} numbers" if low == high else f"lists of {low} to {high} numbers"
+            kind = f"lists of {low if low == high else f'{low} to {high}'} numbers"
         return f"{kind} from {self.meta['lowest']:g} to {self.meta['highest']:g}"
 
 
 def _dtype(values: np.ndarray) -> np.dtype[Any]:
-    return np.dtype(np.int64 if values.ndim == 1 and values.dtype.kind in "iub" else np.float32)
+    whole = values.ndim == 1 and values.dtype.kind in "iub"  # vectors are embeddings of a teacher, whatever their type
+    return np.dtype(np.int64 if whole else np.float32)
 
 
 class LabelWriter:
-    """Reads the labels of a column, some rows at a time. The first row says what kind they are."""
+    """Reads the labels of a column, some rows at a time. The first row says what kind they are; `wants`: dataset.py."""
 
     def __init__(self, files: Sequence[Path], column: Column, wants: str, format: str) -> None:
-        """`wants`: "numbers" where the loss can do nothing with names of classes, else ""."""
         self.column, self.wants = column, wants
         self.numbers_in_text = wants == "numbers" or _all_spell_numbers(files, column, format)
-        self.kind = ""
+        self.kind = ""  # until the first row
         self.names: dict[str, int] = {}  # class name -> its number, in the order of appearance
-        self.values: list[np.ndarray] = []
-        self.lengths: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []  # of each call, end to end
+        self.lengths: list[np.ndarray] = []  # 1, but where labels are lists
 
     def write(self, places: Sequence[Place]) -> None:
-        """Take the labels of these rows. ValueError names the row whose label is none."""
         labels = [self._read(place) for place in places]
         self.lengths.append(np.array([len(label) for label in labels]))
-        self.values.append(np.array([value for label in labels for value in label]))
+        self.values.append(np.array([value for label in labels for value in label]))  # of integers as long as all are
 
     def _read(self, place: Place) -> list[int | float]:
         cell = place.row[self.column]
         kind = _kind(cell, self.numbers_in_text)
         self.kind = self.kind or kind
-        if not kind:
-            names = "" if self.wants else "a class name "
-            raise place.error(self.column, f"a label is a number, {names}or a list of numbers")
-        if kind != self.kind:
-            raise place.error(self.column, f"the labels before are {self.kind}")
+        if not kind or kind != self.kind:
+            known = f"a label is a number, {'' if self.wants else 'a class name '}or a list of numbers"
+            raise place.error(self.column, f"the labels before are {self.kind}" if kind else known)
         if kind == NAMES:
-            return [self.names.setdefault(cell, len(self.names))]
+            return [self.names.setdefault(cell, len(self.names))]  # the next number for a name that is new
         if kind == NUMBERS:
             return [check_number(place, self.column)]
         for value in cell:
@@ -121,18 +114,18 @@ class LabelWriter:
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the files. Returns what `Labels` has to know."""
         values, lengths = (np.concatenate(parts) for parts in (self.values, self.lengths))
-        whole = self.kind != LISTS and values.dtype.kind in "bi"
-        np.save(folder / "labels.npy", values.astype(np.int64 if whole else np.float32))
+        # lists are floats even of integers, since NaN may have to fill them up
+        values = values.astype(np.float32 if self.kind == LISTS else _dtype(values))
+        np.save(folder / "labels.npy", values)
         if self.kind == LISTS:
             np.save(folder / "labels.offsets.npy", offsets(self.lengths))
-        lowest, highest = (float(x) for x in (values.min(), values.max())) if len(values) else (0.0, 0.0)
-        few = [int(lengths.min()), int(lengths.max())]
-        names = list(self.names)
+        lowest, highest = (values.min().item(), values.max().item()) if len(values) else (0, 0)  # of empty lists
+        few, names = [int(lengths.min()), int(lengths.max())], list(self.names)
         return {"file": "", "kind": self.kind, "names": names, "lowest": lowest, "highest": highest, "lengths": few}
 
 
 def _kind(cell: Any, numbers_in_text: bool) -> str:
-    """What a cell is as a label; "" if it is none. true and false are numbers."""
+    """What a cell is as a label; "" if it is none. true and false are numbers, 1 and 0."""
     if isinstance(cell, int | float) or (isinstance(cell, str) and numbers_in_text):
         return NUMBERS
     if isinstance(cell, str) and cell:
@@ -143,9 +136,9 @@ def _kind(cell: Any, numbers_in_text: bool) -> str:
 
 
 def _all_spell_numbers(files: Sequence[Path], column: Column, format: str) -> bool:
-    """Whether all cells of the csv and tsv files, where everything is text, spell numbers; else they name classes."""
+    """Of the csv and tsv files, where everything is text: whether all cells spell numbers; else they name classes."""
     tables = [file for file in files if format_of(file, format) in ("csv", "tsv")]
-    cells = (row[column] for file in tables for row in read_rows(file, [column], format))
+    cells = (row[column] for file in tables for row in read_rows(file, [column], format))  # a pass before the pass
     return bool(tables) and all(parse_number(cell) is not None for cell in cells)
 
 
@@ -153,9 +146,8 @@ def check_label_file(file: Path) -> dict[str, Any]:
     """ValueError unless a .npy file holds finite numbers or vectors. Returns what `Labels` has to know."""
     values = read_npy(file)
     if values.ndim not in (1, 2) or values.dtype.kind not in "iubf" or 0 in values.shape[1:]:
-        shape = list(values.shape)
-        raise ValueError(f"{file} holds {values.dtype} {shape}: labels are numbers, [rows] or [rows, D]")
-    for start in range(0, len(values), BLOCK):
+        raise ValueError(f"{file} holds {values.dtype} {list(values.shape)}: labels are numbers, [rows] or [rows, D]")
+    for start in range(0, len(values), BLOCK):  # a teacher's vectors may be larger than the memory
         with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
             block = values[start : start + BLOCK].astype(_dtype(values))
         finite = np.isfinite(block.reshape(len(block), -1)).all(axis=1)
@@ -165,5 +157,4 @@ def check_label_file(file: Path) -> dict[str, Any]:
 
 
 def is_label_file(label: Column) -> bool:
-    """Whether `label` is a .npy file rather than a column."""
     return isinstance(label, str) and label.lower().endswith(".npy")

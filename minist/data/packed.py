@@ -7,8 +7,7 @@ A batch of texts of 3, 1 and 2 tokens:
     position_ids  0 1 2 | 0 | 0 1          [T]    its place within that text
     cu_seqlens    0       3   4     6      [N+1]  where each text starts, and the end
 
-A batch, a mini-batch and a single text are all this type. Padded to a rectangle, a random batch of
-mixed texts would hold 3 to 5 times as many tokens.
+Padded to a rectangle, a random batch of mixed texts would hold 3 to 5 times as many tokens.
 """
 
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -35,17 +35,13 @@ class Packed(NamedTuple):
 
     @staticmethod
     def of(
-        input_ids: Tensor,
-        lengths: Tensor,
-        token_type_ids: Tensor | None = None,
-        prompt_lengths: Tensor | None = None,
+        input_ids: Tensor, lengths: Tensor, token_type_ids: Tensor | None = None, prompt_lengths: Tensor | None = None
     ) -> "Packed":
         """Build from a token stream `input_ids` [T] and the length of each text, `lengths` [N]."""
         assert int(lengths.sum()) == len(input_ids), "lengths must add up to the number of tokens"
-        starts = torch.zeros(len(lengths) + 1, dtype=torch.long, device=lengths.device)
-        torch.cumsum(lengths, 0, out=starts[1:])
+        starts = F.pad(lengths.cumsum(0), (1, 0))  # a 0 in front: starts[i] is where text i starts, starts[N] the end
         text_ids = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-        positions = torch.arange(len(input_ids), device=input_ids.device) - starts[text_ids]
+        positions = torch.arange(len(input_ids), device=input_ids.device) - starts[text_ids]  # from 0 in each text
         return Packed(
             input_ids=input_ids,
             token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
@@ -58,16 +54,14 @@ class Packed(NamedTuple):
 
     @property
     def n(self) -> int:
-        """Number of texts, N."""
-        return len(self.cu_seqlens) - 1
+        return len(self.cu_seqlens) - 1  # the last is an end, and starts no text
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens in each text, [N]."""
-        return self.cu_seqlens.diff().long()
+        return self.cu_seqlens.diff().long()  # [N], int64 again, as numbers of rows and tokens are
 
     def take(self, rows: Tensor) -> "Packed":
-        """The texts `rows` [M], in that order."""
+        """The texts `rows` [M], in that order; a copy."""
         starts, lengths = self.cu_seqlens[rows].long(), self.lengths[rows]
         tokens = ranges(starts, lengths)
         return Packed.of(self.input_ids[tokens], lengths, self.token_type_ids[tokens], self.prompt_lengths[rows])
@@ -80,7 +74,7 @@ class Packed(NamedTuple):
     def cat(parts: Sequence["Packed"]) -> "Packed":
         """All texts of `parts`, in order."""
         if len(parts) == 1:
-            return parts[0]
+            return parts[0]  # no copy
         return Packed.of(
             torch.cat([p.input_ids for p in parts]),
             torch.cat([p.lengths for p in parts]),
@@ -90,29 +84,27 @@ class Packed(NamedTuple):
 
     def split(self, max_tokens: int) -> list["Packed"]:
         """Consecutive slices of at most `max_tokens` tokens; a longer text stands alone."""
-        bounds = split_points(self.lengths.tolist(), max_tokens)
-        return [self.slice(a, b) for a, b in pairwise(bounds)]
+        return [self.slice(a, b) for a, b in pairwise(split_points(self.lengths.tolist(), max_tokens))]
 
     def to(self, device: torch.device) -> "Packed":
-        """The same texts on another device."""
         if self.input_ids.device == device:
             return self
-        tensors = (t.to(device, non_blocking=True) if isinstance(t, Tensor) else t for t in self)
-        return Packed._make(tensors)
+        # non_blocking: the host goes on while the device copies; max_seqlen is no tensor and stays
+        return Packed._make(t.to(device, non_blocking=True) if isinstance(t, Tensor) else t for t in self)
 
 
 def ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """`arange(s, s + n)` for each start and length, one after the other: [M], [M] -> [sum of lengths]."""
-    ends = lengths.cumsum(0)
-    offsets = torch.repeat_interleave(starts - (ends - lengths), lengths)
-    return offsets + torch.arange(len(offsets), device=starts.device)
+    before = lengths.cumsum(0) - lengths  # numbers in the ranges before this one
+    shifts = torch.repeat_interleave(starts - before, lengths)  # what to add to a running number, the same in a range
+    return shifts + torch.arange(len(shifts), device=starts.device)
 
 
 def split_points(lengths: Sequence[int], max_tokens: int) -> list[int]:
     """Text numbers where a new slice begins, so that each slice holds at most `max_tokens` tokens."""
     bounds, tokens = [0], 0
     for i, length in enumerate(lengths):
-        if tokens + length > max_tokens and i > bounds[-1]:
+        if tokens + length > max_tokens and i > bounds[-1]:  # no empty slice before a text that is too long
             bounds.append(i)
             tokens = 0
         tokens += length

@@ -23,7 +23,6 @@ def _open(file: Path) -> Any:
 
 
 def count_parquet(file: Path) -> int:
-    """Rows of the file."""
     return _open(file).metadata.num_rows
 
 
@@ -35,7 +34,7 @@ def read_parquet(file: Path, columns: Sequence[str | int]) -> Iterator[dict[Any,
         if names.count(column) != 1:
             many = "several columns are called" if column in names else "there is no column"
             raise ValueError(f"{file}: {many} {column!r}, it has {listing(names, near=str(column))}")
-    import pyarrow
+    import pyarrow  # here, not above: whoever has no parquet needs none
 
     try:
         for batch in table.iter_batches(ROWS, columns=list(columns)):  # only these are read from the disk

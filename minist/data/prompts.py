@@ -18,14 +18,14 @@ def resolve_prompts(
         {nli = "classify: "}                            {data set: prompt}
         {nli = {anchor = "query: "}}                    {data set: {column: prompt}}
 
-    A name that is both a data set and a column means the data set. A data set that is named takes its own
-    entry and nothing else. ValueError for a key that is neither, and for a prompt that is no text.
+    A name that is both a data set and a column means the data set. ValueError for a key that is neither, and for a
+    prompt that is no text.
     """
     if isinstance(prompts, Mapping):
         for key in prompts:
             pick("a key of prompts, a column or a data set,", key, dict.fromkeys([*columns, *names]))
         others = {key: prompt for key, prompt in prompts.items() if key not in names}
-        prompts = prompts.get(name, others)
+        prompts = prompts.get(name, others)  # a data set that is named takes its own entry and nothing else
     if isinstance(prompts, str):
         prompts = dict.fromkeys(columns, prompts)
     if not isinstance(prompts, Mapping) or not all(isinstance(prompt, str) for prompt in prompts.values()):

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from minist.checks import listing, pick
 from minist.data.parquet import read_parquet
-from minist.files import check_file
+from minist.files import check_file, parse_json
 
 Column = str | int  # a name; or a place, the first is 0, in a table without a header
 Row = dict[Any, Any]
-STANDARD_INPUT = Path("-")
+STANDARD_INPUT = Path("-")  # as many tools write it
 LARGEST = 3.4028234663852886e38  # beyond it a float32 is infinite
 LARGEST_INTEGER = 2**53  # beyond it a float64 skips some
 
@@ -30,14 +30,10 @@ class Place(NamedTuple):
     row: Row  # under our names
     columns: Mapping[Any, Column] = {}  # our names -> those of the file, which messages use
 
-    def name(self, column: Column) -> Column:
-        """What the file calls a column."""
-        return self.columns.get(column, column)
-
     def error(self, column: Column, rule: str) -> ValueError:
         """ "d.csv, row 7: 'score' is "x", but a number is wanted": the last part is `rule`."""
         cell = json.dumps(self.row[column], ensure_ascii=False, default=str)[:60]  # a parquet file may hold dates
-        return ValueError(f"{self.file}, row {self.number}: {self.name(column)!r} is {cell}, but {rule}")
+        return ValueError(f"{self.file}, row {self.number}: {self.columns.get(column, column)!r} is {cell}, but {rule}")
 
 
 def read_places(files: Iterable[Path], columns: Mapping[Any, Column], format: str = "") -> Iterator[Place]:
@@ -74,7 +70,6 @@ def read_texts(file: Path, columns: Mapping[str, Column], format: str = "") -> I
 
 
 def check_text(place: Place, column: Column) -> str:
-    """The text in a cell."""
     return check_texts(place, column, False)[0]
 
 
@@ -85,12 +80,9 @@ def check_texts(place: Place, column: Column, are_lists: bool) -> list[str]:
         raise place.error(column, "a list of texts is wanted, as in the first row")
     texts = cell if are_lists else [cell]
     for text in texts:
-        if not isinstance(text, str):
-            raise place._replace(row={column: text}).error(column, "a text is wanted")
-        if not is_unicode(text):
-            raise ValueError(
-                f"{place.file}, row {place.number}: {place.name(column)!r} holds half a character (a lone surrogate)"
-            )
+        if not isinstance(text, str) or not is_unicode(text):
+            rule = "it holds half a character (a lone surrogate)" if isinstance(text, str) else "a text is wanted"
+            raise place._replace(row={column: text}).error(column, rule)  # shows this one of a list
     return texts
 
 
@@ -98,19 +90,20 @@ def check_number(place: Place, column: Column) -> int | float:
     """The number in a cell, which may be spelled as text, as every cell of a table is."""
     cell = place.row[column]
     number = parse_number(cell) if isinstance(cell, str) else cell
+    rule = "a number is finite and not that large"
     if not isinstance(number, int | float):
         decimal = cell.replace(",", ".") if isinstance(cell, str) else ""
-        raise place.error(column, "a number is wanted" + (f": write {decimal}" if parse_number(decimal) else ""))
-    if not abs(number) <= (LARGEST_INTEGER if isinstance(number, int) else LARGEST):  # NaN neither
-        raise place.error(column, "a number is finite and not that large")
-    return number
+        rule = "a number is wanted" + (f": write {decimal}" if parse_number(decimal) else "")
+    elif abs(number) <= (LARGEST_INTEGER if isinstance(number, int) else LARGEST):  # not so of NaN either
+        return number
+    raise place.error(column, rule)
 
 
 def parse_number(text: str) -> int | float | None:
-    """The number that `text` spells, None if it is none. 1_2 is a name, though Python reads it as 12."""
-    for number in (int, float):
+    """The number that `text` spells, None if it is none."""
+    for number in (int, float):  # int first: a float rounds large numbers
         try:
-            return None if "_" in text else number(text)
+            return None if "_" in text else number(text)  # 1_2 is a name, though Python reads it as 12
         except ValueError:
             continue
     return None
@@ -133,16 +126,14 @@ def file_kind(file: Path) -> str:
     return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
-def format_of(file: Path, given: str) -> str:
-    """A key of READERS: `given`, or what the ending says. ValueError if that says nothing of rows."""
-    if given or file == STANDARD_INPUT:
-        return given or "jsonl"
-    kind = file_kind(file).removeprefix(".").replace("ndjson", "jsonl")
-    if kind not in READERS or kind == "txt":  # which may be a table, or lines
-        known = ", ".join(f".{kind}" for kind in READERS if kind != "txt")
-        given = file_kind(file) or "missing"
-        raise ValueError(f"{file}: its ending is {given}, known are {known}, also with .gz: give its format")
-    return kind
+def format_of(file: Path, given: str, otherwise: str = "") -> str:
+    """A key of READERS: `given`, or what the ending says, or `otherwise`. ValueError where all say nothing."""
+    kind, known = file_kind(file).replace(".ndjson", ".jsonl"), [f".{name}" for name in READERS if name != "txt"]
+    found = given or (kind[1:] if kind in known else otherwise)  # .txt may be a table, or lines
+    if not found and file != STANDARD_INPUT:
+        about = f"its ending is {kind or 'missing'}, known are {', '.join(known)}, also with .gz"
+        raise ValueError(f"{file}: {about}: give its format")
+    return found or "jsonl"
 
 
 def open_stream(file: Path) -> BufferedIOBase:
@@ -159,7 +150,7 @@ def read_lines(file: Path) -> Iterator[str]:
         number = 0
         try:
             for number, line in enumerate(stream, 1):  # at \n alone: a text may hold other line ends
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")  # without a byte order mark
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")  # Excel puts a mark before the first
         except UnicodeDecodeError as e:
             raise ValueError(f"{file}, line {number} is not UTF-8 text: {e.reason}") from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as e:
@@ -167,7 +158,6 @@ def read_lines(file: Path) -> Iterator[str]:
 
 
 def without_end(line: str) -> str:
-    """A line without its \\n, and one \\r before it."""
     return line.removesuffix("\n").removesuffix("\r")
 
 
@@ -179,24 +169,17 @@ def _jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
 
 
 def _json_row(line: str, where: str, columns: Sequence[Column]) -> Row:
-    row = _parse_json(line, where)
+    row = parse_json(line, where)
     if not isinstance(row, dict):
         raise ValueError(f"{where} is not a JSON object with named columns: {line.strip()[:60]}")
-    if any(line.count(f'"{column}"') > 1 for column in columns):
+    if any(line.count(f'"{column}"') > 1 for column in columns):  # a name twice: Python would keep the last silently
         names = json.loads(line, object_pairs_hook=lambda pairs: [name for name, _ in pairs])  # slow, and seldom
         _check_once(where, names, columns)
     return row
 
 
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as e:  # lists a thousand deep are too many for Python's reader
-        raise ValueError(f"{where} is not JSON: {e}") from None
-
-
 def _json(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    rows = _parse_json("".join(read_lines(file)), str(file))
+    rows = parse_json("".join(read_lines(file)), file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file} is JSON, but not a list of objects with named columns; jsonl has one on each line")
     return iter(rows)
@@ -207,7 +190,7 @@ def _table(file: Path, columns: Sequence[Column], *, quoted: bool) -> Iterator[R
     names: list[Any] = []
     for number, cells in _quoted_cells(file) if quoted else _plain_cells(file):
         if not names and columns and all(isinstance(column, int) for column in columns):
-            names = list(range(len(cells)))
+            names = list(range(len(cells)))  # the first line is a row
         elif not names:
             names = cells
             _check_once(str(file), names, columns)
@@ -218,7 +201,7 @@ def _table(file: Path, columns: Sequence[Column], *, quoted: bool) -> Iterator[R
 
 
 def _plain_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells. In tsv a quote is a letter like any other, so a cell cannot hold a tab or a line end."""
+    """Line number and cells. In tsv a quote is a letter like any other: no cell holds a tab or a line end."""
     lines = enumerate(map(without_end, read_lines(file)), 1)
     return ((number, line.split("\t")) for number, line in lines if line)
 
@@ -239,8 +222,7 @@ def _check_once(where: str, names: Sequence[Any], columns: Iterable[Column]) -> 
 
 
 def _lines(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    """A text file is a table of one column, which is called text, or 0."""
-    return ({"text": text, 0: text} for text in map(without_end, read_lines(file)))
+    return ({"text": text, 0: text} for text in map(without_end, read_lines(file)))  # a table of one column
 
 
 READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {

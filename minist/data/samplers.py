@@ -1,8 +1,7 @@
 """Which rows make up each batch of an epoch.
 
-A sampler is a function of (keys, batch size, seed, epoch, drop_last). It depends on nothing else, so
-all ranks agree and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded
-with seed + e.
+A sampler is a function of (keys, batch size, seed, epoch, drop_last). It depends on nothing else, so all ranks agree
+and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded with seed + e.
 """
 
 from collections.abc import Sequence
@@ -27,20 +26,12 @@ class Keys(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
         return len(self.offsets) - 1
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed + epoch)
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """The order of an epoch, [n]."""
-    return torch.randperm(n, generator=_generator(seed, epoch))
-
-
-# ---------------------------------------------------------------- shuffled
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch))
 
 
 class _Slices(Sequence[Tensor]):
@@ -56,7 +47,7 @@ class _Slices(Sequence[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]  # no slices of slices
         if not 0 <= i < self.length:
-            raise IndexError(i)
+            raise IndexError(i)  # which ends a loop over it
         if self.order is None:
             self.order = permutation(*self.arguments)
         return self.order[i * self.size : (i + 1) * self.size]
@@ -80,20 +71,18 @@ def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last:
     """
     order = permutation(keys.rows, seed, epoch)
     rows = _InOrder(keys, order)
-    waiting: dict[int, list[int]] = {}
+    waiting: dict[int, list[int]] = {}  # see _fill
     batches, start = [], 0
     while start < keys.rows or waiting:
         end = min(start + batch_size, keys.rows)
-        if not waiting and rows.differ(start, end):  # mostly so
+        if not waiting and rows.differ(start, end):  # mostly so, and a hundred times as fast as row by row
             batch, start = order[start:end], end
         else:
             places, start = _fill(batch_size, start, rows, waiting)
             batch = order[places]
         if len(batch) == batch_size or not drop_last:
             batches.append(batch)
-    if batch_size == 1:
-        return batches
-    return [batch for batch in batches[:-1] if len(batch) > 1] + batches[-1:]
+    return [batch for batch in batches[:-1] if len(batch) > 1 or batch_size == 1] + batches[-1:]
 
 
 class _InOrder:
@@ -101,7 +90,7 @@ class _InOrder:
 
     def __init__(self, keys: Keys, order: Tensor) -> None:
         offsets = torch.from_numpy(np.array(keys.offsets))
-        lengths = offsets.diff()[order]
+        lengths = offsets.diff()[order]  # texts of each row
         self.n = len(order)
         self.hashes = np.asarray(keys.hashes)[ranges(offsets[:-1][order], lengths).numpy()]
         self.offsets = np.concatenate([[0], lengths.cumsum(0).numpy()])
@@ -109,28 +98,26 @@ class _InOrder:
 
     def _previous(self, lengths: np.ndarray) -> np.ndarray:
         """For each place the nearest earlier one that shares a text with it, or -1; [n]."""
-        by_text = self.hashes.argsort(kind="stable")
+        by_text = self.hashes.argsort(kind="stable")  # equal texts become neighbours, and their rows stay in order
         hashes, places = self.hashes[by_text], np.arange(self.n).repeat(lengths)[by_text]
         shared = (hashes[1:] == hashes[:-1]) & (places[1:] > places[:-1])  # a row may repeat its own text
         previous = np.full(self.n, -1)
-        np.maximum.at(previous, places[1:][shared], places[:-1][shared])
+        np.maximum.at(previous, places[1:][shared], places[:-1][shared])  # of several texts the nearest row counts
         return previous
 
     def texts(self, start: int, end: int) -> list[int]:
-        """The hashes of the texts of the rows start, start + 1, .. end - 1."""
         return self.hashes[self.offsets[start] : self.offsets[end]].tolist()
 
     def differ(self, start: int, end: int) -> bool:
         """No two of the rows start, start + 1, .. end - 1 share a text."""
-        return bool(self.previous[start:end].max() < start)
+        return bool(self.previous[start:end].max() < start)  # what they share, they share with rows before
 
 
 def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) -> tuple[list[int], int]:
     """One batch: rows that wait, then those from place `start` on. Returns its places and the new `start`.
 
-    `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch
-    too, none of them can enter, so only the first of each heap is looked at. Else a text that many rows share would
-    cost a pass over all of them for every batch.
+    `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch too,
+    none of them can enter: only the first of each heap is looked at, not every row that shares a text for every batch.
     """
     batch: list[int] = []
     seen: set[int] = set()
@@ -141,18 +128,17 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
             batch.append(place)
             seen.update(texts)
         else:
-            blocker = next(text for text in texts if text in seen)
+            blocker = next(text for text in texts if text in seen)  # one of them is enough to keep it out
             heappush(waiting.setdefault(blocker, []), place)
 
     firsts = [(places[0], text) for text, places in waiting.items()]
     heapify(firsts)
     while firsts and len(batch) < size:
-        place, text = heappop(firsts)
+        _, text = heappop(firsts)  # whose row comes first in the order of the epoch
         if text in seen:
-            continue
-        heappop(waiting[text])
-        enter_or_wait(place)
-        if waiting[text]:
+            continue  # the whole heap waits on
+        enter_or_wait(heappop(waiting[text]))
+        if waiting[text]:  # the next one, which the text that has just entered may keep out
             heappush(firsts, (waiting[text][0], text))
         else:
             del waiting[text]
@@ -179,11 +165,11 @@ def group_by_label(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last
     when only one label has rows left; rows without a partner, and those of the last label, are left out. The last
     batch may be short, of 4 rows at least, unless `drop_last`. ValueError where labels or `batch_size` do not fit.
     """
-    source = _generator(seed, epoch)
+    source = torch.Generator().manual_seed(seed + epoch)
     left = []  # of each label: its rows in random order, an even number of them
     for rows in _groups(keys.labels, batch_size):
         order = torch.randperm(len(rows), generator=source).tolist()
-        left.append([rows[i] for i in order[: len(rows) // 2 * 2]][::-1])
+        left.append([rows[i] for i in order[: len(rows) // 2 * 2]][::-1])  # backwards: pop() takes from the end
     stream: list[int] = []
     turns, last = list(range(len(left))), -1
     while len(turns) > 1:
@@ -209,10 +195,8 @@ def _groups(labels: np.ndarray | None, batch_size: int) -> list[list[int]]:
     rows, ends = inverse.argsort(kind="stable").tolist(), counts.cumsum().tolist()
     groups = [rows[ends[i] - counts[i] : ends[i]] for i in first.argsort().tolist() if counts[i] > 1]
     if len(groups) < 2:
-        raise ValueError(
-            f"group_by_label: of {len(counts)} labels {len(groups)} have two rows or more, it takes two such labels: "
-            "use labels that are classes, or another sampler"
-        )
+        found = f"of {len(counts)} labels {len(groups)} have two rows or more, it takes two such labels"
+        raise ValueError(f"group_by_label: {found}: use labels that are classes, or another sampler")
     return groups
 
 

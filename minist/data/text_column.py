@@ -28,35 +28,30 @@ class ColumnSpec(NamedTuple):
 
 
 class TextColumn:
-    """The texts of a column, to be taken by row."""
+    """The texts of a column, to be taken by row; `meta` as `TextColumnWriter.save` gave it."""
 
     def __init__(self, stem: Path, meta: dict[str, Any]) -> None:
-        """`meta` as `TextColumnWriter.save` gave it."""
         self.offsets = np.load(f"{stem}.offsets.npy", mmap_mode="r")
         self.was_cut = np.load(f"{stem}.cut.npy", mmap_mode="r")
         self.rows = np.load(f"{stem}.rows.npy", mmap_mode="r") if meta["ragged"] else None
-        ids = Path(f"{stem}.ids")
-        self.ids = np.memmap(ids, meta["dtype"], "r") if self.offsets[-1] else np.empty(0)  # no map of an empty file
+        empty = self.offsets[-1] == 0  # an empty file cannot be mapped
+        self.ids = np.empty(0) if empty else np.memmap(f"{stem}.ids", meta["dtype"], "r")
         self.prompt_length: int = meta["prompt_length"]
         self.cut_in_all: int = meta["cut"]
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # texts, not rows
         return len(self.was_cut)
 
     def take(self, rows: Tensor) -> Packed:
         """The texts of `rows` [n], in that order; those of one cell stand one after the other."""
-        texts = self.texts(rows).numpy()
-        starts = torch.from_numpy(self.offsets[texts])
-        lengths = torch.from_numpy(self.offsets[texts + 1]) - starts
+        starts, lengths = spans(self.offsets, self.texts(rows))
         ids = self.ids[ranges(starts, lengths).numpy()]  # only these are read from the disk
         prompts = torch.full_like(lengths, self.prompt_length)
         return Packed.of(torch.from_numpy(ids.astype(np.int64)), lengths, prompt_lengths=prompts)
 
     def counts(self, rows: Tensor) -> Tensor | None:
         """Texts in each of `rows`, [n] int64; None where every cell is one text."""
-        if self.rows is None:
-            return None
-        return torch.from_numpy(self.rows[rows.numpy() + 1] - self.rows[rows.numpy()])
+        return None if self.rows is None else spans(self.rows, rows)[1]
 
     def tokens(self, rows: Tensor) -> Tensor:
         """Tokens in all texts of each of `rows`, [n] int64."""
@@ -71,13 +66,10 @@ class TextColumn:
 
     def texts(self, rows: Tensor) -> Tensor:
         """The numbers of the texts of `rows`, row after row; where every cell is one text these are the rows."""
-        counts = self.counts(rows)
-        if self.rows is None or counts is None:
-            return rows
-        return ranges(torch.from_numpy(self.rows[rows.numpy()]), counts)
+        return rows if self.rows is None else ranges(*spans(self.rows, rows))
 
     def describe(self) -> str:
-        """Mean length, mean number of texts in a cell that is a list, and how many texts were cut."""
+        """Mean length, mean number of texts in a cell that is a list, how many were cut."""
         tokens = f"{len(self.ids) / max(len(self), 1):.0f} tokens"
         if self.rows is not None:
             tokens = f"lists of {len(self) / (len(self.rows) - 1):.1f} texts of {tokens}"
@@ -90,13 +82,12 @@ class TextColumnWriter:
     def __init__(self, stem: Path, spec: ColumnSpec) -> None:
         self.stem, self.tokenizer, self.prompt = stem, spec.tokenizer, spec.prompt
         largest = max(spec.tokenizer.backend.get_vocab().values(), default=0)  # a vocabulary may have gaps
-        self.dtype = np.dtype(np.uint16 if largest < 2**16 else np.int32)
+        self.dtype = np.dtype(np.uint16 if largest < 2**16 else np.int32)  # half the disk for most vocabularies
         self.lengths: list[np.ndarray] = []
         self.was_cut: list[np.ndarray] = []
-        Path(f"{stem}.ids").write_bytes(b"")
+        Path(f"{stem}.ids").write_bytes(b"")  # there even if no text comes
 
     def write(self, texts: Sequence[str]) -> None:
-        """Append `texts`."""
         tokens = self.tokenizer(texts, self.prompt)
         with open(f"{self.stem}.ids", "ab") as stream:
             stream.write(tokens.input_ids.numpy().astype(self.dtype).data)
@@ -110,11 +101,16 @@ class TextColumnWriter:
         np.save(f"{self.stem}.cut.npy", was_cut)
         if rows is not None:
             np.save(f"{self.stem}.rows.npy", rows)
-        length = self.tokenizer.prompt_length(self.prompt)
-        cut = int(was_cut.sum())
-        return {"dtype": self.dtype.name, "ragged": rows is not None, "prompt_length": length, "cut": cut}
+        ragged, length = rows is not None, self.tokenizer.prompt_length(self.prompt)
+        return {"dtype": self.dtype.name, "ragged": ragged, "prompt_length": length, "cut": int(was_cut.sum())}
 
 
 def offsets(lengths: Sequence[np.ndarray]) -> np.ndarray:
     """Where each of N pieces starts, and the end of the last: int64 [N + 1], of their lengths in several arrays."""
     return np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)
+
+
+def spans(starts: np.ndarray, pieces: Tensor) -> tuple[Tensor, Tensor]:
+    """Start and length of some of the pieces whose `offsets` are `starts` [N + 1]: [n] -> [n], [n]."""
+    i = pieces.numpy()  # memory-mapped arrays take numpy's indices, and read those places alone
+    return torch.from_numpy(starts[i]), torch.from_numpy(starts[i + 1] - starts[i])

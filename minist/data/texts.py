@@ -6,20 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from minist.checks import pick
+from minist.data import rows
 from minist.data.parquet import count_parquet
-from minist.data.rows import (
-    READERS,
-    STANDARD_INPUT,
-    Column,
-    check_text,
-    file_kind,
-    format_of,
-    open_stream,
-    read_lines,
-    read_places,
-    without_end,
-)
+from minist.data.rows import STANDARD_INPUT, Column, format_of
 from minist.files import check_file
 
 # a block of texts is the share of work that a process takes at once: about 500,000 tokens
@@ -40,10 +29,7 @@ class Texts:
 
     def format_of(self, file: Path) -> str:
         """A format of rows.py; what has no ending that is known is lines, and standard input with a column is jsonl."""
-        known = file == STANDARD_INPUT or file_kind(file).lstrip(".") in ("ndjson", *READERS)
-        if not self.format and (not known or file_kind(file) == ".txt" or (file == STANDARD_INPUT and not self.column)):
-            return "txt"
-        return format_of(file, self.format)
+        return format_of(file, self.format, "" if file == STANDARD_INPUT and self.column is not None else "txt")
 
     def check(self) -> None:
         """ValueError where an input is missing, or what it is and `column` do not go together."""
@@ -51,7 +37,6 @@ class Texts:
             raise ValueError("standard input, -, can be read only once")
         for file in self.inputs:
             kind = self.format_of(file)
-            pick("format", kind, READERS)
             if file != STANDARD_INPUT:
                 check_file(file)
             if (kind == "txt") != (self.column is None):
@@ -62,10 +47,10 @@ class Texts:
         """Every text of every input, in order. ValueError names file and line of what is none."""
         for file in self.inputs:
             if self.column is None:
-                yield from map(without_end, read_lines(file))
+                yield from map(rows.without_end, rows.read_lines(file))
             else:
-                places = read_places([file], {self.column: self.column}, self.format_of(file))
-                yield from (check_text(place, self.column) for place in places)
+                places = rows.read_places([file], {self.column: self.column}, self.format_of(file))
+                yield from (rows.check_text(place, self.column) for place in places)
 
     def count(self) -> int | None:
         """How many there are, for a progress bar: a table whose cells hold line ends has fewer. None if not known."""
@@ -75,10 +60,11 @@ class Texts:
             if file == STANDARD_INPUT or kind == "json":
                 return None
             try:
-                header = kind in ("csv", "tsv") and isinstance(self.column, str)
+                header = kind in ("csv", "tsv") and isinstance(self.column, str)  # by number there is none
+                # at least 0: an empty file has no header either
                 total += count_parquet(file) if kind == "parquet" else max(0, _count_lines(file) - header)
             except (gzip.BadGzipFile, EOFError, zlib.error):
-                return None  # reading will say where it is damaged
+                return None  # damaged: reading will say where
         return total
 
     def blocks(self) -> Iterator[list[str]]:
@@ -95,9 +81,8 @@ class Texts:
 
 
 def _count_lines(file: Path) -> int:
-    """As `read_lines` counts: what stands after the last line end is a line too."""
     count, last = 0, b"\n"
-    with open_stream(file) as stream:
+    with rows.open_stream(file) as stream:
         while block := stream.read(1 << 20):
             count, last = count + block.count(b"\n"), block
-    return count + (not last.endswith(b"\n"))
+    return count + (not last.endswith(b"\n"))  # what stands after the last line end is a line too

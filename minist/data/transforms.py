@@ -1,7 +1,7 @@
 """What changes in a data set from epoch to epoch: words that are deleted, pairs that are drawn.
 
-Each is a function of (seed, epoch, row). It does not depend on the batch, the rank or the order in which
-rows come, so a resumed run, and a run with more ranks, sees the same.
+Each is a function of (seed, epoch, row). It does not depend on the batch, the rank or the order in which rows come, so
+a resumed run, and a run with more ranks, sees the same.
 """
 
 import numpy as np
@@ -13,9 +13,8 @@ from minist.checks import number
 from minist.data.packed import Packed, ranges
 from minist.data.tokenizer import Tokenizer
 
-# what stands for the space, line end or tab before a word
-SENTENCEPIECE = ("▁",)
-BYTE_LEVEL = ("Ġ", "Ċ", "ĉ")
+SENTENCEPIECE = ("▁",)  # stands for the space before a word
+BYTE_LEVEL = ("Ġ", "Ċ", "ĉ")  # space, line end, tab
 UNKNOWN = ("[UNK]", "<unk>")
 
 
@@ -34,18 +33,12 @@ def uniform(seed: int, epoch: int, rows: np.ndarray, draws: np.ndarray) -> np.nd
     """
     state = _mix(np.array([seed % 2**64], np.uint64))
     for part in (np.array([epoch]), rows, draws):
-        state = _mix(state + part.astype(np.uint64))
+        state = _mix(state + part.astype(np.uint64))  # mixed in between: seed 1, row 2 is not seed 2, row 1
     return (state >> np.uint64(11)) * 2.0**-53  # a float64 holds 53 bits
 
 
 def delete_words(
-    packed: Packed,
-    rows: Tensor,
-    starts_word: Tensor,
-    special: Tensor,
-    ratio: float,
-    seed: int,
-    epoch: int,
+    packed: Packed, rows: Tensor, starts_word: Tensor, special: Tensor, ratio: float, seed: int, epoch: int
 ) -> Packed:
     """Delete each word with probability `ratio`, but never all of a text: the noise of TSDAE, ratio 0.6.
 
@@ -61,7 +54,7 @@ def delete_words(
     starts = ~fixed & (starts_word[ids] | first)
     stays = _words_that_stay(texts[starts], rows, ratio, seed, epoch)
     keep = fixed.clone()
-    keep[~fixed] = stays[(starts.cumsum(0) - 1)[~fixed]]
+    keep[~fixed] = stays[(starts.cumsum(0) - 1)[~fixed]]  # starts so far, less one: the number of a token's word
     lengths = texts[keep].bincount(minlength=packed.n)
     return Packed.of(ids[keep], lengths, packed.token_type_ids[keep], packed.prompt_lengths)
 
@@ -72,15 +65,14 @@ def _words_that_stay(texts: Tensor, rows: Tensor, ratio: float, seed: int, epoch
     place = ranges(torch.zeros_like(counts), counts)  # of a word in its text
     draws = torch.from_numpy(uniform(seed, epoch, rows[texts].numpy(), place.numpy()))
     highest = torch.zeros(len(rows), dtype=draws.dtype).scatter_reduce(0, texts, draws, "amax")
-    return (draws >= ratio) | (draws == highest[texts])
+    return (draws >= ratio) | (draws == highest[texts])  # an empty text would have no embedding
 
 
 def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     """Two tables of a vocabulary, [V] bool each: which tokens start a word, and which are special.
 
     In WordPiece ## continues a word; in byte-level BPE and sentencepiece a mark for the space before it starts one,
-    and punctuation belongs to the word it touches. Where nothing is marked, every token is a word. The token for what
-    the vocabulary does not know is a word too, so it is not among the special ones.
+    and punctuation belongs to the word it touches. Where nothing is marked, every token is a word.
     """
     backend = tokenizer.backend
     vocabulary = backend.get_vocab()
@@ -93,7 +85,8 @@ def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
         else:
             starts[i] = token.startswith(marks)
     special = torch.zeros_like(starts)
-    special[sorted(tokenizer.special_ids - {vocabulary.get(token) for token in UNKNOWN})] = True
+    unknown = {vocabulary.get(token) for token in UNKNOWN}  # stand for a word, and go like one
+    special[sorted(tokenizer.special_ids - unknown)] = True
     return starts, special
 
 
@@ -107,7 +100,7 @@ def draw_pairs(n: int, ratio: int, seed: int, epoch: int) -> tuple[Tensor, Tenso
         raise ValueError(f"drawing pairs: {n} rows, ratio {ratio}: it takes 2 rows or more, and a ratio of 1 or more")
     rows = np.arange(n)
     partners = (uniform(seed, epoch, rows, np.array([0])) * (n - 1)).astype(np.int64)
-    partners += partners >= rows  # any row but this one
-    itself = uniform(seed, epoch, rows, np.array([1])).argsort()[: -(-n // ratio)]
+    partners += partners >= rows  # 0 .. n - 2 without this row: any other one
+    itself = uniform(seed, epoch, rows, np.array([1])).argsort()[: -(-n // ratio)]  # exactly so many, rounded up
     partners[itself] = itself
     return torch.from_numpy(partners), torch.from_numpy(partners == rows).float()

@@ -1,13 +1,12 @@
-"""A text collection that every Python installation carries: the documentation of its own libraries.
+"""A text collection that train.py can make by itself, from the documentation in every Python installation.
 
-The docstrings of the standard library, torch and numpy are read with `ast`: nothing is imported and
-nothing is downloaded. Each gives a pair, the summary line (what a person might search for) and the
-body (what they hope to find):
+The docstrings of the standard library, torch and numpy are read with `ast`: nothing is imported and nothing is
+downloaded. Each gives a pair, the summary line (what a person might search for) and the body (what they hope to find):
 
     {"summary": "Return a list of the words in the string.", "body": "sep The separator used to ..."}
 
-Eight thousand pairs are few, so for training each body gives further ones by the Inverse Cloze Task
-(Lee et al. 2019, arXiv:1906.00300): a span of it is the query, the rest is what to find.
+Eight thousand pairs are few, so for training each body gives further ones by the Inverse Cloze Task (Lee et al. 2019,
+arXiv:1906.00300): a span of it is the query, the rest is what to find.
 """
 
 import ast
@@ -20,23 +19,32 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from minist.checks import pick
 from minist.files import complete_folder
 from minist.progress import progress_bar
 
 HELD_OUT = 1000  # pairs that training never sees
 SKIPPED = {"test", "tests", "testing", "idle_test", "site-packages", "__pycache__", "_vendor", "_internal"}
 MIN_SUMMARY_WORDS, MIN_BODY_WORDS = 3, 8
-MAX_BODY_WORDS = 300
+MAX_BODY_WORDS = 300  # more than a small model reads
 CLOZES = 12  # further training pairs from each body
 MIN_SPAN, MAX_SPAN = 5, 12  # words of a span: as long as summaries are
 WINDOW = 30  # words of the rest that are kept: short texts train faster
 WORD = re.compile(r"[a-z0-9]+")
 
 
-def prepare(folder: Path) -> None:
+def prepare_source(name: str) -> None:
+    """Make the files data/<name>/ unless they are there. ValueError lists the sources."""
+    folder, make = Path("data") / name, pick("config: source", name, SOURCES)
+    if not folder.exists():
+        print(f"making the text collection {folder}", flush=True)
+        make(folder)
+
+
+def python_docs(folder: Path) -> None:
     """Write train.jsonl and heldout.jsonl into `folder`. The split depends on the texts alone."""
     pairs = collect_pairs(library_folders())
-    held_out, train = pairs[:HELD_OUT], pairs[HELD_OUT:]
+    held_out, train = pairs[:HELD_OUT], pairs[HELD_OUT:]  # before clozes: no part of a held-out body is trained on
     train += [cloze for summary, body in train for cloze in cloze_pairs(summary, body)]
     with complete_folder(folder) as partial:
         for name, rows in (("heldout", held_out), ("train", train)):
@@ -46,26 +54,21 @@ def prepare(folder: Path) -> None:
 
 def library_folders() -> list[Path]:
     """Where the standard library, torch and numpy are installed; find_spec does not run them."""
-    folders = [Path(sysconfig.get_path("stdlib"))]
-    for name in ("torch", "numpy"):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, f"{name} is a dependency of minist"
-        folders.append(Path(spec.origin).parent)
-    return folders
+    specs = [importlib.util.find_spec(name) for name in ("torch", "numpy")]
+    return [Path(sysconfig.get_path("stdlib")), *(Path(spec.origin).parent for spec in specs if spec and spec.origin)]
 
 
 def collect_pairs(folders: list[Path]) -> list[tuple[str, str]]:
     """All (summary, body) pairs below `folders`; no summary, and no body, comes twice. In hash order."""
-    files = [
-        f for folder in folders for f in sorted(folder.rglob("*.py")) if not SKIPPED & set(f.relative_to(folder).parts)
-    ]
-    pairs: dict[str, tuple[str, str]] = {}
+    below = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.py"))]
+    files = [file for folder, file in below if not SKIPPED & set(file.relative_to(folder).parts)]
+    pairs: dict[str, tuple[str, str]] = {}  # by hash
     seen: set[str] = set()
     with progress_bar(len(files), "files", "reading docstrings") as bar:
         for file in files:
             for summary, body in read_pairs(file):
                 keys = {" ".join(words(summary)), " ".join(words(body))}
-                if not keys & seen:
+                if not keys & seen:  # else a pair would be wrong as another's negative
                     seen |= keys
                     pairs[hashlib.sha256(f"{summary}\n{body}".encode()).hexdigest()] = (summary, body)
             bar.update(1)
@@ -96,7 +99,7 @@ def split_docstring(text: str) -> tuple[str, str] | None:
 
 def cloze_pairs(summary: str, body: str) -> list[tuple[str, str]]:
     """Random spans of `body`, each with a window of what is left, every other one under its summary."""
-    text, draw = body.split(), random.Random(body)
+    text, draw = body.split(), random.Random(body)  # the same spans on every machine
     pairs = []
     for i in range(CLOZES if len(text) >= MIN_BODY_WORDS + MAX_SPAN else 0):
         size = draw.randint(MIN_SPAN, MAX_SPAN)
@@ -105,7 +108,7 @@ def cloze_pairs(summary: str, body: str) -> list[tuple[str, str]]:
         first = draw.randrange(max(1, len(rest) - WINDOW))
         kept = " ".join(rest[first : first + WINDOW])
         query, found = " ".join(text[start : start + size]), kept if i % 2 else f"{summary} {kept}"
-        if not contains(found, query):
+        if not contains(found, query):  # a search for its own words teaches nothing
             pairs.append((query, found))
     return pairs
 
@@ -116,5 +119,7 @@ def contains(text: str, part: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words and numbers."""
     return WORD.findall(text.lower())
+
+
+SOURCES = {"python_docs": python_docs}  # by the name that `source` has in a config

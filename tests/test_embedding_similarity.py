@@ -108,7 +108,9 @@ def entry(tmp_path, scores, ending="jsonl"):
         write_jsonl(file, rows)
     else:
         file.write_text("a,b,s\n" + "".join(f"{row['a']},{row['b']},{row['s']}\n" for row in rows))
-    return EvalConfig(columns=COLUMNS, evaluator="EmbeddingSimilarityEvaluator", name="sts", files=[str(file)])
+    return EvalConfig(
+        columns=COLUMNS, evaluator={"name": "EmbeddingSimilarityEvaluator"}, name="sts", files=[str(file)]
+    )
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])

@@ -43,7 +43,7 @@ BREAKS = [
     of_loss("contrastive", "MultipleNegativesSymmetricRankingLoss", '"per_direction")', '"joint")'),
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) & ~same", "similar > limit"),
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) | same", "similar > limit"),
-    of_loss("mega_batch", "MegaBatchMarginLoss", '.masked_fill(same, float("-inf"))', ""),
+    of_loss("triplets", "MegaBatchMarginLoss", ".masked_fill(same, -INF)", ""),
     of_loss("regularization", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same, 0.0)", ""),
     of_loss("pairs", "CosineSimilarityLoss", "pairwise_cosine(u, v)", "-pairwise_cosine(u, v)"),
     of_loss("pairs", "CoSENTLoss", "self.scale * self", "-self.scale * self"),

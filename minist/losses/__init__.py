@@ -6,7 +6,6 @@ from minist.losses.contrastive import MultipleNegativesRankingLoss, MultipleNega
 from minist.losses.distillation import DistillKLDivLoss, EmbedDistillLoss, MarginMSELoss, MSELoss
 from minist.losses.guided import GISTEmbedLoss
 from minist.losses.matryoshka import MatryoshkaLoss
-from minist.losses.mega_batch import MegaBatchMarginLoss
 from minist.losses.pairs import (
     AnglELoss,
     ContrastiveLoss,
@@ -21,6 +20,7 @@ from minist.losses.triplets import (
     BatchHardSoftMarginTripletLoss,
     BatchHardTripletLoss,
     BatchSemiHardTripletLoss,
+    MegaBatchMarginLoss,
     TripletLoss,
 )
 from minist.losses.unsupervised import ContrastiveTensionLoss, ContrastiveTensionLossInBatchNegatives

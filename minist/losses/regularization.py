@@ -18,7 +18,7 @@ AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum"
 class GlobalOrthogonalRegularizationLoss(Loss):
     """Unrelated texts shall be as similar as random directions are (Zhang et al. 2017, arXiv:1708.06320).
 
-    Columns: any, each for itself. No labels. A column of N texts with width D has, over its pairs i != j,
+    Columns: any, each for itself. No labels. A column of N texts of width D has, over its pairs i != j,
 
         M1 = mean sim(x_i, x_j)        0 for random directions
         M2 = mean sim(x_i, x_j)^2    1/D for random directions
@@ -29,8 +29,6 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     and the columns' are averaged, or added up with aggregation "sum". It is meant beside another loss: EmbeddingGemma
     adds it with mean_weight 0 and "sum" (Schechter Vera et al. 2025, arXiv:2509.20354).
     """
-
-    columns = "any number of columns"
 
     def __init__(
         self,
@@ -45,12 +43,10 @@ class GlobalOrthogonalRegularizationLoss(Loss):
         self.second_moment_weight = number("second_moment_weight", second_moment_weight or 0.0, least=0)
         number("mean_weight + second_moment_weight", self.mean_weight + self.second_moment_weight, above=0)
         self.aggregate = pick("aggregation", aggregation, AGGREGATIONS)
-        # cosine is dot of unit vectors, which are made once and not for each block of rows
-        self.normalize = similarity_fct == "cosine"
+        self.normalize = similarity_fct == "cosine"  # which is dot of unit vectors, made once and not in each block
         self.similarity_fct = similarity("dot" if self.normalize else similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Embeddings [N, D] of each column -> the parts whose weight is not 0."""
         check_columns(self, embeddings, batch, least=1, most=None, lists_from=0)
         columns = [unit(column) if self.normalize else column for column in embeddings]  # each for itself
         parts = {}
@@ -64,12 +60,13 @@ class GlobalOrthogonalRegularizationLoss(Loss):
         return parts
 
     def _moment(self, column: Tensor, power: int) -> Tensor:
-        """[N, D] -> mean of the similarities to this power; zero where there is no pair."""
-        n = len(column)
-        return sum_over_rows(partial(self._sum_of_block, power), (column,), (column,), n) / max(1, n * (n - 1))
+        """[N, D] -> mean of the similarities to this power."""
+        n, part = len(column), partial(self._sum_of_block, power)
+        return sum_over_rows(part, (column,), (column,), n) / max(
+            1, n * (n - 1)
+        )  # 1: one text has no pair, and 0 stays
 
     def _sum_of_block(self, power: int, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        """The block's texts [b, D], all texts [N, D] -> sum of the powers of similarities of different ones."""
         scores = self.similarity_fct(own[0], shared[0])
         same = same_row(block, torch.arange(len(shared[0]), device=scores.device))
         return scores.masked_fill(same, 0.0).pow(power).sum()  # 0: a text with itself adds nothing

@@ -61,8 +61,7 @@ class _SumOfBlocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        # one per argument of forward: part, blocks and count have none
-        return None, None, None, *[None if x is None else outer[0] * x for x in ctx.saved_tensors]
+        return None, None, None, *[None if x is None else outer[0] * x for x in ctx.saved_tensors]  # as forward's
 
 
 def _leaf(x: Tensor, requires_grad: bool) -> Tensor:

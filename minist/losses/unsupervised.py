@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.checks import listing, number
+from minist.checks import number
 from minist.losses.base import Loss, check_columns
+from minist.losses.pairs import is_binary, labelled_pairs
 from minist.similarity import pairwise_dot, similarity
 
 
@@ -30,15 +31,10 @@ class ContrastiveTensionLoss(Loss):
     labels = "0 or 1 [rows], 1 for the same text"
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column -> scalar, a sum over rows."""
-        check_columns(self, embeddings, batch, 2, 2, (1,))
-        assert batch.labels is not None
-        logits = pairwise_dot(embeddings[0], embeddings[1])
-        labels = batch.labels.to(logits.dtype)
-        if not ((labels == 0) | (labels == 1)).all():
-            raise ValueError(f"ContrastiveTensionLoss takes labels 0 and 1, got {listing(labels.unique().tolist())}")
-        # from the logits, as log(sigmoid(x)) of a large negative x would be log(0)
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        u, v, labels = labelled_pairs(self, embeddings, batch, is_binary)
+        return F.binary_cross_entropy_with_logits(
+            pairwise_dot(u, v), labels, reduction="sum"
+        )  # log(sigmoid(-1000)) is log(0)
 
 
 class ContrastiveTensionLossInBatchNegatives(Loss):
@@ -55,12 +51,11 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
         super().__init__()
         self.similarity_fct = similarity(similarity_fct)
-        # a parameter is the logarithm of t, so that t stays positive whatever step the optimizer takes
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(number("scale", scale, above=0))))
+        start = math.log(number("scale", scale, above=0))  # the logarithm of t, as t must stay positive at any step
+        self.logit_scale = nn.Parameter(torch.tensor(start))
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 1, 2)
-        # the last column is the first one again where there is one only
-        scores = self.similarity_fct(embeddings[0], embeddings[-1]) * self.logit_scale.exp()  # [n, n]
+        scores = self.similarity_fct(embeddings[0], embeddings[-1]) * self.logit_scale.exp()  # -1: also of one column
         own = torch.arange(len(scores), device=scores.device)  # text i of one copy belongs to text i of the other
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

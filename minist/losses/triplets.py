@@ -44,6 +44,8 @@ class TripletLoss(Loss):
 
 
 class BatchTripletLoss(Loss):
+    """What the losses below share: one column of texts, a class for each, and a distance."""
+
     columns = "text"
     labels = "classes [rows], such as 3 or a word"
     class_names = True

@@ -25,7 +25,6 @@ class AdaptiveLayerLoss(Wrapper):
 
     With e the embeddings of the whole model, e_l those where the pooling stands behind layer l, and S the layers
     that are drawn at this step (0 is the output of the token embeddings, the last layer is never drawn):
-
         loss = w_last * L(e)  +  sum_{l in S}  w_prior * c_l * L(e_l) / |S|
                                              + w_kl * T * KL(softmax(e / T) || softmax(e_l / T))
 

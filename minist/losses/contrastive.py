@@ -31,7 +31,6 @@ class MultipleNegativesRankingLoss(Loss):
     Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels. With n
     rows, queries q_i, documents d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and
     s(x, y) = scale * sim(x, y):
-
         loss = mean_i  log sum_c exp(c)  -  s(q_i, d_i)      over the candidates c of row i:
 
         query_to_doc    s(q_i, d_j)  for all documents j
@@ -130,7 +129,6 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     """InfoNCE from both sides: find the document of a query, and the query of a document.
 
     Columns: anchor, positive, and any number of negatives. No labels. With the letters of MultipleNegativesRankingLoss:
-
         loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)
 
     It is that loss with two directions, "per_direction" (Guenther et al. 2024, arXiv:2310.19923).

@@ -23,7 +23,6 @@ class EmbedDistillLoss(Loss):
 
     Columns: any number of texts. The teacher's embeddings are the labels, [rows, D'] for every column or
     [rows, columns, D'] for each; or, without labels, batch.guide. With u the student's embedding, t the teacher's:
-
         loss = mean over columns and rows of   "cosine"  1 - cos(u, t)
                                                "mse"     |u - t|^2 / D'
                                                "l2"      |u - t|
@@ -72,7 +71,6 @@ class MSELoss(EmbedDistillLoss):
 
     Columns, labels and projection as there. For instance an English sentence and its translation, with the teacher's
     embedding of the English sentence as the label of both:
-
         loss = mean over columns and rows of  |u - t|^2 / D'
     """
 
@@ -85,7 +83,6 @@ class MarginMSELoss(Loss):
 
     Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
     score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]:
-
         loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
 
     Rows with fewer than k negatives have NaN at the end of their labels.
@@ -119,7 +116,6 @@ class DistillKLDivLoss(Loss):
     Columns: query, and two or more texts to score, or one column of lists of texts. Labels [rows, k]: the teacher's
     scores of them; rows with fewer than k texts have NaN at their end. With temperatures S of the student, T of the
     teacher:
-
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
 
     With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others.

@@ -25,7 +25,6 @@ class GISTEmbedLoss(Loss):
     Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels.
     `batch.guide` holds the guide's embeddings of the same texts. With n rows, anchors a_i, documents d_j (all
     positives p_j, then all negatives), s = cosine / temperature, and g the cosine of the guide's embeddings:
-
         loss = mean_i  log sum_c exp(c)  -  s(a_i, p_i)      over the candidates c of row i:
 
         s(a_i, d_j)  for all documents j

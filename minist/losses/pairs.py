@@ -21,7 +21,6 @@ class CosineSimilarityLoss(Loss):
     """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
 
     Columns: two texts. Labels [rows]: the similarity they should have, usually 0 to 1. For row i with texts u_i, v_i:
-
         loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
 
     loss_fct is "mse", (a - b)^2, or "l1", "smooth_l1", "huber" as in torch; cos_score_transformation is "identity",
@@ -45,7 +44,6 @@ class CoSENTLoss(Loss):
     """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087).
 
     Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
-
         loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )
 
     Only the order of labels counts; rows with the same label are not compared.
@@ -107,7 +105,6 @@ class ContrastiveLoss(Loss):
 
     Columns: two texts. Labels [rows], y: 1 for a pair that belongs together, 0 for one that does not (between them:
     a weighted mix). With d_i the distance of u_i and v_i:
-
         loss = mean_i  1/2 * ( y_i d_i^2 + (1 - y_i) max(0, margin - d_i)^2 )
 
     distance_metric is "cosine", 1 - cos(u, v), or "euclidean" or "manhattan"; size_average=False takes the sum.
@@ -133,7 +130,6 @@ class OnlineContrastiveLoss(Loss):
     """ContrastiveLoss on the hard pairs of the batch only, which often learns faster.
 
     Columns: two texts. Labels [rows]: 1 for a pair that belongs together, 0 for one that does not. With d the distance:
-
         loss = sum over hard positive pairs of d^2  +  sum over hard negative pairs of max(0, margin - d)^2
 
     A positive pair is hard if its d is larger than the smallest d of a negative pair, a negative one if its d is

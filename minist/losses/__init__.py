@@ -15,7 +15,6 @@ from minist.losses.pairs import (
     OnlineContrastiveLoss,
     SoftmaxLoss,
 )
-from minist.losses.regularization import GlobalOrthogonalRegularizationLoss
 from minist.losses.triplets import (
     BatchAllTripletLoss,
     BatchHardSoftMarginTripletLoss,
@@ -24,7 +23,11 @@ from minist.losses.triplets import (
     MegaBatchMarginLoss,
     TripletLoss,
 )
-from minist.losses.unsupervised import ContrastiveTensionLoss, ContrastiveTensionLossInBatchNegatives
+from minist.losses.unsupervised import (
+    ContrastiveTensionLoss,
+    ContrastiveTensionLossInBatchNegatives,
+    GlobalOrthogonalRegularizationLoss,
+)
 from minist.losses.wrapper import WeightedSumLoss
 
 __all__ = sorted(name for name, found in globals().items() if isinstance(found, type))

@@ -93,8 +93,7 @@ def counts_of(batch: Batch, column: int) -> Tensor | None:
 
 def text_rows(column: Tensor, counts: Tensor | None) -> Tensor:
     """The row that each of the N texts of a column belongs to, [N]: 0, 1, 2 .., or 0, 0, 1 .. by `counts` [rows]."""
-    counts = torch.ones(len(column), dtype=torch.long) if counts is None else counts
-    rows = torch.arange(len(counts), device=column.device)
-    return torch.repeat_interleave(
-        rows, counts.to(column.device), output_size=len(column)
-    )  # size: else the GPU is asked
+    rows = torch.arange(len(column) if counts is None else len(counts), device=column.device)
+    if counts is None:
+        return rows
+    return torch.repeat_interleave(rows, counts.to(column.device), output_size=len(column))  # else the GPU is asked

@@ -60,7 +60,7 @@ BREAKS = [
     of_loss("distillation", "MSELoss", '__init__("mse"', '__init__("l2"'),
     of_loss("distillation", "MarginMSELoss", "margins[there] - wanted", "margins[there] + wanted"),
     of_loss("distillation", "DistillKLDivLoss", " * self.student_temperature**2", ""),
-    of_loss("unsupervised", "ContrastiveTensionLoss", "pairwise_dot(embeddings", "-pairwise_dot(embeddings"),
+    of_loss("unsupervised", "ContrastiveTensionLoss", "pairwise_dot(u, v)", "-pairwise_dot(u, v)"),
     of_loss(
         "unsupervised", "ContrastiveTensionLossInBatchNegatives", "F.cross_entropy(scores.T", "F.cross_entropy(scores"
     ),

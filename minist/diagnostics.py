@@ -13,8 +13,9 @@ Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank:
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from minist.similarity import unit
 
 ROWS = 512  # of a batch that are looked at: enough for a mean, and cheap beside the step
 
@@ -27,7 +28,7 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
     where `counts` says that rows hold several texts; of different texts where there is one; everything where a
     number is not finite. A vector of zeros has the cosine 0 with all. Call it outside of autocast.
     """
-    columns = [_unit(x.detach()[:ROWS]) for x in embeddings[:2]]
+    columns = [unit(x.detach()[:ROWS]) for x in embeddings[:2]]
     if not columns or not all(x.isfinite().all() for x in columns):
         return {}
     found = {}
@@ -39,18 +40,14 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
     return found
 
 
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-
-
 def describe_pairs(x: Tensor, y: Tensor) -> dict[str, float]:
-    """What two columns of unit vectors say together, [n, D] each; of a single row there is nothing to tell apart."""
+    """Of two columns of unit vectors [n, D]; of a single row there is nothing to tell apart."""
     scores, n = x @ y.T, len(x)
     own = scores.diagonal()
     found = {"positive": own.mean().item(), "alignment": (x - y).square().sum(1).mean().item()}
     if n > 1:
         others = scores.clone().fill_diagonal_(float("-inf"))
-        found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()
+        found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()  # all but the diagonal
         found["accuracy"] = (own > others.amax(1)).double().mean().item()
     return found
 
@@ -59,7 +56,7 @@ def uniformity(x: Tensor) -> float:
     """Of at least two unit vectors [n, D]."""
     products = x @ x.T
     squares = products.diagonal()
-    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)  # |x - x'|^2, [n, n]
+    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)  # |x - x'|^2, [n, n]; rounded below 0
     first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
     return (-2 * distances[first, second]).exp().mean().log().item()
 
@@ -67,5 +64,5 @@ def uniformity(x: Tensor) -> float:
 def effective_rank(x: Tensor) -> float:
     """Of vectors [n, D]: between 1 and min(n, D)."""
     values = torch.linalg.svdvals(x)
-    shares = values / values.sum().clamp(min=1e-12)
+    shares = values / values.sum().clamp(min=1e-12)  # all may be 0
     return torch.special.entr(shares).sum().exp().item()

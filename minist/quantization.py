@@ -15,22 +15,15 @@ import numpy as np
 
 from minist.checks import pick
 
-PRECISIONS: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype("<f4"),
-    "int8": np.dtype("i1"),
-    "uint8": np.dtype("u1"),
-    "binary": np.dtype("i1"),
-    "ubinary": np.dtype("u1"),
-}
+TYPES = {"float32": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary": "u1"}
+PRECISIONS: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in TYPES.items()}
 
 
 def check_precision(precision: str) -> None:
-    """ValueError unless `precision` is one that we know."""
     pick("precision", precision, PRECISIONS)
 
 
 def needs_ranges(precision: str) -> bool:
-    """Whether the codes depend on the ranges of the dimensions."""
     return precision in ("int8", "uint8")
 
 
@@ -40,12 +33,11 @@ def quantized_width(width: int, precision: str) -> int:
 
 
 def find_ranges(embeddings: np.ndarray) -> np.ndarray:
-    """Minimum and maximum of each dimension, [N, D] -> [2, D]. ValueError for fewer than two rows."""
     return merge_ranges([embeddings])
 
 
 def merge_ranges(chunks: Iterable[np.ndarray]) -> np.ndarray:
-    """`find_ranges` of all rows of several arrays [n, D], one after the other."""
+    """Minimum and maximum of each dimension over the rows of all arrays [n, D], [2, D]."""
     rows, lows, highs = 0, [], []
     for chunk in chunks:
         rows += len(chunk)
@@ -57,16 +49,14 @@ def merge_ranges(chunks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def check_ranges(ranges: np.ndarray, width: int) -> np.ndarray:
-    """`ranges` itself; ValueError unless it holds a finite minimum and maximum for each of `width` dimensions."""
+    """`ranges`, if it holds a finite minimum and maximum for each of `width` dimensions."""
     if ranges.shape != (2, width):
         raise ValueError(f"the ranges have shape {list(ranges.shape)}: wanted are minimum and maximum, [2, {width}]")
     wrong = ~(np.isfinite(ranges).all(0) & (ranges[0] <= ranges[1]))
     if wrong.any():
-        low, high = ranges[:, wrong][:, 0]
-        raise ValueError(
-            f"the ranges go from {low:g} to {high:g} in dimension {wrong.argmax()}, {wrong.sum()} of {width} are such: "
-            "wanted are finite numbers, the minimum first"
-        )
+        low, high = ranges[:, wrong.argmax()]
+        where = f"in dimension {wrong.argmax()}, {wrong.sum()} of {width} are such"
+        raise ValueError(f"the ranges go from {low:g} to {high:g} {where}: give finite numbers, the minimum first")
     return ranges
 
 
@@ -74,7 +64,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
     """[N, D] floats -> [N, quantized_width(D)] of the type PRECISIONS[precision].
 
     `ranges` [2, D], for int8 and uint8, should come from many texts of the kind that is searched, and be the same
-    for queries and documents; None takes those of `embeddings`. ValueError for what cannot be quantized.
+    for queries and documents; None takes those of `embeddings`.
     """
     check_precision(precision)
     if embeddings.dtype.kind != "f":
@@ -83,17 +73,13 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
         return embeddings.astype(np.float32)
     if not needs_ranges(precision):
         bits = np.packbits(embeddings > 0, axis=-1)
-        # int16 between, since a byte holds no negative number and an int8 no 255
-        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+        codes = bits.astype(np.int16) - 128  # int16: a byte holds no negative number and an int8 no 255
+        return bits if precision == "ubinary" else codes.astype(np.int8)
     if not len(embeddings):
         return embeddings.astype(PRECISIONS[precision])
     ranges = check_ranges(find_ranges(embeddings) if ranges is None else ranges, embeddings.shape[1])
-    codes = _codes(embeddings, ranges)
-    return codes.astype(np.uint8) if precision == "uint8" else (codes - 128).astype(np.int8)
-
-
-def _codes(embeddings: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     low, high = ranges.astype(np.float32)
     step = (high - low) / 255
     step = np.where(step == 0, 1, step)  # a dimension that never changes has code 0, as 0 / 0 has none
-    return np.clip(np.floor((embeddings - low) / step), 0, 255)  # clipped: ranges of other texts may be too narrow
+    codes = np.clip(np.floor((embeddings - low) / step), 0, 255)  # clipped: ranges of other texts may be too narrow
+    return codes.astype(np.uint8) if precision == "uint8" else (codes - 128).astype(np.int8)

@@ -12,7 +12,7 @@ from torch import Tensor
 from minist.checks import pick
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
-SAME = 1e-13  # of the squared length: vectors nearer than 3e-7 of their length are equal, but for rounding in fp32
+NEAR, SAME = 0.1, 3e-7  # distances in lengths: below NEAR, fp32 has few digits of them; below SAME, not even fp64 has
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -20,9 +20,8 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one type, at least fp32."""
     a, b = _wide(a), _wide(b)
-    dtype = torch.promote_types(a.dtype, b.dtype)
+    dtype = torch.promote_types(a.dtype, b.dtype)  # matrix products take one type only
     return a.to(dtype), b.to(dtype)
 
 
@@ -40,8 +39,7 @@ def unit(x: Tensor) -> Tensor:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """a.b / (|a| |b|)"""
-    a, b = _alike(a, b)
-    return dot(unit(a), unit(b))
+    return dot(*map(unit, _alike(a, b)))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -53,14 +51,12 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """-|a - b|; exactly 0 for equal vectors, and so is its gradient."""
     a, b = _matrices(a, b)
-    x, y = a.double(), b.double()  # the difference below cancels: in fp32 it says that |a - a| is 0.02
-    xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
-    # |x|^2 + |y|^2 - 2 x.y as one matrix product, many times faster than differences
-    squared = torch.cat([x, xx, torch.ones_like(xx)], -1) @ torch.cat([-2 * y, torch.ones_like(yy), yy], -1).T
-    same = squared <= SAME * xx
-    # 1 before the root, whose gradient at 0 is infinite, and infinity times 0 is NaN
-    root = squared.to(a.dtype).masked_fill_(same, 1.0).sqrt()
-    return root.masked_fill(same, 0.0).neg_()
+    found, length = torch.cdist(a, b), a.detach().norm(dim=-1, keepdim=True)
+    near = found.detach() < NEAR * length
+    if near.any():  # cdist takes the root of |a|^2 + |b|^2 - 2 a.b, which cancels: in fp32, |a - a| may be 0.02
+        exact = torch.cdist(a.double(), b.double()).to(a.dtype)
+        found = torch.where(near, exact.masked_fill(exact <= SAME * length, 0.0), found)
+    return -found
 
 
 def manhattan(a: Tensor, b: Tensor) -> Tensor:
@@ -69,25 +65,20 @@ def manhattan(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """a.b / (|a| |b|) of each row with its partner"""
-    a, b = _alike(a, b)
-    return pairwise_dot(unit(a), unit(b))
+    return pairwise_dot(*map(unit, _alike(a, b)))
 
 
 def pairwise_dot(a: Tensor, b: Tensor) -> Tensor:
-    """a.b of each row with its partner"""
     a, b = _alike(a, b)
     return (a * b).sum(-1)
 
 
 def pairwise_euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """-|a - b| of each row with its partner"""
     a, b = _alike(a, b)
-    return -(a - b).norm(dim=-1)
+    return -(a - b).norm(dim=-1)  # whose gradient at 0 torch sets to 0
 
 
 def pairwise_manhattan(a: Tensor, b: Tensor) -> Tensor:
-    """-sum |a - b| of each row with its partner"""
     a, b = _alike(a, b)
     return -(a - b).abs().sum(-1)
 
@@ -104,13 +95,9 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     return ((x * y).sum(-1) + (imaginary_x * real_y - real_x * imaginary_y).sum(-1)).abs()
 
 
-SIMILARITIES: dict[str, Similarity] = {
-    "cosine": cosine,
-    "dot": dot,
-    "euclidean": euclidean,
-    "manhattan": manhattan,
-}
-PAIRWISE_SIMILARITIES: dict[str, Similarity] = {
+Table = Mapping[str, Similarity]
+SIMILARITIES: Table = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "manhattan": manhattan}
+PAIRWISE_SIMILARITIES: Table = {
     "cosine": pairwise_cosine,
     "dot": pairwise_dot,
     "euclidean": pairwise_euclidean,
@@ -120,25 +107,20 @@ NEAREST = {"cosine": 1.0, "euclidean": 0.0, "manhattan": 0.0}  # the similarity 
 
 
 def similarity(name: str) -> Similarity:
-    """The function of all pairs called `name`; ValueError lists those there are."""
+    """The function of all pairs called `name`."""
     return pick("similarity", name, SIMILARITIES)
 
 
 def pairwise_similarity(name: str) -> Similarity:
-    """The row by row function called `name`; ValueError lists those there are."""
+    """The row by row function called `name`."""
     return pick("similarity", name, PAIRWISE_SIMILARITIES)
 
 
-def distance(name: str) -> Similarity:
-    """The distance of all pairs called `name`: 1 - cosine, |a - b| or sum |a - b|; ValueError lists those there are."""
-    return _distance(name, SIMILARITIES)
+def distance(name: str, functions: Table = SIMILARITIES) -> Similarity:
+    """The distance of all pairs called `name`: 1 - cosine, |a - b| or sum |a - b|."""
+    nearest = pick("distance_metric", name, NEAREST)
+    return lambda a, b: nearest - functions[name](a, b)
 
 
 def pairwise_distance(name: str) -> Similarity:
-    """The row by row distance called `name`, as above."""
-    return _distance(name, PAIRWISE_SIMILARITIES)
-
-
-def _distance(name: str, functions: Mapping[str, Similarity]) -> Similarity:
-    nearest = pick("distance_metric", name, NEAREST)
-    return lambda a, b: nearest - functions[name](a, b)
+    return distance(name, PAIRWISE_SIMILARITIES)

@@ -43,8 +43,8 @@ BREAKS = [
     of_loss("contrastive", "MultipleNegativesSymmetricRankingLoss", '"per_direction")', '"joint")'),
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) & ~same", "similar > limit"),
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) | same", "similar > limit"),
-    of_loss("mega_batch", "MegaBatchMarginLoss", '.masked_fill(same, float("-inf"))', ""),
-    of_loss("regularization", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same, 0.0)", ""),
+    of_loss("triplets", "MegaBatchMarginLoss", ".masked_fill(same, -INF)", ""),
+    of_loss("unsupervised", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same, 0.0)", ""),
     of_loss("pairs", "CosineSimilarityLoss", "pairwise_cosine(u, v)", "-pairwise_cosine(u, v)"),
     of_loss("pairs", "CoSENTLoss", "self.scale * self", "-self.scale * self"),
     of_loss("pairs", "AnglELoss", "(1 - labels[negative_rows]", "(labels[negative_rows]"),
@@ -60,7 +60,7 @@ BREAKS = [
     of_loss("distillation", "MSELoss", '__init__("mse"', '__init__("l2"'),
     of_loss("distillation", "MarginMSELoss", "margins[there] - wanted", "margins[there] + wanted"),
     of_loss("distillation", "DistillKLDivLoss", " * self.student_temperature**2", ""),
-    of_loss("unsupervised", "ContrastiveTensionLoss", "pairwise_dot(embeddings", "-pairwise_dot(embeddings"),
+    of_loss("unsupervised", "ContrastiveTensionLoss", "pairwise_dot(u, v)", "-pairwise_dot(u, v)"),
     of_loss(
         "unsupervised", "ContrastiveTensionLossInBatchNegatives", "F.cross_entropy(scores.T", "F.cross_entropy(scores"
     ),

@@ -108,7 +108,9 @@ def entry(tmp_path, scores, ending="jsonl"):
         write_jsonl(file, rows)
     else:
         file.write_text("a,b,s\n" + "".join(f"{row['a']},{row['b']},{row['s']}\n" for row in rows))
-    return EvalConfig(columns=COLUMNS, evaluator="EmbeddingSimilarityEvaluator", name="sts", files=[str(file)])
+    return EvalConfig(
+        columns=COLUMNS, evaluator={"name": "EmbeddingSimilarityEvaluator"}, name="sts", files=[str(file)]
+    )
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
@@ -120,7 +122,19 @@ def test_entry(tmp_path, ending):
     assert -1 <= evaluator(tiny_model())["sts_spearman_cosine"] <= 1
 
 
-@pytest.mark.parametrize("score", ["high", None, [1]])
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_rows_without_a_score_are_left_out(tmp_path, ending):
+    """As in the files of STS15; how many there are is said."""
+    evaluator = make_evaluator(entry(tmp_path, [0, None if ending == "jsonl" else "", 0.5], ending))
+    assert (evaluator.texts1, evaluator.texts2) == (["read", "wait"], ["sort", "open socket"])
+    assert evaluator.scores.tolist() == [0.0, 0.5]
+    assert evaluator.note == "1 rows of 3 left out: their score is empty"
+    assert make_evaluator(entry(tmp_path, [0, 1, 0.5], ending)).note == ""
+    with pytest.raises(ValueError, match="0 first texts"):
+        make_evaluator(entry(tmp_path, [""] * 3, ending))
+
+
+@pytest.mark.parametrize("score", ["high", [1]])
 def test_a_score_that_is_no_number(tmp_path, score):
     with pytest.raises(ValueError, match=r"row 2: 's' is .*, but a number is wanted"):
         make_evaluator(entry(tmp_path, [0, score, 1]))

@@ -201,7 +201,12 @@ def entry(tmp_path):
     rows = [{"q": text, "d": f"{text} {text}", "n": 1} for text in dict.fromkeys(sentences(30, seed=4))]
     file = write_jsonl(tmp_path / "held.jsonl", rows)
     columns = {"query": "q", "document": "d"}
-    about = {"columns": columns, "evaluator": "InformationRetrievalEvaluator", "name": "held", "files": [str(file)]}
+    about = {
+        "columns": columns,
+        "evaluator": {"name": "InformationRetrievalEvaluator"},
+        "name": "held",
+        "files": [str(file)],
+    }
     return EvalConfig(**about, bm25=True, searches=["sort list"])
 
 
@@ -228,7 +233,7 @@ def test_report(entry):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluator": "Nothing"}, "evaluator in .* is 'Nothing', known are InformationRetrievalEvaluator"),
+        ({"evaluator": {"name": "Nothing"}}, "evaluator in .* is 'Nothing', known are .*InformationRetrievalEvaluator"),
         ({"columns": {"query": "q"}}, "InformationRetrievalEvaluator takes query, document"),
         ({"columns": {"query": "q", "document": "x"}}, "there is no column 'x', it has q, d, n"),
         ({"columns": {"query": "q", "document": "n"}}, "row 1: 'n' is 1, but a text is wanted"),

@@ -18,6 +18,7 @@ class EmbeddingSimilarityEvaluator:
     """
 
     columns = ("text1", "text2", "score")
+    note = ""  # what a person should know of the rows
 
     def __init__(
         self,
@@ -27,35 +28,41 @@ class EmbeddingSimilarityEvaluator:
         name: str = "",
         similarities: Sequence[str] | None = None,
     ) -> None:
-        """`similarities` None is the model's own. ValueError for columns of different length or an unknown name."""
+        """`similarities` None is the model's own."""
         if not len(texts1) == len(texts2) == len(scores) > 0:
             given = f"{len(texts1)} first texts, {len(texts2)} second texts, {len(scores)} scores"
             raise ValueError(f"{given}: must be equal, and not 0")
         for similarity in similarities or ():
             pairwise_similarity(similarity)  # an unknown one is known before the run, not after it
         self.texts1, self.texts2, self.scores = list(texts1), list(texts2), np.asarray(scores, dtype=np.float64)
-        self.similarities = similarities
-        self.prefix = f"{name}_" if name else ""
+        self.similarities, self.prefix = similarities, f"{name}_" if name else ""
 
     @classmethod
     def from_rows(
         cls, rows: Iterable[Place], name: str, similarities: Sequence[str] | None = None
     ) -> "EmbeddingSimilarityEvaluator":
-        """Each row is a pair with its score."""
-        found = [(check_text(row, "text1"), check_text(row, "text2"), check_number(row, "score")) for row in rows]
-        return cls([a for a, _, _ in found], [b for _, b, _ in found], [s for _, _, s in found], name, similarities)
+        """Each row is a pair with its score; `note` says how many have none, as some of STS15 do, and are left out."""
+        texts1, texts2, scores, empty = [], [], [], 0
+        for row in rows:
+            if row.row["score"] is None or row.row["score"] == "":
+                empty += 1
+                continue
+            texts1.append(check_text(row, "text1"))
+            texts2.append(check_text(row, "text2"))
+            scores.append(check_number(row, "score"))
+        made = cls(texts1, texts2, scores, name, similarities)
+        made.note = f"{empty:,} rows of {empty + len(scores):,} left out: their score is empty" if empty else ""
+        return made
 
     def __call__(self, model: Embedder) -> dict[str, float]:
-        """Embed both columns and measure."""
         a, b = (torch.as_tensor(model.encode(texts)) for texts in (self.texts1, self.texts2))
-        found = {}
         names = self.similarities or (model.similarity_name,)
+        found = {}
         for name in names:
             predicted = pairwise_similarity(name)(a, b).double().numpy()
             found[f"pearson_{name}"] = pearson(self.scores, predicted)
             found[f"spearman_{name}"] = spearman(self.scores, predicted)
-        if len(names) > 1:
-            for kind in ("pearson", "spearman"):
-                values = [found[f"{kind}_{name}"] for name in names]
-                found[f"{kind}_max"] = float(np.fmax.reduce(values))  # of those that are no nan
+        for kind in ("pearson", "spearman") if len(names) > 1 else ():
+            values = [found[f"{kind}_{name}"] for name in names]
+            found[f"{kind}_max"] = float(np.fmax.reduce(values))  # of those that are no nan
         return {f"{self.prefix}{metric}": value for metric, value in found.items()}

@@ -46,21 +46,18 @@ class InformationRetrievalEvaluator:
         ndcg_at: Sequence[int] = (10,),
         map_at: Sequence[int] = (100,),
     ) -> None:
-        """ValueError if no query has a relevant document that is in the corpus."""
         self.document_ids = sorted(corpus)  # search puts the lower row first among equal scores
         self.documents = [corpus[i] for i in self.document_ids]
-        self.query_ids = [i for i in queries if relevant.get(i)]
-        self.queries = [queries[i] for i in self.query_ids]
-        self.relevant = relevant
-        if not any(relevant[i] & corpus.keys() for i in self.query_ids):
+        query_ids = [i for i in queries if relevant.get(i)]
+        self.queries, self.relevant = [queries[i] for i in query_ids], [relevant[i] for i in query_ids]
+        if not any(ids & corpus.keys() for ids in self.relevant):
             raise ValueError("no query has a relevant document in the corpus: do the ids agree?")
         self.prefix = f"{name}_" if name else ""
         depths = (accuracy_at, precision_recall_at, precision_recall_at, ndcg_at, mrr_at, map_at)
-        self.depths = {
-            metric: [index(number(f"k of {metric}", k, least=1)) for k in ks]
-            for metric, ks in zip(METRICS, depths, strict=True)
-        }
-        self.deepest = max((k for ks in self.depths.values() for k in ks), default=1)
+        self.depths: dict[str, list[int]] = {}
+        for metric, ks in zip(METRICS, depths, strict=True):
+            self.depths[metric] = [index(number(f"k of {metric}", k, least=1)) for k in ks]  # index: 2.5 is no rank
+        self.deepest = max((k for ks in self.depths.values() for k in ks), default=1)  # so far a search has to go
 
     @classmethod
     def from_rows(
@@ -81,8 +78,7 @@ class InformationRetrievalEvaluator:
         corpus: dict[str, str] = {}
         relevant: dict[str, set[str]] = {}
         for place in rows:
-            query = queries.setdefault(check_text(place, "query"), f"{len(queries):09d}")
-            # nine digits, so that ids sort as their numbers do
+            query = queries.setdefault(check_text(place, "query"), f"{len(queries):09d}")  # digits: ids sort as numbers
             document = corpus.setdefault(check_text(place, "document"), f"{len(corpus):09d}")
             relevant.setdefault(query, set()).add(document)
         texts, documents = ({i: text for text, i in ids.items()} for ids in (queries, corpus))
@@ -115,19 +111,13 @@ class InformationRetrievalEvaluator:
                 relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
         made = cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
         judged = dict.fromkeys(i for ids in relevant.values() for i in sorted(ids))
-        unknown = [
-            (queries, [i for i in relevant if i not in texts]),
-            (corpus, [i for i in judged if i not in documents]),
-        ]
-        made.note = "; ".join(
-            f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}"
-            for file, ids in unknown
-            if ids
-        )
+        for file, named, known in ((queries, relevant, texts), (corpus, judged, documents)):
+            if ids := [i for i in named if i not in known]:
+                note = f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}"
+                made.note += f"; {note}" if made.note else note
         return made
 
     def __call__(self, model: Embedder) -> dict[str, float]:
-        """Embed everything and measure."""
         queries = torch.as_tensor(model.encode_query(self.queries))
         documents = torch.as_tensor(model.encode_document(self.documents))
         _, rows = search(queries, documents, self.deepest, model.similarity_name)
@@ -135,16 +125,14 @@ class InformationRetrievalEvaluator:
 
     def measure(self, ranking: np.ndarray, by: str) -> dict[str, float]:
         """Metrics of a ranking made by any system: document numbers [queries, depth], best first."""
-        relevant = [self.relevant[query] for query in self.query_ids]
-        hits = [
-            np.array([self.document_ids[i] in ids for i in row]) for ids, row in zip(relevant, ranking, strict=True)
-        ]
-        found = {}
-        for metric, ks in self.depths.items():
-            for k in ks:
-                values = [METRICS[metric](h, k, len(ids)) for h, ids in zip(hits, relevant, strict=True)]
-                found[f"{self.prefix}{by}_{metric}@{k}"] = float(np.mean(values))
-        return found
+        found: dict[str, list[float]] = {}
+        for ids, row in zip(self.relevant, ranking, strict=True):
+            hits = np.array([self.document_ids[i] in ids for i in row])
+            for metric, ks in self.depths.items():
+                for k in ks:
+                    value = METRICS[metric](hits, k, len(ids))  # ids: also those that the corpus has not
+                    found.setdefault(f"{self.prefix}{by}_{metric}@{k}", []).append(value)
+        return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _read_texts(file: Path) -> dict[str, str]:

@@ -1,4 +1,5 @@
 """Training objectives, by the names that sentence-transformers gave them."""
+# ruff: noqa: F401 - the imports are what this file is for
 
 from minist.losses.adaptive_layer import AdaptiveLayerLoss, Matryoshka2dLoss
 from minist.losses.autoencoder import DenoisingAutoEncoderLoss
@@ -6,7 +7,6 @@ from minist.losses.contrastive import MultipleNegativesRankingLoss, MultipleNega
 from minist.losses.distillation import DistillKLDivLoss, EmbedDistillLoss, MarginMSELoss, MSELoss
 from minist.losses.guided import GISTEmbedLoss
 from minist.losses.matryoshka import MatryoshkaLoss
-from minist.losses.mega_batch import MegaBatchMarginLoss
 from minist.losses.pairs import (
     AnglELoss,
     ContrastiveLoss,
@@ -15,43 +15,19 @@ from minist.losses.pairs import (
     OnlineContrastiveLoss,
     SoftmaxLoss,
 )
-from minist.losses.regularization import GlobalOrthogonalRegularizationLoss
 from minist.losses.triplets import (
     BatchAllTripletLoss,
     BatchHardSoftMarginTripletLoss,
     BatchHardTripletLoss,
     BatchSemiHardTripletLoss,
+    MegaBatchMarginLoss,
     TripletLoss,
 )
-from minist.losses.unsupervised import ContrastiveTensionLoss, ContrastiveTensionLossInBatchNegatives
+from minist.losses.unsupervised import (
+    ContrastiveTensionLoss,
+    ContrastiveTensionLossInBatchNegatives,
+    GlobalOrthogonalRegularizationLoss,
+)
 from minist.losses.wrapper import WeightedSumLoss
 
-__all__ = [
-    "AdaptiveLayerLoss",
-    "AnglELoss",
-    "BatchAllTripletLoss",
-    "BatchHardSoftMarginTripletLoss",
-    "BatchHardTripletLoss",
-    "BatchSemiHardTripletLoss",
-    "CoSENTLoss",
-    "ContrastiveLoss",
-    "ContrastiveTensionLoss",
-    "ContrastiveTensionLossInBatchNegatives",
-    "CosineSimilarityLoss",
-    "DenoisingAutoEncoderLoss",
-    "DistillKLDivLoss",
-    "EmbedDistillLoss",
-    "GISTEmbedLoss",
-    "GlobalOrthogonalRegularizationLoss",
-    "MSELoss",
-    "MarginMSELoss",
-    "Matryoshka2dLoss",
-    "MatryoshkaLoss",
-    "MegaBatchMarginLoss",
-    "MultipleNegativesRankingLoss",
-    "MultipleNegativesSymmetricRankingLoss",
-    "OnlineContrastiveLoss",
-    "SoftmaxLoss",
-    "TripletLoss",
-    "WeightedSumLoss",
-]
+__all__ = sorted(name for name, found in globals().items() if isinstance(found, type))

@@ -25,7 +25,6 @@ class AdaptiveLayerLoss(Wrapper):
 
     With e the embeddings of the whole model, e_l those where the pooling stands behind layer l, and S the layers
     that are drawn at this step (0 is the output of the token embeddings, the last layer is never drawn):
-
         loss = w_last * L(e)  +  sum_{l in S}  w_prior * c_l * L(e_l) / |S|
                                              + w_kl * T * KL(softmax(e / T) || softmax(e_l / T))
 
@@ -53,35 +52,30 @@ class AdaptiveLayerLoss(Wrapper):
         self.kl_temperature = number("kl_temperature", kl_temperature, least=0)
 
     def outputs(self, step: int, num_layers: int) -> tuple[str, ...]:
-        """The layers that are drawn, and what the loss inside wants. ValueError for a model without layers."""
         if num_layers < 1:
             raise ValueError("AdaptiveLayerLoss needs an encoder with layers on every route")
         layers = self.draw("layers", step, range(num_layers), self.n_layers_per_step)
         return (*(f"layer {layer}" for layer in layers), *super().outputs(step, num_layers))
 
     def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
-        """The whole model, then each layer that was drawn."""
         layers = _layers(batch)
-        others = {name: x for name, x in batch.extra.items() if not name.startswith("layer ")}
-        batch = batch._replace(extra=others)  # the loss inside sees one depth at a time
+        rest = {name: x for name, x in batch.extra.items() if not name.startswith("layer ")}
+        batch = batch._replace(extra=rest)  # the loss inside sees one depth at a time
         yield Part("last_layer", self.last_layer_weight, self.inner[0], embeddings, batch)
         for layer, shallow in layers.items():
-            weight = self.prior_layers_weight * self.layer_weight(layer) / len(layers)
+            weight = self.prior_layers_weight * self.layer_weight(layer) / len(layers)  # however many are drawn
             yield Part(f"layer_{layer}", weight, self.inner[0], shallow, batch)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Embeddings [N, D] of each column, those of layers in batch.extra -> its parts, and KL of each layer."""
         found = super().forward(embeddings, batch)
         if self.kl_temperature > 0:
             for layer, shallow in _layers(batch).items():
-                found[f"layer_{layer}_kl"] = self.kl_div_weight * self._divergence(embeddings, shallow)
+                t = self.kl_temperature
+                teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)  # layers follow it, not it them
+                student = F.log_softmax(torch.cat(list(shallow)) / t, dim=-1)
+                divergence = F.kl_div(student, teacher, reduction="batchmean")  # batchmean: a sum over dimensions
+                found[f"layer_{layer}_kl"] = self.kl_div_weight * t * divergence
         return found
-
-    def _divergence(self, embeddings: Sequence[Tensor], shallow: Sequence[Tensor]) -> Tensor:
-        t = self.kl_temperature
-        teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)  # layers follow the model, not it them
-        student = F.log_softmax(torch.cat(list(shallow)) / t, dim=-1)
-        return t * F.kl_div(student, teacher, reduction="batchmean")  # batchmean: KL is a sum over dimensions
 
 
 def _layers(batch: Batch) -> dict[int, tuple[Tensor, ...]]:
@@ -90,10 +84,7 @@ def _layers(batch: Batch) -> dict[int, tuple[Tensor, ...]]:
 
 
 class Matryoshka2dLoss(AdaptiveLayerLoss):
-    """AdaptiveLayerLoss(MatryoshkaLoss(L)): several depths and several widths (Li et al. 2024, arXiv:2402.14776).
-
-    One layer and one dimension are drawn at each step, unless `n_layers_per_step` and `n_dims_per_step` say more.
-    """
+    """AdaptiveLayerLoss(MatryoshkaLoss(L)): several depths and several widths (Li et al. 2024, arXiv:2402.14776)."""
 
     def __init__(
         self,
@@ -108,13 +99,6 @@ class Matryoshka2dLoss(AdaptiveLayerLoss):
         kl_temperature: float = 0.3,
         layer_weighting: str = "uniform",
     ) -> None:
-        """See both losses for the arguments."""
-        super().__init__(
-            MatryoshkaLoss(loss, matryoshka_dims, matryoshka_weights, n_dims_per_step),
-            n_layers_per_step,
-            last_layer_weight,
-            prior_layers_weight,
-            kl_div_weight,
-            kl_temperature,
-            layer_weighting,
-        )
+        widths = MatryoshkaLoss(loss, matryoshka_dims, matryoshka_weights, n_dims_per_step)
+        weights = last_layer_weight, prior_layers_weight, kl_div_weight
+        super().__init__(widths, n_layers_per_step, *weights, kl_temperature, layer_weighting)

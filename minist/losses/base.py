@@ -2,23 +2,20 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minist.batch import Batch
 
-T = TypeVar("T")
-
 
 class Loss(nn.Module):
     """`forward(embeddings, batch)` takes the embeddings [N, D] of each column, of all ranks' texts, and a Batch.
 
-    It returns a scalar, or a dict of named scalars, which are summed and logged one by one.
-
-    A loss over tokens is of another kind: `forward(model, columns, roles)` takes this rank's texts and gives the sum
-    of its tokens' losses, `count(columns)` says of how many tokens; see training/step.py.
+    It returns a scalar, or a dict of named scalars, which are summed and logged one by one. A loss over tokens is of
+    another kind: `forward(model, columns, roles)` takes this rank's texts and gives the sum of its tokens' losses,
+    `count(columns)` says of how many tokens; see training/step.py.
     """
 
     columns = "any number of columns"  # what it takes, in words, for messages
@@ -29,10 +26,9 @@ class Loss(nn.Module):
     seed = 0  # of all that it draws; a run sets its own
 
     def set_seed(self, seed: int) -> None:
-        """Draw from this seed from now on."""
         self.seed = seed
 
-    def draw(self, name: str, step: int, choices: Sequence[T], k: int) -> list[T]:
+    def draw(self, name: str, step: int, choices: Sequence[Any], k: int) -> list[Any]:
         """`k` different ones of `choices`: all of them for k = -1, or where there are no more."""
         if not 0 < k < len(choices):
             return list(choices)
@@ -44,14 +40,10 @@ class Loss(nn.Module):
         return ()
 
     def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
-        """Called once, when the model is there: for a loss with weights that take their shape from it.
-
-        `roles` are those of the columns; `checkpoint` holds the weights of the file that the model was read from.
-        """
+        """Make the weights that take their shape from the model, whose file held the weights `checkpoint`."""
 
     def count(self, columns: Sequence[Any]) -> int:
-        """Of a loss over tokens: how many token losses `forward` adds up for these texts."""
-        return 0
+        return 0  # of tokens
 
     @torch.no_grad()
     def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
@@ -73,28 +65,25 @@ def check_columns(
     label_dims: Sequence[int] = (0,),
     lists_from: int | None = None,
 ) -> None:
-    """ValueError unless `loss` can take these embeddings and labels.
-
-    From `least` to `most` columns (None: any number). `label_dims` are the numbers of dimensions that labels may
-    have: (1,) is [rows], (1, 2) is [rows] or [rows, k], and 0 is no labels. A cell may be a list of texts in
-    column `lists_from` and those after it (None: in no column).
-    """
-    labels, found, dims = batch.labels, len(embeddings), 0 if batch.labels is None else batch.labels.dim()
+    """ValueError unless `loss` can take these: from `least` to `most` columns (None: any number), labels of so many
+    dimensions (0: none, 1: [rows], 2: [rows, k]), and lists of texts only in column `lists_from` and after it."""
+    labels, found = batch.labels, len(embeddings)
     counts = [counts_of(batch, c) for c in range(found)]
-    sizes = [len(x) if count is None else len(count) for x, count in zip(embeddings, counts, strict=True)]
-    is_list = [count is not None for count in counts[:lists_from]]  # of the columns that must not be
-    wrong = ""
-    if found < least or (most is not None and found > most) or dims not in label_dims:
+    rows = [len(x if count is None else count) for x, count in zip(embeddings, counts, strict=True)]
+    lists = [c for c, count in enumerate(counts[:lists_from], 1) if count is not None]  # where none may be
+    uneven = [c for c, n in enumerate(rows) if n != rows[0]]
+    if found < least or found > (most or found) or (0 if labels is None else labels.dim()) not in label_dims:
         given = "no labels" if labels is None else f"labels of shape {list(labels.shape)}"
         wrong = f"got {found} column{'s' * (found != 1)} and {given}"
-    elif any(is_list):
-        wrong = f"one text per cell in column {is_list.index(True) + 1}, not a list"
-    elif odd := [c for c, size in enumerate(sizes) if size != sizes[0]]:
-        wrong = f"column {odd[0] + 1} has {len(embeddings[odd[0]])} embeddings for {sizes[0]} rows"
-    elif labels is not None and len(labels) != sizes[0]:
-        wrong = f"there are {len(labels)} labels for {sizes[0]} rows"
-    if wrong:
-        raise ValueError(f"{type(loss).__name__} takes {loss.columns}, labels {loss.labels}; {wrong}")
+    elif lists:
+        wrong = f"one text per cell in column {lists[0]}, not a list"
+    elif uneven:
+        wrong = f"column {uneven[0] + 1} has {len(embeddings[uneven[0]])} embeddings for {rows[0]} rows"
+    elif labels is not None and len(labels) != rows[0]:
+        wrong = f"there are {len(labels)} labels for {rows[0]} rows"
+    else:
+        return
+    raise ValueError(f"{type(loss).__name__} takes {loss.columns}, labels {loss.labels}; {wrong}")
 
 
 def counts_of(batch: Batch, column: int) -> Tensor | None:
@@ -104,7 +93,7 @@ def counts_of(batch: Batch, column: int) -> Tensor | None:
 
 def text_rows(column: Tensor, counts: Tensor | None) -> Tensor:
     """The row that each of the N texts of a column belongs to, [N]: 0, 1, 2 .., or 0, 0, 1 .. by `counts` [rows]."""
+    rows = torch.arange(len(column) if counts is None else len(counts), device=column.device)
     if counts is None:
-        return torch.arange(len(column), device=column.device)
-    rows = torch.arange(len(counts), device=column.device)
-    return torch.repeat_interleave(rows, counts.to(column.device), output_size=len(column))
+        return rows
+    return torch.repeat_interleave(rows, counts.to(column.device), output_size=len(column))  # else the GPU is asked

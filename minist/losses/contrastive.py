@@ -31,7 +31,6 @@ class MultipleNegativesRankingLoss(Loss):
     Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels. With n
     rows, queries q_i, documents d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and
     s(x, y) = scale * sim(x, y):
-
         loss = mean_i  log sum_c exp(c)  -  s(q_i, d_i)      over the candidates c of row i:
 
         query_to_doc    s(q_i, d_j)  for all documents j
@@ -65,9 +64,8 @@ class MultipleNegativesRankingLoss(Loss):
         hardness_strength: float = 0.0,
         in_batch_negatives: bool = True,
     ) -> None:
-        """`scale` is 1 / temperature. ValueError for what is not described above."""
+        """`scale` is 1 / temperature. ValueError for options that are unknown, or mean nothing together."""
         super().__init__()
-        # cosine is dot of unit vectors, which are made once and not for each block of rows
         self.scale, self.normalize = number("scale", scale, above=0), similarity_fct == "cosine"
         self.similarity_fct = similarity("dot" if self.normalize else similarity_fct)
         self.directions, self.in_batch_negatives = tuple(directions), in_batch_negatives
@@ -76,40 +74,27 @@ class MultipleNegativesRankingLoss(Loss):
         self.hardened = pick("hardness_mode", hardness_mode, HARDNESS_MODES) if hardness_mode is not None else None
         if not in_batch_negatives:
             self.columns = "anchor, positive, at least one negative"
-        self._check_options(partition_mode, hardness_mode)
-
-    def _check_options(self, partition_mode: str, hardness_mode: str | None) -> None:
-        """ValueError for options that are known, but mean nothing together."""
-        others, alone = set(self.directions) - {"query_to_doc"}, self.directions == ("query_to_doc",)
-        rules = {
-            f"directions are {list(self.directions)}: take query_to_doc and any of {', '.join(DIRECTIONS[1:])}": (
-                "query_to_doc" in self.directions and others <= set(DIRECTIONS)
-            ),
+        others, wrong = set(self.directions) - {"query_to_doc"}, ""
+        if "query_to_doc" not in self.directions or not others <= set(DIRECTIONS):
+            wrong = f"directions are {list(self.directions)}: take query_to_doc and any of {', '.join(DIRECTIONS[1:])}"
+        elif partition_mode != "joint" and not others <= {"doc_to_query"}:
             # candidates of the other two hold no positive, so the loss of such a direction has no lower bound
-            "partition_mode 'per_direction' goes with query_to_doc and doc_to_query only: use 'joint'": (
-                partition_mode == "joint" or others <= {"doc_to_query"}
-            ),
-            "hardness_mode and hardness_strength go together: give both or neither": (
-                (hardness_mode is None) == (self.hardness_strength == 0)
-            ),
-            "in_batch_negatives = false leaves the row's own documents: "
-            "directions must be query_to_doc alone, hardness_mode hard_negatives or none": (
-                self.in_batch_negatives or (alone and hardness_mode in (None, "hard_negatives"))
-            ),
-        }
-        if broken := [rule for rule, holds in rules.items() if not holds]:
-            raise ValueError(broken[0])
+            wrong = "partition_mode 'per_direction' goes with query_to_doc and doc_to_query only: use 'joint'"
+        elif (hardness_mode is None) != (hardness_strength == 0):
+            wrong = "hardness_mode and hardness_strength go together: give both or neither"
+        elif not in_batch_negatives and (others or hardness_mode not in (None, "hard_negatives")):
+            wrong = "in_batch_negatives = false goes with query_to_doc alone, and hardness_mode hard_negatives or none"
+        if wrong:
+            raise ValueError(wrong)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column, or [sum of counts, D] of lists of negatives -> scalar."""
         check_columns(self, embeddings, batch, least=2 if self.in_batch_negatives else 3, most=None, lists_from=2)
         queries, documents = embeddings[0], torch.cat(list(embeddings[1:]))
         if self.normalize:
-            queries, documents = unit(queries), unit(documents)
+            queries, documents = unit(queries), unit(documents)  # here, and not again in each block
         rows = torch.cat([text_rows(column, counts_of(batch, c)) for c, column in enumerate(embeddings) if c > 0])
-        n = len(queries)
-        own, shared = (queries, documents[:n]), (queries, documents, rows)  # the first n documents are the positives
-        return sum_over_rows(self._loss_of_block, own, shared, len(documents)) / n
+        own = (queries, documents[: len(queries)])  # the first n documents are the positives
+        return sum_over_rows(self._loss_of_block, own, (queries, documents, rows), len(documents)) / len(queries)
 
     def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """The block's queries and positives [b, D]; all queries [n, D], documents [m, D], their rows [m] -> sum."""
@@ -129,7 +114,7 @@ class MultipleNegativesRankingLoss(Loss):
         return (self.normalizer(scores) - positive).sum()  # -log softmax, of the positive among all candidates
 
     def _query_to_doc(self, queries: Tensor, documents: Tensor, of_row: Tensor, n: int) -> Tensor:
-        """[b, D], [m, D] -> scores [b, m]; `of_row` [b, m] says which documents are those of the query's row."""
+        """[b, D], [m, D] -> scores [b, m]."""
         raw = self.similarity_fct(queries, documents)
         scores = raw * self.scale
         if self.hardened is not None:
@@ -144,13 +129,10 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     """InfoNCE from both sides: find the document of a query, and the query of a document.
 
     Columns: anchor, positive, and any number of negatives. No labels. With the letters of MultipleNegativesRankingLoss:
-
         loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)
 
-    It is that loss with the directions query_to_doc and doc_to_query, "per_direction" (Guenther et al. 2024,
-    arXiv:2310.19923).
+    It is that loss with two directions, "per_direction" (Guenther et al. 2024, arXiv:2310.19923).
     """
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
-        """`scale` is 1 / temperature. ValueError unless it is > 0."""
         super().__init__(scale, similarity_fct, ("query_to_doc", "doc_to_query"), "per_direction")

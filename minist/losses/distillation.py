@@ -23,7 +23,6 @@ class EmbedDistillLoss(Loss):
 
     Columns: any number of texts. The teacher's embeddings are the labels, [rows, D'] for every column or
     [rows, columns, D'] for each; or, without labels, batch.guide. With u the student's embedding, t the teacher's:
-
         loss = mean over columns and rows of   "cosine"  1 - cos(u, t)
                                                "mse"     |u - t|^2 / D'
                                                "l2"      |u - t|
@@ -41,14 +40,12 @@ class EmbedDistillLoss(Loss):
         projection_dim: int | None = None,
         embedding_dimension: int | None = None,
     ) -> None:
-        """`embedding_dimension`, the model's width, goes with `projection_dim`. ValueError for an unknown distance."""
+        """`embedding_dimension`, the model's width, goes with `projection_dim`."""
         super().__init__()
         self.distance = pick("distance_metric", distance_metric, EMBEDDING_DISTANCES)
         if (projection_dim is None) != (embedding_dimension is None):
-            raise ValueError(
-                f"projection_dim is {projection_dim} and embedding_dimension {embedding_dimension}: give both, "
-                "the teacher's and the student's width, or neither"
-            )
+            given = f"projection_dim is {projection_dim} and embedding_dimension {embedding_dimension}"
+            raise ValueError(f"{given}: give both, the teacher's and the student's width, or neither")
         self.projection: nn.Module = nn.Identity()
         if projection_dim is not None and embedding_dimension is not None:
             self.projection = nn.Linear(embedding_dimension, projection_dim)
@@ -56,22 +53,17 @@ class EmbedDistillLoss(Loss):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 1, None, (0, 2, 3))
         students = [self.projection(column) for column in embeddings]
-        teachers = self._teachers(batch, len(students))
+        teachers: Sequence[Tensor] = batch.guide
+        if batch.labels is not None:  # of all columns alike, or of each
+            teachers = [batch.labels] * len(students) if batch.labels.dim() == 2 else batch.labels.unbind(1)
         given, wanted = ([list(x.shape) for x in columns] for columns in (students, teachers))
         if given != wanted:
-            raise ValueError(
-                f"{type(self).__name__}: the embeddings are {given}, the teacher's {wanted or 'missing'}: give "
-                f"{self.labels}, as wide as the model or as projection_dim"
-            )
-        # the teacher is what is to be reached, and no weight behind it may move: so it is detached
+            wrong = f"the embeddings are {given}, the teacher's {wanted or 'missing'}"
+            wide = "as wide as the model or as projection_dim"
+            raise ValueError(f"{type(self).__name__}: {wrong}: give {self.labels}, {wide}")
         pairs = zip(students, teachers, strict=True)
+        # the teacher is what is to be reached, and no weight behind it may move: so it is detached
         return torch.stack([self.distance(u, t.detach().to(u.dtype)) for u, t in pairs]).mean()
-
-    def _teachers(self, batch: Batch, columns: int) -> Sequence[Tensor]:
-        """The teacher's embeddings [rows, D'] of each column, by labels or guide."""
-        if batch.labels is None:
-            return batch.guide
-        return [batch.labels] * columns if batch.labels.dim() == 2 else batch.labels.unbind(1)
 
 
 class MSELoss(EmbedDistillLoss):
@@ -79,7 +71,6 @@ class MSELoss(EmbedDistillLoss):
 
     Columns, labels and projection as there. For instance an English sentence and its translation, with the teacher's
     embedding of the English sentence as the label of both:
-
         loss = mean over columns and rows of  |u - t|^2 / D'
     """
 
@@ -92,7 +83,6 @@ class MarginMSELoss(Loss):
 
     Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
     score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]:
-
         loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
 
     Rows with fewer than k negatives have NaN at the end of their labels.
@@ -108,19 +98,16 @@ class MarginMSELoss(Loss):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, 1 + k]
-        margins, there = scores[:, :1] - scores[:, 1:], there[:, 1:]
         assert batch.labels is not None
-        wanted = self._teacher_margins(batch.labels.detach().to(scores.dtype), there)
+        labels, k = batch.labels.detach().to(scores.dtype), there.shape[1] - 1
+        wanted = labels[:, None] if labels.dim() == 1 else labels  # [rows, k or 1 + k or more]
+        if _fits(wanted, there):
+            wanted = wanted[:, :1] - wanted[:, 1:]  # they are scores
+        elif not _fits(wanted, there[:, 1:]):
+            raise _does_not_fit(self, wanted, f"{k} negatives", f"[rows, {k}] margins or [rows, {1 + k}] scores")
+        margins, wanted, there = scores[:, :1] - scores[:, 1:], wanted[:, :k], there[:, 1:]
         errors = margins[there] - wanted[there]
         return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
-
-    def _teacher_margins(self, labels: Tensor, there: Tensor) -> Tensor:
-        labels, k = labels[:, None] if labels.dim() == 1 else labels, there.shape[1]
-        if _fits(labels, there):
-            return labels[:, :k]
-        if _fits(labels[:, 1:], there) and not labels[:, 0].isnan().any():
-            return labels[:, :1] - labels[:, 1 : 1 + k]
-        raise _does_not_fit(self, labels, f"{k} negatives", f"[rows, {k}] margins or [rows, {1 + k}] scores")
 
 
 class DistillKLDivLoss(Loss):
@@ -129,7 +116,6 @@ class DistillKLDivLoss(Loss):
     Columns: query, and two or more texts to score, or one column of lists of texts. Labels [rows, k]: the teacher's
     scores of them; rows with fewer than k texts have NaN at their end. With temperatures S of the student, T of the
     teacher:
-
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
 
     With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others.
@@ -145,7 +131,7 @@ class DistillKLDivLoss(Loss):
         student_temperature: float | None = None,
         teacher_temperature: float | None = None,
     ) -> None:
-        """`temperature` is for both where theirs is not given. ValueError unless all are > 0 and finite."""
+        """`temperature` is for both where theirs is not given."""
         super().__init__()
         self.similarity_fct = pairwise_similarity(similarity_fct)
         student = temperature if student_temperature is None else student_temperature
@@ -162,8 +148,7 @@ class DistillKLDivLoss(Loss):
         assert labels is not None
         if not _fits(labels, there):
             raise _does_not_fit(self, labels, f"{k} texts", f"[rows, {k}] scores")
-        # texts that are not there get a share of 0; with -inf a row without any text would be NaN
-        lowest = torch.finfo(scores.dtype).min
+        lowest = torch.finfo(scores.dtype).min  # a share of 0; with -inf a row without any text would be NaN
         student = (scores / self.student_temperature).masked_fill(~there, lowest).log_softmax(1)
         teacher = labels[:, :k].detach().to(scores.dtype) / self.teacher_temperature
         teacher = teacher.masked_fill(~there, lowest).softmax(1)
@@ -194,9 +179,8 @@ def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct:
 
 def _fits(labels: Tensor, there: Tensor) -> bool:
     """Whether labels [rows, width >= k] have a number for every text that is there [rows, k], and NaN elsewhere."""
-    k = there.shape[1]
-    same = labels[:, :k].isnan().equal(~there)  # False as well if the labels are too few
-    return same and bool(labels[:, k:].isnan().all())
+    found, k = labels.isnan(), there.shape[1]
+    return found[:, :k].equal(~there) and bool(found[:, k:].all())  # equal is False if the labels are too few
 
 
 def _does_not_fit(loss: Loss, labels: Tensor, texts: str, wanted: str) -> ValueError:

@@ -25,7 +25,6 @@ class GISTEmbedLoss(Loss):
     Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels.
     `batch.guide` holds the guide's embeddings of the same texts. With n rows, anchors a_i, documents d_j (all
     positives p_j, then all negatives), s = cosine / temperature, and g the cosine of the guide's embeddings:
-
         loss = mean_i  log sum_c exp(c)  -  s(a_i, p_i)      over the candidates c of row i:
 
         s(a_i, d_j)  for all documents j
@@ -57,18 +56,15 @@ class GISTEmbedLoss(Loss):
         self.contrast_anchors, self.contrast_positives = contrast_anchors, contrast_positives
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings [n, D] of each column, or [sum of counts, D] of lists of negatives -> scalar."""
         check_columns(self, embeddings, batch, least=2, most=None, lists_from=2)
         given, wanted = [len(column) for column in batch.guide], [len(column) for column in embeddings]
         if given != wanted:
-            raise ValueError(
-                f"GISTEmbedLoss needs a guide embedding for each text: {given} are given for {wanted}; "
-                "set [guide] in the config"
-            )
+            needs = "GISTEmbedLoss needs a guide embedding for each text"
+            raise ValueError(f"{needs}: {given} are given for {wanted}; set [guide] in the config")
         anchors, documents = unit(embeddings[0]), unit(torch.cat(list(embeddings[1:])))
         guide_anchors, guide_documents = unit(batch.guide[0]), unit(torch.cat(batch.guide[1:]))
         n = len(anchors)  # and of positives, which come first among the documents
-        # whom to compare, by the model and by the guide; the first documents are the positives
+        # whom to compare, by the model and by the guide
         pairs = [(anchors, documents, guide_anchors, guide_documents)]
         if self.contrast_anchors:
             pairs.append((anchors, anchors, guide_anchors, guide_anchors))

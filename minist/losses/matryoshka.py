@@ -31,24 +31,22 @@ class MatryoshkaLoss(Wrapper):
         dims, weights = list(matryoshka_dims), list(matryoshka_weights or [1.0] * len(matryoshka_dims))
         if not dims or min(dims) < 1 or len(set(dims)) < len(dims) or len(weights) != len(dims):
             given = f"matryoshka_dims are {dims}, matryoshka_weights {weights}"
-            raise ValueError(f"{given}: give different positive numbers, and as many weights")
+            raise ValueError(f"{given}: give different positive numbers, and as many weights")  # equal: same log name
         self.matryoshka = sorted(zip(dims, weights, strict=True), reverse=True)  # (dimension, weight), widest first
         self.n_dims_per_step = n_dims_per_step
 
     def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
-        """One per dimension, "matryoshka_64" for instance."""
         width = embeddings[0].shape[1]
         if self.matryoshka[0][0] > width:
             raise ValueError(f"matryoshka_dims has {self.matryoshka[0][0]}, the embeddings have {width} dimensions")
         for dim, weight in self.draw("dimensions", batch.step, self.matryoshka, self.n_dims_per_step):
-            # a cut vector is no longer of length 1, and it is used alone later: so it is one of its own here
-            cut = [unit(x[:, :dim]) for x in embeddings]
+            cut = [unit(x[:, :dim]) for x in embeddings]  # the first dimensions alone are no longer of length 1
             yield Part(f"matryoshka_{dim}", weight, self.inner[0], cut, self._cut_batch(batch, dim, width))
 
     def _cut_batch(self, batch: Batch, dim: int, width: int) -> Batch:
         """What is as wide as the embeddings [.., width] is cut like them: it stands for embeddings too."""
         labels, guide = batch.labels, batch.guide
-        if labels is not None and labels.ndim > 1 and labels.shape[-1] == width:
+        if labels is not None and labels.ndim > 1 and labels.shape[-1] == width:  # else they are scores, or classes
             labels = labels[..., :dim]
         if self.guide == "teacher":  # a guide only says who is similar, which it says best with all its dimensions
             guide = tuple(x[:, :dim] if x.shape[1] == width else x for x in guide)

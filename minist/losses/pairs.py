@@ -11,29 +11,16 @@ from minist.checks import listing, number, pick
 from minist.losses.base import Loss, check_columns, counts_of, text_rows
 from minist.similarity import pairwise_angle, pairwise_cosine, pairwise_distance, pairwise_similarity
 
-REGRESSIONS: dict[str, Callable[..., Tensor]] = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "smooth_l1": F.smooth_l1_loss,
-    "huber": F.huber_loss,
-}
-TRANSFORMATIONS: dict[str, Callable[..., Tensor]] = {
-    "identity": torch.positive,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
-CLASSIFICATIONS: dict[str, Callable[..., Tensor]] = {
-    "cross_entropy": F.cross_entropy,
-    "bce": F.binary_cross_entropy_with_logits,
-}
+Table = dict[str, Callable[..., Tensor]]
+REGRESSIONS: Table = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "huber": F.huber_loss}
+TRANSFORMATIONS: Table = {"identity": torch.positive, "relu": F.relu, "sigmoid": F.sigmoid, "tanh": F.tanh}
+CLASSIFICATIONS: Table = {"cross_entropy": F.cross_entropy, "bce": F.binary_cross_entropy_with_logits}
 
 
 class CosineSimilarityLoss(Loss):
     """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
 
     Columns: two texts. Labels [rows]: the similarity they should have, usually 0 to 1. For row i with texts u_i, v_i:
-
         loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
 
     loss_fct is "mse", (a - b)^2, or "l1", "smooth_l1", "huber" as in torch; cos_score_transformation is "identity",
@@ -49,7 +36,7 @@ class CosineSimilarityLoss(Loss):
         self.transformation = pick("cos_score_transformation", cos_score_transformation, TRANSFORMATIONS)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        u, v, labels = _pairs(self, embeddings, batch)
+        u, v, labels = labelled_pairs(self, embeddings, batch)
         return self.loss_fct(self.transformation(pairwise_cosine(u, v)), labels)
 
 
@@ -57,7 +44,6 @@ class CoSENTLoss(Loss):
     """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087).
 
     Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
-
         loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )
 
     Only the order of labels counts; rows with the same label are not compared.
@@ -67,12 +53,12 @@ class CoSENTLoss(Loss):
     labels = "numbers [rows], such as 3.5, larger for more similar"
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
-        """`scale` is 1 / temperature. ValueError for a scale that is not > 0 or an unknown similarity."""
+        """`scale` is 1 / temperature."""
         super().__init__()
         self.scale, self.similarity_fct = number("scale", scale, above=0), pairwise_similarity(similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        u, v, labels = _pairs(self, embeddings, batch)
+        u, v, labels = labelled_pairs(self, embeddings, batch)
         return ranking_loss(self.scale * self.similarity_fct(u, v), labels)
 
 
@@ -91,7 +77,6 @@ class AnglELoss(Loss):
     labels = "numbers [rows], such as 0.8; or none with negatives"
 
     def __init__(self, scale: float = 20.0) -> None:
-        """`scale` is 1 / temperature. ValueError if it is not > 0."""
         super().__init__()
         self.scale = number("scale", scale, above=0)
 
@@ -100,8 +85,7 @@ class AnglELoss(Loss):
         anchors, others = embeddings[0], embeddings[1:]
         labels = anchors.new_ones(len(anchors)) if batch.labels is None else batch.labels.to(anchors.dtype)
         rows = [text_rows(column, counts_of(batch, c)) for c, column in enumerate(others, start=1)]
-        # the second column has the row's own label, those after it the opposite one
-        pair_labels = torch.cat([labels, *(1 - labels[negative_rows] for negative_rows in rows[1:])])
+        pair_labels = torch.cat([labels, *(1 - labels[negative_rows] for negative_rows in rows[1:])])  # the opposite
         angles = pairwise_angle(anchors[torch.cat(rows)], torch.cat(list(others)))  # [pairs]
         return ranking_loss(self.scale * angles, pair_labels)
 
@@ -110,8 +94,7 @@ def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """log(1 + sum over label_i < label_j of exp(score_i - score_j)), [n], [n] -> scalar, in O(n log n)."""
     labels, order = labels.sort()
     scores = scores[order]
-    # after sorting, the rows with a larger label than row i are the rows from first_larger[i] on
-    first_larger = torch.searchsorted(labels, labels, right=True)
+    first_larger = torch.searchsorted(labels, labels, right=True)  # from it on, labels are larger than that of row i
     larger = (-scores).flip(0).logcumsumexp(0).flip(0)  # [n], at i: log sum over j >= i of exp(-score_j)
     larger = torch.cat([larger, larger.new_full((1,), float("-inf"))])[first_larger]  # -inf: no row has a larger label
     return torch.cat([scores.new_zeros(1), scores + larger]).logsumexp(0)  # the zero is the 1 + of the formula
@@ -122,7 +105,6 @@ class ContrastiveLoss(Loss):
 
     Columns: two texts. Labels [rows], y: 1 for a pair that belongs together, 0 for one that does not (between them:
     a weighted mix). With d_i the distance of u_i and v_i:
-
         loss = mean_i  1/2 * ( y_i d_i^2 + (1 - y_i) max(0, margin - d_i)^2 )
 
     distance_metric is "cosine", 1 - cos(u, v), or "euclidean" or "manhattan"; size_average=False takes the sum.
@@ -137,12 +119,10 @@ class ContrastiveLoss(Loss):
         self.size_average = size_average
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        u, v, labels = _pairs(self, embeddings, batch)
-        if not ((labels >= 0) & (labels <= 1)).all():
-            raise ValueError(f"ContrastiveLoss takes labels from 0 to 1, they go from {labels.min()} to {labels.max()}")
+        u, v, labels = labelled_pairs(self, embeddings, batch, lambda label: (label >= 0) & (label <= 1))
         distances = self.distance(u, v)
-        # relu: a negative pair farther apart than the margin is left alone
-        losses = (labels * distances**2 + (1 - labels) * F.relu(self.margin - distances) ** 2) / 2
+        misses = F.relu(self.margin - distances)  # 0: a negative pair farther apart than the margin is left alone
+        losses = (labels * distances**2 + (1 - labels) * misses**2) / 2
         return losses.mean() if self.size_average else losses.sum()  # a sum makes large batches take large steps
 
 
@@ -150,7 +130,6 @@ class OnlineContrastiveLoss(Loss):
     """ContrastiveLoss on the hard pairs of the batch only, which often learns faster.
 
     Columns: two texts. Labels [rows]: 1 for a pair that belongs together, 0 for one that does not. With d the distance:
-
         loss = sum over hard positive pairs of d^2  +  sum over hard negative pairs of max(0, margin - d)^2
 
     A positive pair is hard if its d is larger than the smallest d of a negative pair, a negative one if its d is
@@ -161,18 +140,14 @@ class OnlineContrastiveLoss(Loss):
     labels = "0 or 1 [rows], 1 for a pair that belongs together"
 
     def __init__(self, distance_metric: str = "cosine", margin: float = 0.5) -> None:
-        """The distances of ContrastiveLoss. ValueError for an unknown one or a margin that is not > 0."""
         super().__init__()
         self.distance, self.margin = pairwise_distance(distance_metric), number("margin", margin, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        u, v, labels = _pairs(self, embeddings, batch)
+        u, v, labels = labelled_pairs(self, embeddings, batch, is_binary)
         distances = self.distance(u, v)
         positives, negatives = distances[labels == 1], distances[labels == 0]
-        if len(positives) + len(negatives) < len(labels):
-            raise ValueError(f"OnlineContrastiveLoss takes labels 0 and 1, got {listing(labels.unique().tolist())}")
-        # what is hard is a comparison of distances: it has no gradient, only the chosen distances have one
-        nearest_negative = negatives.min() if len(negatives) else positives.mean()
+        nearest_negative = negatives.min() if len(negatives) else positives.mean()  # a comparison has no gradient
         farthest_positive = positives.max() if len(positives) else negatives.mean()
         hard_positives = positives[positives > nearest_negative]
         hard_negatives = negatives[negatives < farthest_positive]
@@ -203,7 +178,7 @@ class SoftmaxLoss(Loss):
         concatenation_sent_multiplication: bool = False,
         loss_fct: str = "cross_entropy",
     ) -> None:
-        """`embedding_dimension` is the model's width. ValueError for an unknown loss_fct, or if nothing is taken."""
+        """`embedding_dimension` is the model's width."""
         super().__init__()
         self.embedding_dimension, self.num_labels = embedding_dimension, num_labels
         self.both, self.difference = concatenation_sent_rep, concatenation_sent_difference
@@ -222,17 +197,15 @@ class SoftmaxLoss(Loss):
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
         """Scores of every class for pairs of embeddings, [n, D], [n, D] -> [n, num_labels]."""
         if u.shape[1] != self.embedding_dimension:
-            raise ValueError(
-                f"SoftmaxLoss: embedding_dimension is {self.embedding_dimension}, the embeddings have {u.shape[1]}: "
-                "set it to the width of the model"
-            )
+            given = f"embedding_dimension is {self.embedding_dimension}, the embeddings have {u.shape[1]}"
+            raise ValueError(f"SoftmaxLoss: {given}: set it to the width of the model")
         parts = [u, v] if self.both else []
         parts += [(u - v).abs()] if self.difference else []  # abs: the class does not depend on which text is first
         parts += [u * v] if self.product else []
         return self.classifier(torch.cat(parts, dim=1))
 
     def _targets(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Labels in the form that loss_fct takes: class numbers [n], or shares [n, num_labels]."""
+        """What loss_fct takes: class numbers [n], or shares [n, num_labels]."""
         is_class = labels.dim() == 1 and self.loss_fct is F.cross_entropy
         if is_class and not ((labels >= 0) & (labels < self.num_labels)).all():
             given, wanted = f"go from {labels.min():g} to {labels.max():g}", f"use 0 to {self.num_labels - 1}"
@@ -243,9 +216,19 @@ class SoftmaxLoss(Loss):
         raise ValueError(f"SoftmaxLoss: labels {given}: {wanted}, or set num_labels")
 
 
-def _pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The two columns and one label per row, in the type of the embeddings, of a loss that takes these."""
+def labelled_pairs(
+    loss: Loss, embeddings: Sequence[Tensor], batch: Batch, is_label: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The two columns [n, D] and a label per row [n], in one type. ValueError unless `is_label` holds of each label."""
     check_columns(loss, embeddings, batch, 2, 2, (1,))
     assert batch.labels is not None
     u, v = embeddings
-    return u, v, batch.labels.to(u.dtype)  # classes 0 and 1 come as integers
+    labels = batch.labels.to(u.dtype)  # classes 0 and 1 come as integers
+    if is_label is not None and not (known := is_label(labels)).all():
+        wrong = listing(labels[~known].unique().tolist())
+        raise ValueError(f"{type(loss).__name__} takes labels {loss.labels}; got {wrong}")
+    return u, v, labels
+
+
+def is_binary(labels: Tensor) -> Tensor:
+    return (labels == 0) | (labels == 1)

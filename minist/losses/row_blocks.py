@@ -43,12 +43,12 @@ class _SumOfBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, part: Part, blocks: Sequence[slice], count: int, *tensors: Tensor) -> Tensor:
-        own, shared = tensors[:count], [_leaf(x, x.requires_grad) for x in tensors[count:]]
+        own, shared = tensors[:count], [x.detach().requires_grad_(x.requires_grad) for x in tensors[count:]]
         # a slice in the graph would have a gradient of full size for each block; these are written in place
         gradients = [torch.zeros_like(x) if x.requires_grad else None for x in own]
         result = torch.zeros((), dtype=own[0].dtype, device=own[0].device)
         for block in blocks:
-            rows = [_leaf(x[block], x.requires_grad) for x in own]
+            rows = [x[block].detach().requires_grad_(x.requires_grad) for x in own]  # detached: backward stops here
             with torch.enable_grad():  # forward of a Function runs without
                 value = part(block, rows, shared)
                 value.backward()  # adds up in the shared leaves, block after block
@@ -61,10 +61,4 @@ class _SumOfBlocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        # one per argument of forward: part, blocks and count have none
-        return None, None, None, *[None if x is None else outer[0] * x for x in ctx.saved_tensors]
-
-
-def _leaf(x: Tensor, requires_grad: bool) -> Tensor:
-    """The same numbers at the start of a graph of their own, in whose .grad backward stops."""
-    return x.detach().requires_grad_(requires_grad)
+        return None, None, None, *[None if x is None else outer[0] * x for x in ctx.saved_tensors]  # as forward's

@@ -1,8 +1,9 @@
 """Triplet losses: an anchor shall be closer to texts of its kind than to others, by a margin.
 
-TripletLoss is given its triplets. The batch losses make them from the classes of a batch (Hermans et al. 2017,
-arXiv:1703.07737), so each batch needs several rows of a class, and several classes: use a sampler that groups by
-label. Distances are "euclidean", |a - b|, "cosine", 1 - cos(a, b), or "manhattan".
+TripletLoss is given its triplets, MegaBatchMarginLoss finds the negatives. The batch losses make triplets from the
+classes of a batch (Hermans et al. 2017, arXiv:1703.07737), so each batch needs several rows of a class, and several
+classes: use a sampler that groups by label. Distances are "euclidean", |a - b|, "cosine", 1 - cos(a, b), or
+"manhattan".
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from torch import Tensor
 from minist.batch import Batch
 from minist.checks import number
 from minist.losses.base import Loss, check_columns
-from minist.similarity import distance, pairwise_distance
+from minist.losses.row_blocks import same_row, sum_over_rows
+from minist.similarity import distance, dot, pairwise_distance, unit
 
 INF = float("inf")
 
@@ -23,7 +25,6 @@ class TripletLoss(Loss):
     """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832).
 
     Columns: anchor, positive, negative. No labels. With d the distance:
-
         loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)
     """
 
@@ -63,13 +64,11 @@ class BatchAllTripletLoss(BatchTripletLoss):
     """All triplets of the batch, averaged over those that the margin does not hold for.
 
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class, n over those of other classes:
-
         loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings ([n, D],) -> scalar, in O(n^2 log n) time and n^2 memory."""
-        same, distances = self.classes(embeddings, batch)
+        same, distances = self.classes(embeddings, batch)  # O(n^2 log n) time and n^2 memory from here on
         # A negative counts for (a, p) if it is nearer than d(a, p) + margin. With the negatives of a in order those
         # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down.
         bounds = distances + self.margin  # [a, p]
@@ -85,7 +84,6 @@ class BatchHardTripletLoss(BatchTripletLoss):
     """Each row as an anchor with the farthest row of its class and the nearest of another.
 
     Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
-
         loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)
 
     A batch of one class only has no triplet: its loss is 0.
@@ -116,14 +114,12 @@ class BatchSemiHardTripletLoss(BatchTripletLoss):
     """Each pair of a class with a negative just farther than the positive (Schroff et al. 2015, arXiv:1503.03832).
 
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class:
-
         loss = mean over (a, p) of max(0, d(a, p) - d(a, n) + margin)
 
     where n is the nearest row of another class that is farther from a than p, or the farthest one if none is.
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Embeddings ([n, D],) -> scalar, in O(n^2 log n) time and n^2 memory."""
         same, distances = self.classes(embeddings, batch)
         negatives = distances.masked_fill(same, INF).sort(1).values  # those of a's own class come last
         farther = torch.searchsorted(negatives.detach(), distances.detach(), right=True)  # the first one, [a, p]
@@ -131,6 +127,37 @@ class BatchSemiHardTripletLoss(BatchTripletLoss):
         negative = negatives.gather(1, torch.minimum(farther, last).clamp(min=0))  # -1 where all are of one class
         positives = _without_itself(same)
         return F.relu(distances - negative + self.margin)[positives].sum() / positives.sum().clamp(min=1)
+
+
+class MegaBatchMarginLoss(Loss):
+    """Each anchor beside its positive and the most similar positive of another row (Wieting and Gimpel 2018, P18-1042).
+
+    Columns: anchor, positive. No labels. With s_ij the cosine of anchor i and positive j:
+        loss = mean_i  relu(positive_margin - s_ii)  +  relu(max_{j != i} s_ij - negative_margin)
+
+    Only the hardest negative counts, so batches should be large: 500 rows or more. The scores are never all in
+    memory: see row_blocks.py.
+    """
+
+    columns = "anchor, positive"
+
+    def __init__(self, positive_margin: float = 0.8, negative_margin: float = 0.3) -> None:
+        super().__init__()
+        self.positive_margin = number("positive_margin", positive_margin, -1, 1)
+        self.negative_margin = number("negative_margin", negative_margin, -1, 1)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        check_columns(self, embeddings, batch, least=2, most=2)
+        anchors, positives = unit(embeddings[0]), unit(embeddings[1])
+        return sum_over_rows(self._loss_of_block, (anchors,), (positives,), len(anchors)) / len(anchors)
+
+    def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+        (anchors,), (positives,) = own, shared
+        scores = dot(anchors, positives)  # [b, n]
+        same = same_row(block, torch.arange(len(positives), device=positives.device))
+        hardest = scores.masked_fill(same, -INF).amax(1)  # relu makes 0 of -inf, where there is no other row
+        positive = scores.diagonal(block.start)  # row i of the block is row start + i of the batch
+        return (F.relu(self.positive_margin - positive) + F.relu(hardest - self.negative_margin)).sum()
 
 
 def _hardest(same: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:

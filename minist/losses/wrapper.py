@@ -23,14 +23,12 @@ class Wrapper(Loss):
     """loss = sum of its `parts`. It takes, and asks for, what the losses inside do."""
 
     def __init__(self, *losses: Loss) -> None:
-        """ValueError if they cannot share a batch."""
         super().__init__()
         guides = {loss.guide for loss in losses} - {""}
         if len(guides) > 1:
             raise ValueError("one of the losses wants a guide, another a teacher: a batch has one of them")
-        names = [type(loss).__name__ for loss in losses if loss.over_tokens]
-        if names:  # it is given a model and tokens, where a wrapper has embeddings to hand on
-            raise ValueError(f"{names[0]} cannot stand inside another loss: give it a [[data]] entry of its own")
+        for name in [type(loss).__name__ for loss in losses if loss.over_tokens]:  # it takes a model, not embeddings
+            raise ValueError(f"{name} cannot stand inside another loss: give it a [[data]] entry of its own")
         self.inner, self.losses = losses, nn.ModuleList(losses)  # the list makes their weights ours
         self.columns, self.labels, self.guide = losses[0].columns, losses[0].labels, "".join(guides)
         self.class_names = all(loss.class_names for loss in losses)  # the labels go to each of them
@@ -40,7 +38,6 @@ class Wrapper(Loss):
         raise NotImplementedError
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Embeddings [N, D] of each column -> the value of each part."""
         return {name: weight * total(loss(x, b)) for name, weight, loss, x, b in self.parts(embeddings, batch)}
 
     def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
@@ -49,7 +46,7 @@ class Wrapper(Loss):
 
     def outputs(self, step: int, num_layers: int) -> tuple[str, ...]:
         wanted = [name for loss in self.inner for name in loss.outputs(step, num_layers)]
-        return tuple(dict.fromkeys(wanted))  # each once
+        return tuple(dict.fromkeys(wanted))  # each once: two losses may want the same layer
 
     def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
         for loss in self.inner:
@@ -62,13 +59,9 @@ class Wrapper(Loss):
 
 
 class WeightedSumLoss(Wrapper):
-    """loss = sum_k  w_k * L_k
-
-    Every loss gets the same columns and labels. `weights` None is 1 for each.
-    """
+    """loss = sum_k  w_k * L_k, of the same columns and labels. `weights` None is 1 for each."""
 
     def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:
-        """ValueError unless there are as many weights as losses, and if they need different guides."""
         weights = list(weights or [1.0] * len(losses))
         if not losses or len(weights) != len(losses):
             raise ValueError(f"there are {len(losses)} losses and {len(weights)} weights: give as many")
@@ -76,6 +69,5 @@ class WeightedSumLoss(Wrapper):
         self.weights = weights
 
     def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
-        """One per loss, called by its class and number."""
         for i, (loss, weight) in enumerate(zip(self.inner, self.weights, strict=True)):
-            yield Part(f"{type(loss).__name__}_{i}", weight, loss, embeddings, batch)
+            yield Part(f"{type(loss).__name__}_{i}", weight, loss, embeddings, batch)  # i: two may be of one class

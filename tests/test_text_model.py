@@ -146,9 +146,9 @@ def test_tokenizers_that_do_not_fit():
     static, fast = static_parts()
     plain = tiny_model()
     router = Router({"query": [static], "document": list(plain.stack)})
-    with pytest.raises(ValueError, match="the tokenizers are of query, the model has query, document: give one for"):
+    with pytest.raises(ValueError, match="the tokenizers are of query, the routes are query, document: give one for"):
         SentenceTransformer.from_modules([router], {"query": fast})
-    with pytest.raises(ValueError, match="the tokenizers are of query, the model has no routes"):
+    with pytest.raises(ValueError, match="the tokenizers are of query, the routes are none"):
         SentenceTransformer.from_modules(list(plain.stack), {"query": fast})
     twice = Router({"query": list(plain.stack), "document": [*plain.stack, Normalize()]})
     with pytest.raises(ValueError, match="two routes begin with the same module, so they must have the same tokenizer"):

@@ -44,8 +44,8 @@ from minist.modules.router import Router
 
 SETTINGS = "config_sentence_transformers.json"
 OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
-TEXT, TABLE = ((str, type(None)), "a text or null"), ((dict, type(None)), "a table of texts or null")
-SETTING_KINDS = {"prompts": TABLE, "default_prompt_name": TEXT, "similarity_fn_name": TEXT, "model_type": TEXT}
+TEXT = (str, type(None))
+TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type")  # settings that are a text
 
 
 @dataclass
@@ -65,11 +65,10 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
     """A model of that stack; `tokenizer` is one for all texts, or one for each route."""
     paths = stack.paths
     given: dict[Any, Tokenizer] = dict.fromkeys(paths, tokenizer) if isinstance(tokenizer, Tokenizer) else {**tokenizer}
-    if given.keys() != paths.keys():
-        known = listing(filter(None, paths))
-        raise ValueError(f"the tokenizers are of {listing(given)}, the routes are {known}: give one for each")
-    if len({(path[0], given[route]) for route, path in paths.items()}) > len({path[0] for path in paths.values()}):
-        raise ValueError("two routes begin with the same module, so they must have the same tokenizer")
+    readers = {(path[0], given.get(route)) for route, path in paths.items()}
+    if given.keys() != paths.keys() or len(readers) > len({reader for reader, _ in readers}):
+        known, same = listing(filter(None, paths)), "the same where routes begin with the same module"
+        raise ValueError(f"the tokenizers are of {listing(given)}, the routes are {known}: give one for each, {same}")
     return Content(stack, given, {})
 
 
@@ -79,9 +78,7 @@ Folders = dict[nn.Module, Path]  # where each module was read
 
 
 def load_folder(folder: Path) -> Content:
-    """Read a model folder. ValueError where it holds something that we cannot run."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give the path of a saved model")
+    """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     folders = Folders()
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
     modules = _listed_modules(file, folders) if has_list else _default_modules(folder, folders)
@@ -187,13 +184,13 @@ def _default_modules(folder: Path, folders: Folders) -> list[Module]:
 
 def _load_settings(file: Path) -> dict[str, Any]:
     settings = read_optional(file)
-    for name, (kinds, wanted) in SETTING_KINDS.items():
-        value = settings.get(name)
-        texts = (value or {}).values() if kinds is TABLE[0] and type(value) is dict else ()
-        if type(value) not in kinds or not all(type(text) in TEXT[0] for text in texts):
-            raise ValueError(f"{file}: {name} is not {wanted}")
-    if settings.get("truncate_dim") is not None:
-        with reading(file):
+    with reading(file):
+        prompts = settings.get("prompts") or {}
+        texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
+        for name, text in texts.items():
+            if type(text) not in TEXT:
+                raise ValueError(f"{name} is {text!r}: it must be a text or null")
+        if settings.get("truncate_dim") is not None:
             number("truncate_dim", settings["truncate_dim"], 1)
     return settings
 
@@ -228,7 +225,7 @@ def _save_part(module: Module, folder: Path, content: Content) -> None:
     config, weights = module.to_folder()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
     if not module.gives and any(module in before_pooling(path) for path in paths.values()):
-        # only the newer generation can say so
+        # by itself the older generation would have it act on the text's embedding
         config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
     if module.gives == "layers" and any("layers" in other.takes for path in paths.values() for other in path):
         config |= {"output_hidden_states": True}  # without it, the real library leaves WeightedLayerPooling out

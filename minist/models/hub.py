@@ -77,7 +77,7 @@ def missing_files(folder: Path) -> list[str]:
     # commit has no modules.json, which huggingface_hub notes here
     none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"
     needed = [] if none.exists() else [Path("modules.json")]
-    for path, kind in module_folders(folder):
+    for path, kind in module_folders(folder):  # of a class that we do not have, what most have
         needed += [Path(path, name) for name in _required(folder / path, MODULES.get(kind, Dense))]
     return [file.as_posix() for file in needed if not (folder / file).exists()]  # a file is there only when complete
 
@@ -129,10 +129,9 @@ def _place(folder: Path, relative: str, kind: str) -> tuple[str, str]:
 
 def _cached_folder(repo: str, revision: str | None) -> Path | None:
     """Where the cache has files of a revision, be it all of them or one."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import errors, snapshot_download
 
-    with suppress(LocalEntryNotFoundError):
+    with suppress(errors.LocalEntryNotFoundError):
         return Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[]))
     return None
 
@@ -141,36 +140,33 @@ def _fetch(repos: Sequence[str], revision: str | None, token: str | None) -> Pat
     """The model of the first of `repos` that there is. ValueError says why the hub does not give it."""
     from huggingface_hub import constants, errors
 
-    for repo in repos:
-        nothing = f"there is no folder {repos[-1]}, "
-        try:
-            return _download(repo, revision, token)
-        except errors.GatedRepoError:  # a RepositoryNotFoundError too, so it comes first
-            page = f"{constants.ENDPOINT}/{repo}"
-            why = f"{repo} is gated: ask for access at {page}, and give the token of that account"
-        except errors.RepositoryNotFoundError:
-            if repo != repos[-1]:
-                continue
-            what = f"{nothing}and no model {' or '.join(repos)} on the hub that this token may see"
-            why = f"{what}: check the name; a private model needs a token (HF_TOKEN)"
-        except errors.RevisionNotFoundError:
-            why = f"{repo} has no revision {revision!r}: give one of its branches, tags or commits"
-        except _failures() as e:
-            what = f"{constants.HF_HUB_CACHE} has not all of {repo}, which could not be fetched from the hub"
-            why = f"{nothing}{what} ({_reason(e)}): download it where there is a network, and give the folder"
-            folder = _cached_folder(repo, revision)  # only a person knows whether it is a plain checkpoint
-            if folder is not None and missing_files(folder) == ["modules.json"]:
-                why += f", or give {folder} if you know that it is whole"
-        raise ValueError(why)
-    raise AssertionError("repos is not empty")
+    repo, *others = repos
+    nothing = f"there is no folder {repos[-1]}, "
+    try:
+        return _download(repo, revision, token)
+    except errors.GatedRepoError:  # a RepositoryNotFoundError too, so it comes first
+        why = f"{repo} is gated: ask for access at {constants.ENDPOINT}/{repo}, and give the token of that account"
+    except errors.RepositoryNotFoundError:
+        if others:
+            return _fetch(others, revision, token)
+        tried = repo if "/" in repo else f"sentence-transformers/{repo} or {repo}"
+        why = f"{nothing}and no model {tried} on the hub that this token may see: check the name, or give a token"
+    except errors.RevisionNotFoundError:
+        why = f"{repo} has no revision {revision!r}: give one of its branches, tags or commits"
+    except _failures() as e:
+        what = f"{constants.HF_HUB_CACHE} has not all of {repo}, which could not be fetched from the hub"
+        why = f"{nothing}{what} ({_reason(e)}): download it where there is a network, and give the folder"
+        folder = _cached_folder(repo, revision)  # only a person knows whether it is a plain checkpoint
+        if folder is not None and missing_files(folder) == ["modules.json"]:
+            why += f", or give {folder} if you know that it is whole"
+    raise ValueError(why)
 
 
 def _download(repo: str, revision: str | None, token: str | None) -> Path:
     """Bring what is missing into the cache, in an order in which half of it is never taken for all: weights come last.
     Those of another library may be there already: so modules.json, for which missing_files waits too, comes after the
     small files that a model can be read without."""
-    from huggingface_hub import HfApi, constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
     # asked first: hf_hub_download answers many an error with whatever the cache has
     info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -187,7 +183,9 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     needed = needed_files(files, [path for path, _ in module_folders(folder)])
     for file in sorted(needed, key=lambda file: not file.endswith(".json")):
         fetch(file)
-    with suppress(EntryNotFoundError):  # the cache notes which commit the revision is, and whether modules.json exists
+    with suppress(
+        errors.EntryNotFoundError
+    ):  # the cache notes which commit the revision is, and whether modules.json exists
         hf_hub_download(repo, "modules.json", revision=revision, token=token)
     return folder
 
@@ -215,10 +213,9 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What the hub's library raises: its transport's errors, OSErrors, and those of its compiled downloader."""
     from huggingface_hub.errors import HTTPError  # of whichever package it sends its requests with
 
-    return HTTPError, OSError, RuntimeError, JSONDecodeError
+    return HTTPError, OSError, RuntimeError, JSONDecodeError  # RuntimeError: its compiled downloader
 
 
 def _reason(error: Exception) -> str:

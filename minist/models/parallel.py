@@ -27,7 +27,7 @@ def embed_on(
     size = max(1, -(-len(texts) // (SHARES * len(devices))))  # rounded up
     jobs = [(texts[start : start + size], prompt, batch_tokens, role) for start in range(0, len(texts), size)]
     context = get_context("spawn")  # a process that used CUDA cannot be forked
-    free = context.SimpleQueue()
+    free = context.SimpleQueue()  # each process takes one device out of it
     for device in devices:
         free.put(device)
     on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()  # its weights lie in shared memory
@@ -40,10 +40,8 @@ def embed_on(
                 row, cut = row + len(part), cut + cut_here
                 done(len(part))
     except BrokenProcessPool:
-        raise ValueError(
-            f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and does "
-            'the script call encode below `if __name__ == "__main__":`?'
-        ) from None
+        what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
+        raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
     return embeddings, cut
 
 

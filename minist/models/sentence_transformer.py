@@ -72,20 +72,14 @@ class SentenceTransformer(TextModel):
         tokens; a tuple of two is a pair. `truncate_dim` keeps the first dimensions, then `normalize_embeddings`
         scales to length one, then `precision` makes codes of them, see quantization.py. `batch_tokens` bounds the
         memory and does not change the result; 0 is a good number for the device. Several in `device`, such as
-        ["cuda:0", "cuda:1"] or ["cpu", "cpu"], share the texts, see parallel.py. `convert_to_tensor` gives a tensor,
-        on the model's device. No other argument is taken: `theirs` is there to say what those of
-        sentence-transformers are called here.
-        """
+        ["cuda:0", "cuda:1"], share the texts, see parallel.py. `convert_to_tensor` gives a tensor, on the model's
+        device. `theirs` is there to say what the arguments of sentence-transformers are called here."""
         for name in theirs:
             raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
         check_precision(precision)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start
-        embed: Callable[..., tuple[Tensor, int]] = self.embed
-        if isinstance(device, str | torch.device):
-            self.to(find_device(device))
-        elif device:
-            embed = partial(embed_on, [str(find_device(d)) for d in device], self)
+        embed = self._embed_on(device)
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
             embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
         result = self.finish(embeddings, truncate_dim, normalize_embeddings)
@@ -93,6 +87,14 @@ class SentenceTransformer(TextModel):
             result = torch.from_numpy(quantize(result.numpy(), precision, ranges))
         result = result[0] if is_one else result
         return result.to(self.device) if convert_to_tensor else result.numpy()
+
+    def _embed_on(self, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
+        """`embed` on these devices; one alone is where the model stays."""
+        if isinstance(device, str | torch.device):
+            self.to(find_device(device))
+        elif device:
+            return partial(embed_on, [str(find_device(d)) for d in device], self)
+        return self.embed
 
     encode_query = partialmethod(encode, role="query")
     encode_document = partialmethod(encode, role="document")

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minist.checks import pick
 from minist.data.packed import Packed
 from minist.module import Module
 from minist.modules.router import Router
@@ -113,10 +114,11 @@ class Stack(nn.ModuleList):
         if mixing := [module.name for module in path if "layers" in module.takes]:
             raise ValueError(f"{outputs[0]}: {mixing[0]} mixes the layers: no embedding is of one alone")
         states = {f"layer {i}": x for i, x in enumerate(path[0].hidden_states(packed))}
-        if unknown := [name for name in outputs if name not in states]:
-            raise ValueError(f"there is no output {unknown[0]!r}, known are {', '.join(states)}")
-        wanted = [[*states][-1], *outputs]  # the last layer's is the model's own embedding
-        return tuple(behind_reader(path[1:], states[name], packed) for name in wanted)
+        wanted = [
+            [*states.values()][-1],
+            *(pick("the output", name, states) for name in outputs),
+        ]  # the last is its own
+        return tuple(behind_reader(path[1:], x, packed) for x in wanted)
 
 
 def run(path: Sequence[Module], packed: Packed) -> Tensor:

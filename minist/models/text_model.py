@@ -62,8 +62,7 @@ class TextModel(nn.Module):
         `device` None takes the GPU if there is one. `dtype`: None is float32, "auto" is bfloat16 where that is fast.
         `keep_layers` keeps these layers of the encoder, the first is 0; `truncate_dim` the first dimensions of what a
         user gets. `prompts` are added to those of the folder. Parts in memory stay where and what they are unless told
-        otherwise. The model is in eval mode. ValueError for a folder that is no model, and for impossible settings.
-        """
+        otherwise. ValueError for a folder that is no model, and for impossible settings."""
         super().__init__()
         content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
@@ -84,7 +83,7 @@ class TextModel(nn.Module):
         if content is not source or device is not None or dtype is not None:
             place = find_device(device)
             self.to(device=place, dtype=find_dtype(dtype, place))
-        self.eval()
+        self.eval()  # a training sets the mode itself
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Self:

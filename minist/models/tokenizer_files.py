@@ -86,21 +86,19 @@ def _read_backend(file: Path) -> Backend:
 
 
 def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
-    """BERT's tokenizer of a vocab.txt, as BertTokenizerFast makes it. ValueError where a special token is missing."""
+    """BERT's tokenizer of a vocab.txt, as BertTokenizerFast makes it. KeyError where a special token is missing."""
     words = {line.rstrip("\n"): i for i, line in enumerate(file.read_text("utf-8").splitlines(keepends=True))}
     special = {name: _text(config.get(name)) or names[0] for name, names in SPECIAL.items()}
-    for name in ("unk_token", "cls_token", "sep_token"):
-        if special[name] not in words:
-            raise ValueError(f"there is no line {special[name]}, the {name}")
-    cls, sep = special["cls_token"], special["sep_token"]
-    backend = Backend(WordPiece(words, unk_token=special["unk_token"]))
+    cls, sep, unknown = (special[name] for name in ("cls_token", "sep_token", "unk_token"))
+    ids = [(token, words[token]) for token in (cls, sep, unknown)]
+    backend = Backend(WordPiece(words, unk_token=unknown))
     chinese, lower = config.get("tokenize_chinese_chars", True), config.get("do_lower_case", True)
     accents = config.get("strip_accents")  # None: where it lowers too
     backend.normalizer = BertNormalizer(handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower)
     backend.pre_tokenizer = BertPreTokenizer()
     backend.add_special_tokens([token for token in special.values() if token in words])
-    ids, single = [(token, words[token]) for token in (cls, sep)], f"{cls} $A {sep}"
-    backend.post_processor = TemplateProcessing(single=single, pair=f"{single} $B:1 {sep}:1", special_tokens=ids)
+    one = f"{cls} $A {sep}"
+    backend.post_processor = TemplateProcessing(single=one, pair=f"{one} $B:1 {sep}:1", special_tokens=ids[:2])
     return backend
 
 

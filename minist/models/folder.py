@@ -199,7 +199,7 @@ def _load_settings(file: Path) -> dict[str, Any]:
 
 
 def save_folder(content: Content, folder: Path) -> None:
-    """Write a model folder; files of other names that are there already stay."""
+    """Files of other names that are there already stay."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder to save the model into")
     with files_into(folder) as partial:

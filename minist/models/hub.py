@@ -39,9 +39,8 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
 
     A name is "owner/name"; one without a slash is looked for under sentence-transformers/, then among those older than
     owners, such as "bert-base-uncased". `revision` is a branch, tag or commit (None: main); `token` opens private and
-    gated models (None: the one you are logged in with). What is all in the cache, whoever put it there, is used as it
-    is: the hub is not even asked whether the branch has moved on. ValueError says why there is no model; errors of the
-    disk are OSErrors.
+    gated models (None: the one you are logged in with). What is all in the cache is used as it is: the hub is not even
+    asked whether the branch has moved on. ValueError says why there is no model; errors of the disk are OSErrors.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.exists():
@@ -191,11 +190,9 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
 
 
 def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, revision: str | None) -> str:
-    """Upload all files of `folder` in one commit, and return the address of the repository.
-
-    The repository is created where there is none, `private` or for all to see; so is the branch `revision` (None:
-    main). One that exists stays as private as it is, and keeps its other files. ValueError when the hub refuses.
-    """
+    """Upload all files of `folder` in one commit, and return the address of the repository. It is created where there
+    is none, `private` or for all to see; so is the branch `revision` (None: main). One that exists stays as private as
+    it is, and keeps its other files. ValueError when the hub refuses."""
     from huggingface_hub import HfApi, constants, utils
 
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():

@@ -136,7 +136,6 @@ def behind_reader(modules: Sequence[Module], x: Tensor, packed: Packed) -> Tenso
 
 
 def before_pooling(path: Sequence[Module]) -> list[Module]:
-    """Those of the modules that give tokens, or layers."""
     return [module for module, kind in zip(path, check_path(path)[0], strict=True) if kind in ("layers", "tokens")]
 
 

@@ -62,14 +62,14 @@ class TextModel(nn.Module):
         `device` None takes the GPU if there is one. `dtype`: None is float32, "auto" is bfloat16 where that is fast.
         `keep_layers` keeps these layers of the encoder, the first is 0; `truncate_dim` the first dimensions of what a
         user gets. `prompts` are added to those of the folder. Parts in memory stay where and what they are unless told
-        otherwise. ValueError for a folder that is no model, and for impossible settings."""
+        otherwise."""
         super().__init__()
         content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
         for encoder, tokenizer in self._encoders().items():
             tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
-        given = (self.settings.get("prompts") or {}) | dict(prompts or {})
+        given = {**(self.settings.get("prompts") or {}), **(prompts or {})}  # what the caller says goes first
         self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in given.items()}
         self.default_prompt_name = default_prompt_name or self.settings.get("default_prompt_name")
         for name in [None, *self.prompts]:  # checked here, so that no training begins with a prompt that fails later
@@ -80,7 +80,7 @@ class TextModel(nn.Module):
         self.kept_dim(self.truncate_dim)
         if keep_layers is not None:
             self.keep_layers(keep_layers)
-        if content is not source or device is not None or dtype is not None:
+        if content is not source or device is not None or dtype is not None:  # parts in memory stay as they are
             place = find_device(device)
             self.to(device=place, dtype=find_dtype(dtype, place))
         self.eval()  # a training sets the mode itself
@@ -182,17 +182,11 @@ class TextModel(nn.Module):
                 module.training = True
 
     def rows(
-        self,
-        texts: Texts,
-        prompt: str,
-        role: str | None,
-        batch_tokens: int,
-        compute: Callable[[Packed], T],
-        done: Update,
+        self, texts: Texts, prompt: str, role: str | None, batch_tokens: int, compute: Callable[..., T], done: Update
     ) -> Iterator[tuple[Tensor, list[T], int]]:
         """The inference loop. For each chunk of `texts`: the places [n] of its texts, from the longest to the
-        shortest; what `compute` made of its batches, in this order; and how many of them were cut. `batch_tokens`
-        bounds the memory, 0 is a good number for the device."""
+        shortest; what `compute` made of its batches, each a Packed, in this order; and how many of them were cut.
+        `batch_tokens` bounds the memory, 0 is a good number for the device."""
         tokenizer = self.tokenizer_for(role)
         prompt_length = tokenizer.prompt_length(prompt)  # a pooling may leave the prompt's tokens out
         for start in range(0, len(texts), CHUNK):
@@ -245,8 +239,7 @@ class TextModel(nn.Module):
     # ------------------------------------------------------------ changed for training
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Keep only these layers of every encoder, the first is 0: a smaller model to distil, or to run as it is after
-        AdaptiveLayerLoss. ValueError for layers that it has not."""
+        """Keep only these layers of every encoder, the first is 0. ValueError for layers that it has not."""
         encoders = self._encoders()
         if not encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
             raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
@@ -255,7 +248,7 @@ class TextModel(nn.Module):
                 change(encoder, numbers)
 
     def set_dropout(self, hidden: float | None, attention: float | None) -> None:
-        """Change the probabilities for this training; None leaves one as the encoder's config says."""
+        """Change the probabilities; None leaves one as the encoder's config says."""
         for name, part in self.named_modules():
             wanted = attention if name.endswith("attention_dropout") else hidden
             if isinstance(part, nn.Dropout) and wanted is not None:

@@ -86,7 +86,7 @@ def _read_backend(file: Path) -> Backend:
 
 
 def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
-    """BERT's tokenizer of a vocab.txt, as BertTokenizerFast makes it. KeyError where a special token is missing."""
+    """As BertTokenizerFast makes it of a vocab.txt. KeyError where a special token is missing."""
     words = {line.rstrip("\n"): i for i, line in enumerate(file.read_text("utf-8").splitlines(keepends=True))}
     special = {name: _text(config.get(name)) or names[0] for name, names in SPECIAL.items()}
     cls, sep, unknown = (special[name] for name in ("cls_token", "sep_token", "unk_token"))
@@ -103,8 +103,7 @@ def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
 
 
 def _text(token: Any) -> str:
-    """A special token, which a file gives as a text or as a table that describes it."""
-    return str(token.get("content") if type(token) is dict else token or "")
+    return str(token.get("content") if type(token) is dict else token or "")  # a table describes it
 
 
 def _check_ids(tokenizer: Tokenizer, rows: int, folder: Path) -> None:

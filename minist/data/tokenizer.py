@@ -144,10 +144,10 @@ class Tokenizer:
 
     def _pieces(self, texts: Sequence[Text]) -> Iterator[list[Text]]:
         piece: list[Text] = []
-        characters = 0
+        characters, far = 0, self._far
         for text in texts:
             piece.append(text)
-            characters += min(_length(text), self._far)  # of a longer one, no more is tokenized
+            characters += min(_length(text), far)  # of a longer one, no more is tokenized
             if len(piece) == PIECE or characters > CHARACTERS:
                 yield piece
                 piece, characters = [], 0
@@ -174,8 +174,8 @@ class Tokenizer:
 
     def _encode(self, texts: list[Text]) -> list[Encoding]:
         """As the library does, but of what is far longer than the maximum only the beginning is tokenized."""
-        long = {i: text for i, text in enumerate(texts) if _length(text) > self._far}
-        short = list(texts)
+        short, far = list(texts), self._far  # asked for once: the library makes a table of it each time
+        long = {i: text for i, text in enumerate(texts) if _length(text) > far}
         for i, text in long.items():
             short[i] = self._beginning(text) if isinstance(text, str) else ""
         encodings: list[Encoding] = self.backend.encode_batch_fast(short, add_special_tokens=self.special_tokens)

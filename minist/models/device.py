@@ -38,7 +38,8 @@ def find_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
         return torch.bfloat16 if multiplies_bfloat16_fast(device) else torch.float32
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
-    return pick("dtype", "float32" if dtype is None else str(dtype), DTYPES)
+    known = DTYPES | {"auto": torch.float32}  # done with above, and here for the message
+    return pick("dtype", "float32" if dtype is None else str(dtype), known)
 
 
 def multiplies_bfloat16_fast(device: torch.device) -> bool:

@@ -182,9 +182,7 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     needed = needed_files(files, [path for path, _ in module_folders(folder)])
     for file in sorted(needed, key=lambda file: not file.endswith(".json")):
         fetch(file)
-    with suppress(
-        errors.EntryNotFoundError
-    ):  # the cache notes which commit the revision is, and whether modules.json exists
+    with suppress(errors.EntryNotFoundError):  # the cache notes the commit of the revision, and if there is this file
         hf_hub_download(repo, "modules.json", revision=revision, token=token)
     return folder
 

@@ -189,7 +189,7 @@ def _load_settings(file: Path) -> dict[str, Any]:
         texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
         for name, text in texts.items():
             if type(text) not in TEXT:
-                raise ValueError(f"{name} is {text!r}: it must be a text or null")
+                raise ValueError(f"{name} is {repr(text)[:60]}: it must be a text or null")
         if settings.get("truncate_dim") is not None:
             number("truncate_dim", settings["truncate_dim"], 1)
     return settings
@@ -225,7 +225,7 @@ def _save_part(module: Module, folder: Path, content: Content) -> None:
     config, weights = module.to_folder()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
     if not module.gives and any(module in before_pooling(path) for path in paths.values()):
-        # by itself the older generation would have it act on the text's embedding
+        # which only the newer generation reads: without it, the module acts on the text's embedding
         config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
     if module.gives == "layers" and any("layers" in other.takes for path in paths.values() for other in path):
         config |= {"output_hidden_states": True}  # without it, the real library leaves WeightedLayerPooling out

@@ -62,7 +62,9 @@ def _shown(value: object) -> str:
 
 
 class Tokenized(NamedTuple):
-    input_ids: Tensor  # [T] int64, of N texts, end to end, on the CPU
+    """Token ids of N texts, end to end, on the CPU."""
+
+    input_ids: Tensor  # [T] int64
     token_type_ids: Tensor  # [T] int64
     lengths: Tensor  # [N] int64
     was_cut: Tensor  # [N] bool: longer than the maximum, so its end is missing

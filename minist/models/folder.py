@@ -50,6 +50,8 @@ TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type")  # settings 
 
 @dataclass
 class Content:
+    """What a model folder holds."""
+
     stack: Stack
     tokenizers: dict[str | None, Tokenizer]  # by route, None where there is one path for all texts
     settings: dict[str, Any]  # config_sentence_transformers.json, unknown keys too

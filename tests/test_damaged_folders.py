@@ -134,10 +134,9 @@ def test_a_length_without_an_end(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompts": {"query": 3}}, "prompts is not a table of texts or null"),
-        ({"prompts": ["x"]}, "prompts is not a table of texts or null"),
-        ({"default_prompt_name": 3}, "default_prompt_name is not a text or null"),
-        ({"similarity_fn_name": []}, "similarity_fn_name is not a text or null"),
+        ({"prompts": {"query": 3}}, "prompts.query is 3: it must be a text or null"),
+        ({"default_prompt_name": 3}, "default_prompt_name is 3: it must be a text or null"),
+        ({"similarity_fn_name": []}, "similarity_fn_name is []: it must be a text or null"),
         ({"truncate_dim": "x"}, "truncate_dim is 'x': use a number at least 1"),
         ({"truncate_dim": 0}, "truncate_dim is 0: use a number at least 1"),
     ],
@@ -145,6 +144,11 @@ def test_a_length_without_an_end(folder):
 def test_settings_of_another_kind(folder, change, message):
     edit(folder / "config_sentence_transformers.json", **change)
     assert check(folder) == f"{folder}/config_sentence_transformers.json: {message}"
+
+
+def test_prompts_that_are_no_table(folder):
+    edit(folder / "config_sentence_transformers.json", prompts=["x"])
+    assert "config_sentence_transformers.json is not as a saved model has it" in check(folder)
 
 
 def test_prompts_that_are_null(folder):
@@ -169,7 +173,7 @@ def test_special_ids_beyond_the_vocabulary(folder):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [5000]
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    assert "tokenizer.json has 5001 tokens, the model " in check(folder)
+    assert "the tokenizer gives id 5000, its vocabulary ends at " in check(folder)
 
 
 def test_ids_with_gaps(folder):

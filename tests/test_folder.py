@@ -15,6 +15,7 @@ from minist.encoders.mpnet import MPNetConfig
 from minist.encoders.weights import checkpoint_names, modernize
 from minist.models.folder import load_folder, load_module
 from minist.models.sentence_transformer import SentenceTransformer
+from minist.models.tokenizer_files import wordpiece
 from minist.modules.dense import Dense, Normalize
 
 TEXTS = sentences(12, seed=5)
@@ -350,7 +351,9 @@ def test_vocab_txt_of_a_cased_model(folder):
 
 def test_vocab_txt_without_a_special_token(folder):
     only_vocab_txt(folder, cls_token="<s>")
-    with pytest.raises(ValueError, match=r"vocab\.txt: there is no line <s>, the cls_token"):
+    with pytest.raises(KeyError, match="<s>"):
+        wordpiece(folder / "vocab.txt", {"cls_token": "<s>"})
+    with pytest.raises(ValueError, match=r"vocab\.txt is not as a saved model has it: '<s>' is missing"):
         load_folder(folder)
 
 

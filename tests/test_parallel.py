@@ -57,13 +57,13 @@ def test_no_texts(model, no_processes):
 
 def test_an_error_in_a_process_arrives(model):
     with pytest.raises(ValueError, match="the role is 'passage'"):
-        list(embed_on(TWO, forked(), ["read", "write"], "", 0, "passage"))
+        embed_on(TWO, forked(), ["read", "write"], "", 0, lambda n: None, "passage")
 
 
 def test_a_process_that_does_not_start(model):
     message = "a process on toaster ended too early: is there memory for 1 models, .* below `if __name__"
     with pytest.raises(ValueError, match=message):
-        list(embed_on(["toaster"], model, ["read"], "", 0, None))
+        embed_on(["toaster"], model, ["read"], "", 0, lambda n: None, None)
 
 
 def test_a_device_that_does_not_exist(model, no_processes):
@@ -94,7 +94,7 @@ def test_texts_are_shared_out(model, monkeypatch):
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
     for count in (1, 15, 16, 17, 100):
         jobs.clear()
-        assert list(embed_on(TWO, model, range(count), "p: ", 9, "query")) == []
+        embed_on(TWO, model, range(count), "p: ", 9, lambda n: None, "query")
         processes, *parts = jobs
         assert processes == 2
         assert [i for part, *_ in parts for i in part] == list(range(count))

@@ -139,6 +139,7 @@ def test_the_script(tmp_path, monkeypatch):
     close(encode(tmp_path, "--role", "query", "--prompt", "read ")[0], model.encode_query(TEXTS, prompt="read "))
     close(encode(tmp_path)[0], model.encode(TEXTS))
     (tmp_path / "o.npy").unlink()
+    (tmp_path / ".o.npy.finished.json").unlink()
     before = set(tmp_path.iterdir())
     assert "the role is 'passage': give one of query, document" in encode(tmp_path, "--role", "passage")[1]
     assert set(tmp_path.iterdir()) == before

@@ -252,8 +252,8 @@ def test_outputs_of_layers():
 @pytest.mark.parametrize(
     ("modules", "name", "message"),
     [
-        (lambda: [encoder(), Pooling(8)], "layer 3", "there is no output 'layer 3', known are layer 0, layer 1, layer"),
-        (lambda: [encoder(), Pooling(8)], "codes", "there is no output 'codes'"),
+        (lambda: [encoder(), Pooling(8)], "layer 3", "the output is 'layer 3', known are layer 0, layer 1, layer"),
+        (lambda: [encoder(), Pooling(8)], "codes", "the output is 'codes'"),
         (lambda: [StaticEmbedding(20, 8)], "layer 0", "a StaticEmbedding has no layers"),
         (
             lambda: [encoder(), WeightedLayerPooling(8, 2, 0), Pooling(8)],

@@ -146,12 +146,12 @@ def test_tokenizers_that_do_not_fit():
     static, fast = static_parts()
     plain = tiny_model()
     router = Router({"query": [static], "document": list(plain.stack)})
-    with pytest.raises(ValueError, match="the tokenizers are of query, the model has query, document: give one for"):
+    with pytest.raises(ValueError, match="the tokenizers are of query, the routes are query, document: give one for"):
         SentenceTransformer.from_modules([router], {"query": fast})
-    with pytest.raises(ValueError, match="the tokenizers are of query, the model has no routes"):
+    with pytest.raises(ValueError, match="the tokenizers are of query, the routes are none"):
         SentenceTransformer.from_modules(list(plain.stack), {"query": fast})
     twice = Router({"query": list(plain.stack), "document": [*plain.stack, Normalize()]})
-    with pytest.raises(ValueError, match="two routes begin with the same module, so they must have the same tokenizer"):
+    with pytest.raises(ValueError, match="the same where routes begin with the same module"):
         SentenceTransformer.from_modules([twice], {"query": fast, "document": plain.tokenizer})
 
 
@@ -350,8 +350,8 @@ def test_texts_of_other_containers():
     ("settings", "message"),
     [
         ({"prompts": {"query": "\ud800"}}, r"the prompt is '\\ud800', whose character 0 is half"),
-        ({"prompts": {"query": 5}}, "prompts is not a table of texts"),
-        ({"default_prompt_name": 5}, "default_prompt_name is not a text"),
+        ({"prompts": {"query": 5}}, "prompts.query is 5: it must be a text"),
+        ({"default_prompt_name": 5}, "default_prompt_name is 5: it must be a text"),
         ({"default_prompt_name": "other"}, "the prompt name is 'other', known are query, document"),
         ({"similarity_fn_name": "nearness"}, "nearness"),
         ({"truncate_dim": 17}, "truncate_dim is 17: use a number at least 1 and at most 16"),

@@ -77,7 +77,7 @@ def test_shards_of_pickles(tmp_path):
 def test_a_shard_is_missing(tmp_path):
     write_shards(tmp_path, PLACES)
     (tmp_path / "model-2.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"the shard model-2\.safetensors of the weights is missing"):
+    with pytest.raises(ValueError, match=r"the weights are damaged: .*model-2\.safetensors"):
         read_weights(tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_damaged_pickles(tmp_path):
 @pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(1), {"a": [1.0]}, {"model": {"a": torch.ones(1)}}])
 def test_a_pickle_of_something_else(tmp_path, content):
     torch.save(content, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="the weights are no table of names and tensors"):
+    with pytest.raises(ValueError, match="the weights are damaged: "):
         read_weights(tmp_path)
 
 

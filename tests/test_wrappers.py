@@ -302,7 +302,7 @@ def test_a_layer_is_the_model_that_ends_behind_it():
     model.keep_layers([0, 1])
     torch.testing.assert_close(behind_two, model([packed])[0][0], atol=1e-6, rtol=0)
     assert isinstance(model.stack, Stack) and model.num_layers == 2
-    with pytest.raises(ValueError, match="there is no output 'layer 7', known are layer 0, layer 1, layer 2"):
+    with pytest.raises(ValueError, match="the output is 'layer 7', known are layer 0, layer 1, layer 2"):
         model([packed], (), ("layer 7",))
 
 

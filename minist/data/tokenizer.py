@@ -19,7 +19,7 @@ from torch import Tensor
 from minist.checks import number
 from minist.data.packed import Packed
 
-NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none; tokenizer_config.json writes 1e30 for it
+NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none
 PIECE, CHARACTERS = 1024, 2**20  # texts, and characters of them, that are tokenized at once: Encodings are large
 MARGIN = 64  # tokens behind the maximum which show that the end of a text is far away
 THEIRS = {  # what is set on a tokenizer of transformers: it would mean nothing here
@@ -29,17 +29,18 @@ THEIRS = {  # what is set on a tokenizer of transformers: it would mean nothing 
 }
 PLAIN = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])  # no special tokens, and yet token types
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
+Texts = Sequence[Text]
 
 
-def checked_texts(texts: str | Iterable[Text]) -> list[Text]:
-    """`texts` as a list, one text too. ValueError names the first that is neither a text nor a pair, with its place."""
+def checked_texts(texts: str | Iterable[Text]) -> tuple[list[Text], bool]:
+    """`texts` as a list, and whether it was one text alone. ValueError names the first that is no text or pair."""
     if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
         raise ValueError(f"texts is {_shown(texts)}: give a text or a list of texts")
     many: list[Text] = [texts] if isinstance(texts, str) else list(texts)
     for i, text in enumerate(many):
         if fault := text_fault(text, may_pair=True):
             raise ValueError(f"texts[{i}] is {fault}")
-    return many
+    return many, isinstance(texts, str)
 
 
 def text_fault(text: Any, may_pair: bool) -> str:
@@ -56,7 +57,7 @@ def text_fault(text: Any, may_pair: bool) -> str:
 
 
 def _shown(value: object) -> str:
-    shown = " ".join(ascii(value).split())
+    shown = " ".join(ascii(value).split())  # ascii: a half of a surrogate pair cannot be printed
     return shown if len(shown) < 60 else f"{shown[:60]}.."
 
 
@@ -78,10 +79,8 @@ class Tokenizer:
     """A trained tokenizer and the number of tokens at which texts are cut."""
 
     def __init__(self, backend: Backend, max_length: int, special_tokens: bool = True) -> None:
-        """`special_tokens` False puts none round a text, as StaticEmbedding wants it.
-
-        ValueError for a `max_length` that leaves no room for text, and for a tokenizer that cannot read every text.
-        """
+        """`special_tokens` False puts none round a text, as StaticEmbedding wants it. ValueError for a `max_length`
+        that leaves no room for text, and for a tokenizer that cannot read every text."""
         backend.no_padding()
         backend.post_processor = backend.post_processor or PLAIN  # without one, encode_batch_fast forgets the types
         self.backend = backend
@@ -94,14 +93,11 @@ class Tokenizer:
         self.special_ids = {i for i, token in added.items() if token.special}
         # characters that always end a word: before them a text may be cut, and the tokens in front stay the same
         self.word_ends = [end for end in " \n。" if _splits(backend, end)]
-        self._check()
-
-    def _check(self) -> None:
         try:
-            ids = self.backend.encode("\ue000").ids  # a character that no vocabulary has
+            ids = backend.encode("\ue000").ids  # a character that no vocabulary has
         except Exception as e:  # the library raises bare Exception
             raise ValueError(f"the tokenizer has no token for what it does not know: {e}") from None
-        if max(ids, default=0) >= self.vocab_size:
+        if max(ids, default=0) >= self.vocab_size:  # its unknown token can have an id of its own
             raise ValueError(f"the tokenizer gives id {max(ids)}, its vocabulary ends at {self.vocab_size - 1}")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -112,8 +108,7 @@ class Tokenizer:
     @property
     def max_length(self) -> int:
         """Tokens at which a text is cut, special ones included."""
-        truncation = self.backend.truncation
-        assert truncation is not None  # we turned it on
+        truncation: Any = self.backend.truncation  # turned on by the setter
         return int(truncation["max_length"])
 
     @max_length.setter
@@ -125,16 +120,13 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """The largest id + 1, V."""
-        count = self.backend.get_vocab_size()
-        if all(map(self.backend.id_to_token, range(count))):  # no gaps; ten times as fast as the vocabulary itself
-            return count
-        return max(self.backend.get_vocab().values()) + 1
+        count = self.backend.get_vocab_size()  # of tokens; ids may have gaps
+        has_gaps = not all(map(self.backend.id_to_token, range(count)))  # ten times as fast as the vocabulary itself
+        return max(self.backend.get_vocab().values()) + 1 if has_gaps else count
 
     def prompt_length(self, prompt: str) -> int:
         """Leading tokens that belong to `prompt`, [CLS] among them; a closing special token does not count."""
-        if not prompt:
-            return 0
-        ids = self.backend.encode(prompt, add_special_tokens=self.special_tokens).ids
+        ids = self.backend.encode(prompt, add_special_tokens=self.special_tokens).ids if prompt else []
         return len(ids) - 1 if ids and ids[-1] in self.special_ids else len(ids)
 
     def to_json(self) -> str:
@@ -157,28 +149,23 @@ class Tokenizer:
         characters, far = 0, self._far
         for text in texts:
             piece.append(text)
-            characters += min(_length(text), far)
+            characters += min(_length(text), far)  # of a longer one, no more is tokenized
             if len(piece) == PIECE or characters > CHARACTERS:
                 yield piece
                 piece, characters = [], 0
-        if piece or not texts:
+        if piece or not texts:  # no texts are one piece, so that there are tensors to be joined
             yield piece
 
     def _tokenize(self, texts: list[Text]) -> Tokenized:
-        encodings = self._encode(texts)
+        encodings, longest = self._encode(texts), self.max_length
         ids = [e.ids for e in encodings]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        longest = self.max_length
         # overflowing is slow to ask for, and a shorter text has none
         cut = [n >= longest and bool(e.overflowing) for n, e in zip(lengths, encodings, strict=True)]
         has_pairs = self.has_types and any(not isinstance(t, str) for t in texts)
         types = _flat((e.type_ids for e in encodings), lengths) if has_pairs else np.zeros(lengths.sum(), np.int64)
-        return Tokenized(
-            torch.from_numpy(_flat(ids, lengths)),
-            torch.from_numpy(types),
-            torch.from_numpy(lengths),
-            torch.tensor(cut, dtype=torch.bool),
-        )
+        arrays = _flat(ids, lengths), types, lengths, np.array(cut, bool)
+        return Tokenized(*map(torch.from_numpy, arrays))
 
     # ------------------------------------------------------------ long texts
 
@@ -189,15 +176,12 @@ class Tokenizer:
 
     def _encode(self, texts: list[Text]) -> list[Encoding]:
         """As the library does, but of what is far longer than the maximum only the beginning is tokenized."""
-        far = self._far
-        long = [i for i, text in enumerate(texts) if _length(text) > far]
-        short = list(texts)
-        for i in long:
-            text = texts[i]
+        short, far = list(texts), self._far  # asked for once: the library makes a table of it each time
+        long = {i: text for i, text in enumerate(texts) if _length(text) > far}
+        for i, text in long.items():
             short[i] = self._beginning(text) if isinstance(text, str) else ""
         encodings: list[Encoding] = self.backend.encode_batch_fast(short, add_special_tokens=self.special_tokens)
-        for i in long:
-            text = texts[i]
+        for i, text in long.items():
             if not isinstance(text, str):
                 encodings[i] = self._encode_pair(*text)
             elif not self._is_enough(encodings[i]):  # few tokens of many characters: it needs the rest too
@@ -211,7 +195,7 @@ class Tokenizer:
 
     def _is_enough(self, encoding: Encoding) -> bool:
         """Is the maximum so far before the end that what follows there would change nothing?"""
-        return sum(map(len, encoding.overflowing)) >= MARGIN
+        return sum(map(len, encoding.overflowing)) >= MARGIN  # overflowing: the pieces behind the maximum
 
     def _encode_pair(self, first: str, second: str) -> Encoding:
         """The library cuts a pair only after it has put together every part of the one with every part of the other:
@@ -221,7 +205,7 @@ class Tokenizer:
             kept = [self.backend.encode(text, add_special_tokens=False) for text in (first, second)]
         room = self.max_length - self.backend.num_special_tokens_to_add(is_pair=True) * self.special_tokens
         n, m = map(_tokens, kept)
-        less = min(n, m, room // 2)
+        less = min(n, m, room // 2)  # of the shorter one; the longer one takes what is left
         kept[n > m].truncate(less)
         kept[n <= m].truncate(room - less)
         return self.backend.post_process(kept[0], kept[1], add_special_tokens=self.special_tokens)
@@ -233,7 +217,6 @@ class Tokenizer:
 
 
 def _length(text: Text) -> int:
-    """Characters."""
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
@@ -244,7 +227,7 @@ def _tokens(encoding: Encoding) -> int:
 
 def _splits(backend: Backend, end: str) -> bool:
     words = backend.pre_tokenizer.pre_tokenize_str(f"字{end}字") if backend.pre_tokenizer else []
-    return any(stop == 1 for _, (_, stop) in words)
+    return any(stop == 1 for _, (_, stop) in words)  # does a word end before it?
 
 
 def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:

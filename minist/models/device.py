@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from minist.checks import listing
+from minist.checks import pick
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_INFO = Path("/proc/cpuinfo")
@@ -16,9 +16,7 @@ def _use_one_thread() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-# a forked process has none of its parent's threads, and would wait for them for ever; several processes for one model
-# come from `device=[..]`, see parallel.py
-os.register_at_fork(after_in_child=_use_one_thread)
+os.register_at_fork(after_in_child=_use_one_thread)  # it has none of its parent's threads, and would wait for them
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
@@ -27,7 +25,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.zeros(1, device=found).item()
+        torch.zeros(1, device=found).item()  # a name that torch knows may be of a device that is not here
     except (RuntimeError, AssertionError, ImportError) as e:
         reason = str(e).splitlines()[0].partition(". ")[0]  # what follows can be all operators that torch has
         raise ValueError(f"device is {str(device)!r}, which cannot be used here: {reason}") from None
@@ -40,9 +38,8 @@ def find_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
         return torch.bfloat16 if multiplies_bfloat16_fast(device) else torch.float32
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype is {str(dtype)!r}, known are {listing([*DTYPES, 'auto'])}")
-    return DTYPES[str(dtype or "float32")]
+    known = DTYPES | {"auto": torch.float32}  # done with above, and here for the message
+    return pick("dtype", "float32" if dtype is None else str(dtype), known)
 
 
 def multiplies_bfloat16_fast(device: torch.device) -> bool:

@@ -7,8 +7,8 @@
     1_Pooling/config.json, 2_Dense/{config.json, model.safetensors}, 3_Normalize/
     router_config.json                 where routes begin
 
-Both generations of the format are read (versions 2 to 5, and 6); the older one is written, because
-both can open it. Nothing in a folder is ever executed.
+Both generations of the format are read (versions 2 to 5, and 6); the older one is written, because both can open it.
+Nothing in a folder is ever executed.
 
 router_config.json names the routes of a Router, their modules, and the folder of each module:
 
@@ -22,7 +22,7 @@ and the file config.json; version 6 adds `route_mappings` to the parameters.
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from minist.checks import listing, number, pick
 from minist.data.tokenizer import Tokenizer
 from minist.files import files_into, write_json
 from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
-from minist.models.stack import Stack, before_pooling, given_kinds
+from minist.models.stack import Stack, before_pooling, check_path
 from minist.models.tokenizer_files import load_tokenizer, save_tokenizer
 from minist.models.weight_files import read_weights, write_weights
 from minist.module import Module
@@ -44,33 +44,34 @@ from minist.modules.router import Router
 
 SETTINGS = "config_sentence_transformers.json"
 OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
-TEXT, TABLE = ((str, type(None)), "a text or null"), ((dict, type(None)), "a table of texts or null")
-SETTING_KINDS = {"prompts": TABLE, "default_prompt_name": TEXT, "similarity_fn_name": TEXT, "model_type": TEXT}
+TEXT = (str, type(None))
+TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type")  # settings that are a text
 
 
 @dataclass
 class Content:
-    """Everything a model folder holds."""
+    """What a model folder holds."""
 
     stack: Stack
-    tokenizer: Tokenizer  # of the default route, or the first, where routes have their own
-    tokenizers: dict[str, Tokenizer] = field(default_factory=dict)  # by route; empty: the one is for all texts
-    settings: dict[str, Any] = field(default_factory=dict)  # config_sentence_transformers.json, unknown keys too
+    tokenizers: dict[str | None, Tokenizer]  # by route, None where there is one path for all texts
+    settings: dict[str, Any]  # config_sentence_transformers.json, unknown keys too
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the default route, else of the first."""
+        default = self.stack.router.default_route if self.stack.router else None
+        return self.tokenizers.get(default) or next(iter(self.tokenizers.values()))
 
 
 def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Content:
-    """A model of that stack; `tokenizer` is one for all texts, or one for each route. ValueError for other routes, and
-    for two tokenizers of one module."""
-    if isinstance(tokenizer, Tokenizer):
-        return Content(stack, tokenizer)
-    router = stack.router
-    if router is None or router.routes.keys() != tokenizer.keys():
-        routes = listing(router.routes) if router else "no routes"
-        raise ValueError(f"the tokenizers are of {listing(tokenizer)}, the model has {routes}: give one for each")
-    readers = {(path[0], tokenizer[route or ""]) for route, path in stack.paths.items()}
-    if len(readers) > len({module for module, _ in readers}):
-        raise ValueError("two routes begin with the same module, so they must have the same tokenizer")
-    return Content(stack, tokenizer[router.default_route or next(iter(router.routes))], dict(tokenizer))
+    """A model of that stack; `tokenizer` is one for all texts, or one for each route."""
+    paths = stack.paths
+    given: dict[Any, Tokenizer] = dict.fromkeys(paths, tokenizer) if isinstance(tokenizer, Tokenizer) else {**tokenizer}
+    readers = {(path[0], given.get(route)) for route, path in paths.items()}
+    if given.keys() != paths.keys() or len(readers) > len({reader for reader, _ in readers}):
+        known, same = listing(filter(None, paths)), "the same where routes begin with the same module"
+        raise ValueError(f"the tokenizers are of {listing(given)}, the routes are {known}: give one for each, {same}")
+    return Content(stack, given, {})
 
 
 # ---------------------------------------------------------------- reading
@@ -79,21 +80,17 @@ Folders = dict[nn.Module, Path]  # where each module was read
 
 
 def load_folder(folder: Path) -> Content:
-    """Read a model folder. ValueError if `folder` is none, or holds something that we cannot run."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give the path of a saved model")
+    """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     folders = Folders()
-    has_list = is_file(folder / "modules.json")
-    modules = _listed_modules(folder, folders) if has_list else _default_modules(folder, folders)
-    with reading(folder / "modules.json"):
+    has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
+    modules = _listed_modules(file, folders) if has_list else _default_modules(folder, folders)
+    with reading(file):
         stack = Stack(modules)
     for path in stack.paths.values() if has_list else ():
         _check_inputs(path, folders)
     loaded = {path[0]: load_tokenizer(folders[path[0]], path[0]) for path in stack.paths.values()}
-    tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items() if route is not None}
-    content = content_of(stack, tokenizers if len(loaded) > 1 else next(iter(loaded.values())))
-    content.settings = _load_settings(folder / SETTINGS)
-    return content
+    tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items()}
+    return Content(stack, tokenizers, _load_settings(folder / SETTINGS))
 
 
 def load_module(name: str, folder: Path) -> Module:
@@ -105,20 +102,17 @@ def load_module(name: str, folder: Path) -> Module:
         return module_class.from_folder(config, weights)
 
 
+def _listed_modules(file: Path, folders: Folders) -> list[Module]:
+    entries = read_value(file)
+    with reading(file):  # all names are checked before the first weights are read
+        listed = [(_class_name(entry["type"]), inside(file.parent, entry["path"])) for entry in entries]
+    return [_load_part(name, path, folders) for name, path in listed]
+
+
 def _class_name(kind: Any) -> str:
-    """The last part of a module's type: both generations end in the class name. ValueError for one that we have not."""
-    name = str(kind).split(".")[-1]
+    name = str(kind).split(".")[-1]  # both generations end in the class name
     pick("the class of a module", name, MODULES)
     return name
-
-
-def _listed_modules(folder: Path, folders: Folders) -> list[Module]:
-    """The modules that modules.json names."""
-    file = folder / "modules.json"
-    entries = read_value(file)
-    with reading(file):
-        listed = [(_class_name(entry["type"]), inside(folder, entry["path"])) for entry in entries]
-    return [_load_part(name, path, folders) for name, path in listed]
 
 
 def _load_part(name: str, folder: Path, folders: Folders) -> Module:
@@ -138,38 +132,34 @@ def _load_router(folder: Path, folders: Folders) -> Router:
     content = read_table(file)
     with reading(file):
         structure = {route: list(names) for route, names in content["structure"].items()}
-        listed = {name: _class_name(content["types"][name]) for names in structure.values() for name in names}
-        paths = {name: inside(folder, name) for name in listed}
-        parameters = dict(content.get("parameters") or {})
-        default = parameters.get("default_route")
-        if default is None and parameters.get("allow_empty_key", True):
-            default = next(iter(structure), None)
+        kinds = {name: _class_name(content["types"][name]) for names in structure.values() for name in names}
+        paths = {name: inside(folder, name) for name in kinds}
+        parameters = content.get("parameters") or {}
+        first = next(iter(structure), None) if parameters.get("allow_empty_key", True) else None
         mappings = read_mappings(parameters.get("route_mappings") or {})
-        if Router in (MODULES[name] for name in listed.values()):
+        if Router in (MODULES[kind] for kind in kinds.values()):  # it might lead back to this one, for ever
             raise ValueError("a route leads to another Router: only one is possible, with longer routes")
-    modules = {name: _load_part(kind, paths[name], folders) for name, kind in listed.items()}  # a shared one once
+    modules = {name: _load_part(kind, paths[name], folders) for name, kind in kinds.items()}  # a shared one once
     with reading(file):
         routes = {route: [modules[name] for name in names] for route, names in structure.items()}
-        return Router(routes, default, mappings)
+        default = parameters.get("default_route")
+        return Router(routes, first if default is None else default, mappings)
 
 
 def read_mappings(entries: dict[str, str]) -> dict[str | None, str]:
-    """Role -> route, of keys such as "('query', 'text')" and "(None, None)"; those of images and sounds are left out.
-
-    ValueError for a key of another shape.
-    """
+    """Role -> route, of keys such as "('query', 'text')" and "(None, None)"; those of images are left out."""
     try:
         pairs = {ast.literal_eval(key): route for key, route in entries.items()}
         anything = {role: route for (role, modality), route in pairs.items() if modality is None}
         texts = {role: route for (role, modality), route in pairs.items() if modality == "text"}
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise ValueError(f"route_mappings has the keys {listing(entries)}, not all like ('query', 'text')") from None
-    return anything | texts
+    return anything | texts  # what is said of texts goes first
 
 
 def _check_inputs(path: list[Module], folders: Folders) -> None:
-    """A module stands on tokens or on texts by its place, and its own config.json must not say otherwise."""
-    for module, kind in zip(path, given_kinds(path), strict=True):
+    """What a module is given follows from its place, and its own config.json must not say otherwise."""
+    for module, kind in zip(path, check_path(path)[0], strict=True):
         if module.gives:  # its class says what it takes
             continue
         file, fits = folders[module] / "config.json", "token_embeddings" if kind == "tokens" else "sentence_embedding"
@@ -187,23 +177,22 @@ def _default_modules(folder: Path, folders: Folders) -> list[Module]:
     if left:  # how its tokens were pooled would be a guess
         raise ValueError(f"{folder} has no modules.json, but {left[0]}: it is a saved model of which a file is missing")
     config = read_table(folder / "config.json")
-    is_static = config.get("model_type") == "model2vec"
-    first = _load_part("StaticEmbedding" if is_static else "Transformer", folder, folders)
-    if is_static:
-        return [first, *([Normalize()] if config.get("normalize") else [])]
-    assert first.out_width is not None
-    return [first, Pooling(first.out_width)]
+    if config.get("model_type") == "model2vec":
+        return [_load_part("StaticEmbedding", folder, folders), *([Normalize()] if config.get("normalize") else [])]
+    encoder = _load_part("Transformer", folder, folders)
+    assert encoder.out_width is not None
+    return [encoder, Pooling(encoder.out_width)]
 
 
 def _load_settings(file: Path) -> dict[str, Any]:
     settings = read_optional(file)
-    for name, (kinds, wanted) in SETTING_KINDS.items():
-        value = settings.get(name)
-        texts = (value or {}).values() if kinds is TABLE[0] and type(value) is dict else ()
-        if type(value) not in kinds or not all(type(text) in TEXT[0] for text in texts):
-            raise ValueError(f"{file}: {name} is not {wanted}")
-    if settings.get("truncate_dim") is not None:
-        with reading(file):
+    with reading(file):
+        prompts = settings.get("prompts") or {}
+        texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
+        for name, text in texts.items():
+            if type(text) not in TEXT:
+                raise ValueError(f"{name} is {repr(text)[:60]}: it must be a text or null")
+        if settings.get("truncate_dim") is not None:
             number("truncate_dim", settings["truncate_dim"], 1)
     return settings
 
@@ -212,7 +201,7 @@ def _load_settings(file: Path) -> dict[str, Any]:
 
 
 def save_folder(content: Content, folder: Path) -> None:
-    """Write a model folder; files of other names that are there already stay."""
+    """Files of other names that are there already stay."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder to save the model into")
     with files_into(folder) as partial:
@@ -223,23 +212,22 @@ def write_folder(content: Content, folder: Path) -> None:
     """Write the files of a model into a folder that exists."""
     entries = []
     for i, module in enumerate(list[Any](content.stack)):
-        path = f"{i}_{module.name}" if i else ""
+        path = f"{i}_{module.name}" if i else ""  # the first in the root, where other libraries look for an encoder
         entries.append({"idx": i, "name": str(i), "path": path, "type": f"{OLD_TYPES}.{module.name}"})
         (folder / path).mkdir(exist_ok=True)
-        if type(module) is Router:
-            _save_router(module, folder / path, content)
-        else:
-            _save_part(module, folder / path, content)
-    _save_settings(content, folder)
+        save = _save_router if module is content.stack.router else _save_part
+        save(module, folder / path, content)
+    settings = {"model_type": "SentenceTransformer"} | content.settings
+    settings["__version__"] = {"sentence_transformers": "5.2.0", "pytorch": torch.__version__}  # whose format this is
+    write_json(folder / SETTINGS, settings)
     write_json(folder / "modules.json", entries)
 
 
 def _save_part(module: Module, folder: Path, content: Content) -> None:
-    """Write a module, and the tokenizer of one that reads texts."""
     config, weights = module.to_folder()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
     if not module.gives and any(module in before_pooling(path) for path in paths.values()):
-        # only the newer generation can say so
+        # which only the newer generation reads: without it, the module acts on the text's embedding
         config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
     if module.gives == "layers" and any("layers" in other.takes for path in paths.values() for other in path):
         config |= {"output_hidden_states": True}  # without it, the real library leaves WeightedLayerPooling out
@@ -249,7 +237,7 @@ def _save_part(module: Module, folder: Path, content: Content) -> None:
         write_weights(weights, folder)
     for route, path in paths.items():
         if module is path[0]:
-            save_tokenizer(content.tokenizers.get(route or "", content.tokenizer), folder, module)
+            save_tokenizer(content.tokenizers[route], folder, module)
 
 
 def _save_router(router: Router, folder: Path, content: Content) -> None:
@@ -258,10 +246,8 @@ def _save_router(router: Router, folder: Path, content: Content) -> None:
     for route in router.routes:
         for i, module in enumerate(router.modules_of(route)):
             names.setdefault(module, f"{route}_{i}_{module.name}")
-    parameters: dict[str, Any] = {
-        "default_route": router.default_route,
-        "allow_empty_key": router.default_route is not None,
-    }
+    default = router.default_route
+    parameters: dict[str, Any] = {"default_route": default, "allow_empty_key": default is not None}
     if router.mappings:  # version 5 would not open a model that has this key
         parameters["route_mappings"] = {str((role, "text")): route for role, route in router.mappings.items()}
     about = {
@@ -273,9 +259,3 @@ def _save_router(router: Router, folder: Path, content: Content) -> None:
     for module, name in names.items():
         (folder / name).mkdir()
         _save_part(module, folder / name, content)
-
-
-def _save_settings(content: Content, folder: Path) -> None:
-    settings = {"model_type": "SentenceTransformer", "__version__": {}} | content.settings
-    settings["__version__"] = {"sentence_transformers": "5.2.0", "pytorch": torch.__version__}  # whose format this is
-    write_json(folder / SETTINGS, settings)

@@ -15,7 +15,10 @@ from pathlib import Path, PurePosixPath
 
 from minist.models.folder import router_file
 from minist.models.reading import inside, read_optional, read_table, read_value, reading
+from minist.models.weight_files import KINDS
+from minist.module import Module
 from minist.modules import MODULES
+from minist.modules.dense import Dense
 from minist.modules.router import Router
 
 PART = r"\w([\w.-]*\w)?"
@@ -36,23 +39,20 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
 
     A name is "owner/name"; one without a slash is looked for under sentence-transformers/, then among those older than
     owners, such as "bert-base-uncased". `revision` is a branch, tag or commit (None: main); `token` opens private and
-    gated models (None: the one you are logged in with). What is all in the cache, whoever put it there, is used as it
-    is: the hub is not even asked whether the branch has moved on. ValueError says why there is no model; errors of the
-    disk are OSErrors.
+    gated models (None: the one you are logged in with). What is all in the cache is used as it is: the hub is not even
+    asked whether the branch has moved on. ValueError says why there is no model; errors of the disk are OSErrors.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.exists():
-        if revision is not None or not path.is_dir():
-            what = f"is a folder here, which has no revision {revision!r}" if path.is_dir() else "is not a folder"
-            raise ValueError(f"{path} {what}: give the path of a saved model alone")
-        return path
-    if isinstance(name_or_path, Path) or not NAME.fullmatch(name):
+        if revision is None and path.is_dir():
+            return path
+        what = f"is a folder here, which has no revision {revision!r}" if path.is_dir() else "is not a folder"
+        raise ValueError(f"{path} {what}: give the path of a saved model alone")
+    if name_or_path != name or not NAME.fullmatch(name):  # a Path is meant as one, and equals no text
         raise ValueError(f"there is no folder {name!r}: give one, or a name on the hub, which looks like owner/name")
     repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
-    for folder in filter(None, (_cached_folder(repo, revision) for repo in repos)):
-        if not missing_files(folder):
-            return folder
-    return _fetch(name, repos, revision, token)
+    cached = filter(None, (_cached_folder(repo, revision) for repo in repos))
+    return next((folder for folder in cached if not missing_files(folder)), None) or _fetch(repos, revision, token)
 
 
 # ---------------------------------------------------------------- which files
@@ -71,45 +71,39 @@ def needed_files(files: Sequence[str], folders: Sequence[str]) -> list[str]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a snapshot folder of the Hugging Face cache lacks for its model to be read; nothing: it can be used.
-
-    A file has its name there only when it is complete. Without modules.json it must be known that the commit has none:
-    what another library fetched of a model may look like a plain checkpoint, and lack the pooling.
-    """
-    none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # where huggingface_hub notes that
+    """What a snapshot folder of the Hugging Face cache lacks for its model to be read; nothing: it can be used."""
+    # what another library fetched may look like a plain checkpoint, and lack the pooling: so it must be known that the
+    # commit has no modules.json, which huggingface_hub notes here
+    none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"
     needed = [] if none.exists() else [Path("modules.json")]
-    for path, kind in module_folders(folder):
-        needed += [Path(path, name) for name in _required(folder / path, kind)]
-    return [file.as_posix() for file in needed if not (folder / file).exists()]
+    for path, kind in module_folders(folder):  # of a class that we do not have, what most have
+        needed += [Path(path, name) for name in _required(folder / path, MODULES.get(kind, Dense))]
+    return [file.as_posix() for file in needed if not (folder / file).exists()]  # a file is there only when complete
 
 
-def _required(folder: Path, kind: str) -> list[str]:
-    """The files without which a module of this class is not read; of a class that we do not have, what most have."""
-    module = MODULES.get(kind)
+def _required(folder: Path, module: type[Module]) -> list[str]:
+    """The files without which a module of this class is not read."""
     if module is Router:
         return [router_file(folder).name]
-    names = ["config.json"] if module is None or module.has_config else []
-    if module is not None and "texts" in module.takes:
+    names = ["config.json"] if module.has_config else []
+    if "texts" in module.takes:
         names += ["vocab.txt" if (folder / "vocab.txt").exists() else "tokenizer.json"]
-    return names + (_weights(folder) if module is None or module.has_weights else [])
+    return names + (_weights(folder) if module.has_weights else [])
 
 
 def _weights(folder: Path) -> list[str]:
-    for whole in ("model.safetensors", "pytorch_model.bin"):
+    for whole in KINDS:
+        index = folder / f"{whole}.index.json"
         if (folder / whole).exists():
             return [whole]
-        index = folder / f"{whole}.index.json"
-        with reading(index):
-            if index.exists():
+        if index.exists():
+            with reading(index):
                 return sorted({str(shard) for shard in read_table(index)["weight_map"].values()})
     return ["model.safetensors"]
 
 
 def module_folders(folder: Path) -> list[tuple[str, str]]:
-    """The folder and the class of each module in modules.json and of each route; without it an encoder in the root.
-
-    ValueError for a path that leaves the model folder, and for a file of another shape.
-    """
+    """Folder and class of each module in modules.json and of each route; without it an encoder in the root."""
     file = folder / "modules.json"
     if not file.exists():
         return [("", "Transformer")]
@@ -134,49 +128,44 @@ def _place(folder: Path, relative: str, kind: str) -> tuple[str, str]:
 
 def _cached_folder(repo: str, revision: str | None) -> Path | None:
     """Where the cache has files of a revision, be it all of them or one."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import errors, snapshot_download
 
-    with suppress(LocalEntryNotFoundError):
+    with suppress(errors.LocalEntryNotFoundError):
         return Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[]))
     return None
 
 
-def _fetch(name: str, repos: Sequence[str], revision: str | None, token: str | None) -> Path:
+def _fetch(repos: Sequence[str], revision: str | None, token: str | None) -> Path:
     """The model of the first of `repos` that there is. ValueError says why the hub does not give it."""
     from huggingface_hub import constants, errors
 
-    nothing, repo = f"there is no folder {name}", repos[0]
+    repo, *others = repos
+    nothing = f"there is no folder {repos[-1]}, "
     try:
         return _download(repo, revision, token)
-    except errors.GatedRepoError:
-        page = f"{constants.ENDPOINT}/{repo}"
-        why = f"{repo} is gated: ask for access at {page}, and give the token of that account"
+    except errors.GatedRepoError:  # a RepositoryNotFoundError too, so it comes first
+        why = f"{repo} is gated: ask for access at {constants.ENDPOINT}/{repo}, and give the token of that account"
     except errors.RepositoryNotFoundError:
-        if len(repos) > 1:
-            return _fetch(name, repos[1:], revision, token)
-        tried = repo if "/" in name else f"sentence-transformers/{name} or {name}"
-        what = f"{nothing}, and no model {tried} on the hub that this token may see"
-        why = f"{what}: check the name; a private model needs a token (HF_TOKEN)"
+        if others:
+            return _fetch(others, revision, token)
+        tried = repo if "/" in repo else f"sentence-transformers/{repo} or {repo}"
+        why = f"{nothing}and no model {tried} on the hub that this token may see: check the name, or give a token"
     except errors.RevisionNotFoundError:
         why = f"{repo} has no revision {revision!r}: give one of its branches, tags or commits"
     except _failures() as e:
-        what = f"{nothing}, {constants.HF_HUB_CACHE} has not all of {repo}, which could not be fetched from the hub"
-        folder = _cached_folder(repo, revision)  # of what looks like a plain checkpoint only a person knows that it is
-        known = folder is not None and missing_files(folder) == ["modules.json"]
-        advice = "download it where there is a network, and give the folder"
-        why = f"{what} ({_reason(e)}): {advice}" + f", or give {folder} if you know that it is whole" * known
+        what = f"{constants.HF_HUB_CACHE} has not all of {repo}, which could not be fetched from the hub"
+        why = f"{nothing}{what} ({_reason(e)}): download it where there is a network, and give the folder"
+        folder = _cached_folder(repo, revision)  # only a person knows whether it is a plain checkpoint
+        if folder is not None and missing_files(folder) == ["modules.json"]:
+            why += f", or give {folder} if you know that it is whole"
     raise ValueError(why)
 
 
 def _download(repo: str, revision: str | None, token: str | None) -> Path:
-    """Bring what is missing into the cache, in an order in which half of it is never taken for all.
-
-    Weights come last. Those may be there already, from another library: so modules.json, which can then be the last
-    that missing_files waits for, comes after the small files beside it that a model can be read without.
-    """
-    from huggingface_hub import HfApi, constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    """Bring what is missing into the cache, in an order in which half of it is never taken for all: weights come last.
+    Those of another library may be there already: so modules.json, for which missing_files waits too, comes after the
+    small files that a model can be read without."""
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
     # asked first: hf_hub_download answers many an error with whatever the cache has
     info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -193,22 +182,17 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     needed = needed_files(files, [path for path, _ in module_folders(folder)])
     for file in sorted(needed, key=lambda file: not file.endswith(".json")):
         fetch(file)
-    with suppress(EntryNotFoundError):  # the cache notes which commit the revision is, and whether modules.json exists
+    with suppress(errors.EntryNotFoundError):  # the cache notes the commit of the revision, and if there is this file
         hf_hub_download(repo, "modules.json", revision=revision, token=token)
     return folder
 
 
 def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, revision: str | None) -> str:
-    """Upload all files of `folder` in one commit, and return the address of the repository.
-
-    The repository is created where there is none, `private` or for all to see; so is the branch `revision` (None:
-    main). One that exists stays as private as it is, and keeps its other files. ValueError for a folder without
-    files, and when the hub refuses.
-    """
+    """Upload all files of `folder` in one commit, and return the address of the repository. It is created where there
+    is none, `private` or for all to see; so is the branch `revision` (None: main). One that exists stays as private as
+    it is, and keeps its other files. ValueError when the hub refuses."""
     from huggingface_hub import HfApi, constants, utils
 
-    if not any(path.is_file() for path in folder.rglob("*")):
-        raise ValueError(f"{folder} is no folder with files in it: save a model there first")
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
         utils.disable_progress_bars()  # they are for people at a terminal; those of downloads know that themselves
     api = HfApi(token=token)
@@ -216,8 +200,7 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
         url = api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
-        said = "Add a model"
-        api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message=said, revision=revision)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Add a model", revision=revision)
     except _failures() as e:
         advice = "check the name, and that the token may write there"
         raise ValueError(f"{folder} could not be pushed to {repo} ({_reason(e)}): {advice}") from None
@@ -225,19 +208,19 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What the hub's library raises: its transport's errors, OSErrors, and those of its compiled downloader."""
     from huggingface_hub.errors import HTTPError  # of whichever package it sends its requests with
 
-    return HTTPError, OSError, RuntimeError, JSONDecodeError
+    return HTTPError, OSError, RuntimeError, JSONDecodeError  # RuntimeError: its compiled downloader
 
 
 def _reason(error: Exception) -> str:
     """One line that says why. An error of the disk, which has a number, is raised as it is."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    if isinstance(error, HfHubHTTPError):
-        said = error.server_message or str(error)
-        return f"the hub answered {error.response.status_code}, {' '.join(said.split())}"
-    if isinstance(error, OSError) and error.errno is not None:
-        raise error
+    match error:
+        case HfHubHTTPError():
+            said = error.server_message or str(error)
+            return f"the hub answered {error.response.status_code}, {' '.join(said.split())}"
+        case OSError(errno=int()):
+            raise error
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,16 +1,18 @@
 """Encoding on several devices of one machine: a process for each, the texts shared out among them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.multiprocessing import get_context
 
-from minist.data.tokenizer import Text
+from minist.data.tokenizer import Texts
+from minist.progress import Update
 
 SHARES = 8  # parts of the texts for each device: a fast one takes more of them
 
@@ -18,28 +20,29 @@ _model: Any = None  # in a worker: given once, and not with each part of the tex
 
 
 def embed_on(
-    devices: Sequence[str], model: Any, texts: Sequence[Text], prompt: str, batch_tokens: int, role: str | None
-) -> Iterator[np.ndarray]:
-    """`model.embed` of the texts, part after part, [n, D] each. ValueError if a process dies.
-
-    The processes start from nothing, so a script that calls this must do so below `if __name__ == "__main__":`.
-    """
-    size = max(1, -(-len(texts) // (SHARES * len(devices))))
+    devices: Sequence[str], model: Any, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None
+) -> tuple[Tensor, int]:
+    """`model.embed` of the texts. The processes start from nothing, so a script that calls this must do so below
+    `if __name__ == "__main__":`. ValueError if a process dies."""
+    size = max(1, -(-len(texts) // (SHARES * len(devices))))  # rounded up
     jobs = [(texts[start : start + size], prompt, batch_tokens, role) for start in range(0, len(texts), size)]
     context = get_context("spawn")  # a process that used CUDA cannot be forked
-    free = context.SimpleQueue()
+    free = context.SimpleQueue()  # each process takes one device out of it
     for device in devices:
         free.put(device)
     on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()  # its weights lie in shared memory
     threads = max(1, torch.get_num_threads() // len(devices))
+    embeddings, row, cut = torch.empty(len(texts), model.width), 0, 0
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
-            yield from pool.map(_work, jobs)
+            for part, cut_here in pool.map(_work, jobs):  # in the order of the texts
+                embeddings[row : row + len(part)] = torch.from_numpy(part)
+                row, cut = row + len(part), cut + cut_here
+                done(len(part))
     except BrokenProcessPool:
-        raise ValueError(
-            f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and does "
-            'the script call encode below `if __name__ == "__main__":`?'
-        ) from None
+        what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
+        raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
+    return embeddings, cut
 
 
 def _start(model: Any, free: Any, threads: int) -> None:
@@ -48,6 +51,7 @@ def _start(model: Any, free: Any, threads: int) -> None:
     _model = model.to(free.get())
 
 
-def _work(job: tuple[Sequence[Text], str, int, str | None]) -> np.ndarray:
+def _work(job: tuple[Texts, str, int, str | None]) -> tuple[np.ndarray, int]:
     texts, prompt, batch_tokens, role = job
-    return _model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0].numpy()
+    embeddings, cut = _model.embed(texts, prompt, batch_tokens, lambda n: None, role)
+    return embeddings.numpy(), cut  # an array is sent as bytes, a tensor as an open file, of which there are few

@@ -11,8 +11,8 @@ from minist.module import WeightError
 
 @contextmanager
 def reading(what: Path) -> Iterator[None]:
-    """Whatever goes wrong inside is a ValueError that begins with `what`, the file that is read: a value of another
-    kind than a saved model has need not be looked for before it is used. OSErrors stay what they are."""
+    """Whatever goes wrong inside is a ValueError that begins with `what`, the file that is read: so a value of another
+    kind need not be looked for before it is used. OSErrors stay what they are."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as e:
@@ -20,7 +20,6 @@ def reading(what: Path) -> Iterator[None]:
 
 
 def sentence(what: Path, error: Exception) -> str:
-    """What is wrong, without python's words for it."""
     match error:
         case WeightError():
             return f"{what.parent}: {error}"  # the config.json beside them is not to blame
@@ -38,9 +37,9 @@ def sentence(what: Path, error: Exception) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether the file is there. ValueError where something else has its name: from a named pipe, reading waits."""
+    """Whether the file is there. ValueError where something else has its name."""
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is no file")  # from a named pipe, reading waits for ever
     return path.exists()
 
 

@@ -5,9 +5,8 @@ texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules
 Where the model has a Router, a text's role, "query" or "document" mostly, picks the way that it goes.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partialmethod
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial, partialmethod
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minist.checks import number
 from minist.data.packed import Packed
-from minist.data.tokenizer import Text, checked_texts
+from minist.data.tokenizer import Texts, checked_texts
 from minist.models.device import find_device
-from minist.models.folder import Content
 from minist.models.parallel import embed_on
 from minist.models.text_model import TextModel
-from minist.progress import Update, progress_bar
+from minist.progress import progress_bar
 from minist.quantization import check_precision, quantize
 from minist.similarity import pairwise_similarity, similarity
 
@@ -48,46 +45,11 @@ class SentenceTransformer(TextModel):
     model.similarity(embeddings, embeddings)  # [2, 2]
     """
 
-    def __init__(
-        self,
-        source: str | Path | Content,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        truncate_dim: int | None = None,
-        keep_layers: Sequence[int] | None = None,
-        prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None,
-    ) -> None:
-        """As of any TextModel, see there; `truncate_dim` keeps the first dimensions of each embedding."""
-        super().__init__(
-            source,
-            revision=revision,
-            token=token,
-            device=device,
-            dtype=dtype,
-            keep_layers=keep_layers,
-            prompts=prompts,
-            default_prompt_name=default_prompt_name,
-        )
-        self.similarity_name = self.settings.get("similarity_fn_name") or "cosine"
-        similarity(self.similarity_name)  # is there such a one?
-        own = self.settings.get("truncate_dim")
-        self.truncate_dim = own if truncate_dim is None else truncate_dim
-        self._kept_dim(self.truncate_dim)
-
-    @property
-    def out_width(self) -> int:
-        """Dimensions of what `encode` returns."""
-        return self._kept_dim(None)
-
     # ------------------------------------------------------------ encoding
 
     def encode(
         self,
-        texts: str | Sequence[Text],
+        texts: str | Texts,
         *,
         role: str | None = None,
         prompt_name: str | None = None,
@@ -110,53 +72,36 @@ class SentenceTransformer(TextModel):
         tokens; a tuple of two is a pair. `truncate_dim` keeps the first dimensions, then `normalize_embeddings`
         scales to length one, then `precision` makes codes of them, see quantization.py. `batch_tokens` bounds the
         memory and does not change the result; 0 is a good number for the device. Several in `device`, such as
-        ["cuda:0", "cuda:1"] or ["cpu", "cpu"], share the texts, see parallel.py. `convert_to_tensor` gives a tensor,
-        on the model's device. No other argument is taken: `theirs` is there to say what those of
-        sentence-transformers are called here.
-        """
+        ["cuda:0", "cuda:1"], share the texts, see parallel.py. `convert_to_tensor` gives a tensor, on the model's
+        device. `theirs` is there to say what the arguments of sentence-transformers are called here."""
         for name in theirs:
             raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
         check_precision(precision)
-        prefix, many = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
-        self.stack.route(role)
-        several: Sequence[str] = []
-        if isinstance(device, str | torch.device):
-            self.to(find_device(device))
-        elif device is not None:
-            several = [str(find_device(d)) for d in device]
+        prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
+        self.stack.route(role)  # a role that it does not know is found before processes start
+        embed = self._embed_on(device)
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            if several:
-                embeddings = self._embed_on(several, many, prefix, batch_tokens, bar.update, role)
-            else:
-                embeddings = self.embed(many, prefix, batch_tokens, bar.update, role)[0]
+            embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
         result = self.finish(embeddings, truncate_dim, normalize_embeddings)
         if precision != "float32":
             result = torch.from_numpy(quantize(result.numpy(), precision, ranges))
-        result = result[0] if isinstance(texts, str) else result
+        result = result[0] if is_one else result
         return result.to(self.device) if convert_to_tensor else result.numpy()
+
+    def _embed_on(self, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
+        """`embed` on these devices; one alone is where the model stays."""
+        if isinstance(device, str | torch.device):
+            self.to(find_device(device))
+        elif device:
+            return partial(embed_on, [str(find_device(d)) for d in device], self)
+        return self.embed
 
     encode_query = partialmethod(encode, role="query")
     encode_document = partialmethod(encode, role="document")
 
-    def _embed_on(
-        self,
-        devices: Sequence[str],
-        texts: Sequence[Text],
-        prompt: str,
-        batch_tokens: int,
-        done: Update,
-        role: str | None,
-    ) -> Tensor:
-        embeddings, rows = torch.empty(len(texts), self.width), 0
-        for part in embed_on(devices, self, texts, prompt, batch_tokens, role):
-            embeddings[rows : rows + len(part)] = torch.from_numpy(part)
-            rows += len(part)
-            done(len(part))
-        return embeddings
-
     def encode_tokens(
         self,
-        texts: str | Sequence[Text],
+        texts: str | Texts,
         *,
         role: str | None = None,
         prompt_name: str | None = None,
@@ -165,11 +110,8 @@ class SentenceTransformer(TextModel):
         show_progress_bar: bool | None = None,
     ) -> list[np.ndarray] | np.ndarray:
         """What the pooling sees: for each text its tokens' vectors, [tokens, D] in float32, special tokens and prompt
-        among them; of a single string one array. ValueError for a model, or a route of it, that has no vectors of
-        tokens in a text."""
-        if not self.stack.token_modules(role):
-            raise ValueError(f"a {self.stack.reader(role).name} knows no vector of a token in its text")
-        prefix, many = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
+        among them; of a single string one array. ValueError where the route has no vectors of tokens."""
+        prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
 
         def compute(batch: Packed) -> list[np.ndarray]:
             x = self.stack.token_vectors(batch.to(self.device), role).float().cpu()  # a chunk's would fill a GPU
@@ -179,19 +121,14 @@ class SentenceTransformer(TextModel):
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
             for places, batches, _ in self.rows(many, prefix, role, batch_tokens, compute, bar.update):
                 found |= zip(places.tolist(), (text for batch in batches for text in batch), strict=True)
-        return found[0] if isinstance(texts, str) else [found[i] for i in range(len(many))]
+        return found[0] if is_one else [found[i] for i in range(len(many))]
 
     def finish(self, embeddings: Tensor, truncate_dim: int | None, normalize: bool) -> Tensor:
         """Keep the first dimensions, then scale to length one: [N, D] -> [N, truncate_dim]."""
-        kept = embeddings[:, : self._kept_dim(truncate_dim)]
+        kept = embeddings[:, : self.kept_dim(truncate_dim)]
         return F.normalize(kept, dim=-1) if normalize else kept
 
-    def _kept_dim(self, truncate_dim: int | None) -> int:
-        """`truncate_dim`, else the model's own, else all."""
-        chosen = self.truncate_dim if truncate_dim is None else truncate_dim
-        return self.width if chosen is None else int(number("truncate_dim", chosen, 1, self.width))
-
-    # ------------------------------------------------------------ comparing and saving
+    # ------------------------------------------------------------ comparing
 
     def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
         """The model's own similarity of all pairs, [N, D], [M, D] -> [N, M]."""
@@ -200,9 +137,3 @@ class SentenceTransformer(TextModel):
     def similarity_pairwise(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
         """The model's own similarity of each row with its partner, [N, D], [N, D] -> [N]."""
         return pairwise_similarity(self.similarity_name)(torch.as_tensor(a), torch.as_tensor(b))
-
-    def content(self) -> Content:
-        """Everything that a model folder holds."""
-        content = super().content()
-        content.settings |= {"similarity_fn_name": self.similarity_name, "truncate_dim": self.truncate_dim}
-        return content

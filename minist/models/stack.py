@@ -7,14 +7,19 @@ Which order is possible follows from what each module says that it takes and giv
 at any place: then there are several such paths, one for each of its routes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from minist.checks import pick
 from minist.data.packed import Packed
 from minist.module import Module
 from minist.modules.router import Router
+
+Columns = Sequence[Packed]
+Roles = Sequence[str | None]
+Outputs = tuple[Tensor, ...]
 
 
 class Stack(nn.ModuleList):
@@ -22,31 +27,31 @@ class Stack(nn.ModuleList):
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         """ValueError for an order or widths that do not fit together."""
-        if len(routers_in(modules)) > 1:
-            raise ValueError(
-                f"the modules hold {len(routers_in(modules))} Routers: only one is possible, with longer routes"
-            )
+        super().__init__(modules)
+        if (count := sum(isinstance(module, Router) for module in modules)) > 1:
+            raise ValueError(f"the modules hold {count} Routers: only one is possible, with longer routes")
         widths = {}
-        for route, path in paths_of(modules).items():
+        for route, path in self.paths.items():
             try:
-                given_kinds(path)
-                widths[route] = check_widths(path)
+                widths[route] = check_path(path)[1]
             except ValueError as e:
                 raise ValueError(str(e) if route is None else f"the route {route!r}: {e}") from None
-        if len(set(widths.values())) > 1:
+        if len(set(widths.values())) > 1:  # their embeddings are compared with one another
             listed = ", ".join(f"{route} {width}" for route, width in widths.items())
             raise ValueError(f"the routes give embeddings of different widths ({listed}): make them equal by a Dense")
-        super().__init__(modules)
+
+    @property
+    def router(self) -> Router | None:
+        return next((module for module in self if isinstance(module, Router)), None)
 
     @property
     def paths(self) -> dict[str | None, list[Module]]:
         """By route, all modules that a text goes through; without a Router one path, of the route None."""
-        return paths_of(self)
-
-    @property
-    def router(self) -> Router | None:
-        """The Router among the modules."""
-        return next(iter(routers_in(self)), None)
+        modules, router = list[Any](self), self.router
+        if router is None:
+            return {None: modules}
+        place = modules.index(router)
+        return {name: [*modules[:place], *router.modules_of(name), *modules[place + 1 :]] for name in router.routes}
 
     def route(self, role: str | None) -> str | None:
         """The route of texts of that role, None without a Router. ValueError for a role that it does not know."""
@@ -59,8 +64,7 @@ class Stack(nn.ModuleList):
 
     @property
     def out_width(self) -> int:
-        """Width of the embeddings, D."""
-        return check_widths(next(iter(self.paths.values())))
+        return check_path(next(iter(self.paths.values())))[1]  # looked up again: keep_layers and append change modules
 
     @property
     def num_layers(self) -> int:
@@ -78,37 +82,27 @@ class Stack(nn.ModuleList):
             raise ValueError(f"a {self.reader(role).name} knows no vector of a token in its text")
         return run(modules, packed)
 
-    def forward(
-        self, columns: Sequence[Packed], roles: Sequence[str | None] = (), outputs: Sequence[str] = ()
-    ) -> list[tuple[Tensor, ...]]:
+    def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
         """Embed several columns of texts: [N_c texts] -> ([N_c, D], ..) for each column c.
 
-        `roles` gives the role of each column, none given is None for all. `outputs` are what a loss wants beside the
-        embeddings, and stand behind them in each tuple, [N_c, ..], see `embed`. The columns may lie on the CPU; only
-        what is ready to run is moved to the model's device. ValueError for a role that has no route.
+        `roles` has the role of each column, () is None for all. `outputs` are what a loss wants beside the embeddings,
+        and stand behind them in each tuple, [N_c, ..], see `embed`. The columns may lie on the CPU.
         """
         roles = roles or [None] * len(columns)
-        assert len(roles) == len(columns), "each column has a role"
         groups: dict[str | None, list[int]] = {}  # the columns of one route go through the model together
-        for c, role in enumerate(roles):
+        for c, role in zip(range(len(columns)), roles, strict=True):
             groups.setdefault(self.route(role), []).append(c)
-        found: dict[int, tuple[Tensor, ...]] = {}
+        found: dict[int, Outputs] = {}
         for places in groups.values():
-            embedded = self._one_pass([columns[c] for c in places], roles[places[0]], outputs)
-            found |= zip(places, embedded, strict=True)
+            packed, device = Packed.cat([columns[c] for c in places]), next(self.parameters()).device
+            order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
+            embedded = self.embed(packed.take(order).to(device), roles[places[0]], outputs)
+            back = order.argsort().to(device)  # the inverse of a permutation: row i of the columns is row back[i]
+            parts = [x[back].split([columns[c].n for c in places]) for x in embedded]
+            found |= zip(places, zip(*parts, strict=True), strict=True)  # by output -> by column
         return [found[c] for c in range(len(columns))]
 
-    def _one_pass(
-        self, columns: Sequence[Packed], role: str | None, outputs: Sequence[str]
-    ) -> list[tuple[Tensor, ...]]:
-        packed, device = Packed.cat(columns), next(self.parameters()).device
-        order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
-        packed = packed.take(order).to(device)
-        back, sizes = order.argsort().to(device), [column.n for column in columns]
-        parts = [x[back].split(sizes) for x in self.embed(packed, role, outputs)]
-        return list(zip(*parts, strict=True))
-
-    def embed(self, packed: Packed, role: str | None = None, outputs: Sequence[str] = ()) -> tuple[Tensor, ...]:
+    def embed(self, packed: Packed, role: str | None = None, outputs: Sequence[str] = ()) -> Outputs:
         """Packed -> the embeddings [N, D], and after them each of `outputs`, [N, ..] too.
 
         "layer 3" is the embedding that the model would give if its encoder ended behind layer 3; layer 0 is what the
@@ -116,14 +110,15 @@ class Stack(nn.ModuleList):
         """
         path = self.paths[self.route(role)]
         if not outputs:
-            return (run(path, packed),)
+            return (run(path, packed),)  # keeps no layer alive but the last
         if mixing := [module.name for module in path if "layers" in module.takes]:
             raise ValueError(f"{outputs[0]}: {mixing[0]} mixes the layers: no embedding is of one alone")
-        kept = {f"layer {i}": x for i, x in enumerate(path[0].hidden_states(packed))}
-        if unknown := [name for name in outputs if name not in kept]:
-            raise ValueError(f"there is no output {unknown[0]!r}, known are {', '.join(kept)}")
-        states = [next(reversed(kept.values())), *(kept[name] for name in outputs)]
-        return tuple(behind_reader(path[1:], x, packed) for x in states)
+        states = {f"layer {i}": x for i, x in enumerate(path[0].hidden_states(packed))}
+        wanted = [
+            [*states.values()][-1],
+            *(pick("the output", name, states) for name in outputs),
+        ]  # the last is its own
+        return tuple(behind_reader(path[1:], x, packed) for x in wanted)
 
 
 def run(path: Sequence[Module], packed: Packed) -> Tensor:
@@ -135,55 +130,30 @@ def run(path: Sequence[Module], packed: Packed) -> Tensor:
 
 
 def behind_reader(modules: Sequence[Module], x: Tensor, packed: Packed) -> Tensor:
-    """One module after the other."""
     for module in modules:
-        x = module(x, packed) if module.pools else module(x)
+        x = module(x, packed) if module.pools else module(x)  # only a pooling must know where texts begin and end
     return x
 
 
-def routers_in(modules: Iterable[nn.Module]) -> list[Router]:
-    """Those of the modules that lead to several routes."""
-    return [module for module in modules if isinstance(module, Router)]
-
-
-def paths_of(modules: Iterable[Any]) -> dict[str | None, list[Module]]:
-    """By route, all modules with those of the route in place of the Router; without one {None: modules}."""
-    modules = list(modules)
-    for router in routers_in(modules):
-        place = modules.index(router)
-        return {name: [*modules[:place], *router.modules_of(name), *modules[place + 1 :]] for name in router.routes}
-    return {None: modules}
-
-
 def before_pooling(path: Sequence[Module]) -> list[Module]:
-    """Those of the modules that give tokens, or layers."""
-    return [module for module, kind in zip(path, given_kinds(path), strict=True) if kind in ("layers", "tokens")]
+    return [module for module, kind in zip(path, check_path(path)[0], strict=True) if kind in ("layers", "tokens")]
 
 
-def given_kinds(path: Sequence[Module]) -> list[str]:
-    """What each module gives at its place: layers, tokens or embeddings. ValueError where it cannot stand there, and
-    unless the last gives embeddings."""
-    kinds, listed = ["texts"], " -> ".join(module.name for module in path) or "none"
+def check_path(path: Sequence[Module]) -> tuple[list[str], int]:
+    """What each module gives at its place, layers, tokens or embeddings, and the width of what the last one gives.
+    ValueError where a module cannot stand at its place."""
+    kinds, width, listed = ["texts"], 0, "the modules are " + (" -> ".join(module.name for module in path) or "none")
     for module in path:
         # the tokens of an encoder are what its last layer gives
         taken = "tokens" if kinds[-1] == "layers" and "layers" not in module.takes else kinds[-1]
         if taken not in module.takes:
-            wanted = " or ".join(module.takes)
-            raise ValueError(f"the modules are {listed}: {module.name} takes {wanted}, and here it gets {taken}")
-        kinds.append(module.gives or taken)
-    if kinds[-1] != "embeddings":
-        raise ValueError(f"the modules are {listed}: they must end in embeddings, one of them must be a Pooling")
-    return kinds[1:]
-
-
-def check_widths(path: Sequence[Module]) -> int:
-    """Width of what the last module gives. ValueError where one module gives another width than the next one takes."""
-    width: int | None = None
-    for module in path:
-        if width is not None and module.in_width is not None and module.in_width != width:
+            raise ValueError(f"{listed}: {module.name} takes {' or '.join(module.takes)}, and here it gets {taken}")
+        if width and module.in_width not in (None, width):
             raise ValueError(f"{module.name} takes vectors of width {module.in_width}, but gets {width}")
         if "layers" in module.takes and module.num_layers != path[0].num_layers:
             raise ValueError(f"{module.name} is made for {module.num_layers} layers, not {path[0].num_layers}")
-        width = width if module.out_width is None else module.out_width
-    assert width is not None
-    return width
+        kinds.append(module.gives or taken)  # "": each vector by itself
+        width = module.out_width or width
+    if kinds[-1] != "embeddings":
+        raise ValueError(f"{listed}: they must end in embeddings, one of them must be a Pooling")
+    return kinds[1:], width

@@ -14,20 +14,22 @@ from torch import Tensor, nn
 
 from minist import distributed
 from minist.batch import Batch
-from minist.checks import pick
+from minist.checks import number, pick
 from minist.data.packed import Packed
-from minist.data.tokenizer import Text, Tokenizer, text_fault
+from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.models.device import find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder, save_folder
 from minist.models.hub import find_model, push_folder
-from minist.models.stack import Stack
+from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.modules.pooling import Pooling
 from minist.progress import Update
+from minist.similarity import similarity
 
 CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
-ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that is not empty
+# the names that models use for the prompt of a role; the first that is not empty
+ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 # what is set on a model of sentence-transformers would be an attribute that nobody reads; one thing has one name here
 THEIRS = {
     "max_seq_length": "set max_length",
@@ -51,43 +53,46 @@ class TextModel(nn.Module):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         keep_layers: Sequence[int] | None = None,
+        truncate_dim: int | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
     ) -> None:
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory.
 
         `device` None takes the GPU if there is one. `dtype`: None is float32, "auto" is bfloat16 where that is fast.
-        `keep_layers` keeps these layers of the encoder, the first is 0. `prompts` are added to those of the folder.
-        Parts in memory stay where and what they are unless told otherwise. The model is in eval mode. ValueError for
-        a folder that is no model, and for settings that are not possible.
-        """
+        `keep_layers` keeps these layers of the encoder, the first is 0; `truncate_dim` the first dimensions of what a
+        user gets. `prompts` are added to those of the folder. Parts in memory stay where and what they are unless told
+        otherwise."""
         super().__init__()
         content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
-        self.stack, self.settings = content.stack, content.settings
-        self.tokenizer, self.tokenizers = content.tokenizer, content.tokenizers
+        self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
+        self.tokenizer = content.tokenizer
         for encoder, tokenizer in self._encoders().items():
             tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
-        given = (self.settings.get("prompts") or {}) | dict(prompts or {})
+        given = {**(self.settings.get("prompts") or {}), **(prompts or {})}  # what the caller says goes first
         self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in given.items()}
         self.default_prompt_name = default_prompt_name or self.settings.get("default_prompt_name")
-        for name in [None, *self.prompts]:
+        for name in [None, *self.prompts]:  # checked here, so that no training begins with a prompt that fails later
             self.find_prompt(name, None)
+        self.similarity_name = self.settings.get("similarity_fn_name") or "cosine"
+        similarity(self.similarity_name)  # is there such a one?
+        self.truncate_dim = self.settings.get("truncate_dim") if truncate_dim is None else truncate_dim
+        self.kept_dim(self.truncate_dim)
         if keep_layers is not None:
             self.keep_layers(keep_layers)
-        if content is not source or device is not None or dtype is not None:
+        if content is not source or device is not None or dtype is not None:  # parts in memory stay as they are
             place = find_device(device)
             self.to(device=place, dtype=find_dtype(dtype, place))
-        self.eval()
+        self.eval()  # a training sets the mode itself
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Self:
-        """A model of the given parts, see stack.py for the order. `tokenizer` is one for all texts, or one by route.
-        ValueError for parts that do not go together."""
+        """A model of the given parts, in an order of stack.py. `tokenizer` is one for all texts, or one by route."""
         return cls(content_of(Stack(modules), tokenizer))
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """The usual model round an encoder, which may have random weights; `pooling` is a mode."""
+        """The usual model round an encoder; `pooling` is a mode."""
         return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -99,17 +104,19 @@ class TextModel(nn.Module):
 
     @property
     def width(self) -> int:
-        """Dimensions of what `forward` gives of a text, D."""
-        return self.stack.out_width
+        return self.stack.out_width  # D, of what `forward` gives of a text
 
     @property
     def out_width(self) -> int:
-        """Dimensions of what a user gets."""
-        return self.width
+        return self.kept_dim(None)  # of what a user gets
+
+    def kept_dim(self, truncate_dim: int | None) -> int:
+        """`truncate_dim`, else the model's own, else all."""
+        chosen = self.truncate_dim if truncate_dim is None else truncate_dim
+        return self.width if chosen is None else int(number("truncate_dim", chosen, 1, self.width))
 
     @property
     def num_layers(self) -> int:
-        """Layers of the encoder; with routes of the one that has the fewest, 0 where one has none."""
         return self.stack.num_layers
 
     @property
@@ -118,63 +125,54 @@ class TextModel(nn.Module):
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
         """The tokenizer of texts of that role. ValueError for a role that has no route."""
-        return self.tokenizers.get(self.stack.route(role) or "", self.tokenizer)
+        return self.tokenizers[self.stack.route(role)]
 
     def _encoders(self) -> dict[Any, Tokenizer]:
-        """The encoders among the modules that read texts, and what they read with."""
-        readers = {
-            path[0]: self.tokenizers.get(route or "", self.tokenizer) for route, path in self.stack.paths.items()
-        }
-        return {reader: tokenizer for reader, tokenizer in readers.items() if reader.num_layers}
+        """The encoders that read texts, one that routes share once, and what they read with."""
+        paths = self.stack.paths.items()
+        return {path[0]: self.tokenizers[route] for route, path in paths if path[0].num_layers}
 
     @property
     def max_length(self) -> int:
-        """Tokens at which texts are cut, special ones included; with routes those of the default one. It can be set,
-        for all routes, to no more than the encoder has positions for, and is saved."""
+        """Tokens at which texts are cut, special ones included; with routes those of the default one. It is set for
+        all routes, to no more than the encoder has positions for, and saved."""
         return self.tokenizer.max_length
 
     @max_length.setter
     def max_length(self, length: int) -> None:
-        for tokenizer in {self.tokenizer, *self.tokenizers.values()}:
+        for tokenizer in set(self.tokenizers.values()):
             tokenizer.max_length = length
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The numbers that the weights are."""
         return next(self.parameters()).dtype
 
     @property
     def default_batch_tokens(self) -> int:
-        """Tokens of a forward pass without gradients: what keeps a GPU busy, or what a CPU's caches hold."""
-        return 65536 if self.device.type == "cuda" else 2048
+        return 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
 
     # ------------------------------------------------------------ texts to vectors
 
-    def arrange(
-        self, columns: Sequence[Packed], roles: Sequence[str | None]
-    ) -> tuple[Sequence[Packed], Sequence[str | None]]:
+    def arrange(self, columns: Columns, roles: Roles) -> tuple[Columns, Roles]:
         """The columns of a batch as `forward` wants them. A model of pairs joins two columns into one here."""
         return columns, roles
 
-    def forward(
-        self, columns: Sequence[Packed], roles: Sequence[str | None] = (), outputs: Sequence[str] = ()
-    ) -> list[tuple[Tensor, ...]]:
+    def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
         """Several columns of texts: [N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
         return self.stack.forward(columns, roles, outputs)
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
-        """Figures of a batch for the log, from the embeddings of its columns."""
+        """Figures of a batch for the log."""
         return describe_batch(embeddings, batch.counts)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Without dropout and gradients; afterwards every module is in the mode that it was in."""
-        in_training = [module for module in self.modules() if module.training]
+        in_training = [module for module in self.modules() if module.training]  # a user may have frozen some
         self.eval()
         try:
             with torch.inference_mode():
@@ -184,22 +182,13 @@ class TextModel(nn.Module):
                 module.training = True
 
     def rows(
-        self,
-        texts: Sequence[Text],
-        prompt: str,
-        role: str | None,
-        batch_tokens: int,
-        compute: Callable[[Packed], T],
-        done: Update,
+        self, texts: Texts, prompt: str, role: str | None, batch_tokens: int, compute: Callable[..., T], done: Update
     ) -> Iterator[tuple[Tensor, list[T], int]]:
         """The inference loop. For each chunk of `texts`: the places [n] of its texts, from the longest to the
-        shortest; what `compute` made of its batches, in this order; and how many of them were cut.
-
-        `batch_tokens` bounds the memory, 0 is a good number for the device. Nothing waits for the device but
-        `compute`, and the caller once in a chunk.
-        """
+        shortest; what `compute` made of its batches, each a Packed, in this order; and how many of them were cut.
+        `batch_tokens` bounds the memory, 0 is a good number for the device."""
         tokenizer = self.tokenizer_for(role)
-        prompt_length = tokenizer.prompt_length(prompt)
+        prompt_length = tokenizer.prompt_length(prompt)  # a pooling may leave the prompt's tokens out
         for start in range(0, len(texts), CHUNK):
             tokens = tokenizer(texts[start : start + CHUNK], prompt)
             packed = tokens.packed(prompt_length)
@@ -207,40 +196,31 @@ class TextModel(nn.Module):
             computed = []
             with self.inference():  # left before each yield: the mode is the thread's, and the caller's too
                 for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
-                    computed.append(compute(batch))
+                    computed.append(compute(batch))  # stays on the device, so that nothing waits for it here
                     done(batch.n)
             yield start + order, computed, int(tokens.was_cut.sum())
 
-    def embed(
-        self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update, role: str | None
-    ) -> tuple[Tensor, int]:
+    def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""
-        if self.ranks_share:
-            rank, world = distributed.rank(), distributed.world_size()
-            start, end = (len(texts) * share // world for share in (rank, rank + 1))
-            own, cut = self._embed(texts[start:end], prompt, batch_tokens, done, role)
-            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-            return distributed.gather(own.to(self.device)).cpu(), cut
-        return self._embed(texts, prompt, batch_tokens, done, role)
+        rank, ranks = (distributed.rank(), distributed.world_size()) if self.ranks_share else (0, 1)
+        start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
+        own, cut = torch.empty(end - start, self.width), 0
 
-    def _embed(
-        self, texts: Sequence[Text], prompt: str, batch_tokens: int, done: Update, role: str | None
-    ) -> tuple[Tensor, int]:
-        embeddings, cut = torch.empty(len(texts), self.width), 0
-        for places, parts, cut_here in self.rows(
-            texts, prompt, role, batch_tokens, lambda batch: self([batch], [role])[0][0].float(), done
-        ):
-            embeddings[places] = torch.cat(parts).cpu()  # so the device holds the rows of one chunk
+        def compute(batch: Packed) -> Tensor:
+            return self([batch], [role])[0][0].float()  # through forward, which a kind of model may have changed
+
+        for places, parts, cut_here in self.rows(texts[start:end], prompt, role, batch_tokens, compute, done):
+            own[places] = torch.cat(parts).cpu()  # so the device holds the rows of one chunk
             cut += cut_here
-        return embeddings, cut
+        if self.ranks_share:
+            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
+            own = distributed.gather(own.to(self.device)).cpu()
+        return own, cut
 
     # ------------------------------------------------------------ prompts
 
     def find_prompt(self, prompt_name: str | None, prompt: str | None, role: str | None = None) -> str:
-        """What goes before each text: `prompt`, else the one named, else the role's, else the default.
-
-        ValueError lists the names that there are, and refuses a prompt that is no text.
-        """
+        """What goes before each text: `prompt`, else the one named, else the role's, else the default one."""
         if prompt is None and prompt_name is None and role is not None:
             prompt = self.role_prompt(role)
         name = self.default_prompt_name if prompt_name is None else prompt_name
@@ -251,8 +231,7 @@ class TextModel(nn.Module):
         return prompt
 
     def role_prompt(self, role: str) -> str:
-        """The prompt of a role: for "query" and "document" the first by a name that is used for it, for others the one
-        of their name; empty where there is none. ValueError for a role that means nothing to this model."""
+        """The prompt of a role, empty where it has none. ValueError for a role that means nothing to this model."""
         if not self.routes:
             pick("the role", role, dict.fromkeys([*ROLE_PROMPTS, *self.prompts]))
         return next((self.prompts[name] for name in ROLE_PROMPTS.get(role, (role,)) if self.prompts.get(name)), "")
@@ -260,18 +239,16 @@ class TextModel(nn.Module):
     # ------------------------------------------------------------ changed for training
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Keep only these layers of the encoder, or with routes of every encoder, the first is 0: a smaller model to
-        distil, or to run as it is after AdaptiveLayerLoss. ValueError for layers that it has not."""
+        """Keep only these layers of every encoder, the first is 0. ValueError for layers that it has not."""
         encoders = self._encoders()
         if not encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
             raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
-        for encoder in encoders:
-            encoder.check_layers(numbers)  # all of them before the first is changed
-        for encoder in encoders:
-            encoder.keep_layers(numbers)
+        for change in (Encoder.check_layers, Encoder.keep_layers):  # all are checked before the first is changed
+            for encoder in encoders:
+                change(encoder, numbers)
 
     def set_dropout(self, hidden: float | None, attention: float | None) -> None:
-        """Change the probabilities for this training; None leaves one as the encoder's config says."""
+        """Change the probabilities; None leaves one as the encoder's config says."""
         for name, part in self.named_modules():
             wanted = attention if name.endswith("attention_dropout") else hidden
             if isinstance(part, nn.Dropout) and wanted is not None:
@@ -280,10 +257,10 @@ class TextModel(nn.Module):
     # ------------------------------------------------------------ saving
 
     def content(self) -> Content:
-        """Everything that a model folder holds."""
-        own: dict[str, Any] = {"model_type": type(self).__name__, "prompts": self.prompts}
-        own["default_prompt_name"] = self.default_prompt_name
-        return Content(self.stack, self.tokenizer, self.tokenizers, self.settings | own)
+        own: dict[str, Any] = {"model_type": type(self).__name__, "similarity_fn_name": self.similarity_name}
+        own |= {"prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
+        own |= {"truncate_dim": self.truncate_dim}
+        return Content(self.stack, self.tokenizers, self.settings | own)  # settings of others stay in the file
 
     def save(self, path: str | Path) -> None:
         """Write a model folder that sentence-transformers opens too."""

@@ -1,7 +1,6 @@
 """The tokenizer of a folder: tokenizer.json, or a BERT's vocab.txt, and the settings beside it."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,12 @@ from minist.files import write_json
 from minist.models.reading import is_file, read_optional, reading
 
 # the file that has changed its name with the encoder; the first that is there
-LENGTH_FILES = [
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-]
+ENCODERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+LENGTH_FILES = [f"sentence_{kind}_config.json" for kind in ENCODERS]
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes of transformers that take tokenizer.json as it is
 # how the special tokens are called where tokenizer_config.json does not say: by BERT's tokenizers, and by RoBERTa's
-SPECIAL = {
-    "pad_token": ("[PAD]", "<pad>"),
-    "unk_token": ("[UNK]", "<unk>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
+SPECIAL = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>"), "mask_token": ("[MASK]", "<mask>")}
+SPECIAL |= {"cls_token": ("[CLS]", "<s>"), "sep_token": ("[SEP]", "</s>")}
 WORDPIECE = ("bert", "distilbert")  # whose vocab.txt alone says all
 RARE = "🙂 猫 ᚠ ꙮ 𓀀 \u0378"  # a vocabulary that lacks all of these needs its unknown token
 
@@ -54,7 +46,7 @@ def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
     backend = _read_encoder_backend(folder, encoder, config)
     with reading(folder):
         lengths = {"max_seq_length": own.get("max_seq_length"), "model_max_length": config.get("model_max_length")}
-        given = [number(name, value, 1) for name, value in lengths.items() if value is not None]
+        given = [number(name, value, 1) for name, value in lengths.items() if value is not None]  # 1e30 is no limit
         if own.get("do_lower_case"):  # lowers text that its own normalizer would not
             steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
             backend.normalizer = normalizers.Sequence(steps)
@@ -94,39 +86,30 @@ def _read_backend(file: Path) -> Backend:
 
 
 def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
-    """BERT's tokenizer of a vocab.txt, as BertTokenizerFast makes it. ValueError where a special token is missing."""
+    """As BertTokenizerFast makes it of a vocab.txt. KeyError where a special token is missing."""
     words = {line.rstrip("\n"): i for i, line in enumerate(file.read_text("utf-8").splitlines(keepends=True))}
     special = {name: _text(config.get(name)) or names[0] for name, names in SPECIAL.items()}
-    for name in ("unk_token", "cls_token", "sep_token"):
-        if special[name] not in words:
-            raise ValueError(f"there is no line {special[name]}, the {name}")
-    cls, sep = special["cls_token"], special["sep_token"]
-    backend = Backend(WordPiece(words, unk_token=special["unk_token"]))
-    backend.normalizer = BertNormalizer(
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        strip_accents=config.get("strip_accents"),
-        lowercase=config.get("do_lower_case", True),
-    )
+    cls, sep, unknown = (special[name] for name in ("cls_token", "sep_token", "unk_token"))
+    ids = [(token, words[token]) for token in (cls, sep, unknown)]
+    backend = Backend(WordPiece(words, unk_token=unknown))
+    chinese, lower = config.get("tokenize_chinese_chars", True), config.get("do_lower_case", True)
+    accents = config.get("strip_accents")  # None: where it lowers too
+    backend.normalizer = BertNormalizer(handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower)
     backend.pre_tokenizer = BertPreTokenizer()
     backend.add_special_tokens([token for token in special.values() if token in words])
-    backend.post_processor = TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(token, words[token]) for token in (cls, sep)],
-    )
+    one = f"{cls} $A {sep}"
+    backend.post_processor = TemplateProcessing(single=one, pair=f"{one} $B:1 {sep}:1", special_tokens=ids[:2])
     return backend
 
 
 def _text(token: Any) -> str:
-    """A special token, which a file gives as a text or as a table that describes it."""
-    return str(token.get("content") if type(token) is dict else token or "")
+    return str(token.get("content") if type(token) is dict else token or "")  # a table describes it
 
 
 def _check_ids(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
     """ValueError where it makes ids that have no row in the model, or cannot make any of some text."""
-    pair: Sequence[Any] = [RARE, ("", RARE)]
     try:
-        ids = tokenizer(pair).input_ids.tolist()
+        ids = tokenizer([RARE, ("", RARE)]).input_ids.tolist()
     except Exception as e:  # the library raises bare Exception
         raise ValueError(f"{folder}: the tokenizer fails on a rare letter, is its unknown token there? ({e})") from None
     tokens = 1 + max(*ids, *tokenizer.backend.get_vocab().values(), 0, 0)  # ids may have gaps: the largest counts
@@ -144,10 +127,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
     special = {name: token for name, token in found.items() if token is not None and not tokenizer.config.get(name)}
     # PreTrainedTokenizerFast reads any tokenizer.json, in all versions of transformers, and knows no special token
     types = ["token_type_ids"] if reader.token_types and tokenizer.has_types else []
-    about = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": tokenizer.max_length,
-        "model_input_names": ["input_ids", *types, "attention_mask"],
-    }
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.max_length}
+    about |= {"model_input_names": ["input_ids", *types, "attention_mask"]}
     write_json(folder / "tokenizer_config.json", tokenizer.config | special | about)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": tokenizer.max_length, "do_lower_case": False})

@@ -141,9 +141,11 @@ def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
 
 def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
     """ValueError if what is written would replace what is read, by whatever path or link."""
+    found = needs_ranges(args.precision) and not args.ranges  # then they are written beside the output
+    written = [args.output, args.output.with_suffix(RANGES)] if found else [args.output]
     read = [*texts.inputs, *folder.rglob("*"), *([args.ranges] if args.ranges else [])]
     known = {(file.stat().st_dev, file.stat().st_ino) for file in read if file.is_file()}  # whatever its name
-    for file in (args.output, args.output.with_suffix(RANGES)):
+    for file in written:
         if file.is_file() and (file.stat().st_dev, file.stat().st_ino) in known:
             raise ValueError(f"--output is {args.output}, but {file} is also read: name another file")
 

@@ -399,6 +399,14 @@ def test_the_ranges_beside_the_output_are_read_too(saved, here):
     assert Path("out.ranges.npy").read_text().startswith(TEXTS[0])
 
 
+def test_ranges_beside_the_output_may_be_the_ones_to_use(saved, here):
+    """Nothing is written there when they are given."""
+    np.save("out.ranges.npy", np.stack([np.full(16, -1.0), np.full(16, 1.0)]))
+    content = Path("out.ranges.npy").read_bytes()
+    encode(saved, "t.txt", "--precision", "int8", "--ranges", "out.ranges.npy")
+    assert Path("out.ranges.npy").read_bytes() == content
+
+
 # ---------------------------------------------------------------- tables as people have them
 
 

@@ -267,7 +267,7 @@ ENCODE = {
         lambda: named("t.gz")().write_bytes(gzip.compress(b"read\n" * 99)[:-9]), (), ["t.gz", "data is damaged"]
     ),
     "no parquet": (lambda: named("d.parquet")().write_text("x"), ("--column", "q"), ["d.parquet"]),
-    "missing shard": (shards, (), ["the shard model-00001-of-00002.safetensors of the weights is missing"]),
+    "missing shard": (shards, (), ["No such file or directory: m/model-00001-of-00002.safetensors"]),
     "negative batch-tokens": (lambda: None, ("--batch-tokens", "-1"), ["--batch-tokens is -1"]),
 }  # fmt: skip
 

@@ -222,7 +222,7 @@ def test_dense_of_another_shape(tmp_path):
 
 
 def test_checkpoint_names():
-    table = {"layers.{i}.qkv": ("a.{i}.q", "a.{i}.k"), "norm": ("LayerNorm",)}
+    table = {"layers.{i}.qkv": "a.{i}.q|k", "norm": "LayerNorm"}
     assert checkpoint_names("layers.11.qkv.bias", table) == ["a.11.q.bias", "a.11.k.bias"]
     assert checkpoint_names("norm.weight", table) == ["LayerNorm.weight"]
 

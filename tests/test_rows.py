@@ -215,7 +215,12 @@ def test_a_format_where_the_ending_says_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("d.csv", "a,b,a\n1,2,3\n"), ("d.tsv", "a\tb\ta\n1\t2\t3\n"), ("d.jsonl", '{"a": "1", "b": "2", "a": "3"}\n')],
+    [
+        ("d.csv", "a,b,a\n1,2,3\n"),
+        ("d.tsv", "a\tb\ta\n1\t2\t3\n"),
+        ("d.jsonl", '{"a": "1", "b": "2", "a": "3"}\n'),
+        ("d.json", '[{"a": "1", "b": "2", "a": "3"}]'),
+    ],
 )
 def test_two_columns_of_one_name(tmp_path, name, content):
     (tmp_path / name).write_text(content)

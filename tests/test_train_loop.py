@@ -213,7 +213,7 @@ def test_expectation_and_bm25_judge_the_model_that_is_saved(folder):
         + ", {"
         + (
             'name="held", evaluator="InformationRetrievalEvaluator", files=["rows.jsonl"], '
-            'columns={query="q", document="d"}, bm25=true}]'
+            'columns={query="q", document="d"}, bm25=true, searches=["sort a list"]}]'
         )
     )
     settings = ["train.best=s_m", "train.eval_every=2", "train.lr=0.05"]
@@ -222,6 +222,9 @@ def test_expectation_and_bm25_judge_the_model_that_is_saved(folder):
     values = [line["held_cosine_ndcg@10"] for line in chosen]
     assert abs(values[1] - values[2]) > 1e-3  # so the test can tell them apart
     assert f"nDCG@10 on held: {values[1]:.4f}" in out
+    saved, last = SentenceTransformer(folder / "run/model"), records(folder)[-1]["step"]
+    hits = saved.similarity(saved.encode_query(["sort a list"]), saved.encode_document(sentences(40, 2))).max()
+    assert last > 2 and f"search: sort a list\n  {hits:.3f}  " in out  # and so do the searches
     assert run(both, *settings, "expect={s_m=5.5}", more=["--overwrite"], code=2)
 
 
@@ -340,11 +343,8 @@ def test_what_a_loss_wants_of_labels_is_passed_on(folder, monkeypatch):
 
 def test_arguments_of_an_evaluator(folder):
     entry = scripted(1, 2)
-    assert (
-        "Scripted lacks the argument 'values'"
-        in run(entry.replace(", values", "}, x={a").replace("]}}", "]}}"), code=2)
-        or True
-    )
+    without = 'eval=[{name="s", files=["rows.jsonl"], columns={text="q"}, evaluator="scripted.py:Scripted"}]'
+    assert "scripted.py:Scripted lacks the argument 'values'" in run(without, code=2)
     message = run(entry.replace("values", "valves"), code=2)
     assert "an argument of scripted.py:Scripted is 'valves', known are rows, name, values" in message
     assert "takes text" in run(entry.replace('{text="q"}', '{word="q"}'), code=2)

@@ -196,7 +196,7 @@ def test_a_loss_is_evaluated_with_what_it_learned(folder):
     assert "SoftmaxLoss in [[eval]] held has weights of its own, which nothing would train" in message
     write_jsonl(folder / "held.jsonl", [{"q": "a", "d": "b", "c": "d"}])
     message = run(output="x", code=2)
-    assert "[[eval]] held: the labels have the class 'd', known are 'a', 'b', 'c', as in [[data]] pairs" in message
+    assert "[[eval]] held: the labels have the class 'd', known are 'a', 'b', 'c'" in message
 
 
 def test_prompts_for_all_sets_reach_evaluations(folder):
@@ -235,6 +235,7 @@ def test_a_model_with_routes(folder):
     SentenceTransformer.from_modules([router], tower.tokenizer).save(folder / "routes")
     path = 'model={path="routes"}'
     assert 'roles = { anchor = "query", positive = "document" }' in run(path, output="x", code=2)
+    assert "the role is 'qery', known are query, document" in run('data.0.roles={anchor="qery"}', output="x", code=2)
     roles = 'data.0.roles={anchor="query", positive="document"}'
     for tokens in (0, 20):
         run(path, roles, f"train.mini_batch_tokens={tokens}", output=f"t{tokens}")

@@ -179,9 +179,12 @@ def _json_row(line: str, where: str, columns: Sequence[Column]) -> Row:
 
 
 def _json(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    rows = parse_json("".join(read_lines(file)), file)
+    text = "".join(read_lines(file))
+    rows = parse_json(text, file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file} is JSON, but not a list of objects with named columns; jsonl has one on each line")
+    if any(text.count(f'"{column}"') > len(rows) for column in columns):  # a name twice, as above
+        json.loads(text, object_pairs_hook=lambda pairs: _check_once(str(file), [name for name, _ in pairs], columns))
     return iter(rows)
 
 

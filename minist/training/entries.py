@@ -88,8 +88,11 @@ def open_dataset(
 
 def check_roles(model: TextModel, roles: Mapping[str, str], columns: Sequence[str], where: str) -> None:
     """ValueError if a model with routes is not told which one each column takes, or a role is no route."""
-    for role in roles.values() if model.routes else ():
-        pick(f"config: roles in {where}: the route", role, dict.fromkeys(model.routes))
+    for role in roles.values():
+        if model.routes:
+            pick(f"config: roles in {where}: the route", role, dict.fromkeys(model.routes))
+        else:
+            model.role_prompt(role)  # it knows what a role may be called
     if model.routes and not roles:
         example = ", ".join(f'{name} = "{model.routes[min(i, 1)]}"' for i, name in enumerate(columns))
         raise ValueError(f"config: the model has routes, so {where} must say who takes which: roles = {{ {example} }}")

@@ -29,7 +29,7 @@ minist/encoders/bert.py
 minist/encoders/attention.py
 minist/modules/pooling.py
 minist/distributed.py
-minist/similarity.py
+minist/encoders/encoder.py
 minist/losses/matryoshka.py
 minist/losses/contrastive.py
 minist/losses/row_blocks.py

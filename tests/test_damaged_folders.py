@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -239,6 +240,21 @@ def test_a_saved_model_without_its_modules_json(folder, left):
     else:
         shutil.rmtree(folder / "1_Pooling")
     assert check(folder).endswith(f"has no modules.json, but {left}: it is a saved model of which a file is missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "says"),
+    [
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side in .* is 'left', known are right"),
+        ("config.json", {"is_decoder": True}, "is_decoder is 'True', known are False"),
+        ("adapter_config.json", {"r": 8}, "has an adapter .*: merge it into the weights"),
+    ],
+)
+def test_what_would_be_read_as_something_else(folder, name, entry, says):
+    """The real library does what these say, and gives other vectors than we would."""
+    file = folder / name
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | entry))
+    assert re.search(says, check(folder))
 
 
 # ---------------------------------------------------------------- the handler

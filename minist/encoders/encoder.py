@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from minist.checks import pick
 from minist.data.packed import Packed
 from minist.encoders.weights import load_weights, modernize, save_weights
 from minist.module import Module, unfilled
@@ -92,6 +93,7 @@ class Encoder(Module):
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Encoder":
+        pick("is_decoder", str(config.get("is_decoder", False)), {"False": "every token sees all of its text"})
         known = {field.name: config[field.name] for field in fields(cls.config_class) if field.name in config}
         with unfilled():
             encoder = cls(cls.config_class(**known))  # type: ignore[call-arg]  # an architecture reads the width itself

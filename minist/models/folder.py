@@ -96,6 +96,8 @@ def load_folder(folder: Path) -> Content:
 def load_module(name: str, folder: Path) -> Module:
     """Read the module of class `name`, one of MODULES."""
     module_class, file = MODULES[name], folder / "config.json"
+    if is_file(folder / "adapter_config.json"):  # without it, the model would be another one
+        raise ValueError(f"{folder} has an adapter (adapter_config.json): merge it into the weights first")
     config = read_table(file) if module_class.has_config else read_optional(file)
     weights = read_weights(folder) if module_class.has_weights else {}
     with reading(file):

@@ -11,7 +11,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from minist.checks import number
+from minist.checks import number, pick
 from minist.data.tokenizer import NO_LIMIT, Tokenizer
 from minist.encoders.encoder import Encoder
 from minist.files import write_json
@@ -45,6 +45,7 @@ def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
     config = read_optional(folder / "special_tokens_map.json") | read_optional(folder / "tokenizer_config.json")
     backend = _read_encoder_backend(folder, encoder, config)
     with reading(folder):
+        pick("truncation_side in tokenizer_config.json", config.get("truncation_side", "right"), {"right": "the end"})
         lengths = {"max_seq_length": own.get("max_seq_length"), "model_max_length": config.get("model_max_length")}
         given = [number(name, value, 1) for name, value in lengths.items() if value is not None]  # 1e30 is no limit
         if own.get("do_lower_case"):  # lowers text that its own normalizer would not

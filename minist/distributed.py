@@ -87,15 +87,15 @@ def contact(what: str) -> Iterator[None]:
         raise ConnectionError(str(e).replace("another rank:", f"another rank at {what}:", 1)) from e
 
 
-def wrap(model: nn.Module) -> nn.Module:
+def wrap(model: nn.Module, *, has_routes: bool) -> nn.Module:
     """DDP round `model`: its gradients are averaged over ranks while backward still makes others.
 
-    A rank may have no row, no text of a route, nothing that a relative bias would act on: without the search for
-    unused parameters DDP would wait for their gradients for ever.
+    DDP waits for a gradient of every parameter. A rank without rows gives zeros, since our modules keep their weights
+    in the graph without texts too, see attention.py; but of routes a batch may use one alone, and then DDP must look.
     """
-    if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):  # DDP refuses a frozen model
+    if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
         return model
-    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=has_routes)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

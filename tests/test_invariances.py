@@ -328,7 +328,7 @@ def run_name(run: tuple[Case, int, int]) -> str:
 
 def rank_work(rank: int, folder: Path) -> None:
     """Everything that one of the two ranks does: all runs, on the same models."""
-    wrapped = {towers: distributed.wrap(model_for(towers)) for towers in (False, True)}
+    wrapped = {towers: distributed.wrap(model_for(towers), has_routes=towers) for towers in (False, True)}
     bare = {towers: model_for(towers) for towers in (False, True)}  # DDP would average these twice
     found = {}
     for run in RUNS:

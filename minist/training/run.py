@@ -73,7 +73,8 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     batches = make_batches(config, tasks)
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
     trained = make_trained(config, model, tasks, device)
-    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model)  # mini-batches are averaged at the end
+    # gradients of mini-batches are averaged at the end, by hand
+    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model, has_routes=bool(model.routes))
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)

@@ -88,9 +88,11 @@ def test_a_loss_is_tried_before_the_run(tmp_path):
 
 
 def test_roles_of_a_model_with_routes():
-    towers, plain = SimpleNamespace(routes=("query", "document")), SimpleNamespace(routes=())
+    towers, plain = SimpleNamespace(routes=("query", "document")), tiny_model()
     check_roles(plain, {}, ["a"], "x")
-    check_roles(plain, {"a": "anything"}, ["a"], "x")
+    check_roles(plain, {"a": "query"}, ["a"], "x")
+    with pytest.raises(ValueError, match="the role is 'qery', known are query, document"):
+        check_roles(plain, {"a": "qery"}, ["a"], "x")
     check_roles(towers, {"a": "query"}, ["a", "b"], "x")
     with pytest.raises(ValueError, match=r'must say who takes which: roles = \{ a = "query", b = "document" \}'):
         check_roles(towers, {}, ["a", "b"], "x")

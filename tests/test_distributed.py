@@ -17,7 +17,7 @@ from tiny import sentences, tiny_model
 from torch import multiprocessing, nn
 from two_ranks import WORLD, run_ranks
 
-from minist import distributed
+from minist import collectives, distributed
 from minist.batch import Batch
 from minist.encoders.families import ENCODERS
 from minist.losses import DenoisingAutoEncoderLoss, MultipleNegativesRankingLoss
@@ -85,7 +85,7 @@ def step(model, n, rank, world, budget=0, roles=()):
         columns[2] = columns[2].take(torch.arange(len(rows))[rows >= 3])
         counts = (None, None, (torch.arange(n) >= 3).long())
     objective = Objective(loss, Batch(tuple(columns), roles, None, counts), 1.0)
-    setup = Setup(model, model if budget else distributed.wrap(model, has_routes=bool(model.routes)), OFF, None, budget)
+    setup = Setup(model, model if budget else collectives.wrap(model, has_routes=bool(model.routes)), OFF, None, budget)
     (mini_batched_step if budget else plain_step)(setup, objective, 0)
     mini_batches = sum(len(column.split(budget)) for column in columns) if budget else 1
     found = {"loss": objective.value, "own": loss.weight.grad, "idle": loss.idle.grad, "mini_batches": mini_batches}
@@ -147,13 +147,13 @@ def rank_work(rank, folder):
     parts, weights = gather_parts()
     for whole, counts in parts:
         own = whole.split(counts)[rank].clone().requires_grad_()
-        together = distributed.gather(own)
+        together = collectives.gather(own)
         (together**2 * weights).sum().backward()
         found["gather"].append((together.detach(), own.grad))
-    found["integers"] = distributed.gather(torch.arange(rank + 1))
+    found["integers"] = collectives.gather(torch.arange(rank + 1))
     found["agree"] = distributed.any_rank((False, rank == 1, True), torch.device("cpu"))
     found["same"] = nn.Parameter(torch.full((2,), float(rank)))
-    distributed.same_start([found["same"]])
+    collectives.same_start([found["same"]])
     for case in CASES:
         torch.save(found, folder / f"{rank}.pt")  # what there is, should the next case fail
         distributed.barrier()
@@ -246,11 +246,11 @@ def test_agreement(ranks):
 
 def test_one_process_needs_no_group():
     x, model = torch.randn(3, 2), nn.Linear(2, 2)
-    assert distributed.gather(x) is x
+    assert collectives.gather(x) is x
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     model(x).sum().backward()
     before = model.weight.grad.clone()
-    distributed.average_gradients(model.parameters())
+    collectives.average_gradients(model.parameters())
     assert torch.equal(model.weight.grad, before)
     distributed.barrier()
     distributed.stop()
@@ -285,7 +285,7 @@ def work_of_different_length(rank, folder):
             pytest.raises(ConnectionError, match="rank 0 lost another rank at step 4: "),
             distributed.contact("step 4"),
         ):
-            distributed.gather(torch.ones(2))
+            collectives.gather(torch.ones(2))
         (folder / "refused").write_text(str(time.perf_counter() - started))
     while not (folder / "refused").exists():
         time.sleep(0.05)

@@ -22,7 +22,7 @@ from tiny import WORDS, tiny_model
 from torch import Tensor, nn
 from two_ranks import WORLD, run_ranks
 
-from minist import Batch, Packed, distributed
+from minist import Batch, Packed, collectives
 from minist.losses.base import Loss, total
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
@@ -212,10 +212,10 @@ def step(
     model.zero_grad()
     if budget:
         gradcache(lambda part, c: model([part], [roles[c]], outputs)[0], packed, objective, budget, 0)
-        distributed.average_gradients([*model.parameters(), *loss.parameters()])
+        collectives.average_gradients([*model.parameters(), *loss.parameters()])
     else:
         objective(way(packed, roles, outputs)).backward()
-        distributed.average_gradients(loss.parameters())
+        collectives.average_gradients(loss.parameters())
     gradients = {f"loss.{name}": p.grad for name, p in loss.named_parameters()}
     gradients |= {name: p.grad for name, p in model.named_parameters()}
     return {"value": objective.value} | {name: g for name, g in gradients.items() if g is not None}
@@ -301,7 +301,7 @@ def wide_step(rows: int, budget: int, rank: int = 0, world: int = 1) -> dict[str
         gradcache(lambda part, c: model([part])[0], packed, objective, budget, 0)
     else:
         objective(model(packed)).backward()
-    distributed.average_gradients(model.parameters())
+    collectives.average_gradients(model.parameters())
     return objective.parts | {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -328,7 +328,7 @@ def run_name(run: tuple[Case, int, int]) -> str:
 
 def rank_work(rank: int, folder: Path) -> None:
     """Everything that one of the two ranks does: all runs, on the same models."""
-    wrapped = {towers: distributed.wrap(model_for(towers), has_routes=towers) for towers in (False, True)}
+    wrapped = {towers: collectives.wrap(model_for(towers), has_routes=towers) for towers in (False, True)}
     bare = {towers: model_for(towers) for towers in (False, True)}  # DDP would average these twice
     found = {}
     for run in RUNS:

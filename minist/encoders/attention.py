@@ -17,10 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.data.packed import Packed
-
-ALL = -1  # to one side: every token there is, as flash attention says it
-BLOCK = 64  # queries at least in a block of a long text; smaller ones cost more to start than they save
-Sides = tuple[int, int]  # how many tokens one sees to its left and right
+from minist.encoders.window import ALL, Sides, in_blocks, is_long, sees
 
 
 def attention(
@@ -74,8 +71,8 @@ def _rectangles(
         ends = longest if full else lengths.view(-1, 1, 1, 1)
         places = None if full else (ids - ids[0]) * longest + positions  # of the tokens in the rectangle
         qr, kr, vr = (_stack(x, n, longest, places) for x in (qs, ks, vs))  # [n, H, longest, D/H]
-        if sides[0] >= 0 and longest > 6 * max(sides[0], BLOCK):  # a window; below, one masked call is as fast
-            out = _blocks(qr, kr, vr, ends, sides[0], dropout)
+        if is_long(longest, sides):
+            out = in_blocks(qr, kr, vr, ends, sides[0], dropout)
         else:
             out = F.scaled_dot_product_attention(qr, kr, vr, _mask(longest, ends, bias, sides, q), dropout)
         out = out.transpose(1, 2).flatten(0, 1)  # [n longest, H, D/H]
@@ -103,40 +100,8 @@ def _mask(longest: int, ends: Tensor | int, bias: Tensor | None, sides: Sides, l
     """What the kernel adds to the scores [n, H, longest, longest], or True where a query may see a key."""
     at = torch.arange(longest, device=like.device)
     near = (ALL, ALL) if longest - 1 <= min(sides) else sides  # in such a window, nobody is further away
-    seen = None if near == (ALL, ALL) and isinstance(ends, int) else _seen(at[:, None], at, ends, near)
+    seen = None if near == (ALL, ALL) and isinstance(ends, int) else sees(at[:, None], at, ends, near)
     if bias is None:
         return seen  # None where all is seen: kernels are faster without a mask
     own = bias[None, :, :longest, :longest].to(like.dtype)  # with 3 dimensions, CPUs would take a slower kernel
     return own if seen is None else own.masked_fill(~seen, float("-inf"))
-
-
-def _seen(query: Tensor, key: Tensor, ends: Tensor | int, sides: Sides) -> Tensor:
-    """Whether the token in place `query` sees that in place `key`, in a text that ends before place `ends`."""
-    is_token = (key >= 0) & (key < ends)
-    if sides == (ALL, ALL):
-        return is_token
-    left, right = (float("inf") if side == ALL else side for side in sides)
-    ahead = key - query
-    # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
-    return (ahead >= -left) & (ahead <= right) & (is_token | (query >= ends))
-
-
-def _blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dropout: float) -> Tensor:
-    """[n, H, L, D/H] -> the same: blocks of queries meet the keys around them, L (block + 2 window) scores, not L^2."""
-    n, heads, length, _ = q.shape
-    block = max(window, BLOCK)
-    rest = -length % block  # places behind the last query, which fill its block
-    blocks = (length + rest) // block
-
-    def around(x: Tensor) -> Tensor:  # [n, H, L, D/H] -> [n H, blocks, block + 2 window, D/H], overlapping views
-        x = F.pad(x, (0, 0, window, window + rest))
-        return x.unfold(2, block + 2 * window, block).transpose(3, 4).flatten(0, 1)
-
-    queries = F.pad(q, (0, 0, 0, rest)).unflatten(2, (blocks, block)).flatten(0, 1)  # [n H, blocks, block, D/H]
-    starts = torch.arange(blocks, device=q.device)[:, None, None] * block
-    query = starts + torch.arange(block, device=q.device)[:, None]  # [blocks, block, 1] places in the text
-    key = starts + torch.arange(block + 2 * window, device=q.device) - window  # [blocks, 1, block + 2 window]
-    mask = _seen(query, key, ends, (window, window))  # one for all texts, or one for each
-    mask = mask[None] if isinstance(ends, int) else mask.repeat_interleave(heads, 0)
-    out = F.scaled_dot_product_attention(queries, around(k), around(v), attn_mask=mask, dropout_p=dropout)
-    return out.unflatten(0, (n, heads)).flatten(2, 3)[:, :, :length]

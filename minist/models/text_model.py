@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minist import distributed
+from minist import collectives, distributed
 from minist.batch import Batch
 from minist.checks import number, pick
 from minist.data.packed import Packed
@@ -214,7 +214,7 @@ class TextModel(nn.Module):
             cut += cut_here
         if self.ranks_share:
             distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-            own = distributed.gather(own.to(self.device)).cpu()
+            own = collectives.gather(own.to(self.device)).cpu()
         return own, cut
 
     # ------------------------------------------------------------ prompts

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from minist import distributed, evaluation
+from minist import collectives, distributed, evaluation
 from minist.batch import Batch
 from minist.checks import listing
 from minist.data.rows import read_places
@@ -70,7 +70,7 @@ def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
     found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
     for part in mini_batches(columns, MEASURED_TOKENS):
         found += torch.stack([loss(model, part, roles).to(found), found.new_tensor(loss.count(part))])
-    value, count = distributed.gather(found[None]).sum(0)
+    value, count = collectives.gather(found[None]).sum(0)
     return (value / count.clamp(min=1)).item()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minist import distributed
+from minist import collectives, distributed
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
 from minist.files import complete_file
@@ -32,7 +32,7 @@ class Guide:
             pairs = zip(self.cached, self.dataset.columns, strict=True)
             return tuple(kept[column.texts(rows)].to(self.model.device) for kept, column in pairs)
         own = embed_in_parts(self.model, self.dataset.take(share), self.roles)
-        return tuple(distributed.gather(x) for (x,) in own)  # a loss of the whole batch takes all of them
+        return tuple(collectives.gather(x) for (x,) in own)  # a loss of the whole batch takes all of them
 
     def keep_on_disk(self, folder: Path) -> None:
         """Embed every text once, into `folder`, unless it is done; from then on only read."""

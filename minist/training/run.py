@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minist import distributed
+from minist import collectives, distributed
 from minist.data.batches import Batches
 from minist.data.samplers import SAMPLERS
 from minist.data.sources import prepare_source
@@ -74,7 +74,7 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
     trained = make_trained(config, model, tasks, device)
     # gradients of mini-batches are averaged at the end, by hand
-    wrapped = model if settings.mini_batch_tokens else distributed.wrap(model, has_routes=bool(model.routes))
+    wrapped = model if settings.mini_batch_tokens else collectives.wrap(model, has_routes=bool(model.routes))
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)
@@ -134,5 +134,5 @@ def make_trained(config: Config, model: TextModel, tasks: list[Task], device: to
         named += [(f"loss.{task.name}.{i}.{name}", p) for name, p in task.loss.named_parameters()]
     optimizer = make_optimizer(named, settings.lr, settings.weight_decay, settings.lr_for, settings.freeze)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")  # else small gradients become 0
-    distributed.same_start([p for _, p in named])  # a loss may have drawn its weights, or the model been elsewhere
+    collectives.same_start([p for _, p in named])  # a loss may have drawn its weights, or the model been elsewhere
     return saved.Trained(model, shelf, optimizer, scaler)

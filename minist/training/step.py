@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minist import distributed
+from minist import collectives, distributed
 from minist.batch import Batch
 from minist.data.packed import Packed, split_points
 from minist.losses.base import Loss, total
@@ -50,7 +50,7 @@ class Objective:
         """Per column the embeddings [n, D] of this rank's texts, and the outputs beside them -> scalar."""
         # half types are raised before the exchange: sums over a large batch need the digits
         raised = [[x if x.dtype == torch.float64 else x.float() for x in column] for column in columns]
-        gathered = [[distributed.gather(x) for x in column] for column in raised]
+        gathered = [[collectives.gather(x) for x in column] for column in raised]
         self.embeddings = [column[0] for column in gathered]
         extra = {name: tuple(column[i] for column in gathered) for i, name in enumerate(self.outputs, 1)}
         with torch.autocast(self.embeddings[0].device.type, enabled=False):  # the loss itself is always exact
@@ -76,7 +76,7 @@ def plain_step(setup: Setup, objective: Objective, seed: int) -> None:
     with setup.half():
         embeddings = setup.wrapped(columns, roles, objective.outputs)
     setup.scaler.scale(objective(embeddings)).backward()  # DDP exchanges the model's gradients as they are made
-    distributed.average_gradients(objective.loss.parameters())
+    collectives.average_gradients(objective.loss.parameters())
 
 
 def mini_batched_step(setup: Setup, objective: Objective, seed: int) -> None:
@@ -89,7 +89,7 @@ def mini_batched_step(setup: Setup, objective: Objective, seed: int) -> None:
 
     gradcache(embed, columns, lambda embeddings: setup.scaler.scale(objective(embeddings)), setup.max_tokens, seed)
     # once, behind the last mini-batch: a rank with fewer of them, or with none, then waits for nobody before
-    distributed.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
+    collectives.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
 
 
 def token_step(setup: Setup, objective: Objective, seed: int) -> None:
@@ -99,7 +99,7 @@ def token_step(setup: Setup, objective: Objective, seed: int) -> None:
     backward at once, and is forgotten. Only the number of tokens must be known before.
     """
     (columns, roles), loss, model = setup.model.arrange(*objective.batch[:2]), objective.loss, setup.model
-    count = distributed.gather(torch.tensor([loss.count(columns)], device=model.device)).sum().clamp(min=1)
+    count = collectives.gather(torch.tensor([loss.count(columns)], device=model.device)).sum().clamp(min=1)
     value = torch.zeros((), dtype=model.dtype, device=model.device)
     torch.manual_seed(seed)
     for part in mini_batches(columns, setup.max_tokens):
@@ -108,8 +108,8 @@ def token_step(setup: Setup, objective: Objective, seed: int) -> None:
         # times W: each rank adds its own rows only, and the average over ranks would divide their sum by W
         setup.scaler.scale(mean * distributed.world_size()).backward()
         value += mean.detach()
-    objective.value = distributed.gather(value[None]).sum()
-    distributed.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
+    objective.value = collectives.gather(value[None]).sum()
+    collectives.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
 
 
 def mini_batches(columns: Sequence[Packed], max_tokens: int) -> Iterator[tuple[Packed, ...]]:

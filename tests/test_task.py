@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny import sentences, tiny_model, write_jsonl
 
+from minist.data.batches import balance
 from minist.losses import CoSENTLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
 from minist.training.config import DataConfig
 from minist.training.entries import check_roles, open_dataset
 from minist.training.guide import Guide
-from minist.training.task import TrainingRows, balance
+from minist.training.task import TrainingRows
 
 CPU = torch.device("cpu")
 TEXTS = zip(sentences(12, 1), sentences(12, 2), strict=True)

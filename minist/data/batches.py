@@ -1,4 +1,7 @@
-"""The batches of a run: those of each data set, and whose turn it is. A batch never mixes data sets."""
+"""The batches of a run: those of each data set, whose turn it is, and which rank gets which of their rows.
+
+A batch never mixes data sets.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -88,3 +91,21 @@ class Batches:
             self.drawn = (-1, [])  # let go of the old ones first: of a large set they are the most that a run holds
             self.drawn = (epoch, [sampler(epoch) for sampler in self.samplers])
         return self.drawn[1]
+
+
+def balance(tokens: Tensor, world: int) -> Tensor:
+    """An order of n rows whose `world` shares, as tensor_split makes them, have about equally many tokens: [n] -> [n].
+
+    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two.
+    """
+    if world == 1:
+        return torch.arange(len(tokens))
+    room = [len(share) for share in tokens.tensor_split(world)]
+    shares: list[list[int]] = [[] for _ in room]
+    totals = [0] * world
+    # from the longest on, each row goes to the rank with the fewest tokens so far
+    for row in tokens.argsort(descending=True, stable=True).tolist():
+        rank = min((r for r in range(world) if len(shares[r]) < room[r]), key=lambda r: totals[r])
+        shares[rank].append(row)
+        totals[rank] += int(tokens[row])
+    return torch.tensor([row for share in shares for row in sorted(share)], dtype=torch.long)

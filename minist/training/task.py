@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minist import distributed
 from minist.batch import Batch
-from minist.data.batches import Place
+from minist.data.batches import Place, balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
 from minist.data.transforms import delete_words, draw_pairs, word_starts
@@ -19,24 +19,6 @@ from minist.training.guide import Guide
 from minist.training.step import Objective, Setup, Step
 
 PARTNER = "partner"  # what the column is called that draw_pairs adds
-
-
-def balance(tokens: Tensor, world: int) -> Tensor:
-    """An order of n rows whose `world` shares, as tensor_split makes them, have about equally many tokens: [n] -> [n].
-
-    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two.
-    """
-    if world == 1:
-        return torch.arange(len(tokens))
-    room = [len(share) for share in tokens.tensor_split(world)]
-    shares: list[list[int]] = [[] for _ in room]
-    totals = [0] * world
-    # from the longest on, each row goes to the rank with the fewest tokens so far
-    for row in tokens.argsort(descending=True, stable=True).tolist():
-        rank = min((r for r in range(world) if len(shares[r]) < room[r]), key=lambda r: totals[r])
-        shares[rank].append(row)
-        totals[rank] += int(tokens[row])
-    return torch.tensor([row for share in shares for row in sorted(share)], dtype=torch.long)
 
 
 class TrainingRows:

@@ -1,7 +1,15 @@
 """The table of code_table.py counts what it says."""
 
+import re
+import sys
+from pathlib import Path
+
 from code_table import STEP, Counts, Figure, figures, main, measure
-from tiny import ROOT
+from tiny import ROOT, sentences, tiny_model, write_jsonl
+
+import train
+from minist.training.config import load_config
+from minist.training.run import start_run
 
 SOURCE = '''"""A file
 of two lines."""
@@ -40,3 +48,41 @@ def test_the_table_of_this_checkout(capsys):
     assert main(ROOT) == int(not all(figure.is_kept for figure in figures(ROOT)))
     assert len(capsys.readouterr().out.splitlines()) == len(figures(ROOT))
     assert len(set(STEP)) == 16
+
+
+CONFIG = """
+output = "run"
+[model]
+path = "model"
+[[data]]
+files = ["rows.jsonl"]
+columns = { anchor = "a", positive = "b" }
+loss = { name = "MatryoshkaLoss", matryoshka_dims = [16, 8], loss = { name = "MultipleNegativesRankingLoss" } }
+[train]
+batch_size = 8
+mini_batch_tokens = 32
+"""
+
+
+def test_a_step_runs_in_the_files_that_the_readme_lists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.toml").write_text(CONFIG)
+    write_jsonl(Path("rows.jsonl"), [{"a": a, "b": b} for a, b in zip(sentences(8, 1), sentences(8, 2), strict=True)])
+    tiny_model().save("model")
+    run = start_run(load_config(Path("c.toml"), []), resume=False, overwrite=False)
+    place, files = next(run.batches.start_at(0)), set()
+    sys.setprofile(lambda frame, event, argument: files.add(frame.f_code.co_filename))
+    try:
+        train.take_step(run, place)
+    finally:
+        sys.setprofile(None)
+    ran = {Path(file).relative_to(ROOT).as_posix() for file in files if file.startswith(str(ROOT))}
+    text = (ROOT / "README.md").read_text("utf-8").partition("### One step")[2].partition("### All files")[0]
+    table, _, passing = text.partition("In passing")
+    listed = set(re.findall(r"`([\w/]+\.py)`", table))
+    assert listed == set(STEP)
+    ours = {file for file in ran if file.startswith(("minist", "train"))}
+    assert ours - listed == {f"minist/{name}" for name in re.findall(r"`([\w/]+\.py)`", passing)}
+    assert listed - ours <= {"minist/batch.py"}  # a table of names, which runs nothing
+    for file, lines in re.findall(r"`([\w/]+\.py)` \| (\d+) \|", table):
+        assert len((ROOT / file).read_text("utf-8").splitlines()) == int(lines), file

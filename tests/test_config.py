@@ -149,7 +149,18 @@ FIND = 'evaluator = "InformationRetrievalEvaluator"\n'
     [
         ("", r"\[\[eval\]\] eval takes evaluator or loss: give one of them"),
         (FIND + 'loss = "CoSENTLoss"', "takes evaluator or loss: give one of them"),
-        (FIND + 'label = "score"', "label, roles, prompts, delete_words and draw_pairs in .* belong to a loss,"),
+        *(
+            (FIND + key, "label, roles, prompts, delete_words and draw_pairs in .* belong to a loss,")
+            for key in (
+                'label = "score"',
+                "label = 0",
+                'roles = { query = "query" }',
+                'prompts = "find: "',
+                'prompts = { query = "find: " }',
+                "delete_words = { query = 0.5 }",
+                "draw_pairs = 4",
+            )
+        ),
         ('loss = "CoSENTLoss"\nroles = { quer = "query" }', "roles in .* names 'quer', the columns are query, doc"),
         ('loss = "CoSENTLoss"\ndelete_words = { query = 2 }', "query in delete_words in .* is 2: use a number"),
         ('loss = "CoSENTLoss"\ndraw_pairs = 4', "draw_pairs in .* eval is 4: it takes 2 or more, one column"),

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import multiprocessing
 from minist import distributed
 
 WORLD = 2
+SECONDS = 240  # for all of it: ranks that wait for each other for ever are a failure, and no end of the tests
 
 
 def run_ranks(work: Callable[[int, Path], None], folder: Path, limit: timedelta = distributed.LIMIT) -> None:
@@ -20,7 +22,14 @@ def run_ranks(work: Callable[[int, Path], None], folder: Path, limit: timedelta 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_join, (port, work, folder, limit), nprocs=WORLD)
+    ranks = multiprocessing.spawn(_join, (port, work, folder, limit), nprocs=WORLD, join=False)
+    end = time.monotonic() + SECONDS
+    try:
+        while not ranks.join(timeout=1):
+            assert time.monotonic() < end, f"the ranks are not through after {SECONDS} seconds"
+    finally:
+        for process in ranks.processes:
+            process.kill()
 
 
 def _join(rank: int, port: int, work: Callable[[int, Path], Any], folder: Path, limit: timedelta) -> None:

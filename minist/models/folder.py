@@ -83,7 +83,8 @@ def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     folders = Folders()
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
-    modules = _listed_modules(file, folders) if has_list else _default_modules(folder, folders)
+    parts = listed_modules(file) if has_list else []
+    modules = [_load_part(*part, folders) for part in parts] if has_list else _default_modules(folder, folders)
     with reading(file):
         stack = Stack(modules)
     for path in stack.paths.values() if has_list else ():
@@ -104,17 +105,24 @@ def load_module(name: str, folder: Path) -> Module:
         return module_class.from_folder(config, weights)
 
 
-def _listed_modules(file: Path, folders: Folders) -> list[Module]:
+def listed_modules(file: Path) -> list[tuple[str, Path]]:
+    """Class and folder of each module in modules.json: all are checked before the first weights are read."""
     entries = read_value(file)
-    with reading(file):  # all names are checked before the first weights are read
-        listed = [(_class_name(entry["type"]), inside(file.parent, entry["path"])) for entry in entries]
-    return [_load_part(name, path, folders) for name, path in listed]
+    with reading(file):
+        return [_place(file, entry["path"], entry["type"]) for entry in entries]
 
 
-def _class_name(kind: Any) -> str:
+def routed_modules(file: Path) -> dict[str, tuple[str, Path]]:
+    """The same of the modules of routes in router_config.json, by the names that they have there."""
+    types = read_optional(file).get("types", {})
+    with reading(file):
+        return {name: _place(file, name, kind) for name, kind in types.items()}
+
+
+def _place(file: Path, path: str, kind: Any) -> tuple[str, Path]:
     name = str(kind).split(".")[-1]  # both generations end in the class name
     pick("the class of a module", name, MODULES)
-    return name
+    return name, inside(file.parent, path)
 
 
 def _load_part(name: str, folder: Path, folders: Folders) -> Module:
@@ -131,17 +139,16 @@ def router_file(folder: Path) -> Path:
 
 def _load_router(folder: Path, folders: Folders) -> Router:
     file = router_file(folder)
-    content = read_table(file)
+    content, parts = read_table(file), routed_modules(file)
     with reading(file):
         structure = {route: list(names) for route, names in content["structure"].items()}
-        kinds = {name: _class_name(content["types"][name]) for names in structure.values() for name in names}
-        paths = {name: inside(folder, name) for name in kinds}
+        used = {name: parts[name] for names in structure.values() for name in names}
         parameters = content.get("parameters") or {}
         first = next(iter(structure), None) if parameters.get("allow_empty_key", True) else None
         mappings = read_mappings(parameters.get("route_mappings") or {})
-        if Router in (MODULES[kind] for kind in kinds.values()):  # it might lead back to this one, for ever
+        if Router in (MODULES[kind] for kind, _ in used.values()):  # it might lead back to this one, for ever
             raise ValueError("a route leads to another Router: only one is possible, with longer routes")
-    modules = {name: _load_part(kind, paths[name], folders) for name, kind in kinds.items()}  # a shared one once
+    modules = {name: _load_part(*place, folders) for name, place in used.items()}  # a shared one once
     with reading(file):
         routes = {route: [modules[name] for name in names] for route, names in structure.items()}
         default = parameters.get("default_route")

@@ -8,8 +8,9 @@
 A part takes one of these and gives another, or the same: see Stack for how they follow one another.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import torch
@@ -31,6 +32,7 @@ class Module(nn.Module):
     gives: ClassVar[str] = ""  # "": what it takes, each vector by itself
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
+    config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
     in_width: int | None = None  # None: any
     out_width: int | None = None  # None: as it comes in
     special_tokens = True  # whether texts that it reads begin and end with those of its tokenizer
@@ -52,12 +54,13 @@ class Module(nn.Module):
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What its config.json holds, and its weights on the CPU."""
-        return {}, {name: on_cpu(parameter) for name, parameter in self.named_parameters()}
+        config = {key: attrgetter(name)(self) for key, name in self.config_keys}
+        return config, {name: on_cpu(parameter) for name, parameter in self.named_parameters()}
 
     @classmethod
     def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
         """Those of its constructor, out of a config.json: what is missing or wrong there is any error."""
-        return ()
+        return tuple(config[key] for key, _ in cls.config_keys)
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Module":

@@ -18,6 +18,11 @@ class WeightedLayerPooling(Module):
     """
 
     takes, gives = ("layers",), "tokens"
+    config_keys = (
+        ("word_embedding_dimension", "in_width"),
+        ("num_hidden_layers", "num_layers"),
+        ("layer_start", "first_layer"),
+    )
 
     def __init__(self, width: int, num_layers: int, first_layer: int = 4) -> None:
         """`num_layers` is L, the encoder's. ValueError where no layer is left."""
@@ -36,11 +41,7 @@ class WeightedLayerPooling(Module):
         assert total is not None, "the encoder has fewer layers than the pooling"
         return total / self.layer_weights.sum()  # no softmax: a weight may become negative
 
-    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        layers = {"num_hidden_layers": self.num_layers, "layer_start": self.first_layer}
-        return {"word_embedding_dimension": self.in_width} | layers, super().to_folder()[1]
-
     @classmethod
     def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
         width = config.get("embedding_dimension") or config["word_embedding_dimension"]  # of version 6, of version 5
-        return width, config["num_hidden_layers"], config["layer_start"]
+        return super().arguments(config | {"word_embedding_dimension": width})

@@ -22,7 +22,7 @@ from minist.data.packed import Packed
 
 
 class Module(nn.Module):
-    """A new part of a model derives from this, and has a line in the table MODULES.
+    """A new part of a model derives from this, and stands in the table MODULES.
 
     `forward(packed)` where it takes texts, `forward(x, packed)` where it makes one vector of a text's tokens, and
     `forward(x)` otherwise.

@@ -17,12 +17,5 @@ def progress_bar(
     `show=None`: only where a person watches a terminal.
     """
     hidden = not sys.stderr.isatty() if show is None else not show
-    return tqdm(
-        total=total or None,
-        initial=done,
-        unit=f" {unit}",
-        desc=what,
-        disable=hidden,
-        dynamic_ncols=True,
-        smoothing=0.1,
-    )
+    looks = {"unit": f" {unit}", "desc": what, "dynamic_ncols": True, "smoothing": 0.1}
+    return tqdm(total=total or None, initial=done, disable=hidden, **looks)

@@ -5,6 +5,7 @@ in fp32, two types in the wider one, and NaN stays NaN.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -106,14 +107,9 @@ PAIRWISE_SIMILARITIES: Table = {
 NEAREST = {"cosine": 1.0, "euclidean": 0.0, "manhattan": 0.0}  # the similarity of a vector with itself; dot has none
 
 
-def similarity(name: str) -> Similarity:
-    """The function of all pairs called `name`."""
-    return pick("similarity", name, SIMILARITIES)
-
-
-def pairwise_similarity(name: str) -> Similarity:
-    """The row by row function called `name`."""
-    return pick("similarity", name, PAIRWISE_SIMILARITIES)
+# the function of a name, of all pairs and row by row; ValueError where there is none
+similarity = partial(pick, "similarity", table=SIMILARITIES)
+pairwise_similarity = partial(pick, "similarity", table=PAIRWISE_SIMILARITIES)
 
 
 def distance(name: str, functions: Table = SIMILARITIES) -> Similarity:

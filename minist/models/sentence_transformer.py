@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minist.checks import pick
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
 from minist.models.device import find_device
 from minist.models.parallel import embed_on
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
-from minist.quantization import check_precision, quantize
+from minist.quantization import PRECISIONS, quantize
 from minist.similarity import pairwise_similarity, similarity
 
 THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
@@ -76,7 +77,7 @@ class SentenceTransformer(TextModel):
         device. `theirs` is there to say what the arguments of sentence-transformers are called here."""
         for name in theirs:
             raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
-        check_precision(precision)
+        pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start
         embed = self._embed_on(device)

@@ -11,6 +11,7 @@ A part takes one of these and gives another, or the same: see Stack for how they
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -37,6 +38,7 @@ class Module(nn.Module):
     out_width: int | None = None  # None: as it comes in
     special_tokens = True  # whether texts that it reads begin and end with those of its tokenizer
     num_layers = 0  # those of an encoder, or those that it wants of one
+    folder: Path  # from which it was read, if it was
 
     @property
     def name(self) -> str:

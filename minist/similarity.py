@@ -118,5 +118,4 @@ def distance(name: str, functions: Table = SIMILARITIES) -> Similarity:
     return lambda a, b: nearest - functions[name](a, b)
 
 
-def pairwise_distance(name: str) -> Similarity:
-    return distance(name, PAIRWISE_SIMILARITIES)
+pairwise_distance = partial(distance, functions=PAIRWISE_SIMILARITIES)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from minist.checks import listing, number, pick
 from minist.data.tokenizer import Tokenizer
@@ -76,27 +75,30 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
 
 # ---------------------------------------------------------------- reading
 
-Folders = dict[nn.Module, Path]  # where each module was read
-
 
 def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
-    folders = Folders()
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
     parts = listed_modules(file) if has_list else []
-    modules = [_load_part(*part, folders) for part in parts] if has_list else _default_modules(folder, folders)
+    modules = [load_module(*part) for part in parts] if has_list else _default_modules(folder)
     with reading(file):
         stack = Stack(modules)
     for path in stack.paths.values() if has_list else ():
-        _check_inputs(path, folders)
-    loaded = {path[0]: load_tokenizer(folders[path[0]], path[0]) for path in stack.paths.values()}
+        _check_inputs(path)
+    loaded = {path[0]: load_tokenizer(path[0].folder, path[0]) for path in stack.paths.values()}
     tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items()}
     return Content(stack, tokenizers, _load_settings(folder / SETTINGS))
 
 
 def load_module(name: str, folder: Path) -> Module:
     """Read the module of class `name`, one of MODULES."""
-    module_class, file = MODULES[name], folder / "config.json"
+    module = _load_router(folder) if MODULES[name] is Router else _load_plain(MODULES[name], folder)
+    module.folder = folder
+    return module
+
+
+def _load_plain(module_class: type[Module], folder: Path) -> Module:
+    file = folder / "config.json"
     if is_file(folder / "adapter_config.json"):  # without it, the model would be another one
         raise ValueError(f"{folder} has an adapter (adapter_config.json): merge it into the weights first")
     config = read_table(file) if module_class.has_config else read_optional(file)
@@ -125,19 +127,13 @@ def _place(file: Path, path: str, kind: Any) -> tuple[str, Path]:
     return name, inside(file.parent, path)
 
 
-def _load_part(name: str, folder: Path, folders: Folders) -> Module:
-    module = _load_router(folder, folders) if MODULES[name] is Router else load_module(name, folder)
-    folders[module] = folder
-    return module
-
-
 def router_file(folder: Path) -> Path:
     """Where the routes are named: router_config.json, or the config.json of an older one."""
     old = folder / "config.json"
     return old if old.exists() and not (folder / "router_config.json").exists() else folder / "router_config.json"
 
 
-def _load_router(folder: Path, folders: Folders) -> Router:
+def _load_router(folder: Path) -> Router:
     file = router_file(folder)
     content, parts = read_table(file), routed_modules(file)
     with reading(file):
@@ -148,7 +144,7 @@ def _load_router(folder: Path, folders: Folders) -> Router:
         mappings = read_mappings(parameters.get("route_mappings") or {})
         if Router in (MODULES[kind] for kind, _ in used.values()):  # it might lead back to this one, for ever
             raise ValueError("a route leads to another Router: only one is possible, with longer routes")
-    modules = {name: _load_part(*place, folders) for name, place in used.items()}  # a shared one once
+    modules = {name: load_module(*place) for name, place in used.items()}  # a shared one once
     with reading(file):
         routes = {route: [modules[name] for name in names] for route, names in structure.items()}
         default = parameters.get("default_route")
@@ -166,19 +162,19 @@ def read_mappings(entries: dict[str, str]) -> dict[str | None, str]:
     return anything | texts  # what is said of texts goes first
 
 
-def _check_inputs(path: list[Module], folders: Folders) -> None:
+def _check_inputs(path: list[Module]) -> None:
     """What a module is given follows from its place, and its own config.json must not say otherwise."""
     for module, kind in zip(path, check_path(path)[0], strict=True):
         if module.gives:  # its class says what it takes
             continue
-        file, fits = folders[module] / "config.json", "token_embeddings" if kind == "tokens" else "sentence_embedding"
+        file, fits = module.folder / "config.json", "token_embeddings" if kind == "tokens" else "sentence_embedding"
         config = read_optional(file)
         given = config.get("module_input_name") or "sentence_embedding"
         if given != fits or (config.get("module_output_name") or given) != given:
             raise ValueError(f"{file}: module_input_name is {given}, at its place it and the output's must be {fits}")
 
 
-def _default_modules(folder: Path, folders: Folders) -> list[Module]:
+def _default_modules(folder: Path) -> list[Module]:
     """What a folder without modules.json is: an encoder whose tokens are averaged, or a model2vec model."""
     if not is_file(folder / "config.json"):
         raise ValueError(f"{folder} is not a model: it has neither modules.json nor config.json")
@@ -187,8 +183,8 @@ def _default_modules(folder: Path, folders: Folders) -> list[Module]:
         raise ValueError(f"{folder} has no modules.json, but {left[0]}: it is a saved model of which a file is missing")
     config = read_table(folder / "config.json")
     if config.get("model_type") == "model2vec":
-        return [_load_part("StaticEmbedding", folder, folders), *([Normalize()] if config.get("normalize") else [])]
-    encoder = _load_part("Transformer", folder, folders)
+        return [load_module("StaticEmbedding", folder), *([Normalize()] if config.get("normalize") else [])]
+    encoder = load_module("Transformer", folder)
     assert encoder.out_width is not None
     return [encoder, Pooling(encoder.out_width)]
 

@@ -136,7 +136,7 @@ def _fetch(repos: Sequence[str], revision: str | None, token: str | None) -> Pat
         why = f"{nothing}and no model {tried} on the hub that this token may see: check the name, or give a token"
     except errors.RevisionNotFoundError:
         why = f"{repo} has no revision {revision!r}: give one of its branches, tags or commits"
-    except _failures() as e:
+    except Exception as e:
         what = f"{constants.HF_HUB_CACHE} has not all of {repo}, which could not be fetched from the hub"
         why = f"{nothing}{what} ({_reason(e)}): download it where there is a network, and give the folder"
         folder = _cached_folder(repo, revision)  # only a person knows whether it is a plain checkpoint
@@ -182,26 +182,21 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Add a model", revision=revision)
-    except _failures() as e:
+    except Exception as e:
         advice = "check the name, and that the token may write there"
         raise ValueError(f"{folder} could not be pushed to {repo} ({_reason(e)}): {advice}") from None
     return str(url)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    from huggingface_hub.errors import HTTPError  # of whichever package it sends its requests with
-
-    return HTTPError, OSError, RuntimeError, JSONDecodeError  # RuntimeError: its compiled downloader
-
-
 def _reason(error: Exception) -> str:
-    """One line that says why. An error of the disk, which has a number, is raised as it is."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """One line that says why the hub, or the way to it, failed. Any other error is raised as it is, such as one of the
+    disk, which has a number."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of whichever package it sends its requests with
 
     match error:
         case HfHubHTTPError():
             said = error.server_message or str(error)
             return f"the hub answered {error.response.status_code}, {' '.join(said.split())}"
-        case OSError(errno=int()):
-            raise error
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        case HTTPError() | OSError(errno=None) | RuntimeError() | JSONDecodeError():  # Runtime..: of its downloader
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    raise error

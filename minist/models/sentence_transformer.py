@@ -1,8 +1,6 @@
 """SentenceTransformer: one embedding per text (Reimers and Gurevych 2019, arXiv:1908.10084).
 
 texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
-
-Where the model has a Router, a text's role, "query" or "document" mostly, picks the way that it goes.
 """
 
 from collections.abc import Callable, Sequence

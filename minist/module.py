@@ -8,7 +8,7 @@
 A part takes one of these and gives another, or the same: see Stack for how they follow one another.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -26,8 +26,7 @@ class Module(nn.Module):
     """A new part of a model derives from this, and stands in the table MODULES.
 
     `forward(packed)` where it takes texts, `forward(x, packed)` where it makes one vector of a text's tokens, and
-    `forward(x)` otherwise.
-    """
+    `forward(x)` otherwise."""
 
     takes: ClassVar[tuple[str, ...]] = ("embeddings",)
     gives: ClassVar[str] = ""  # "": what it takes, each vector by itself
@@ -89,7 +88,7 @@ def on_cpu(parameter: Tensor) -> Tensor:
     return parameter.detach().cpu().contiguous()  # to be written: safetensors takes no strides
 
 
-def checked(weights: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+def checked(weights: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     """The weight of that name in float32. ValueError where it is missing, of another shape, or no finite numbers."""
     given = list(weights[name].shape) if name in weights else "missing"
     if given != list(shape):

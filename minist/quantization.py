@@ -56,8 +56,7 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
     """[N, D] floats -> [N, quantized_width(D)] of the type PRECISIONS[precision].
 
     `ranges` [2, D], for int8 and uint8, should come from many texts of the kind that is searched, and be the same
-    for queries and documents; None takes those of `embeddings`.
-    """
+    for queries and documents; None takes those of `embeddings`."""
     dtype = pick("precision", precision, PRECISIONS)
     if embeddings.dtype.kind != "f":
         raise ValueError(f"the embeddings are {embeddings.dtype}: only floating point numbers can be quantized")

@@ -16,24 +16,19 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 NEAR, SAME = 0.1, 3e-7  # distances in lengths: below NEAR, fp32 has few digits of them; below SAME, not even fp64 has
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()  # int8 products would overflow in int8
-
-
 def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = _wide(a), _wide(b)
-    dtype = torch.promote_types(a.dtype, b.dtype)  # matrix products take one type only
+    common = torch.promote_types(a.dtype, b.dtype)  # matrix products take one type only
+    dtype = torch.promote_types(common, torch.float32)  # int8 products would overflow in int8
     return a.to(dtype), b.to(dtype)
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = _alike(a, b)
-    return torch.atleast_2d(a), torch.atleast_2d(b)
+    return torch.atleast_2d(*_alike(a, b))
 
 
 def unit(x: Tensor) -> Tensor:
     """x / |x| of each row; a row of zeros stays one, and its gradient is zero too."""
-    x = _wide(x)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     length = x.norm(dim=-1, keepdim=True)
     return torch.where(length <= 1e-12, 0.0, x / length.clamp_min(1e-12))  # else the gradient would be 1e12 there
 
@@ -88,8 +83,7 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     """|sum(x y) + sum(im(x) re(y) - re(x) im(y))| of each row with its partner, x = a / |a|, y = b / |b| (AnglE).
 
     The first half of a vector is its real part, the second half the imaginary one; of an odd width the middle number
-    is real. Li and Li 2023, arXiv:2309.12871.
-    """
+    is real. Li and Li 2023, arXiv:2309.12871."""
     x, y = map(unit, _alike(a, b))
     n, width = x.shape[-1] // 2, x.shape[-1]  # counted from both ends, which leaves out an odd middle
     real_x, imaginary_x, real_y, imaginary_y = x[..., :n], x[..., width - n :], y[..., :n], y[..., width - n :]

@@ -48,9 +48,7 @@ class DistilBertConfig:
         check_heads(self.dim, self.n_heads, ("dim", "n_heads"))
         activation(self.activation, "activation")
 
-    @property
-    def max_length(self) -> int:
-        return self.max_position_embeddings
+    max_length = EncoderConfig.max_length
 
     def as_bert(self) -> EncoderConfig:
         """The same shape under BERT's names, whose order is the same too. layer_norm_eps is BERT's in all models."""

@@ -81,7 +81,8 @@ class SentenceTransformer(TextModel):
         embed = self._embed_on(device)
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
             embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
-        result = self.finish(embeddings, truncate_dim, normalize_embeddings)
+        result = embeddings[:, : self.kept_dim(truncate_dim)]
+        result = F.normalize(result, dim=-1) if normalize_embeddings else result
         if precision != "float32":
             result = torch.from_numpy(quantize(result.numpy(), precision, ranges))
         result = result[0] if is_one else result
@@ -121,11 +122,6 @@ class SentenceTransformer(TextModel):
             for places, batches, _ in self.rows(many, prefix, role, batch_tokens, compute, bar.update):
                 found |= zip(places.tolist(), (text for batch in batches for text in batch), strict=True)
         return found[0] if is_one else [found[i] for i in range(len(many))]
-
-    def finish(self, embeddings: Tensor, truncate_dim: int | None, normalize: bool) -> Tensor:
-        """Keep the first dimensions, then scale to length one: [N, D] -> [N, truncate_dim]."""
-        kept = embeddings[:, : self.kept_dim(truncate_dim)]
-        return F.normalize(kept, dim=-1) if normalize else kept
 
     # ------------------------------------------------------------ comparing
 

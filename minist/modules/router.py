@@ -18,10 +18,8 @@ from minist.module import Module
 
 
 class Router(Module):
-    """Lists of modules by route. stack.py sends a text through one of them, so there is no `forward` here.
-
-    The same module may stand in several routes: it is trained, and saved, as the one that it is.
-    """
+    """Lists of modules by route. stack.py sends a text through one of them, so there is no `forward` here. The same
+    module may stand in several routes: it is trained, and saved, as the one that it is."""
 
     def __init__(
         self,
@@ -31,8 +29,7 @@ class Router(Module):
     ) -> None:
         """`routes`: name -> modules, none of them to pass a text on as it is. `default_route` is for texts without a
         role; None: they must have one. `mappings`: role -> route, where a role is not called as its route; the role
-        None stands for all that are not named. ValueError for a name that cannot be, or is no route's.
-        """
+        None stands for all that are not named. ValueError for a name that cannot be, or is no route's."""
         super().__init__()
         check_names(list(routes))
         self.mappings = dict(mappings or {})

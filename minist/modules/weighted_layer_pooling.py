@@ -1,6 +1,8 @@
 """WeightedLayerPooling: a learned average over the encoder's layers, before the pooling over tokens."""
 
 from collections.abc import Iterable
+from functools import reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -33,12 +35,9 @@ class WeightedLayerPooling(Module):
 
     def forward(self, hidden_states: Iterable[Tensor]) -> Tensor:
         """The L + 1 hidden states of the encoder, [T, D] each -> [T, D]."""
-        total = None
-        for layer, x in enumerate(hidden_states):  # each is added as it comes, so that none is kept for its own sake
-            if layer >= self.first_layer:
-                weighted = self.layer_weights[layer - self.first_layer] * x
-                total = weighted if total is None else total + weighted
-        assert total is not None, "the encoder has fewer layers than the pooling"
+        layers = islice(hidden_states, self.first_layer, None)
+        weighted = (weight * x for weight, x in zip(self.layer_weights, layers, strict=True))
+        total = reduce(torch.add, weighted)  # each is added as it comes, so that none is kept for its own sake
         return total / self.layer_weights.sum()  # no softmax: a weight may become negative
 
     @classmethod

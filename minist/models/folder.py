@@ -43,7 +43,6 @@ from minist.modules.router import Router
 
 SETTINGS = "config_sentence_transformers.json"
 OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
-TEXT = (str, type(None))
 TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type")  # settings that are a text
 
 
@@ -195,7 +194,7 @@ def _load_settings(file: Path) -> dict[str, Any]:
         prompts = settings.get("prompts") or {}
         texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
         for name, text in texts.items():
-            if type(text) not in TEXT:
+            if type(text) not in (str, type(None)):
                 raise ValueError(f"{name} is {repr(text)[:60]}: it must be a text or null")
         if settings.get("truncate_dim") is not None:
             number("truncate_dim", settings["truncate_dim"], 1)

@@ -35,8 +35,7 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     A name is "owner/name"; one without a slash is looked for under sentence-transformers/, then among those older than
     owners, such as "bert-base-uncased". `revision` is a branch, tag or commit (None: main); `token` opens private and
     gated models (None: the one you are logged in with). What is all in the cache is used as it is: the hub is not even
-    asked whether the branch has moved on. ValueError says why there is no model; errors of the disk are OSErrors.
-    """
+    asked whether the branch has moved on. ValueError says why there is no model; errors of the disk are OSErrors."""
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.exists():
         if revision is None and path.is_dir():

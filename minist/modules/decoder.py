@@ -37,8 +37,7 @@ HEADS = {
 class DecoderLayer(nn.Module):
     """What a decoder layer has beside its encoder layer: attention to one vector per text, added and normalized.
 
-    Softmax over a single key is 1, so attention is a linear map of the vector: queries and keys would never learn.
-    """
+    Softmax over a single key is 1, so attention is a linear map of the vector: queries and keys would never learn."""
 
     def __init__(self, embedding_width: int, width: int, eps: float) -> None:
         super().__init__()

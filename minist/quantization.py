@@ -60,13 +60,11 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
     dtype = pick("precision", precision, PRECISIONS)
     if embeddings.dtype.kind != "f":
         raise ValueError(f"the embeddings are {embeddings.dtype}: only floating point numbers can be quantized")
-    if precision == "float32":
-        return embeddings.astype(np.float32)
-    if not needs_ranges(precision):
+    if precision in ("binary", "ubinary"):
         bits = np.packbits(embeddings > 0, axis=-1)
         codes = bits.astype(np.int16) - 128  # int16: a byte holds no negative number and an int8 no 255
         return bits if precision == "ubinary" else codes.astype(np.int8)
-    if not len(embeddings):
+    if precision == "float32" or not len(embeddings):
         return embeddings.astype(dtype)
     ranges = check_ranges(merge_ranges([embeddings]) if ranges is None else ranges, embeddings.shape[1])
     low, high = ranges.astype(np.float32)

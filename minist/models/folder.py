@@ -78,8 +78,7 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
 def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
-    parts = listed_modules(file) if has_list else []
-    modules = [load_module(*part) for part in parts] if has_list else _default_modules(folder)
+    modules = [load_module(*part) for part in listed_modules(file)] if has_list else _default_modules(folder)
     with reading(file):
         stack = Stack(modules)
     for path in stack.paths.values() if has_list else ():

@@ -65,14 +65,13 @@ class SentenceTransformer(TextModel):
     ) -> np.ndarray | Tensor:
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
 
-        `role`, such as "query" or "document", says what the texts are: it picks the model's route for them, where it
-        has some, and its prompt, unless another is given (short: `encode_query`, `encode_document`). `prompt`, or the
-        model's own of that name, is put before each text. Texts are cut at `max_length` tokens; a tuple of two is a
-        pair. `truncate_dim` keeps the first dimensions, then `normalize_embeddings` scales to length one, then
-        `precision` makes codes of them, see quantization.py. `batch_tokens` bounds the memory and does not change the
-        result; 0 is a good number for the device. Several in `device`, such as ["cuda:0", "cuda:1"], share the texts,
-        see parallel.py. `convert_to_tensor` gives a tensor, on the model's device. `theirs` is there to say what the
-        arguments of sentence-transformers are called here."""
+        `role`, such as "query" or "document", says what the texts are: it picks a route, where the model has some, and
+        a prompt, unless another is given (short: `encode_query`, `encode_document`). `prompt`, or the model's own of
+        that name, is put before each text. Texts are cut at `max_length` tokens; a tuple of two is a pair.
+        `truncate_dim` keeps the first dimensions, then `normalize_embeddings` scales to length one, then `precision`
+        makes codes of them, see quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is
+        a good number for the device. Several in `device` (["cuda:0", "cuda:1"]) share the texts, see parallel.py.
+        `convert_to_tensor` gives a tensor, on the model's device. `theirs` are refused with advice."""
         for name in theirs:
             raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
         pick("precision", precision, PRECISIONS)

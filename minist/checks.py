@@ -10,10 +10,8 @@ SHOWN = 30  # names in a message: a table may have thousands of columns
 
 
 def pick(what: str, name: Any, table: Mapping[str, T]) -> T:
-    """`table[name]`. ValueError lists the names there are, the nearest first: "similarity is 'cos', known are ..".
-
-    `what` is what messages call the value.
-    """
+    """`table[name]`. ValueError calls it `what` and lists the names there are, the nearest first: "similarity is 'cos',
+    known are .."."""
     if isinstance(name, str) and name in table:
         return table[name]
     raise ValueError(f"{what} is {name!r}, known are {listing(table, near=str(name))}")

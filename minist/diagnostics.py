@@ -26,8 +26,7 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
 
     Left out is what cannot be said: of pairs where there is one column, where the two have other numbers of rows or
     where `counts` says that rows hold several texts; of different texts where there is one; everything where a
-    number is not finite. A vector of zeros has the cosine 0 with all. Call it outside of autocast.
-    """
+    number is not finite. A vector of zeros has the cosine 0 with all. Call it outside of autocast."""
     columns = [unit(x.detach()[:ROWS]) for x in embeddings[:2]]
     if not columns or not all(x.isfinite().all() for x in columns):
         return {}

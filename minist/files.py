@@ -13,23 +13,17 @@ import numpy as np
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` to write to; renamed when the block succeeds, removed when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _temporary(path)
-    try:
-        yield partial
-        partial.replace(path)  # one step: others see the old file or the new one, never a part
-    finally:
-        partial.unlink(missing_ok=True)
+    """Yields a temporary path to write to; it becomes `path` when the block succeeds, and is removed when it fails."""
+    with _beside(path) as folder:
+        yield folder / path.name
+        (folder / path.name).replace(path)  # one step: others see the old file or the new one, never a part
 
 
 @contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
     """The same for a folder of our own that nobody changes once it is there, such as a checkpoint or prepared data.
 
-    If another process made it in the meantime, theirs stays and ours is dropped: it may be in use already.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    If another process made it in the meantime, theirs stays and ours is dropped: it may be in use already."""
     with _beside(path) as partial:
         yield partial
         try:
@@ -44,8 +38,7 @@ def files_into(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to write to; when the block succeeds its files move into `folder`, each of them whole.
 
     Files of other names stay as they are: `folder` may be a person's own, a git clone for instance. It may be a
-    symbolic link, or ".". A file in the root goes last, so that what names the others comes after them.
-    """
+    symbolic link, or ".". A file in the root goes last, so that what names the others comes after them."""
     target = folder.resolve()  # "." has no name, and a link stays a link
     target.mkdir(parents=True, exist_ok=True)
     with _beside(target / "model") as partial:
@@ -59,17 +52,13 @@ def files_into(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """An empty folder on the same disk as `path`, so that a rename out of it is one step; gone afterwards."""
-    partial = _temporary(path)
-    partial.mkdir()
+    # no process id: two machines that share the disk may have processes of one number
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial.mkdir(parents=True)
     try:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _temporary(path: Path) -> Path:
-    # no process id: two machines that share the disk may have processes of one number
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
 
 
 def check_file(path: Path) -> None:

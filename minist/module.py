@@ -8,8 +8,10 @@
 A part takes one of these and gives another, or the same: see Stack for how they follow one another.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,20 +23,21 @@ from minist.data.packed import Packed
 
 
 class Module(nn.Module):
-    """A new part of a model derives from this, and has a line in the table MODULES.
+    """A new part of a model derives from this, and stands in the table MODULES.
 
     `forward(packed)` where it takes texts, `forward(x, packed)` where it makes one vector of a text's tokens, and
-    `forward(x)` otherwise.
-    """
+    `forward(x)` otherwise."""
 
     takes: ClassVar[tuple[str, ...]] = ("embeddings",)
     gives: ClassVar[str] = ""  # "": what it takes, each vector by itself
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
+    config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
     in_width: int | None = None  # None: any
     out_width: int | None = None  # None: as it comes in
     special_tokens = True  # whether texts that it reads begin and end with those of its tokenizer
     num_layers = 0  # those of an encoder, or those that it wants of one
+    folder: Path  # from which it was read, if it was
 
     @property
     def name(self) -> str:
@@ -52,12 +55,13 @@ class Module(nn.Module):
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What its config.json holds, and its weights on the CPU."""
-        return {}, {name: on_cpu(parameter) for name, parameter in self.named_parameters()}
+        config = {key: attrgetter(name)(self) for key, name in self.config_keys}
+        return config, {name: on_cpu(parameter) for name, parameter in self.named_parameters()}
 
     @classmethod
     def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
         """Those of its constructor, out of a config.json: what is missing or wrong there is any error."""
-        return ()
+        return tuple(config[key] for key, _ in cls.config_keys)
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Module":
@@ -84,7 +88,7 @@ def on_cpu(parameter: Tensor) -> Tensor:
     return parameter.detach().cpu().contiguous()  # to be written: safetensors takes no strides
 
 
-def checked(weights: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+def checked(weights: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     """The weight of that name in float32. ValueError where it is missing, of another shape, or no finite numbers."""
     given = list(weights[name].shape) if name in weights else "missing"
     if given != list(shape):

@@ -2,27 +2,15 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 Update = Callable[[int], object]  # "so many more are done"
 
 
-def progress_bar(
-    total: int, unit: str, what: str, show: bool | None = None, done: int = 0
-) -> AbstractContextManager[tqdm]:
+def progress_bar(total: int, unit: str, what: str, show: bool | None = None, done: int = 0) -> tqdm:
     """A bar with rate and time left, on standard error; `total` 0 is not known, `done` of it was done before.
-
-    `show=None`: only where a person watches a terminal.
-    """
+    `show=None`: only where a person watches a terminal."""
     hidden = not sys.stderr.isatty() if show is None else not show
-    return tqdm(
-        total=total or None,
-        initial=done,
-        unit=f" {unit}",
-        desc=what,
-        disable=hidden,
-        dynamic_ncols=True,
-        smoothing=0.1,
-    )
+    looks = {"unit": f" {unit}", "desc": what, "dynamic_ncols": True, "smoothing": 0.1}
+    return tqdm(total=total or None, initial=done, disable=hidden, **looks)

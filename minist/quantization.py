@@ -19,10 +19,6 @@ TYPES = {"float32": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary
 PRECISIONS: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in TYPES.items()}
 
 
-def check_precision(precision: str) -> None:
-    pick("precision", precision, PRECISIONS)
-
-
 def needs_ranges(precision: str) -> bool:
     return precision in ("int8", "uint8")
 
@@ -30,10 +26,6 @@ def needs_ranges(precision: str) -> bool:
 def quantized_width(width: int, precision: str) -> int:
     """Numbers per embedding of `width` dimensions."""
     return -(-width // 8) if precision in ("binary", "ubinary") else width
-
-
-def find_ranges(embeddings: np.ndarray) -> np.ndarray:
-    return merge_ranges([embeddings])
 
 
 def merge_ranges(chunks: Iterable[np.ndarray]) -> np.ndarray:
@@ -64,20 +56,17 @@ def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None =
     """[N, D] floats -> [N, quantized_width(D)] of the type PRECISIONS[precision].
 
     `ranges` [2, D], for int8 and uint8, should come from many texts of the kind that is searched, and be the same
-    for queries and documents; None takes those of `embeddings`.
-    """
-    check_precision(precision)
+    for queries and documents; None takes those of `embeddings`."""
+    dtype = pick("precision", precision, PRECISIONS)
     if embeddings.dtype.kind != "f":
         raise ValueError(f"the embeddings are {embeddings.dtype}: only floating point numbers can be quantized")
-    if precision == "float32":
-        return embeddings.astype(np.float32)
-    if not needs_ranges(precision):
+    if precision in ("binary", "ubinary"):
         bits = np.packbits(embeddings > 0, axis=-1)
         codes = bits.astype(np.int16) - 128  # int16: a byte holds no negative number and an int8 no 255
         return bits if precision == "ubinary" else codes.astype(np.int8)
-    if not len(embeddings):
-        return embeddings.astype(PRECISIONS[precision])
-    ranges = check_ranges(find_ranges(embeddings) if ranges is None else ranges, embeddings.shape[1])
+    if precision == "float32" or not len(embeddings):
+        return embeddings.astype(dtype)
+    ranges = check_ranges(merge_ranges([embeddings]) if ranges is None else ranges, embeddings.shape[1])
     low, high = ranges.astype(np.float32)
     step = (high - low) / 255
     step = np.where(step == 0, 1, step)  # a dimension that never changes has code 0, as 0 / 0 has none

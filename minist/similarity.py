@@ -5,6 +5,7 @@ in fp32, two types in the wider one, and NaN stays NaN.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,24 +16,19 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 NEAR, SAME = 0.1, 3e-7  # distances in lengths: below NEAR, fp32 has few digits of them; below SAME, not even fp64 has
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()  # int8 products would overflow in int8
-
-
 def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = _wide(a), _wide(b)
-    dtype = torch.promote_types(a.dtype, b.dtype)  # matrix products take one type only
+    common = torch.promote_types(a.dtype, b.dtype)  # matrix products take one type only
+    dtype = torch.promote_types(common, torch.float32)  # int8 products would overflow in int8
     return a.to(dtype), b.to(dtype)
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = _alike(a, b)
-    return torch.atleast_2d(a), torch.atleast_2d(b)
+    return torch.atleast_2d(*_alike(a, b))
 
 
 def unit(x: Tensor) -> Tensor:
     """x / |x| of each row; a row of zeros stays one, and its gradient is zero too."""
-    x = _wide(x)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     length = x.norm(dim=-1, keepdim=True)
     return torch.where(length <= 1e-12, 0.0, x / length.clamp_min(1e-12))  # else the gradient would be 1e12 there
 
@@ -87,8 +83,7 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     """|sum(x y) + sum(im(x) re(y) - re(x) im(y))| of each row with its partner, x = a / |a|, y = b / |b| (AnglE).
 
     The first half of a vector is its real part, the second half the imaginary one; of an odd width the middle number
-    is real. Li and Li 2023, arXiv:2309.12871.
-    """
+    is real. Li and Li 2023, arXiv:2309.12871."""
     x, y = map(unit, _alike(a, b))
     n, width = x.shape[-1] // 2, x.shape[-1]  # counted from both ends, which leaves out an odd middle
     real_x, imaginary_x, real_y, imaginary_y = x[..., :n], x[..., width - n :], y[..., :n], y[..., width - n :]
@@ -106,14 +101,9 @@ PAIRWISE_SIMILARITIES: Table = {
 NEAREST = {"cosine": 1.0, "euclidean": 0.0, "manhattan": 0.0}  # the similarity of a vector with itself; dot has none
 
 
-def similarity(name: str) -> Similarity:
-    """The function of all pairs called `name`."""
-    return pick("similarity", name, SIMILARITIES)
-
-
-def pairwise_similarity(name: str) -> Similarity:
-    """The row by row function called `name`."""
-    return pick("similarity", name, PAIRWISE_SIMILARITIES)
+# the function of a name, of all pairs and row by row; ValueError where there is none
+similarity = partial(pick, "similarity", table=SIMILARITIES)
+pairwise_similarity = partial(pick, "similarity", table=PAIRWISE_SIMILARITIES)
 
 
 def distance(name: str, functions: Table = SIMILARITIES) -> Similarity:
@@ -122,5 +112,4 @@ def distance(name: str, functions: Table = SIMILARITIES) -> Similarity:
     return lambda a, b: nearest - functions[name](a, b)
 
 
-def pairwise_distance(name: str) -> Similarity:
-    return distance(name, PAIRWISE_SIMILARITIES)
+pairwise_distance = partial(distance, functions=PAIRWISE_SIMILARITIES)

@@ -20,7 +20,7 @@ from tiny import ROOT, run_script, sentences, tiny_model
 from minist.data.embedding_file import EmbeddingFile
 from minist.data.texts import BLOCK_TEXTS
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.quantization import find_ranges, quantize
+from minist.quantization import merge_ranges, quantize
 
 TEXTS = [*sentences(40, seed=3), "", "a,b", 'say "read"', "  sort  "]
 
@@ -130,7 +130,7 @@ def test_int8_finds_ranges_and_uses_them_again(saved, here):
     rows = SentenceTransformer(saved).encode(TEXTS)
     found, printed = encode(saved, "t.txt", "--precision", "int8")
     ranges = np.load("out.ranges.npy")
-    check_close(ranges, find_ranges(rows))
+    check_close(ranges, merge_ranges([rows]))
     assert "out.ranges.npy" in printed
     assert found.dtype == np.int8
     assert np.abs(found.astype(int) - quantize(rows, "int8")).max() <= 1  # a last bit may cross a step

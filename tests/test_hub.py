@@ -80,12 +80,18 @@ def content(folder):
 # ---------------------------------------------------------------- which files
 
 
-def test_needed_files():
+def test_needed_files(tmp_path):
     files = [*OTHER, "modules.json", "config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"]
     files += ["2_Dense/config.json", "2_Dense/pytorch_model.bin", "2_Dense/deeper/config.json", "3_Other/config.json"]
+    folder = snapshot(
+        tmp_path, ("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense/", "Dense"), ("4_N", "Normalize")
+    )
     expected = ["modules.json", "config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"]
     expected += ["2_Dense/config.json", "2_Dense/pytorch_model.bin"]
-    assert needed_files(files, ["", "1_Pooling", "2_Dense/", "4_Normalize"]) == expected
+    assert needed_files(folder, files) == expected
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -93,47 +99,52 @@ def test_needed_files():
     [
         (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
         (["pytorch_model.bin", "training_args.bin", "optimizer.pt"], ["pytorch_model.bin"]),
-        (
-            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"],
-            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"],
-        ),
+        ([*SHARDS, "model.safetensors.index.json"], ["model.safetensors.index.json", *SHARDS]),
         (["model.safetensors", "model-00001-of-00001.safetensors", "model.safetensors.index.json"], None),
         (["adapter_model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"], ["pytorch_model.bin"]),
     ],
 )
-def test_weights_of_one_kind(files, needed):
-    assert needed_files(files, [""]) == (needed or ["model.safetensors"])
-    assert needed_files([f"a/{file}" for file in files], ["a"]) == [f"a/{f}" for f in needed or ["model.safetensors"]]
+def test_weights_of_one_kind(tmp_path, files, needed):
+    folder = snapshot(tmp_path, ("", "Dense"), ("a", "Dense"))
+    needed, index = needed or ["model.safetensors"], json.dumps({"weight_map": dict(zip("ab", SHARDS, strict=True))})
+    both = [*files, *(f"a/{file}" for file in files)]
+    known = [name for name in needed if name not in SHARDS]  # the index says what else there is, once it is there
+    assert needed_files(folder, both) == ["config.json", *known, "a/config.json", *(f"a/{name}" for name in known)]
+    write(folder, dict.fromkeys(["model.safetensors.index.json", "a/model.safetensors.index.json"], index.encode()))
+    assert needed_files(folder, both) == ["config.json", *needed, "a/config.json", *(f"a/{name}" for name in needed)]
 
 
-def test_settings_of_the_root_where_no_module_is():
-    files = ["modules.json", "config_sentence_transformers.json", "model.safetensors", "0_Transformer/config.json"]
-    assert needed_files(files, ["0_Transformer"]) == [*files[:2], files[3]]
+def test_settings_of_the_root_where_no_module_is(tmp_path):
+    files = ["modules.json", "config_sentence_transformers.json", "model.safetensors", "0_Dense/config.json"]
+    folder = snapshot(tmp_path, ("0_Dense", "Dense"))
+    assert needed_files(folder, files) == [*files[:2], files[3], "0_Dense/model.safetensors"]
 
 
 def test_module_folders(tmp_path):
-    assert module_folders(tmp_path) == [("", "Transformer")]
+    assert module_folders(tmp_path) == [("Transformer", tmp_path)]
     entries = [{"path": "", "type": "sentence_transformers.models.Router"}, {"path": "1_Dense", "type": "Dense"}]
     (tmp_path / "modules.json").write_text(json.dumps(entries))
-    expected = [(".", "Router"), ("1_Dense", "Dense")]
+    expected = [("Router", tmp_path), ("Dense", tmp_path / "1_Dense")]
     assert module_folders(tmp_path) == expected
     (tmp_path / "router_config.json").write_text(
-        '{"types": {"query_0_Static": "a.A", "document_0_Router": "b.Router"}}'
+        '{"types": {"query_0_Static": "a.Normalize", "document_0_Router": "b.Router"}}'
     )
-    (tmp_path / "document_0_Router").mkdir()
-    (tmp_path / "document_0_Router/router_config.json").write_text('{"types": {"x_0_C": "c.C", ".": "b.Router"}}')
-    expected += [("query_0_Static", "A"), ("document_0_Router", "Router"), ("document_0_Router/x_0_C", "C")]
+    place = tmp_path / "document_0_Router"
+    place.mkdir()
+    (place / "router_config.json").write_text('{"types": {"x_0_C": "c.Pooling", ".": "b.Router"}}')
+    expected += [("Normalize", tmp_path / "query_0_Static"), ("Router", place), ("Pooling", place / "x_0_C")]
     assert module_folders(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[{"path": "../x", "type": "A"}]', "names the path '../x', which leaves the model folder"),
-        ('[{"path": "/etc", "type": "A"}]', "names the path '/etc', which leaves"),
+        ('[{"path": "../x", "type": "Dense"}]', "names the path '../x', which leaves the model folder"),
+        ('[{"path": "/etc", "type": "Dense"}]', "names the path '/etc', which leaves"),
         ('[{"name": "0"}]', "modules.json is not as a saved model has it"),
         ('[{"path": "a"}]', "modules.json is not as a saved model has it"),
-        ('[{"path": 1, "type": "A"}]', "modules.json is not as a saved model has it"),
+        ('[{"path": 1, "type": "Dense"}]', "modules.json is not as a saved model has it"),
+        ('[{"path": "", "type": "a.New"}]', "the class of a module is 'New', known are"),
         ("3", "modules.json is not as a saved model has it"),
         ("[{", "modules.json is not JSON"),
     ],
@@ -144,7 +155,7 @@ def test_module_folders_that_cannot_be(tmp_path, text, words):
         module_folders(tmp_path)
     (tmp_path / "modules.json").write_text('[{"path": "", "type": "Router"}]')
     (tmp_path / "router_config.json").write_text('{"types": {"../x": "Transformer"}}')
-    with pytest.raises(ValueError, match=r"router_config\.json: it names the path './../x'"):
+    with pytest.raises(ValueError, match=r"router_config\.json: it names the path '../x'"):
         module_folders(tmp_path)
     (tmp_path / "router_config.json").write_text('{"types": ["x"]}')
     with pytest.raises(ValueError, match=r"router_config\.json is not as a saved model has it"):
@@ -171,7 +182,6 @@ def snapshot(tmp_path, *modules):
         ("Dropout", ["config.json"]),
         ("Normalize", []),
         ("Dense", ["config.json", WEIGHTS]),
-        ("SomethingNew", ["config.json", WEIGHTS]),
         ("Router", ["router_config.json"]),
     ],
 )
@@ -488,7 +498,7 @@ def test_a_plain_checkpoint(hub, files, monkeypatch, by, offline):
 
 def test_shards_and_old_weights(hub, files):
     shards = {f"model-0000{i}-of-00002.safetensors": b"x" * i for i in (1, 2)}
-    shards["model.safetensors.index.json"] = b'{"weight_map": {}}'
+    shards["model.safetensors.index.json"] = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
     old = {"pytorch_model.bin": b"weights"}
     rest = {name: data for name, data in files.items() if not name.endswith(".safetensors")}
     hub.add(NAME, rest | shards | old, "shards")
@@ -524,6 +534,13 @@ def test_a_router_of_version_4(hub):
 def test_paths_that_leave_the_folder_are_not_fetched(hub, files):
     hub.add(NAME, files | {"modules.json": b'[{"path": "../other", "type": "Dense"}]'})
     assert "names the path '../other', which leaves the model folder" in refusal(NAME)
+    assert "model.safetensors" not in hub.fetched()
+
+
+def test_a_module_that_we_do_not_have_is_said_before_weights_are_fetched(hub, files):
+    hub.add(NAME, files | {"modules.json": b'[{"path": "", "type": "models.CLIPModel"}]'})
+    for _ in range(2):  # then modules.json is in the cache
+        assert "modules.json: the class of a module is 'CLIPModel', known are Transformer" in refusal(NAME)
     assert "model.safetensors" not in hub.fetched()
 
 

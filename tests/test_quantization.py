@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from models import DATA
 
-from minist.quantization import PRECISIONS, check_ranges, find_ranges, quantize, quantized_width
+from minist.quantization import PRECISIONS, check_ranges, merge_ranges, quantize, quantized_width
 
 RECORDED = json.loads((DATA / "quantization.json").read_text("utf-8"))
 
@@ -26,12 +26,12 @@ def test_recorded_codes(precision):
 
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
 def test_recorded_codes_with_ranges_of_other_embeddings(precision):
-    found = quantize(random(4, 5, 16) * 1.5, precision, find_ranges(random(5, 200, 16)))
+    found = quantize(random(4, 5, 16) * 1.5, precision, merge_ranges([random(5, 200, 16)]))
     assert found.tolist() == RECORDED[f"quant_{precision}_cal"]
 
 
 def test_values_outside_the_ranges_are_clipped():
-    ranges = find_ranges(np.array([[1, 20, -3], [4, 5, -60]], np.float32))
+    ranges = merge_ranges([np.array([[1, 20, -3], [4, 5, -60]], np.float32)])
     x = np.array([[-1, 15, 1]], np.float32)
     assert quantize(x, "int8", ranges).tolist() == [[-128, 42, 127]]
     assert quantize(x, "uint8", ranges).tolist() == [[0, 170, 255]]
@@ -66,7 +66,7 @@ def test_a_dimension_that_never_changes_in_given_ranges(precision):
 @pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("row", [0, 1])
 def test_ranges_that_are_no_numbers(wrong, row):
-    ranges = find_ranges(random(0, 5, 4))
+    ranges = merge_ranges([random(0, 5, 4)])
     ranges[row, 2] = wrong
     with pytest.raises(ValueError, match=r"the ranges go from .*(inf|nan).* in dimension 2, 1 of 4 are such"):
         check_ranges(ranges, 4)
@@ -96,4 +96,4 @@ def test_what_cannot_be_quantized():
     with pytest.raises(ValueError, match="1 embedding cannot tell the range"):
         quantize(random(0, 1, 4), "int8")
     with pytest.raises(ValueError, match=r"the ranges have shape \[2, 3\].* \[2, 4\]"):
-        quantize(random(0, 5, 4), "int8", find_ranges(random(0, 5, 3)))
+        quantize(random(0, 5, 4), "int8", merge_ranges([random(0, 5, 3)]))

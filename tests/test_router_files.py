@@ -187,7 +187,7 @@ def test_a_router_of_version_4(tmp_path):
     same(loaded, forked())
     assert loaded.stack.router.default_route == "query"
     assert router_file(folder / "2_Asym").name == "config.json"
-    assert ("2_Asym/140242_Dense", "Dense") in module_folders(folder)
+    assert ("Dense", folder / "2_Asym/140242_Dense") in module_folders(folder)
     assert missing_files(folder) == []
     (folder / "2_Asym/140242_Dense/model.safetensors").unlink()
     assert missing_files(folder) == ["2_Asym/140242_Dense/model.safetensors"]

@@ -14,7 +14,7 @@ from minist.data.packed import Packed
 from minist.models import text_model as module
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
-from minist.quantization import find_ranges, quantize
+from minist.quantization import merge_ranges, quantize
 
 TEXTS = ["", *sentences(30, seed=2, longest=40)]
 
@@ -259,7 +259,7 @@ def test_layers_that_are_not_there(tmp_path, model, numbers):
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_precision_comes_last(model, precision):
-    ranges = find_ranges(model.encode(TEXTS, truncate_dim=9, normalize_embeddings=True))
+    ranges = merge_ranges([model.encode(TEXTS, truncate_dim=9, normalize_embeddings=True)])
     options = {"truncate_dim": 9, "normalize_embeddings": True}
     found = model.encode(TEXTS, precision=precision, ranges=ranges, **options)
     assert np.array_equal(found, quantize(model.encode(TEXTS, **options), precision, ranges))

@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from minist.models.weight_files import INDEX, read_weights, write_weights
+from minist.models.weight_files import read_weights, write_weights
 from minist.modules.dense import Dense
 
+INDEX = "model.safetensors.index.json"  # which shard holds which weight
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones(1).bfloat16()}
 
 

@@ -12,14 +12,8 @@ from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.mpnet import MPNetEncoder
 from minist.encoders.roberta import RobertaEncoder, XLMRobertaEncoder
 
-ENCODERS: dict[str, type[Encoder]] = {
-    "bert": BertEncoder,
-    "mpnet": MPNetEncoder,
-    "roberta": RobertaEncoder,
-    "xlm-roberta": XLMRobertaEncoder,
-    "distilbert": DistilBertEncoder,
-    "modernbert": ModernBertEncoder,
-}
+FAMILIES = (BertEncoder, MPNetEncoder, RobertaEncoder, XLMRobertaEncoder, DistilBertEncoder, ModernBertEncoder)
+ENCODERS: dict[str, type[Encoder]] = {family.model_type: family for family in FAMILIES}
 
 
 class Transformer(Encoder):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minist.checks import number
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
-from minist.encoders.config import activation, check_heads, check_values
+from minist.encoders.config import EncoderConfig, activation, check_heads, check_values
 from minist.encoders.encoder import Encoder
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
@@ -38,8 +38,7 @@ class ModernBertConfig:
     """The fields of a ModernBERT config.json that shape the encoder, under their own names.
 
     The kinds of layers and the bases of the rotations have two spellings. Where the one of transformers 5
-    (layer_types, rope_parameters) is given, it counts.
-    """
+    (layer_types, rope_parameters) is given, it counts."""
 
     vocab_size: int = 50368
     hidden_size: int = 768
@@ -77,9 +76,7 @@ class ModernBertConfig:
         object.__setattr__(self, "global_rope_theta", _rope_theta(self.rope_parameters, FULL, self.global_rope_theta))
         object.__setattr__(self, "local_rope_theta", _rope_theta(self.rope_parameters, SLIDING, self.local_rope_theta))
 
-    @property
-    def max_length(self) -> int:
-        return self.max_position_embeddings
+    max_length = EncoderConfig.max_length
 
     @property
     def kinds(self) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minist.checks import number
 from minist.data.packed import Packed
+from minist.encoders.bert import WEIGHTS as BERT_WEIGHTS
 from minist.encoders.bert import BertLayer
 from minist.encoders.config import EncoderConfig
 from minist.encoders.distilbert import PlainEmbeddings
@@ -22,18 +23,12 @@ from minist.encoders.roberta import roberta_positions
 PADDING_ID = 1  # MPNet's own, whatever pad_token_id says
 MAX_DISTANCE = 128  # further tokens share the last bucket of the relative bias
 
-# our modules -> theirs in a checkpoint; the three of qkv are stacked into one
-WEIGHTS = {
-    "embeddings.word": "embeddings.word_embeddings",
-    "embeddings.position": "embeddings.position_embeddings",
-    "embeddings.norm": "embeddings.LayerNorm",
+# as BERT's, see there, but for the attention
+WEIGHTS = BERT_WEIGHTS | {
     "relative_bias": "encoder.relative_attention_bias",
     "layers.{i}.qkv": "encoder.layer.{i}.attention.attn.q|k|v",
     "layers.{i}.attention_out": "encoder.layer.{i}.attention.attn.o",
     "layers.{i}.attention_norm": "encoder.layer.{i}.attention.LayerNorm",
-    "layers.{i}.up": "encoder.layer.{i}.intermediate.dense",
-    "layers.{i}.down": "encoder.layer.{i}.output.dense",
-    "layers.{i}.output_norm": "encoder.layer.{i}.output.LayerNorm",
 }
 
 

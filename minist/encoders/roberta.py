@@ -50,10 +50,8 @@ class RobertaEmbeddings(BertEmbeddings):
 
 
 def roberta_positions(packed: Packed, padding_id: int) -> Tensor:
-    """The positions of RoBERTa and MPNet, [T]: the tokens of a text count from `padding_id` + 1.
-
-    A padding id that stands in the text itself has the position `padding_id`, and is not counted.
-    """
+    """The positions of RoBERTa and MPNet, [T]: the tokens of a text count from `padding_id` + 1. A padding id that
+    stands in the text itself has the position `padding_id`, and is not counted."""
     counted = packed.input_ids != padding_id
     so_far = torch.cat([counted.new_zeros(1, dtype=torch.long), counted.cumsum(0)])  # [T+1], over all texts
     before_text = so_far[packed.cu_seqlens[:-1].long()]  # [N]

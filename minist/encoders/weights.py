@@ -32,10 +32,8 @@ def checkpoint_names(parameter: str, table: dict[str, str]) -> list[str]:
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], table: dict[str, str]) -> None:
-    """Fill `module`, which may be on the meta device, from the checkpoint `state`, as float32.
-
-    ValueError names a weight that is missing, has another shape, or belongs to no parameter.
-    """
+    """Fill `module`, which may be on the meta device, from the checkpoint `state`, as float32. ValueError names a
+    weight that is missing, has another shape, or belongs to no parameter."""
     loaded, known = {}, set()
     for ours, parameter in module.named_parameters():
         theirs = checkpoint_names(ours, table)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from minist.checks import listing, number, pick
 from minist.data.tokenizer import Tokenizer
@@ -44,7 +43,6 @@ from minist.modules.router import Router
 
 SETTINGS = "config_sentence_transformers.json"
 OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
-TEXT = (str, type(None))
 TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type")  # settings that are a text
 
 
@@ -76,26 +74,29 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
 
 # ---------------------------------------------------------------- reading
 
-Folders = dict[nn.Module, Path]  # where each module was read
-
 
 def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
-    folders = Folders()
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
-    modules = _listed_modules(file, folders) if has_list else _default_modules(folder, folders)
+    modules = [load_module(*part) for part in listed_modules(file)] if has_list else _default_modules(folder)
     with reading(file):
         stack = Stack(modules)
     for path in stack.paths.values() if has_list else ():
-        _check_inputs(path, folders)
-    loaded = {path[0]: load_tokenizer(folders[path[0]], path[0]) for path in stack.paths.values()}
+        _check_inputs(path)
+    loaded = {path[0]: load_tokenizer(path[0].folder, path[0]) for path in stack.paths.values()}
     tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items()}
     return Content(stack, tokenizers, _load_settings(folder / SETTINGS))
 
 
 def load_module(name: str, folder: Path) -> Module:
     """Read the module of class `name`, one of MODULES."""
-    module_class, file = MODULES[name], folder / "config.json"
+    module = _load_router(folder) if MODULES[name] is Router else _load_plain(MODULES[name], folder)
+    module.folder = folder
+    return module
+
+
+def _load_plain(module_class: type[Module], folder: Path) -> Module:
+    file = folder / "config.json"
     if is_file(folder / "adapter_config.json"):  # without it, the model would be another one
         raise ValueError(f"{folder} has an adapter (adapter_config.json): merge it into the weights first")
     config = read_table(file) if module_class.has_config else read_optional(file)
@@ -104,23 +105,24 @@ def load_module(name: str, folder: Path) -> Module:
         return module_class.from_folder(config, weights)
 
 
-def _listed_modules(file: Path, folders: Folders) -> list[Module]:
+def listed_modules(file: Path) -> list[tuple[str, Path]]:
+    """Class and folder of each module in modules.json: all are checked before the first weights are read."""
     entries = read_value(file)
-    with reading(file):  # all names are checked before the first weights are read
-        listed = [(_class_name(entry["type"]), inside(file.parent, entry["path"])) for entry in entries]
-    return [_load_part(name, path, folders) for name, path in listed]
+    with reading(file):
+        return [_place(file, entry["path"], entry["type"]) for entry in entries]
 
 
-def _class_name(kind: Any) -> str:
+def routed_modules(file: Path) -> dict[str, tuple[str, Path]]:
+    """The same of the modules of routes in router_config.json, by the names that they have there."""
+    types = read_optional(file).get("types", {})
+    with reading(file):
+        return {name: _place(file, name, kind) for name, kind in types.items()}
+
+
+def _place(file: Path, path: str, kind: Any) -> tuple[str, Path]:
     name = str(kind).split(".")[-1]  # both generations end in the class name
     pick("the class of a module", name, MODULES)
-    return name
-
-
-def _load_part(name: str, folder: Path, folders: Folders) -> Module:
-    module = _load_router(folder, folders) if MODULES[name] is Router else load_module(name, folder)
-    folders[module] = folder
-    return module
+    return name, inside(file.parent, path)
 
 
 def router_file(folder: Path) -> Path:
@@ -129,19 +131,18 @@ def router_file(folder: Path) -> Path:
     return old if old.exists() and not (folder / "router_config.json").exists() else folder / "router_config.json"
 
 
-def _load_router(folder: Path, folders: Folders) -> Router:
+def _load_router(folder: Path) -> Router:
     file = router_file(folder)
-    content = read_table(file)
+    content, parts = read_table(file), routed_modules(file)
     with reading(file):
         structure = {route: list(names) for route, names in content["structure"].items()}
-        kinds = {name: _class_name(content["types"][name]) for names in structure.values() for name in names}
-        paths = {name: inside(folder, name) for name in kinds}
+        used = {name: parts[name] for names in structure.values() for name in names}
         parameters = content.get("parameters") or {}
         first = next(iter(structure), None) if parameters.get("allow_empty_key", True) else None
         mappings = read_mappings(parameters.get("route_mappings") or {})
-        if Router in (MODULES[kind] for kind in kinds.values()):  # it might lead back to this one, for ever
+        if Router in (MODULES[kind] for kind, _ in used.values()):  # it might lead back to this one, for ever
             raise ValueError("a route leads to another Router: only one is possible, with longer routes")
-    modules = {name: _load_part(kind, paths[name], folders) for name, kind in kinds.items()}  # a shared one once
+    modules = {name: load_module(*place) for name, place in used.items()}  # a shared one once
     with reading(file):
         routes = {route: [modules[name] for name in names] for route, names in structure.items()}
         default = parameters.get("default_route")
@@ -159,19 +160,19 @@ def read_mappings(entries: dict[str, str]) -> dict[str | None, str]:
     return anything | texts  # what is said of texts goes first
 
 
-def _check_inputs(path: list[Module], folders: Folders) -> None:
+def _check_inputs(path: list[Module]) -> None:
     """What a module is given follows from its place, and its own config.json must not say otherwise."""
     for module, kind in zip(path, check_path(path)[0], strict=True):
         if module.gives:  # its class says what it takes
             continue
-        file, fits = folders[module] / "config.json", "token_embeddings" if kind == "tokens" else "sentence_embedding"
+        file, fits = module.folder / "config.json", "token_embeddings" if kind == "tokens" else "sentence_embedding"
         config = read_optional(file)
         given = config.get("module_input_name") or "sentence_embedding"
         if given != fits or (config.get("module_output_name") or given) != given:
             raise ValueError(f"{file}: module_input_name is {given}, at its place it and the output's must be {fits}")
 
 
-def _default_modules(folder: Path, folders: Folders) -> list[Module]:
+def _default_modules(folder: Path) -> list[Module]:
     """What a folder without modules.json is: an encoder whose tokens are averaged, or a model2vec model."""
     if not is_file(folder / "config.json"):
         raise ValueError(f"{folder} is not a model: it has neither modules.json nor config.json")
@@ -180,8 +181,8 @@ def _default_modules(folder: Path, folders: Folders) -> list[Module]:
         raise ValueError(f"{folder} has no modules.json, but {left[0]}: it is a saved model of which a file is missing")
     config = read_table(folder / "config.json")
     if config.get("model_type") == "model2vec":
-        return [_load_part("StaticEmbedding", folder, folders), *([Normalize()] if config.get("normalize") else [])]
-    encoder = _load_part("Transformer", folder, folders)
+        return [load_module("StaticEmbedding", folder), *([Normalize()] if config.get("normalize") else [])]
+    encoder = load_module("Transformer", folder)
     assert encoder.out_width is not None
     return [encoder, Pooling(encoder.out_width)]
 
@@ -192,7 +193,7 @@ def _load_settings(file: Path) -> dict[str, Any]:
         prompts = settings.get("prompts") or {}
         texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
         for name, text in texts.items():
-            if type(text) not in TEXT:
+            if type(text) not in (str, type(None)):
                 raise ValueError(f"{name} is {repr(text)[:60]}: it must be a text or null")
         if settings.get("truncate_dim") is not None:
             number("truncate_dim", settings["truncate_dim"], 1)

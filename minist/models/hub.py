@@ -7,31 +7,26 @@ the cache. The imports stand inside the functions: they take 0.2 seconds, for wh
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
-from minist.models.folder import router_file
-from minist.models.reading import inside, read_optional, read_table, read_value, reading
+from minist.models.folder import listed_modules, routed_modules, router_file
+from minist.models.reading import read_optional, reading
 from minist.models.weight_files import KINDS
 from minist.module import Module
 from minist.modules import MODULES
-from minist.modules.dense import Dense
 from minist.modules.router import Router
 
 PART = r"\w([\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(--|\.\.|\.git$))({PART}/)?{PART}", re.ASCII)
 IN_ROOT = ("modules.json", "config_sentence_transformers.json")  # wherever the modules themselves are
-# JSON that no model is read from: the vocabulary is all in tokenizer.json, the rest is for other uses
-UNREAD = re.compile(r"(vocab|added_tokens|generation_config|data_config|trainer_state|.+_results|.+\.index)\.json")
-WEIGHTS = (  # the first kind that a folder has is read
-    r"model\.safetensors",
-    r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json",
-    r"pytorch_model\.bin",
-    r"pytorch_model-\d+-of-\d+\.bin|pytorch_model\.bin\.index\.json",
-)
+ROUTERS = ("router_config.json", "_Asym/config.json")  # ends of the files that name routes
+# names of JSON files, but for those that no model is read from: all of a vocabulary is in tokenizer.json
+UNREAD = r"(vocab|added_tokens|generation_config|data_config|trainer_state|.+_results|.+\.index)\.json"
+SETTINGS = re.compile(rf"(?!{UNREAD}$)[^/]+\.json")
 
 
 def find_model(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
@@ -40,8 +35,7 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     A name is "owner/name"; one without a slash is looked for under sentence-transformers/, then among those older than
     owners, such as "bert-base-uncased". `revision` is a branch, tag or commit (None: main); `token` opens private and
     gated models (None: the one you are logged in with). What is all in the cache is used as it is: the hub is not even
-    asked whether the branch has moved on. ValueError says why there is no model; errors of the disk are OSErrors.
-    """
+    asked whether the branch has moved on. ValueError says why there is no model; errors of the disk are OSErrors."""
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.exists():
         if revision is None and path.is_dir():
@@ -58,16 +52,47 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
 # ---------------------------------------------------------------- which files
 
 
-def needed_files(files: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Those of all `files` of a repository from which a model with modules in `folders` is read; "" is the root."""
+def needed_files(folder: Path, files: Collection[str]) -> list[str]:
+    """What a model is read from: the settings among `files`, which are all that there are, and what its modules are
+    not read without, there or not. What names modules or shards is read in `folder`, once it is there."""
     needed = [file for file in files if file in IN_ROOT]
-    for folder in folders:
-        names = {PurePosixPath(f).name: f for f in files if PurePosixPath(f).parent == PurePosixPath(folder)}
-        needed += [file for name, file in names.items() if name.endswith(".json") and not UNREAD.fullmatch(name)]
-        kinds = [[file for name, file in names.items() if re.fullmatch(kind, name)] for kind in WEIGHTS]
-        needed += next(filter(None, kinds), [])
-        needed += [names["vocab.txt"]] if "vocab.txt" in names and "tokenizer.json" not in names else []
+    for kind, place in module_folders(folder):
+        path = PurePosixPath(place.relative_to(folder).as_posix())
+        names = [PurePosixPath(file).name for file in files if PurePosixPath(file).parent == path]
+        required = _required(MODULES[kind], place, names)
+        needed += [str(path / name) for name in [*filter(SETTINGS.fullmatch, names), *required]]
     return list(dict.fromkeys(needed))
+
+
+def _required(module: type[Module], folder: Path, names: Sequence[str]) -> list[str]:
+    """The files without which a module of this class is not read from a folder with `names`."""
+    if module is Router:
+        return [router_file(folder).name]
+    required = ["config.json"] if module.has_config else []
+    if "texts" in module.takes:
+        required += ["vocab.txt" if "vocab.txt" in names and "tokenizer.json" not in names else "tokenizer.json"]
+    return required + (_weights(folder, names) if module.has_weights else [])
+
+
+def _weights(folder: Path, names: Sequence[str]) -> list[str]:
+    for whole in KINDS:  # the first that a folder has is read
+        if whole in names:
+            return [whole]
+        if (index := f"{whole}.index.json") in names:
+            content = read_optional(folder / index) or {"weight_map": {}}
+            with reading(folder / index):
+                return [index, *sorted({str(shard) for shard in content["weight_map"].values()})]
+    return ["model.safetensors"]
+
+
+def module_folders(folder: Path) -> list[tuple[str, Path]]:
+    """Class and folder of each module in modules.json and of each route; without it an encoder in the root."""
+    file = folder / "modules.json"
+    modules = listed_modules(file) if file.exists() else [("Transformer", folder)]
+    for kind, path in modules:  # it grows by the modules of routes
+        routed = routed_modules(router_file(path)) if MODULES[kind] is Router else {}
+        modules += [module for module in routed.values() if module not in modules]
+    return modules
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -75,52 +100,10 @@ def missing_files(folder: Path) -> list[str]:
     # what another library fetched may look like a plain checkpoint, and lack the pooling: so it must be known that the
     # commit has no modules.json, which huggingface_hub notes here
     none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"
-    needed = [] if none.exists() else [Path("modules.json")]
-    for path, kind in module_folders(folder):  # of a class that we do not have, what most have
-        needed += [Path(path, name) for name in _required(folder / path, MODULES.get(kind, Dense))]
-    return [file.as_posix() for file in needed if not (folder / file).exists()]  # a file is there only when complete
-
-
-def _required(folder: Path, module: type[Module]) -> list[str]:
-    """The files without which a module of this class is not read."""
-    if module is Router:
-        return [router_file(folder).name]
-    names = ["config.json"] if module.has_config else []
-    if "texts" in module.takes:
-        names += ["vocab.txt" if (folder / "vocab.txt").exists() else "tokenizer.json"]
-    return names + (_weights(folder) if module.has_weights else [])
-
-
-def _weights(folder: Path) -> list[str]:
-    for whole in KINDS:
-        index = folder / f"{whole}.index.json"
-        if (folder / whole).exists():
-            return [whole]
-        if index.exists():
-            with reading(index):
-                return sorted({str(shard) for shard in read_table(index)["weight_map"].values()})
-    return ["model.safetensors"]
-
-
-def module_folders(folder: Path) -> list[tuple[str, str]]:
-    """Folder and class of each module in modules.json and of each route; without it an encoder in the root."""
-    file = folder / "modules.json"
-    if not file.exists():
-        return [("", "Transformer")]
-    entries = read_value(file)
-    with reading(file):
-        modules = [_place(folder, entry["path"], entry["type"]) for entry in entries]
-    for path, kind in modules:  # it grows by the modules of routes
-        file = router_file(folder / path)
-        types = read_optional(file).get("types", {}) if MODULES.get(kind) is Router else {}
-        with reading(file):
-            routes = [_place(folder, f"{path}/{name}", kind) for name, kind in types.items()]
-        modules += [route for route in routes if route not in modules]
-    return modules
-
-
-def _place(folder: Path, relative: str, kind: str) -> tuple[str, str]:
-    return inside(folder, relative).relative_to(folder).as_posix(), str(kind).split(".")[-1]
+    # a file is there only when complete: until then, its link leads nowhere
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.exists()]
+    needed = [*([] if none.exists() else ["modules.json"]), *needed_files(folder, files)]
+    return [file for file in needed if file not in files]
 
 
 # ---------------------------------------------------------------- cache and hub
@@ -152,7 +135,7 @@ def _fetch(repos: Sequence[str], revision: str | None, token: str | None) -> Pat
         why = f"{nothing}and no model {tried} on the hub that this token may see: check the name, or give a token"
     except errors.RevisionNotFoundError:
         why = f"{repo} has no revision {revision!r}: give one of its branches, tags or commits"
-    except _failures() as e:
+    except Exception as e:
         what = f"{constants.HF_HUB_CACHE} has not all of {repo}, which could not be fetched from the hub"
         why = f"{nothing}{what} ({_reason(e)}): download it where there is a network, and give the folder"
         folder = _cached_folder(repo, revision)  # only a person knows whether it is a plain checkpoint
@@ -174,14 +157,11 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     if root is None:
         raise ValueError(f"{repo} on the hub is no model: it has neither modules.json nor config.json")
     fetch = partial(hf_hub_download, repo, revision=info.sha, token=token)  # one commit, though the branch may move
-    routers = [file for file in files if file.endswith(("router_config.json", "_Asym/config.json"))]
-    for file in [*routers, *needed_files(files, [""])]:
-        if file.endswith(".json") and file != root:
-            fetch(file)
-    folder = Path(fetch(root)).parent
-    needed = needed_files(files, [path for path, _ in module_folders(folder)])
-    for file in sorted(needed, key=lambda file: not file.endswith(".json")):
-        fetch(file)
+    settings = [file for file in files if file.endswith(ROUTERS) or SETTINGS.fullmatch(file)]
+    *_, last = map(fetch, sorted(settings, key=lambda file: file == root))
+    folder = Path(last).parent
+    while absent := [f for f in needed_files(folder, files) if f in files and not (folder / f).exists()]:
+        fetch(min(absent, key=lambda file: not file.endswith(".json")))
     with suppress(errors.EntryNotFoundError):  # the cache notes the commit of the revision, and if there is this file
         hf_hub_download(repo, "modules.json", revision=revision, token=token)
     return folder
@@ -201,26 +181,21 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Add a model", revision=revision)
-    except _failures() as e:
+    except Exception as e:
         advice = "check the name, and that the token may write there"
         raise ValueError(f"{folder} could not be pushed to {repo} ({_reason(e)}): {advice}") from None
     return str(url)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    from huggingface_hub.errors import HTTPError  # of whichever package it sends its requests with
-
-    return HTTPError, OSError, RuntimeError, JSONDecodeError  # RuntimeError: its compiled downloader
-
-
 def _reason(error: Exception) -> str:
-    """One line that says why. An error of the disk, which has a number, is raised as it is."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """One line that says why the hub, or the way to it, failed. Any other error is raised as it is, such as one of the
+    disk, which has a number."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of whichever package it sends its requests with
 
     match error:
         case HfHubHTTPError():
             said = error.server_message or str(error)
             return f"the hub answered {error.response.status_code}, {' '.join(said.split())}"
-        case OSError(errno=int()):
-            raise error
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        case HTTPError() | OSError(errno=None) | RuntimeError() | JSONDecodeError():  # Runtime..: of its downloader
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    raise error

@@ -1,8 +1,6 @@
 """SentenceTransformer: one embedding per text (Reimers and Gurevych 2019, arXiv:1908.10084).
 
 texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
-
-Where the model has a Router, a text's role, "query" or "document" mostly, picks the way that it goes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minist.checks import pick
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
 from minist.models.device import find_device
 from minist.models.parallel import embed_on
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
-from minist.quantization import check_precision, quantize
+from minist.quantization import PRECISIONS, quantize
 from minist.similarity import pairwise_similarity, similarity
 
 THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
@@ -66,23 +65,23 @@ class SentenceTransformer(TextModel):
     ) -> np.ndarray | Tensor:
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
 
-        `role`, such as "query" or "document", says what the texts are: it picks the model's route for them, where
-        it has some, and its prompt, unless another is given; `encode_query` and `encode_document` are short for
-        it. `prompt`, or the model's own of that name, is put before each text. Texts are cut at `max_length`
-        tokens; a tuple of two is a pair. `truncate_dim` keeps the first dimensions, then `normalize_embeddings`
-        scales to length one, then `precision` makes codes of them, see quantization.py. `batch_tokens` bounds the
-        memory and does not change the result; 0 is a good number for the device. Several in `device`, such as
-        ["cuda:0", "cuda:1"], share the texts, see parallel.py. `convert_to_tensor` gives a tensor, on the model's
-        device. `theirs` is there to say what the arguments of sentence-transformers are called here."""
+        `role`, such as "query" or "document", says what the texts are: it picks a route, where the model has some, and
+        a prompt, unless another is given (short: `encode_query`, `encode_document`). `prompt`, or the model's own of
+        that name, is put before each text. Texts are cut at `max_length` tokens; a tuple of two is a pair.
+        `truncate_dim` keeps the first dimensions, then `normalize_embeddings` scales to length one, then `precision`
+        makes codes of them, see quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is
+        a good number for the device. Several in `device` (["cuda:0", "cuda:1"]) share the texts, see parallel.py.
+        `convert_to_tensor` gives a tensor, on the model's device. `theirs` are refused with advice."""
         for name in theirs:
             raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
-        check_precision(precision)
+        pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start
         embed = self._embed_on(device)
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
             embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
-        result = self.finish(embeddings, truncate_dim, normalize_embeddings)
+        result = embeddings[:, : self.kept_dim(truncate_dim)]
+        result = F.normalize(result, dim=-1) if normalize_embeddings else result
         if precision != "float32":
             result = torch.from_numpy(quantize(result.numpy(), precision, ranges))
         result = result[0] if is_one else result
@@ -122,11 +121,6 @@ class SentenceTransformer(TextModel):
             for places, batches, _ in self.rows(many, prefix, role, batch_tokens, compute, bar.update):
                 found |= zip(places.tolist(), (text for batch in batches for text in batch), strict=True)
         return found[0] if is_one else [found[i] for i in range(len(many))]
-
-    def finish(self, embeddings: Tensor, truncate_dim: int | None, normalize: bool) -> Tensor:
-        """Keep the first dimensions, then scale to length one: [N, D] -> [N, truncate_dim]."""
-        kept = embeddings[:, : self.kept_dim(truncate_dim)]
-        return F.normalize(kept, dim=-1) if normalize else kept
 
     # ------------------------------------------------------------ comparing
 

@@ -257,9 +257,8 @@ class TextModel(nn.Module):
     # ------------------------------------------------------------ saving
 
     def content(self) -> Content:
-        own: dict[str, Any] = {"model_type": type(self).__name__, "similarity_fn_name": self.similarity_name}
-        own |= {"prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
-        own |= {"truncate_dim": self.truncate_dim}
+        own = {"model_type": type(self).__name__, "similarity_fn_name": self.similarity_name, "prompts": self.prompts}
+        own |= {"default_prompt_name": self.default_prompt_name, "truncate_dim": self.truncate_dim}
         return Content(self.stack, self.tokenizers, self.settings | own)  # settings of others stay in the file
 
     def save(self, path: str | Path) -> None:

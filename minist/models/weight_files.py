@@ -13,7 +13,6 @@ from torch import Tensor
 
 from minist.models.reading import is_file, read_table, reading
 
-INDEX = "model.safetensors.index.json"  # which shard holds which weight
 # the first that is there; nothing in a pickle is run
 KINDS: dict[str, Callable[[Path], Any]] = {
     "model.safetensors": load_file,

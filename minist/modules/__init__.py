@@ -8,15 +8,6 @@ from minist.modules.router import Router
 from minist.modules.static_embedding import StaticEmbedding
 from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
-MODULES: dict[str, type[Module]] = {
-    "Transformer": Transformer,
-    "StaticEmbedding": StaticEmbedding,
-    "WeightedLayerPooling": WeightedLayerPooling,
-    "Pooling": Pooling,
-    "Dense": Dense,
-    "Normalize": Normalize,
-    "LayerNorm": LayerNorm,
-    "Dropout": Dropout,
-    "Router": Router,
-    "Asym": Router,  # as it was called up to version 4
-}
+PARTS = (Transformer, StaticEmbedding, WeightedLayerPooling, Pooling, Dense, Normalize, LayerNorm, Dropout, Router)
+MODULES: dict[str, type[Module]] = {part.__name__: part for part in PARTS}
+MODULES["Asym"] = Router  # as it was called up to version 4

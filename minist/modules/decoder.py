@@ -21,6 +21,7 @@ from minist.encoders.bert import BertEncoder, BertLayer
 from minist.encoders.distilbert import DistilBertEncoder
 from minist.encoders.roberta import RobertaEncoder
 from minist.encoders.weights import initialize
+from minist.module import checked
 
 Decodable = BertEncoder | RobertaEncoder | DistilBertEncoder  # those with BERT's layer
 
@@ -36,8 +37,7 @@ HEADS = {
 class DecoderLayer(nn.Module):
     """What a decoder layer has beside its encoder layer: attention to one vector per text, added and normalized.
 
-    Softmax over a single key is 1, so attention is a linear map of the vector: queries and keys would never learn.
-    """
+    Softmax over a single key is 1, so attention is a linear map of the vector: queries and keys would never learn."""
 
     def __init__(self, embedding_width: int, width: int, eps: float) -> None:
         super().__init__()
@@ -77,10 +77,7 @@ class Decoder(nn.Module):
         names |= {f"norm.{kind}": f"{norm}.{kind}" for kind in ("weight", "bias")} | {"bias": f"{bias}.bias"}
         for ours, theirs in names.items():
             parameter = self.get_parameter(ours)
-            if theirs not in state or state[theirs].shape != parameter.shape:
-                given = list(state[theirs].shape) if theirs in state else "missing"
-                raise ValueError(f"the weight {theirs} is {given}, the decoder needs {list(parameter.shape)}")
-            parameter.data.copy_(state[theirs])
+            parameter.data.copy_(checked(state, theirs, tuple(parameter.shape)))
 
     def forward(self, encoder: Decodable, packed: Packed, embeddings: Tensor) -> Tensor:
         """Texts so far, embeddings [N, D'] -> scores [T, V]. `encoder` is the one that this decoder was made of."""

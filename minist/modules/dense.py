@@ -9,6 +9,7 @@ from torch.nn.modules import activation as activations
 from minist.checks import number, pick
 from minist.module import Module
 
+TANH = "torch.nn.modules.activation.Tanh"
 # as a saved config.json spells them; left out are those that need arguments or more than one vector
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     f"torch.nn.modules.activation.{name}": vars(activations)[name]
@@ -21,22 +22,22 @@ class Dense(Module):
     """activation(W x + b), and with `residual` that plus x, or plus R x where the widths differ."""
 
     takes = ("tokens", "embeddings")
+    config_keys = (
+        ("in_features", "in_width"),
+        ("out_features", "out_width"),
+        ("bias", "has_bias"),
+        ("activation_function", "activation_name"),
+    )
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        activation: str = "torch.nn.modules.activation.Tanh",
-        residual: bool = False,
+        self, in_features: int, out_features: int, bias: bool = True, activation: str = TANH, residual: bool = False
     ) -> None:
         """`activation` is spelled as in a saved config.json. ValueError for one that is not known."""
         super().__init__()
-        self.in_width, self.out_width = in_features, out_features
+        self.in_width, self.out_width, self.has_bias, self.has_residual = in_features, out_features, bias, residual
         self.linear = nn.Linear(in_features, out_features, bias)
         self.activation_name, act = activation, pick("activation_function", activation, ACTIVATIONS)
         self.activation_function = act()  # files have this name: an activation may have a parameter, as PReLU has
-        self.has_residual = residual
         if residual and in_features != out_features:
             self.residual = nn.Linear(in_features, out_features, bias=False)
 
@@ -47,15 +48,13 @@ class Dense(Module):
         return out + (x if self.in_width == self.out_width else self.residual(x))  # behind the activation
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        config: dict[str, Any] = {"in_features": self.in_width, "out_features": self.out_width}
-        config |= {"bias": self.linear.bias is not None, "activation_function": self.activation_name}
-        config |= {"use_residual": True} if self.has_residual else {}  # a key that older versions do not know
-        return config, super().to_folder()[1]
+        config, weights = super().to_folder()
+        residual = {"use_residual": True} if self.has_residual else {}  # a key that older versions do not know
+        return config | residual, weights
 
     @classmethod
     def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
-        names = ("in_features", "out_features", "bias", "activation_function")
-        return *(config[name] for name in names), config.get("use_residual", False)
+        return *super().arguments(config), config.get("use_residual", False)
 
 
 class Normalize(Module):
@@ -71,6 +70,8 @@ class Normalize(Module):
 class LayerNorm(Module):
     """Each vector to mean 0 and variance 1, then scaled and shifted by dimension (Ba et al. 2016, arXiv:1607.06450)."""
 
+    config_keys = (("dimension", "in_width"),)
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.in_width = width
@@ -79,18 +80,11 @@ class LayerNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x)
 
-    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"dimension": self.in_width}, super().to_folder()[1]
-
-    @classmethod
-    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
-        return (config["dimension"],)
-
 
 class Dropout(Module):
     """In training, each number is zero with probability `p`; nothing otherwise."""
 
-    has_weights = False
+    has_weights, config_keys = False, (("dropout", "dropout.p"),)
 
     def __init__(self, p: float = 0.2) -> None:
         super().__init__()
@@ -98,10 +92,3 @@ class Dropout(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(x)
-
-    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"dropout": self.dropout.p}, {}
-
-    @classmethod
-    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
-        return (config["dropout"],)

@@ -16,23 +16,17 @@ from torch import nn
 from minist.checks import listing
 from minist.module import Module
 
+Routes = Mapping[str, Sequence[nn.Module]]  # name -> modules, none of them to pass a text on as it is
+Mappings = Mapping[str | None, str]  # role -> route, where a role is not called as its route
+
 
 class Router(Module):
-    """Lists of modules by route. stack.py sends a text through one of them, so there is no `forward` here.
+    """Lists of modules by route. stack.py sends a text through one of them, so there is no `forward` here. The same
+    module may stand in several routes: it is trained, and saved, as the one that it is."""
 
-    The same module may stand in several routes: it is trained, and saved, as the one that it is.
-    """
-
-    def __init__(
-        self,
-        routes: Mapping[str, Sequence[nn.Module]],
-        default_route: str | None = None,
-        mappings: Mapping[str | None, str] | None = None,
-    ) -> None:
-        """`routes`: name -> modules, none of them to pass a text on as it is. `default_route` is for texts without a
-        role; None: they must have one. `mappings`: role -> route, where a role is not called as its route; the role
-        None stands for all that are not named. ValueError for a name that cannot be, or is no route's.
-        """
+    def __init__(self, routes: Routes, default_route: str | None = None, mappings: Mappings | None = None) -> None:
+        """`default_route` is for texts without a role; None: they must have one. The role None in `mappings` stands for
+        all that are not named. ValueError for a name that cannot be, or is no route's."""
         super().__init__()
         check_names(list(routes))
         self.mappings = dict(mappings or {})
@@ -47,11 +41,9 @@ class Router(Module):
 
     def route(self, role: str | None) -> str:
         """The route of texts of that role. ValueError names the routes where there is none for it."""
-        if role is None:
-            found = self.default_route
-        else:
-            choices = [self.mappings.get(role), self.mappings.get(None), role, "text"]  # the first that is a route
-            found = next((name for name in choices if name is not None and name in self.routes), None)
+        choices = [self.mappings.get(role), self.mappings.get(None), role, "text"]  # the first that is a route
+        choices = [self.default_route] if role is None else choices
+        found = next((name for name in choices if name is not None and name in self.routes), None)
         if found is None:
             roles = listing(dict.fromkeys(filter(None, [*self.mappings, *self.routes])))
             given = "no role is given, and the model has no default route" if role is None else f"the role is {role!r}"

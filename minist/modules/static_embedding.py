@@ -13,8 +13,7 @@ class StaticEmbedding(Module):
     """Encoder and pooling in one: Packed -> [N, D]; a text without tokens is zero.
 
     Its tokenizer puts no special tokens round a text. Vectors are trained like any other weights, or
-    distilled from an encoder (model2vec, Tulkens and van Dongen 2024).
-    """
+    distilled from an encoder (model2vec, Tulkens and van Dongen 2024)."""
 
     takes, gives, has_config = ("texts",), "embeddings", False
     special_tokens = False

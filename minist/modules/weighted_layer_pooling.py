@@ -1,6 +1,8 @@
 """WeightedLayerPooling: a learned average over the encoder's layers, before the pooling over tokens."""
 
 from collections.abc import Iterable
+from functools import reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,6 +20,11 @@ class WeightedLayerPooling(Module):
     """
 
     takes, gives = ("layers",), "tokens"
+    config_keys = (
+        ("word_embedding_dimension", "in_width"),
+        ("num_hidden_layers", "num_layers"),
+        ("layer_start", "first_layer"),
+    )
 
     def __init__(self, width: int, num_layers: int, first_layer: int = 4) -> None:
         """`num_layers` is L, the encoder's. ValueError where no layer is left."""
@@ -28,19 +35,12 @@ class WeightedLayerPooling(Module):
 
     def forward(self, hidden_states: Iterable[Tensor]) -> Tensor:
         """The L + 1 hidden states of the encoder, [T, D] each -> [T, D]."""
-        total = None
-        for layer, x in enumerate(hidden_states):  # each is added as it comes, so that none is kept for its own sake
-            if layer >= self.first_layer:
-                weighted = self.layer_weights[layer - self.first_layer] * x
-                total = weighted if total is None else total + weighted
-        assert total is not None, "the encoder has fewer layers than the pooling"
+        layers = islice(hidden_states, self.first_layer, None)
+        weighted = (weight * x for weight, x in zip(self.layer_weights, layers, strict=True))
+        total = reduce(torch.add, weighted)  # each is added as it comes, so that none is kept for its own sake
         return total / self.layer_weights.sum()  # no softmax: a weight may become negative
-
-    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        layers = {"num_hidden_layers": self.num_layers, "layer_start": self.first_layer}
-        return {"word_embedding_dimension": self.in_width} | layers, super().to_folder()[1]
 
     @classmethod
     def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
         width = config.get("embedding_dimension") or config["word_embedding_dimension"]  # of version 6, of version 5
-        return width, config["num_hidden_layers"], config["layer_start"]
+        return super().arguments(config | {"word_embedding_dimension": width})

@@ -269,8 +269,15 @@ def test_max_length_of_all_routes():
 
 @pytest.mark.parametrize("name", ["max_seq_length", "similarity_fn_name"])
 def test_what_is_set_on_a_model_of_sentence_transformers(name):
-    with pytest.raises(ValueError, match=f"a model has no {name} here: set (max_length|similarity_name)"):
+    with pytest.raises(ValueError, match=f"a model has no {name} here: it is called (max_length|similarity_name)"):
         setattr(tiny_model(), name, 128)
+
+
+@pytest.mark.parametrize(("name", "ours"), [("max_seq_length", "max_length"), ("save_pretrained", "save")])
+def test_what_is_asked_of_a_model_of_sentence_transformers(name, ours):
+    with pytest.raises(AttributeError, match=f"a model has no {name} here: it is called {ours}$"):
+        getattr(tiny_model(), name)
+    assert not hasattr(tiny_model(), "anything_else")
 
 
 def test_a_loaded_model_is_in_eval_mode(tmp_path):

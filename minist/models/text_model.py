@@ -30,10 +30,15 @@ from minist.similarity import similarity
 CHUNK = 8192  # texts that are tokenized, and sorted by length, at a time
 # the names that models use for the prompt of a role; the first that is not empty
 ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
-# what is set on a model of sentence-transformers would be an attribute that nobody reads; one thing has one name here
+# names of sentence-transformers: one that is set would be an attribute that nobody reads; one thing has one name here
 THEIRS = {
-    "max_seq_length": "set max_length",
-    "similarity_fn_name": "set similarity_name",
+    "max_seq_length": "it is called max_length",
+    "similarity_fn_name": "it is called similarity_name",
+    "get_sentence_embedding_dimension": "it is called out_width",
+    "get_embedding_dimension": "it is called out_width",
+    "save_pretrained": "it is called save",
+    "encode_multi_process": "give encode several devices",
+    "fit": "train.py trains",
     "model_card_data": "write a README.md beside the saved model",
 }
 T = TypeVar("T")
@@ -99,6 +104,11 @@ class TextModel(nn.Module):
         if name in THEIRS:
             raise ValueError(f"a model has no {name} here: {THEIRS[name]}")
         super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:  # called for what is not there
+        if name in THEIRS:
+            raise AttributeError(f"a model has no {name} here: {THEIRS[name]}")
+        return super().__getattr__(name)
 
     # ------------------------------------------------------------ what it is
 

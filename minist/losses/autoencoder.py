@@ -21,9 +21,7 @@ class DenoisingAutoEncoderLoss(Loss):
 
     Columns: damaged text, original text, for instance the same column of a file twice, with `delete_words` for the
     first. No labels. With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
-
         loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)
-
     """
 
     columns = "damaged text, original text"

@@ -1,6 +1,6 @@
 """Distillation: a student learns the embeddings of a teacher, or the scores that a teacher gave to texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,20 +35,16 @@ class EmbedDistillLoss(Loss):
     guide = "teacher"
 
     def __init__(
-        self,
-        distance_metric: str = "cosine",
-        projection_dim: int | None = None,
-        embedding_dimension: int | None = None,
+        self, distance_metric: str = "cosine", projection_dim: int | None = None, embedding_dimension: int | None = None
     ) -> None:
         """`embedding_dimension`, the model's width, goes with `projection_dim`."""
         super().__init__()
         self.distance = pick("distance_metric", distance_metric, EMBEDDING_DISTANCES)
-        if (projection_dim is None) != (embedding_dimension is None):
+        widths = [width for width in (embedding_dimension, projection_dim) if width is not None]
+        if len(widths) == 1:
             given = f"projection_dim is {projection_dim} and embedding_dimension {embedding_dimension}"
             raise ValueError(f"{given}: give both, the teacher's and the student's width, or neither")
-        self.projection: nn.Module = nn.Identity()
-        if projection_dim is not None and embedding_dimension is not None:
-            self.projection = nn.Linear(embedding_dimension, projection_dim)
+        self.projection = nn.Linear(widths[0], widths[1]) if widths else nn.Identity()
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 1, None, (0, 2, 3))
@@ -101,10 +97,9 @@ class MarginMSELoss(Loss):
         assert batch.labels is not None
         labels, k = batch.labels.detach().to(scores.dtype), there.shape[1] - 1
         wanted = labels[:, None] if labels.dim() == 1 else labels  # [rows, k or 1 + k or more]
-        if _fits(wanted, there):
-            wanted = wanted[:, :1] - wanted[:, 1:]  # they are scores
-        elif not _fits(wanted, there[:, 1:]):
-            raise _does_not_fit(self, wanted, f"{k} negatives", f"[rows, {k}] margins or [rows, {1 + k}] scores")
+        forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
+        if form_of_labels(self, wanted, f"{k} negatives", forms).endswith("scores"):
+            wanted = wanted[:, :1] - wanted[:, 1:]
         margins, wanted, there = scores[:, :1] - scores[:, 1:], wanted[:, :k], there[:, 1:]
         errors = margins[there] - wanted[there]
         return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
@@ -146,8 +141,7 @@ class DistillKLDivLoss(Loss):
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, k]
         labels, k = batch.labels, there.shape[1]
         assert labels is not None
-        if not _fits(labels, there):
-            raise _does_not_fit(self, labels, f"{k} texts", f"[rows, {k}] scores")
+        form_of_labels(self, labels, f"{k} texts", {f"[rows, {k}] scores": there})
         lowest = torch.finfo(scores.dtype).min  # a share of 0; with -inf a row without any text would be NaN
         student = (scores / self.student_temperature).masked_fill(~there, lowest).log_softmax(1)
         teacher = labels[:, :k].detach().to(scores.dtype) / self.teacher_temperature
@@ -177,12 +171,11 @@ def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct:
     return flat.new_zeros(there.shape).index_put((rows, places), flat), there
 
 
-def _fits(labels: Tensor, there: Tensor) -> bool:
-    """Whether labels [rows, width >= k] have a number for every text that is there [rows, k], and NaN elsewhere."""
-    found, k = labels.isnan(), there.shape[1]
-    return found[:, :k].equal(~there) and bool(found[:, k:].all())  # equal is False if the labels are too few
-
-
-def _does_not_fit(loss: Loss, labels: Tensor, texts: str, wanted: str) -> ValueError:
-    given = f"labels of shape {list(labels.shape)} do not fit {texts}"
-    return ValueError(f"{type(loss).__name__}: {given}: give {wanted}, with NaN at the end of a row that has fewer")
+def form_of_labels(loss: Loss, labels: Tensor, texts: str, forms: Mapping[str, Tensor]) -> str:
+    """The one of `forms`, name -> what is there [rows, k], in which labels have numbers there and NaN elsewhere."""
+    for form, there in forms.items():
+        missing, beyond = labels.isnan().tensor_split([there.shape[1]], dim=1)
+        if missing.equal(~there) and beyond.all():  # equal is False if the labels are too few
+            return form
+    wrong = f"labels of shape {list(labels.shape)} do not fit {texts}: give {' or '.join(forms)}"
+    raise ValueError(f"{type(loss).__name__}: {wrong}, with NaN at the end of a row that has fewer")

@@ -53,11 +53,14 @@ class BatchTripletLoss(Loss):
         super().__init__()
         self.distance, self.margin = distance(distance_metric), number("margin", margin, least=0)
 
-    def classes(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which rows are of the same class, and the distances of all rows, both [n, n]."""
+    def compare(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of all rows [n, n]: the distances, those of another class or else INF, and which are others of the class."""
         check_columns(self, embeddings, batch, 1, 1, (1,))
         assert batch.labels is not None
-        return batch.labels[:, None] == batch.labels, self.distance(embeddings[0], embeddings[0])
+        distances = self.distance(embeddings[0], embeddings[0])
+        same = batch.labels[:, None] == batch.labels
+        itself = torch.eye(len(same), dtype=torch.bool, device=same.device)  # a row is no positive of its own
+        return distances, distances.masked_fill(same, INF), same & ~itself
 
 
 class BatchAllTripletLoss(BatchTripletLoss):
@@ -68,15 +71,15 @@ class BatchAllTripletLoss(BatchTripletLoss):
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        same, distances = self.classes(embeddings, batch)  # O(n^2 log n) time and n^2 memory from here on
+        distances, negatives, positives = self.compare(embeddings, batch)
         # A negative counts for (a, p) if it is nearer than d(a, p) + margin. With the negatives of a in order those
-        # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down.
+        # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down,
+        # it takes O(n^2 log n) time and n^2 memory.
         bounds = distances + self.margin  # [a, p]
-        negatives = distances.masked_fill(same, INF).sort(1).values  # INF comes last and is nearer than nothing
+        negatives = negatives.sort(1).values  # INF comes last and is nearer than nothing
         counts = torch.searchsorted(negatives.detach(), bounds.detach())  # [a, p], how many are nearer
         prefix_sums = F.pad(negatives.cumsum(1), (1, 0))  # [a, n + 1], at k: the sum of the k nearest
         sums = counts * bounds - prefix_sums.gather(1, counts)
-        positives = _without_itself(same)  # a row is no positive of its own
         return sums[positives].sum() / counts[positives].sum().clamp(min=1)  # 1: no triplet breaks the margin, loss 0
 
 
@@ -90,15 +93,20 @@ class BatchHardTripletLoss(BatchTripletLoss):
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        positive, negative = _hardest(*self.classes(embeddings, batch))
-        return F.relu(positive - negative + self.margin).mean()
+        farthest, nearest = self.hardest(embeddings, batch)
+        return F.relu(farthest - nearest + self.margin).mean()
+
+    def hardest(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """max_p d(a, p) and min_n d(a, n) of each row a, [n] both."""
+        distances, negatives, positives = self.compare(embeddings, batch)
+        farthest = (distances * positives).max(1).values  # 0 of itself: there the cosine would have its rounding
+        return farthest, negatives.min(1).values  # INF, and so a loss of 0, where all are of one class
 
 
-class BatchHardSoftMarginTripletLoss(BatchTripletLoss):
+class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     """BatchHardTripletLoss with a smooth margin, which has no size to choose.
 
     Column: text. Labels [rows]: class numbers.
-
         loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))
     """
 
@@ -106,8 +114,8 @@ class BatchHardSoftMarginTripletLoss(BatchTripletLoss):
         super().__init__(distance_metric, 0.0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        positive, negative = _hardest(*self.classes(embeddings, batch))
-        return F.softplus(positive - negative).mean()
+        farthest, nearest = self.hardest(embeddings, batch)
+        return F.softplus(farthest - nearest).mean()
 
 
 class BatchSemiHardTripletLoss(BatchTripletLoss):
@@ -115,17 +123,15 @@ class BatchSemiHardTripletLoss(BatchTripletLoss):
 
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class:
         loss = mean over (a, p) of max(0, d(a, p) - d(a, n) + margin)
-
     where n is the nearest row of another class that is farther from a than p, or the farthest one if none is.
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        same, distances = self.classes(embeddings, batch)
-        negatives = distances.masked_fill(same, INF).sort(1).values  # those of a's own class come last
+        distances, negatives, positives = self.compare(embeddings, batch)
+        negatives = negatives.sort(1).values  # those of a's own class come last
         farther = torch.searchsorted(negatives.detach(), distances.detach(), right=True)  # the first one, [a, p]
-        last = (~same).sum(1, keepdim=True) - 1  # the farthest one
+        last = (negatives < INF).sum(1, keepdim=True) - 1  # the farthest one
         negative = negatives.gather(1, torch.minimum(farther, last).clamp(min=0))  # -1 where all are of one class
-        positives = _without_itself(same)
         return F.relu(distances - negative + self.margin)[positives].sum() / positives.sum().clamp(min=1)
 
 
@@ -158,15 +164,3 @@ class MegaBatchMarginLoss(Loss):
         hardest = scores.masked_fill(same, -INF).amax(1)  # relu makes 0 of -inf, where there is no other row
         positive = scores.diagonal(block.start)  # row i of the block is row start + i of the batch
         return (F.relu(self.positive_margin - positive) + F.relu(hardest - self.negative_margin)).sum()
-
-
-def _hardest(same: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of the farthest row of each row's class, and of the nearest other one: [n, n] -> [n], [n]."""
-    positives = _without_itself(same)  # its distance to itself is 0, but for the rounding of the cosine
-    farthest = (distances * positives).max(1).values
-    nearest = distances.masked_fill(same, INF).min(1).values  # INF, and so a loss of 0, where all are of one class
-    return farthest, nearest
-
-
-def _without_itself(same: Tensor) -> Tensor:
-    return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)

@@ -182,9 +182,6 @@ class Config:
     def cache(self) -> Path:
         return Path(self.output).parent / "cache"  # of token streams, for all runs beside this one
 
-    def guides(self) -> dict[str, GuideConfig]:
-        return {"guide": self.guide, "teacher": self.teacher}
-
 
 def load_config(file: Path, overrides: list[str]) -> Config:
     """Read `file` and apply `--set` overrides. ValueError says what is wrong where."""

@@ -1,10 +1,10 @@
 """From TOML to objects: tables into frozen dataclasses and back, and classes of a package or of a user's own file."""
 
 import difflib
-import importlib.util
 import inspect
 import json
 import re
+import runpy
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
@@ -75,9 +75,10 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
     what = f"config: {name} in {where}"
     if name in ("loss", "evaluator") and isinstance(value, str):
         value = {"name": value} if value else {}  # a name alone is one without arguments
-    if not fits(value, shape):
+    wanted, fits = understand(shape)
+    if not fits(value):
         hint = f": write [[{name}]]" if entries else ""
-        raise ValueError(f"{what} must be {in_words(shape)}, it is {value!r}{hint}")
+        raise ValueError(f"{what} must be {wanted}, it is {value!r}{hint}")
     if is_dataclass(kind):
         return build(kind, value, f"[{name}]")
     if entries:
@@ -90,29 +91,21 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
     return float(value) if kind is float else value
 
 
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value of TOML is what an annotation says; yes for an annotation that is none of TOML's types."""
+def understand(kind: Any) -> tuple[str, Callable[[Any], bool]]:
+    """What an annotation asks of a value of TOML: in words, and as a test, which all pass where it asks for no such."""
     origin, parts = get_origin(kind), get_args(kind)
     if isinstance(kind, UnionType):
-        return any(fits(value, part) for part in parts if part is not type(None))
+        choices = [understand(part) for part in parts if part is not type(None)]
+        return " or ".join(wanted for wanted, _ in choices), lambda value: any(fits(value) for _, fits in choices)
     if origin in (list, Sequence, Iterable):
-        return type(value) is list and all(fits(entry, parts[0]) for entry in value)
+        wanted, fits = understand(parts[0])
+        return f"a list ({wanted} each)", lambda value: type(value) is list and all(map(fits, value))
     if origin in (dict, Mapping):
-        return type(value) is dict and all(fits(entry, parts[1]) for entry in value.values())
-    if kind is float:
-        return type(value) in (int, float)  # a whole number is one too; to isinstance true would be one as well
-    return type(value) is kind if kind in WORDS else True
-
-
-def in_words(kind: Any) -> str:
-    origin, parts = get_origin(kind), get_args(kind)
-    if isinstance(kind, UnionType):
-        return " or ".join(in_words(part) for part in parts if part is not type(None))
-    if origin in (list, Sequence, Iterable):
-        return f"a list ({in_words(parts[0])} each)"
-    if origin in (dict, Mapping):
-        return "a table" if parts[1] is Any else f"a table ({in_words(parts[1])} each)"
-    return WORDS.get(kind, "a table with a name")
+        wanted, fits = understand(parts[1])
+        each = "" if parts[1] is Any else f" ({wanted} each)"
+        return f"a table{each}", lambda value: type(value) is dict and all(map(fits, value.values()))
+    types = (int, float) if kind is float else (kind,)  # whole numbers too; to isinstance true would be one as well
+    return WORDS.get(kind, "a table with a name"), lambda value: type(value) in types or kind not in WORDS
 
 
 # ------------------------------------------------------------ writing
@@ -162,14 +155,11 @@ def find_class(what: str, name: Any, package: ModuleType) -> Any:
 def _run_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"config: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        found = runpy.run_path(path)
     except SyntaxError as e:
         raise ValueError(f"config: {path}, line {e.lineno} is not Python: {e.msg}") from None
-    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return {name: value for name, value in found.items() if not name.startswith("_")}
 
 
 def call(
@@ -195,13 +185,14 @@ def call(
 def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:
     """The value itself; of a table with a name, or a name where one of `kind` is declared, the object it stands for."""
     inner = kind if kind in get_args(annotation) else Any  # declared as a list of them, or as anything else
-    if isinstance(value, list) and annotation is not kind and (inner is kind or fits(value, annotation)):
+    wanted, fits = understand(annotation)
+    if isinstance(value, list) and annotation is not kind and (inner is kind or fits(value)):
         return [_argument(what, entry, inner, package, kind) for entry in value]
     if isinstance(value, dict) and "name" in value:
         return make(what, value, package, kind)
     if annotation is kind and isinstance(value, str):
         return make(what, {"name": value}, package, kind)
-    if annotation is kind or not fits(value, annotation):
-        wanted = 'a name or a table: { name = "..", .. }' if annotation is kind else in_words(annotation)
+    if annotation is kind or not fits(value):
+        wanted = 'a name or a table: { name = "..", .. }' if annotation is kind else wanted
         raise ValueError(f"config: {what} is {value!r}, it must be {wanted}")
     return value

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,15 +17,16 @@ from minist.checks import pick
 STATE = ("best", "step", "waited", "metrics")  # what a checkpoint keeps of a selection
 
 
+@dataclass
 class Selection:
     """Watches one metric; nothing where its name is empty. Losses should fall, all other metrics rise."""
 
-    def __init__(self, metric: str, patience: int) -> None:
-        self.metric, self.patience = metric, patience
-        self.best: float | None = None
-        self.metrics: dict[str, float] = {}  # all of the best
-        self.step = 0  # of the best
-        self.waited = 0  # evaluations since then
+    metric: str
+    patience: int
+    best: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # all of the best
+    step: int = 0  # of the best
+    waited: int = 0  # evaluations since then
 
     def check(self, metrics: Mapping[str, float]) -> None:
         if self.metric:

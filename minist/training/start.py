@@ -35,8 +35,7 @@ def make_model(config: Config) -> TextModel:
     if not start.path:
         files = [(file, entry.columns, entry.format) for entry in config.data for file in entry.paths()]
         return new_model(start, (text for file in files for row in read_texts(*file) for text in row))
-    layers = start.keep_layers or None
-    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=layers)
+    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=start.keep_layers or None)
     if start.max_length:
         model.max_length = start.max_length
     return make_twins(model) if start.twins else model
@@ -77,8 +76,7 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     backend.normalizer, backend.pre_tokenizer = normalizer, splitter
     backend.add_special_tokens(special)
     ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    forms = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"}
-    backend.post_processor = TemplateProcessing(**forms, special_tokens=ends)
+    backend.post_processor = TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
     tokenizer = Tokenizer(backend, config.max_length)
     tokenizer.config = dict(SPECIAL)
     return tokenizer

@@ -1,7 +1,4 @@
-"""DenoisingAutoEncoderLoss: texts without labels, and an embedding from which the text can be written again.
-
-It reads tokens beside embeddings, and is a sum over tokens: see `token_step` in training/step.py.
-"""
+"""DenoisingAutoEncoderLoss: an embedding from which its text can be written again; for `token_step` of step.py."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

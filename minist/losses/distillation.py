@@ -109,8 +109,7 @@ class DistillKLDivLoss(Loss):
     """The student's softmax over a query's texts shall be the teacher's (Lin et al. 2020, arXiv:2010.11386).
 
     Columns: query, and two or more texts to score, or one column of lists of texts. Labels [rows, k]: the teacher's
-    scores of them; rows with fewer than k texts have NaN at their end. With temperatures S of the student, T of the
-    teacher:
+    scores of them; rows with fewer than k texts have NaN at their end. The student's temperature is S, the teacher's T:
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
 
     With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others.

@@ -46,8 +46,6 @@ class CoSENTLoss(Loss):
 
     Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
         loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )
-
-    Only the order of labels counts; rows with the same label are not compared.
     """
 
     columns = "two texts"

@@ -88,8 +88,6 @@ class BatchHardTripletLoss(BatchTripletLoss):
 
     Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
         loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)
-
-    A batch of one class only has no triplet: its loss is 0.
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:

@@ -107,8 +107,7 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     def _moment(self, column: Tensor, power: int) -> Tensor:
         """[N, D] -> mean of the similarities to this power."""
         n, part = len(column), partial(self._sum_of_block, power)
-        pairs = max(1, n * (n - 1))  # one text has none, and its sum is 0
-        return sum_over_rows(part, (column,), (column,), n) / pairs
+        return sum_over_rows(part, (column,), (column,), n) / max(1, n * (n - 1))  # one text has no pair, its sum is 0
 
     def _sum_of_block(self, power: int, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         scores = self.similarity_fct(own[0], shared[0])

@@ -13,12 +13,13 @@ output = "runs/name"
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from minist.checks import listing
+from minist.checks import listing, number, pick
 from minist.data.batches import MIXINGS
 from minist.data.samplers import SAMPLERS
 from minist.training.construct import Table, build, read_table
@@ -29,7 +30,7 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def limits(least: float = 0, most: float = math.inf, above: float = -math.inf) -> dict[str, Any]:
-    return {"limits": {"least": least, "most": most, "above": above}}  # for `number` of checks.py
+    return {"check": partial(number, least=least, most=most, above=above)}  # of the value, or of each in a table
 
 
 def limited(default: float, least: float = 0, most: float = math.inf, above: float = -math.inf) -> Any:
@@ -37,7 +38,7 @@ def limited(default: float, least: float = 0, most: float = math.inf, above: flo
 
 
 def one_of(default: str, known: Mapping[str, Any]) -> Any:
-    return field(default=default, metadata={"known": known})
+    return field(default=default, metadata={"check": partial(pick, table=known)})
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RowsConfig:
     """What entries of [[data]] and [[eval]] have in common: the rows of some files, and a loss of them."""
 
     kind: ClassVar[str]
-    columns: dict[str, str | int]  # our names, in the order of the loss -> column of the file, or number from 0
+    columns: dict[str, str | int] = field(default_factory=dict)  # of the loss, in its order -> of the file, or 0, 1 ..
     loss: Table = field(default_factory=dict)  # name, and its arguments
     name: str = ""
     files: list[str] = field(default_factory=list)
@@ -155,7 +156,6 @@ class EvalConfig(RowsConfig):
 
     kind = "eval"
     name: str = "eval"
-    columns: dict[str, str | int] = field(default_factory=dict)
     evaluator: Table = field(default_factory=dict)  # its name, alone or in a table with arguments
     queries: str = ""  # with corpus and qrels, instead of files: a collection as BEIR lays it out
     corpus: str = ""
@@ -168,8 +168,8 @@ class EvalConfig(RowsConfig):
 class Config:
     """The whole file."""
 
-    output: str
-    data: list[DataConfig]
+    output: str = ""
+    data: list[DataConfig] = field(default_factory=list)
     seed: int = limited(42, 0, 2**32 - 1)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -194,6 +194,8 @@ def load_config(file: Path, overrides: list[str]) -> Config:
 def _contradictions(config: Config) -> Iterator[str]:
     """What single values do not show, each in words."""
     model, train = config.model, config.train
+    if not config.output:
+        yield "the top level lacks the key 'output'"
     if bool(model.path) == bool(model.encoder):
         yield "[model] takes path, or [model.encoder] to start from random weights: give one of them"
     if (model.revision or model.keep_layers or model.max_length or model.twins) and not model.path:

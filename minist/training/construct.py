@@ -7,12 +7,12 @@ import re
 import runpy
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin
 
-from minist.checks import listing, number, pick
+from minist.checks import listing, pick
 
 Table = dict[str, Any]
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -56,15 +56,11 @@ def _override(table: Table, override: str) -> None:
 
 
 def build(kind: Any, table: Any, where: str) -> Any:
-    """An instance of the dataclass `kind`; `where` is what messages call the place."""
+    """An instance of the dataclass `kind`, whose fields all have defaults; `where` is what messages call the place."""
     known = {f.name: f for f in fields(kind)}
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise ValueError(f"config: {where} has no key {key!r}, the nearest is {near!r}; known are {listing(known)}")
-    for name, f in known.items():
-        if f.default is MISSING and f.default_factory is MISSING and name not in table:
-            raise ValueError(f"config: {where} lacks the key {name!r}")
+    for key in [key for key in table if key not in known]:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+        raise ValueError(f"config: {where} has no key {key!r}, the nearest is {near!r}; known are {listing(known)}")
     return kind(**{key: _value(known[key], value, where) for key, value in table.items()})
 
 
@@ -83,11 +79,9 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
         return build(kind, value, f"[{name}]")
     if entries:
         return [build(get_args(kind)[0], entry, f"[[{name}]] {entry.get('name', '')}".rstrip()) for entry in value]
-    if "known" in known.metadata:
-        pick(what, value, known.metadata["known"])
-    if limits := known.metadata.get("limits"):
+    if check := known.metadata.get("check"):
         for key, entry in value.items() if isinstance(value, dict) else [("", value)]:
-            number(f"config: {key} in {name} in {where}" if key else what, entry, **limits)
+            check(f"config: {key} in {name} in {where}" if key else what, entry)
     return float(value) if kind is float else value
 
 
@@ -171,9 +165,9 @@ def call(
         annotation = pick(f"config: an argument of {name}", key, known).annotation
         made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
     made |= given
-    for key, parameter in known.items():
-        is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)  # *args and **kwargs may be empty
-        if not is_open and parameter.default is parameter.empty and key not in made:
+    for key, p in known.items():
+        is_open = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)  # *args and **kwargs may be empty
+        if key not in made and p.default is p.empty and not is_open:
             raise ValueError(f"config: {name} lacks the argument {key!r}, it takes {listing(known)}")
     try:
         return function(**made)

@@ -48,10 +48,7 @@ def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Seq
 def make_rows(
     config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides, same: Task | None = None
 ) -> TrainingRows:
-    """The rows of an entry, tokenized once, with its transforms and with the guide that `loss` wants.
-
-    The loss gets its weights, but for that of a task which is the `same`, and can take the rows.
-    """
+    """The rows of an entry, with its transforms and the guide that `loss` wants, which may be of a task, the `same`."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
     prompts = _prompts(config, entry)
     wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes

@@ -60,20 +60,18 @@ class Interruption:
     """Notices SIGTERM, as schedulers send it before they take the machine away; the loop asks after each step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.noticed = device, False
-        signal.signal(signal.SIGTERM, self._notice)
+        self.device = device
+        self.noticed: list[int] = []  # the signals that came
+        signal.signal(signal.SIGTERM, lambda number, frame: self.noticed.append(number))
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         # a handler in python waits until a collective is over; the number of a signal goes to this socket at once
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_end_at_the_second, args=(ours, theirs), daemon=True).start()
 
-    def _notice(self, *_: object) -> None:
-        self.noticed = True
-
     def agreed(self) -> bool:
         """Whether any rank was told to end: all of them must leave at the same step."""
-        return distributed.any_rank([self.noticed], self.device)[0]
+        return distributed.any_rank([bool(self.noticed)], self.device)[0]
 
 
 def _end_at_the_second(ours: socket.socket, theirs: socket.socket) -> None:

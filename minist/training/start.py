@@ -4,10 +4,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import BPE, WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
-from tokenizers.processors import TemplateProcessing
+from tokenizers import models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 
@@ -60,23 +57,23 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """BERT's way to cut text (Wu et al. 2016, arXiv:1609.08144): words, then their most frequent pieces."""
     # WordPieceTrainer breaks ties by chance. BpeTrainer does not, and learns the same pieces if a letter inside a word
     # is another letter than the same one at its start
-    normalizer, splitter = BertNormalizer(lowercase=config.lower_case), BertPreTokenizer()
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=config.lower_case), pre_tokenizers.BertPreTokenizer()
 
     def marked(text: str) -> str:
         words = (word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
         return " ".join(word[0] + word[1:].translate(_INSIDE) for word in words)
 
-    learner = Backend(BPE())
-    learner.pre_tokenizer = WhitespaceSplit()
+    learner = Backend(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = list(SPECIAL.values())
     trainer = BpeTrainer(vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
     learner.train_from_iterator(map(marked, texts), trainer)
     pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
-    backend = Backend(WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
+    backend = Backend(models.WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizer, splitter
     backend.add_special_tokens(special)
     ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    backend.post_processor = TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
+    backend.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
     tokenizer = Tokenizer(backend, config.max_length)
     tokenizer.config = dict(SPECIAL)
     return tokenizer

@@ -54,7 +54,7 @@ BREAKS = [
     of_loss("triplets", "TripletLoss", "- self.distance(anchor, negative)", "+ self.distance(anchor, negative)"),
     of_loss("triplets", "BatchAllTripletLoss", "sums[positives]", "sums"),
     of_loss("triplets", "BatchHardTripletLoss", "+ self.margin", "- self.margin"),
-    of_loss("triplets", "BatchHardSoftMarginTripletLoss", "farthest - nearest", "nearest - farthest"),
+    of_loss("triplets", "BatchHardSoftMarginTripletLoss", "F.softplus(self", "F.softplus(-self"),
     of_loss("triplets", "BatchSemiHardTripletLoss", "torch.minimum(farther, last)", "farther"),
     of_loss("triplets", "BatchTripletLoss", ".masked_fill(same, INF)", "", "BatchSemiHardTripletLoss- and not ranks"),
     of_loss("distillation", "EmbedDistillLoss", "self.distance(u, t", "-self.distance(u, t"),

@@ -54,9 +54,8 @@ class EmbedDistillLoss(Loss):
             teachers = [batch.labels] * len(students) if batch.labels.dim() == 2 else batch.labels.unbind(1)
         given, wanted = ([list(x.shape) for x in columns] for columns in (students, teachers))
         if given != wanted:
-            wrong = f"the embeddings are {given}, the teacher's {wanted or 'missing'}"
-            wide = "as wide as the model or as projection_dim"
-            raise ValueError(f"{type(self).__name__}: {wrong}: give {self.labels}, {wide}")
+            wrong = f"the embeddings are {given}, the teacher's {wanted or 'missing'}: give {self.labels}"
+            raise ValueError(f"{type(self).__name__}: {wrong}, as wide as the model or as projection_dim")
         pairs = zip(students, teachers, strict=True)
         # the teacher is what is to be reached, and no weight behind it may move: so it is detached
         return torch.stack([self.distance(u, t.detach().to(u.dtype)) for u, t in pairs]).mean()
@@ -78,10 +77,9 @@ class MarginMSELoss(Loss):
     """A positive shall be scored above a negative by as much as the teacher does (Hofstaetter 2020, arXiv:2010.02666).
 
     Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
-    score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]:
+    score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]; rows with
+    fewer than k negatives have NaN at their end:
         loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
-
-    Rows with fewer than k negatives have NaN at the end of their labels.
     """
 
     columns = "query, positive, one or more negatives"
@@ -163,11 +161,9 @@ def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct:
     order = rows.argsort(stable=True)  # stable keeps the texts of a row in the order of the columns, and in its list's
     rows, texts = rows[order], torch.cat(list(others))[order]  # row by row
     lengths = rows.bincount(minlength=len(queries))
-    # a text's place in its row is its place among all, less that of the row's first text
-    places = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
     there = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
     flat = similarity_fct(queries[rows], texts)  # of what is there only: filled up to a rectangle it would cost more
-    return flat.new_zeros(there.shape).index_put((rows, places), flat), there
+    return flat.new_zeros(there.shape).masked_scatter(there, flat), there  # row by row too
 
 
 def form_of_labels(loss: Loss, labels: Tensor, texts: str, forms: Mapping[str, Tensor]) -> str:

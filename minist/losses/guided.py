@@ -34,8 +34,6 @@ class GISTEmbedLoss(Loss):
     without those that the guide finds too similar, g of the two > t_i; s(a_i, p_i) always stays.
         margin_strategy "absolute"    t_i = g(a_i, p_i) - margin
         margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|
-
-    The scores are never all in memory: see row_blocks.py.
     """
 
     columns = "anchor, positive, any negatives"
@@ -60,8 +58,7 @@ class GISTEmbedLoss(Loss):
         if given != wanted:
             needs = "GISTEmbedLoss needs a guide embedding for each text"
             raise ValueError(f"{needs}: {given} are given for {wanted}; set [guide] in the config")
-        left: list[Tensor] = []
-        right: list[Tensor] = []
+        left, right = list[Tensor](), list[Tensor]()
         for columns in (embeddings, batch.guide):  # whom to compare with whom, by the model and then by the guide
             anchors, documents = unit(columns[0]), unit(torch.cat(list(columns[1:])))
             positives = documents[: len(anchors)]  # they come first

@@ -1,9 +1,8 @@
 """Triplet losses: an anchor shall be closer to texts of its kind than to others, by a margin.
 
-TripletLoss is given its triplets, MegaBatchMarginLoss finds the negatives. The batch losses make triplets from the
-classes of a batch (Hermans et al. 2017, arXiv:1703.07737), so each batch needs several rows of a class, and several
-classes: use a sampler that groups by label. Distances are "euclidean", |a - b|, "cosine", 1 - cos(a, b), or
-"manhattan".
+The batch losses make triplets from the classes of a batch (Hermans et al. 2017, arXiv:1703.07737), which needs several
+rows of a class, and several classes: use a sampler that groups by label. Distances are "euclidean", |a - b|, "cosine",
+1 - cos(a, b), or "manhattan".
 """
 
 from collections.abc import Sequence
@@ -91,14 +90,14 @@ class BatchHardTripletLoss(BatchTripletLoss):
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        farthest, nearest = self.hardest(embeddings, batch)
-        return F.relu(farthest - nearest + self.margin).mean()
+        return F.relu(self.gap(embeddings, batch) + self.margin).mean()
 
-    def hardest(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """max_p d(a, p) and min_n d(a, n) of each row a, [n] both."""
+    def gap(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """max_p d(a, p) - min_n d(a, n) of each row a, [n]."""
         distances, negatives, positives = self.compare(embeddings, batch)
         farthest = (distances * positives).max(1).values  # 0 of itself: there the cosine would have its rounding
-        return farthest, negatives.min(1).values  # INF, and so a loss of 0, where all are of one class
+        nearest = negatives.min(1).values  # INF, and so a loss of 0, where all are of one class
+        return farthest - nearest
 
 
 class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
@@ -112,8 +111,7 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
         super().__init__(distance_metric, 0.0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        farthest, nearest = self.hardest(embeddings, batch)
-        return F.softplus(farthest - nearest).mean()
+        return F.softplus(self.gap(embeddings, batch)).mean()
 
 
 class BatchSemiHardTripletLoss(BatchTripletLoss):
@@ -139,8 +137,7 @@ class MegaBatchMarginLoss(Loss):
     Columns: anchor, positive. No labels. With s_ij the cosine of anchor i and positive j:
         loss = mean_i  relu(positive_margin - s_ii)  +  relu(max_{j != i} s_ij - negative_margin)
 
-    Only the hardest negative counts, so batches should be large: 500 rows or more. The scores are never all in
-    memory: see row_blocks.py.
+    Only the hardest negative counts, so batches should be large: 500 rows or more.
     """
 
     columns = "anchor, positive"

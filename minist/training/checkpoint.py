@@ -124,8 +124,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         return run | {"step": int(run["step"]), "seal": dict(run["seal"]), "selection": dict(run["selection"])}
 
 
-# ------------------------------------------------------------ the seal
-# Each step's random numbers come from (seed, step, rank), so no state of a generator need be kept: the same seed, data,
+# The seal: a step's random numbers come from (seed, step, rank), no generator's state is kept, and the same seed, data,
 # settings, ranks and threads give the same bits; on a GPU to rounding, since some of its sums have no fixed order.
 
 FREE = ("output", "expect", "train.log_every", "train.save_every", "train.keep")  # no weight depends on them

@@ -1,14 +1,4 @@
-"""The configuration of a run: what its TOML file may say, with the defaults.
-
-seed = 42
-output = "runs/name"
-[model]       path, or encoder + tokenizer + pooling to start from random weights
-[[data]]      files (or a source that we know how to make), columns, label, loss, sampler, roles, prompts; any number
-[train]       batch size, learning rate, ..
-[guide]       a model whose embeddings a loss may look at; [teacher]: one whose embeddings are learned
-[[eval]]      an evaluator, or a loss, and its files; any number
-[expect]      metric = the least value that the run must reach
-"""
+"""The configuration of a run: what its TOML file may say, with the defaults. `Config` has the tables of that file."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -166,17 +156,17 @@ class EvalConfig(RowsConfig):
 
 @dataclass(frozen=True)
 class Config:
-    """The whole file."""
+    """The whole file: single values and the tables [model], [train], ..; of [[data]] and [[eval]] any number."""
 
-    output: str = ""
+    output: str = ""  # the run directory, see checkpoint.py
     data: list[DataConfig] = field(default_factory=list)
     seed: int = limited(42, 0, 2**32 - 1)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    guide: GuideConfig = field(default_factory=GuideConfig)
-    teacher: GuideConfig = field(default_factory=GuideConfig)
+    guide: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings a loss may look at
+    teacher: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings are learned
     eval: list[EvalConfig] = field(default_factory=list)
-    expect: dict[str, float] = field(default_factory=dict, metadata=limits(-math.inf))
+    expect: dict[str, float] = field(default_factory=dict, metadata=limits(-math.inf))  # metric -> its least value
 
     @property
     def cache(self) -> Path:

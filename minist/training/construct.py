@@ -18,9 +18,6 @@ Table = dict[str, Any]
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-# ------------------------------------------------------------ reading
-
-
 def read_table(file: Path, overrides: list[str]) -> Table:
     """The content of a TOML file, changed by `--set` overrides such as "train.lr=3e-5"."""
     if not file.is_file():
@@ -102,9 +99,6 @@ def understand(kind: Any) -> tuple[str, Callable[[Any], bool]]:
     return WORDS.get(kind, "a table with a name"), lambda value: type(value) in types or kind not in WORDS
 
 
-# ------------------------------------------------------------ writing
-
-
 def to_toml(config: Any) -> str:
     """A dataclass as TOML, defaults written out, so that a run says all of what it was."""
     return "\n".join(_toml_lines(asdict(config), "")) + "\n"
@@ -122,9 +116,6 @@ def _toml_lines(table: Table, prefix: str) -> list[str]:
         else:
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     return lines + tables
-
-
-# ------------------------------------------------------------ objects that a config names
 
 
 def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -> Any:

@@ -14,8 +14,6 @@ import torch
 from minist import distributed
 from minist.checks import pick
 
-STATE = ("best", "step", "waited", "metrics")  # what a checkpoint keeps of a selection
-
 
 @dataclass
 class Selection:
@@ -50,10 +48,10 @@ class Selection:
         return 0 < self.patience <= self.waited
 
     def state(self) -> dict[str, Any]:
-        return {key: vars(self)[key] for key in STATE}
+        return {key: value for key, value in vars(self).items() if key not in ("metric", "patience")}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        vars(self).update({key: state[key] for key in STATE})
+        vars(self).update({key: state[key] for key in self.state()})
 
 
 class Interruption:

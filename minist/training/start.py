@@ -79,14 +79,12 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     return tokenizer
 
 
-_PRIVATE = 0xF0000  # a plane of 65,534 characters that no text uses
-_INSIDE = {code: _PRIVATE + code for code in range(0xFFFE)}
+_INSIDE = {code: 0xF0000 + code for code in range(0xFFFE)}  # a plane of 65,534 characters that no text uses
 _OUTSIDE = {marked: code for code, marked in _INSIDE.items()}
 
 
 def _unmarked(piece: str) -> str:
-    letters = piece.translate(_OUTSIDE)
-    return f"##{letters}" if ord(piece[0]) in _OUTSIDE else letters
+    return ("##" if ord(piece[0]) in _OUTSIDE else "") + piece.translate(_OUTSIDE)
 
 
 def new_encoder(table: Table, max_length: int) -> Encoder:
@@ -103,10 +101,7 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
 
 
 def make_twins(model: TextModel) -> TextModel:
-    """A model with the routes "first" and "second", which start alike, and of which the second is kept.
-
-    Contrastive tension trains them against each other (Carlsson et al. 2021, openreview.net/forum?id=Ov_sMNau-PF).
-    """
+    """Routes "first" and "second", which start alike, for contrastive tension, see losses/unsupervised.py."""
     routes = {FIRST: list(deepcopy(model.stack)), SECOND: list(model.stack)}
     return _like(model.from_modules([Router(routes, SECOND, {FIRST: FIRST, None: SECOND})], model.tokenizer), model)
 

@@ -67,7 +67,7 @@ class RowsConfig:
     """What entries of [[data]] and [[eval]] have in common: the rows of some files, and a loss of them."""
 
     kind: ClassVar[str]
-    columns: dict[str, str | int] = field(default_factory=dict)  # of the loss, in its order -> of the file, or 0, 1 ..
+    columns: dict[str, str | int] = field(default_factory=dict)  # ours in the loss's order -> the file's name or number
     loss: Table = field(default_factory=dict)  # name, and its arguments
     name: str = ""
     files: list[str] = field(default_factory=list)

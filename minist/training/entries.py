@@ -48,7 +48,7 @@ def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Seq
 def make_rows(
     config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides, same: Task | None = None
 ) -> TrainingRows:
-    """The rows of an entry, with its transforms and the guide that `loss` wants, which may be of a task, the `same`."""
+    """The rows of an entry, tokenized once, with all that `loss` wants; `same` is the task that it is shared with."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
     prompts = _prompts(config, entry)
     wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes
@@ -61,7 +61,7 @@ def make_rows(
     try:
         if same:  # it knows classes by their numbers there
             dataset.number_classes(same.rows.dataset.classes)
-        else:
+        elif entry.kind == "data":  # a loss that nothing trains has no weights
             loss.attach(model, found.roles, plain_weights(config.model) if loss.over_tokens else {})
         found.check(loss, model, config.train.batch_size)
     except ValueError as e:  # of a loss, which does not know the config

@@ -101,7 +101,7 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
 
 
 def make_twins(model: TextModel) -> TextModel:
-    """Routes "first" and "second", which start alike, for contrastive tension, see losses/unsupervised.py."""
+    """Routes "first" and "second", which start alike, for contrastive tension, see losses; the second will be kept."""
     routes = {FIRST: list(deepcopy(model.stack)), SECOND: list(model.stack)}
     return _like(model.from_modules([Router(routes, SECOND, {FIRST: FIRST, None: SECOND})], model.tokenizer), model)
 

@@ -67,14 +67,12 @@ class AdaptiveLayerLoss(Wrapper):
             yield Part(f"layer_{layer}", weight, self.inner[0], shallow, batch)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
-        found = super().forward(embeddings, batch)
-        if self.kl_temperature > 0:
-            for layer, shallow in _layers(batch).items():
-                t = self.kl_temperature
-                teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)  # layers follow it, not it them
-                student = F.log_softmax(torch.cat(list(shallow)) / t, dim=-1)
-                divergence = F.kl_div(student, teacher, reduction="batchmean")  # batchmean: a sum over dimensions
-                found[f"layer_{layer}_kl"] = self.kl_div_weight * t * divergence
+        found, t = super().forward(embeddings, batch), self.kl_temperature
+        for layer, shallow in _layers(batch).items() if t > 0 else ():
+            teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)  # layers follow it, not it them
+            student = F.log_softmax(torch.cat(list(shallow)) / t, dim=-1)
+            divergence = F.kl_div(student, teacher, reduction="batchmean")  # batchmean: a sum over dimensions
+            found[f"layer_{layer}_kl"] = self.kl_div_weight * t * divergence
         return found
 
 

@@ -1,7 +1,4 @@
-"""DenoisingAutoEncoderLoss: texts without labels, and an embedding from which the text can be written again.
-
-It reads tokens beside embeddings, and is a sum over tokens: see `token_step` in training/step.py.
-"""
+"""DenoisingAutoEncoderLoss: an embedding from which its text can be written again; for `token_step` of step.py."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +18,7 @@ class DenoisingAutoEncoderLoss(Loss):
 
     Columns: damaged text, original text, for instance the same column of a file twice, with `delete_words` for the
     first. No labels. With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
-
         loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)
-
     """
 
     columns = "damaged text, original text"

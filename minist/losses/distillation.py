@@ -1,6 +1,6 @@
 """Distillation: a student learns the embeddings of a teacher, or the scores that a teacher gave to texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,20 +35,16 @@ class EmbedDistillLoss(Loss):
     guide = "teacher"
 
     def __init__(
-        self,
-        distance_metric: str = "cosine",
-        projection_dim: int | None = None,
-        embedding_dimension: int | None = None,
+        self, distance_metric: str = "cosine", projection_dim: int | None = None, embedding_dimension: int | None = None
     ) -> None:
         """`embedding_dimension`, the model's width, goes with `projection_dim`."""
         super().__init__()
         self.distance = pick("distance_metric", distance_metric, EMBEDDING_DISTANCES)
-        if (projection_dim is None) != (embedding_dimension is None):
+        widths = [width for width in (embedding_dimension, projection_dim) if width is not None]
+        if len(widths) == 1:
             given = f"projection_dim is {projection_dim} and embedding_dimension {embedding_dimension}"
             raise ValueError(f"{given}: give both, the teacher's and the student's width, or neither")
-        self.projection: nn.Module = nn.Identity()
-        if projection_dim is not None and embedding_dimension is not None:
-            self.projection = nn.Linear(embedding_dimension, projection_dim)
+        self.projection = nn.Linear(widths[0], widths[1]) if widths else nn.Identity()
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 1, None, (0, 2, 3))
@@ -58,9 +54,8 @@ class EmbedDistillLoss(Loss):
             teachers = [batch.labels] * len(students) if batch.labels.dim() == 2 else batch.labels.unbind(1)
         given, wanted = ([list(x.shape) for x in columns] for columns in (students, teachers))
         if given != wanted:
-            wrong = f"the embeddings are {given}, the teacher's {wanted or 'missing'}"
-            wide = "as wide as the model or as projection_dim"
-            raise ValueError(f"{type(self).__name__}: {wrong}: give {self.labels}, {wide}")
+            wrong = f"the embeddings are {given}, the teacher's {wanted or 'missing'}: give {self.labels}"
+            raise ValueError(f"{type(self).__name__}: {wrong}, as wide as the model or as projection_dim")
         pairs = zip(students, teachers, strict=True)
         # the teacher is what is to be reached, and no weight behind it may move: so it is detached
         return torch.stack([self.distance(u, t.detach().to(u.dtype)) for u, t in pairs]).mean()
@@ -82,10 +77,9 @@ class MarginMSELoss(Loss):
     """A positive shall be scored above a negative by as much as the teacher does (Hofstaetter 2020, arXiv:2010.02666).
 
     Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
-    score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]:
+    score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]; rows with
+    fewer than k negatives have NaN at their end:
         loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
-
-    Rows with fewer than k negatives have NaN at the end of their labels.
     """
 
     columns = "query, positive, one or more negatives"
@@ -101,10 +95,9 @@ class MarginMSELoss(Loss):
         assert batch.labels is not None
         labels, k = batch.labels.detach().to(scores.dtype), there.shape[1] - 1
         wanted = labels[:, None] if labels.dim() == 1 else labels  # [rows, k or 1 + k or more]
-        if _fits(wanted, there):
-            wanted = wanted[:, :1] - wanted[:, 1:]  # they are scores
-        elif not _fits(wanted, there[:, 1:]):
-            raise _does_not_fit(self, wanted, f"{k} negatives", f"[rows, {k}] margins or [rows, {1 + k}] scores")
+        forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
+        if form_of_labels(self, wanted, f"{k} negatives", forms).endswith("scores"):
+            wanted = wanted[:, :1] - wanted[:, 1:]
         margins, wanted, there = scores[:, :1] - scores[:, 1:], wanted[:, :k], there[:, 1:]
         errors = margins[there] - wanted[there]
         return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
@@ -114,8 +107,7 @@ class DistillKLDivLoss(Loss):
     """The student's softmax over a query's texts shall be the teacher's (Lin et al. 2020, arXiv:2010.11386).
 
     Columns: query, and two or more texts to score, or one column of lists of texts. Labels [rows, k]: the teacher's
-    scores of them; rows with fewer than k texts have NaN at their end. With temperatures S of the student, T of the
-    teacher:
+    scores of them; rows with fewer than k texts have NaN at their end. The student's temperature is S, the teacher's T:
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
 
     With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others.
@@ -146,8 +138,7 @@ class DistillKLDivLoss(Loss):
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, k]
         labels, k = batch.labels, there.shape[1]
         assert labels is not None
-        if not _fits(labels, there):
-            raise _does_not_fit(self, labels, f"{k} texts", f"[rows, {k}] scores")
+        form_of_labels(self, labels, f"{k} texts", {f"[rows, {k}] scores": there})
         lowest = torch.finfo(scores.dtype).min  # a share of 0; with -inf a row without any text would be NaN
         student = (scores / self.student_temperature).masked_fill(~there, lowest).log_softmax(1)
         teacher = labels[:, :k].detach().to(scores.dtype) / self.teacher_temperature
@@ -170,19 +161,16 @@ def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct:
     order = rows.argsort(stable=True)  # stable keeps the texts of a row in the order of the columns, and in its list's
     rows, texts = rows[order], torch.cat(list(others))[order]  # row by row
     lengths = rows.bincount(minlength=len(queries))
-    # a text's place in its row is its place among all, less that of the row's first text
-    places = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
     there = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
     flat = similarity_fct(queries[rows], texts)  # of what is there only: filled up to a rectangle it would cost more
-    return flat.new_zeros(there.shape).index_put((rows, places), flat), there
+    return flat.new_zeros(there.shape).masked_scatter(there, flat), there  # row by row too
 
 
-def _fits(labels: Tensor, there: Tensor) -> bool:
-    """Whether labels [rows, width >= k] have a number for every text that is there [rows, k], and NaN elsewhere."""
-    found, k = labels.isnan(), there.shape[1]
-    return found[:, :k].equal(~there) and bool(found[:, k:].all())  # equal is False if the labels are too few
-
-
-def _does_not_fit(loss: Loss, labels: Tensor, texts: str, wanted: str) -> ValueError:
-    given = f"labels of shape {list(labels.shape)} do not fit {texts}"
-    return ValueError(f"{type(loss).__name__}: {given}: give {wanted}, with NaN at the end of a row that has fewer")
+def form_of_labels(loss: Loss, labels: Tensor, texts: str, forms: Mapping[str, Tensor]) -> str:
+    """The one of `forms`, name -> what is there [rows, k], in which labels have numbers there and NaN elsewhere."""
+    for form, there in forms.items():
+        missing, beyond = labels.isnan().tensor_split([there.shape[1]], dim=1)
+        if missing.equal(~there) and beyond.all():  # equal is False if the labels are too few
+            return form
+    wrong = f"labels of shape {list(labels.shape)} do not fit {texts}: give {' or '.join(forms)}"
+    raise ValueError(f"{type(loss).__name__}: {wrong}, with NaN at the end of a row that has fewer")

@@ -32,11 +32,8 @@ class GISTEmbedLoss(Loss):
         s(p_i, p_j)  for j != i, with contrast_positives
 
     without those that the guide finds too similar, g of the two > t_i; s(a_i, p_i) always stays.
-
         margin_strategy "absolute"    t_i = g(a_i, p_i) - margin
         margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|
-
-    The scores are never all in memory: see row_blocks.py.
     """
 
     columns = "anchor, positive, any negatives"
@@ -61,18 +58,13 @@ class GISTEmbedLoss(Loss):
         if given != wanted:
             needs = "GISTEmbedLoss needs a guide embedding for each text"
             raise ValueError(f"{needs}: {given} are given for {wanted}; set [guide] in the config")
-        anchors, documents = unit(embeddings[0]), unit(torch.cat(list(embeddings[1:])))
-        guide_anchors, guide_documents = unit(batch.guide[0]), unit(torch.cat(batch.guide[1:]))
-        n = len(anchors)  # and of positives, which come first among the documents
-        # whom to compare, by the model and by the guide
-        pairs = [(anchors, documents, guide_anchors, guide_documents)]
-        if self.contrast_anchors:
-            pairs.append((anchors, anchors, guide_anchors, guide_anchors))
-        if self.contrast_positives:
-            positives, guide_positives = documents[:n], guide_documents[:n]
-            pairs.append((positives, positives, guide_positives, guide_positives))
-        x, y, guide_x, guide_y = zip(*pairs, strict=True)
-        return sum_over_rows(self._loss_of_block, (*x, *guide_x), (*y, *guide_y), len(documents)) / n
+        left, right = list[Tensor](), list[Tensor]()
+        for columns in (embeddings, batch.guide):  # whom to compare with whom, by the model and then by the guide
+            anchors, documents = unit(columns[0]), unit(torch.cat(list(columns[1:])))
+            positives = documents[: len(anchors)]  # they come first
+            alike = [anchors] * self.contrast_anchors + [positives] * self.contrast_positives
+            left, right = [*left, anchors, *alike], [*right, documents, *alike]
+        return sum_over_rows(self._loss_of_block, left, right, len(documents)) / len(anchors)
 
     def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """The left sides of the pairs above, b rows each, and the right sides, all of them -> sum of losses."""

@@ -1,6 +1,7 @@
 """Losses of text pairs with a label: how similar they are, whether they belong together, or which class they are."""
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,6 @@ class CoSENTLoss(Loss):
 
     Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
         loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )
-
-    Only the order of labels counts; rows with the same label are not compared.
     """
 
     columns = "two texts"
@@ -67,9 +66,7 @@ class AnglELoss(Loss):
 
     Columns: two texts with labels [rows], larger for more similar; or anchor, positive and any negatives, where labels
     may be left out: 1 for a pair with the positive, 0 for one with a negative (given labels y: y and 1 - y).
-
         loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )
-
     with angle(u, v) of similarity.pairwise_angle. Li and Li 2023, arXiv:2309.12871.
     """
 
@@ -126,7 +123,7 @@ class ContrastiveLoss(Loss):
         return losses.mean() if self.size_average else losses.sum()  # a sum makes large batches take large steps
 
 
-class OnlineContrastiveLoss(Loss):
+class OnlineContrastiveLoss(ContrastiveLoss):
     """ContrastiveLoss on the hard pairs of the batch only, which often learns faster.
 
     Columns: two texts. Labels [rows]: 1 for a pair that belongs together, 0 for one that does not. With d the distance:
@@ -136,12 +133,10 @@ class OnlineContrastiveLoss(Loss):
     smaller than the largest d of a positive pair. Where the batch has one kind only, those beyond their mean are hard.
     """
 
-    columns = "two texts"
     labels = "0 or 1 [rows], 1 for a pair that belongs together"
 
     def __init__(self, distance_metric: str = "cosine", margin: float = 0.5) -> None:
-        super().__init__()
-        self.distance, self.margin = pairwise_distance(distance_metric), number("margin", margin, above=0)
+        super().__init__(distance_metric, margin)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         u, v, labels = labelled_pairs(self, embeddings, batch, is_binary)
@@ -158,7 +153,6 @@ class SoftmaxLoss(Loss):
     """A linear classifier of text pairs, trained with the encoder (Reimers and Gurevych 2019, arXiv:1908.10084).
 
     Columns: two texts. Labels [rows]: classes 0 .. num_labels - 1, or shares of each class [rows, num_labels].
-
         loss = mean_i  loss_fct( W [u_i; v_i; |u_i - v_i|; u_i * v_i] + b, label_i )
 
     The three options say which of [u; v], |u - v| and u * v are taken. W and b are parameters of the loss.
@@ -181,17 +175,16 @@ class SoftmaxLoss(Loss):
         """`embedding_dimension` is the model's width."""
         super().__init__()
         self.embedding_dimension, self.num_labels = embedding_dimension, num_labels
-        self.both, self.difference = concatenation_sent_rep, concatenation_sent_difference
-        self.product = concatenation_sent_multiplication
+        both = concatenation_sent_rep
+        self.taken = both, both, concatenation_sent_difference, concatenation_sent_multiplication
         self.loss_fct = pick("loss_fct", loss_fct, CLASSIFICATIONS)
-        vectors = 2 * self.both + self.difference + self.product
-        number("number of concatenation_.. that are true", vectors, least=1)
+        vectors = number("number of concatenation_.. that are true", sum(self.taken), least=1)
         self.classifier = nn.Linear(vectors * embedding_dimension, num_labels)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 2, 2, (1, 2))
         assert batch.labels is not None
-        logits = self.logits(embeddings[0], embeddings[1])
+        logits = self.logits(*embeddings)
         return self.loss_fct(logits, self._targets(batch.labels, logits))
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
@@ -199,10 +192,8 @@ class SoftmaxLoss(Loss):
         if u.shape[1] != self.embedding_dimension:
             given = f"embedding_dimension is {self.embedding_dimension}, the embeddings have {u.shape[1]}"
             raise ValueError(f"SoftmaxLoss: {given}: set it to the width of the model")
-        parts = [u, v] if self.both else []
-        parts += [(u - v).abs()] if self.difference else []  # abs: the class does not depend on which text is first
-        parts += [u * v] if self.product else []
-        return self.classifier(torch.cat(parts, dim=1))
+        vectors = u, v, (u - v).abs(), u * v  # abs: the class does not depend on which text is first
+        return self.classifier(torch.cat(list(compress(vectors, self.taken)), dim=1))
 
     def _targets(self, labels: Tensor, logits: Tensor) -> Tensor:
         """What loss_fct takes: class numbers [n], or shares [n, num_labels]."""

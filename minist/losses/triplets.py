@@ -1,9 +1,8 @@
 """Triplet losses: an anchor shall be closer to texts of its kind than to others, by a margin.
 
-TripletLoss is given its triplets, MegaBatchMarginLoss finds the negatives. The batch losses make triplets from the
-classes of a batch (Hermans et al. 2017, arXiv:1703.07737), so each batch needs several rows of a class, and several
-classes: use a sampler that groups by label. Distances are "euclidean", |a - b|, "cosine", 1 - cos(a, b), or
-"manhattan".
+The batch losses make triplets from the classes of a batch (Hermans et al. 2017, arXiv:1703.07737), which needs several
+rows of a class, and several classes: use a sampler that groups by label. Distances are "euclidean", |a - b|, "cosine",
+1 - cos(a, b), or "manhattan".
 """
 
 from collections.abc import Sequence
@@ -53,11 +52,14 @@ class BatchTripletLoss(Loss):
         super().__init__()
         self.distance, self.margin = distance(distance_metric), number("margin", margin, least=0)
 
-    def classes(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which rows are of the same class, and the distances of all rows, both [n, n]."""
+    def compare(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of all rows [n, n]: the distances, those of another class or else INF, and which are others of the class."""
         check_columns(self, embeddings, batch, 1, 1, (1,))
         assert batch.labels is not None
-        return batch.labels[:, None] == batch.labels, self.distance(embeddings[0], embeddings[0])
+        distances = self.distance(embeddings[0], embeddings[0])
+        same = batch.labels[:, None] == batch.labels
+        itself = torch.eye(len(same), dtype=torch.bool, device=same.device)  # a row is no positive of its own
+        return distances, distances.masked_fill(same, INF), same & ~itself
 
 
 class BatchAllTripletLoss(BatchTripletLoss):
@@ -68,15 +70,15 @@ class BatchAllTripletLoss(BatchTripletLoss):
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        same, distances = self.classes(embeddings, batch)  # O(n^2 log n) time and n^2 memory from here on
+        distances, negatives, positives = self.compare(embeddings, batch)
         # A negative counts for (a, p) if it is nearer than d(a, p) + margin. With the negatives of a in order those
-        # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down.
+        # are the first few, and the sum over them is a difference of prefix sums: no n^3 triplets are written down,
+        # it takes O(n^2 log n) time and n^2 memory.
         bounds = distances + self.margin  # [a, p]
-        negatives = distances.masked_fill(same, INF).sort(1).values  # INF comes last and is nearer than nothing
+        negatives = negatives.sort(1).values  # INF comes last and is nearer than nothing
         counts = torch.searchsorted(negatives.detach(), bounds.detach())  # [a, p], how many are nearer
         prefix_sums = F.pad(negatives.cumsum(1), (1, 0))  # [a, n + 1], at k: the sum of the k nearest
         sums = counts * bounds - prefix_sums.gather(1, counts)
-        positives = _without_itself(same)  # a row is no positive of its own
         return sums[positives].sum() / counts[positives].sum().clamp(min=1)  # 1: no triplet breaks the margin, loss 0
 
 
@@ -85,20 +87,23 @@ class BatchHardTripletLoss(BatchTripletLoss):
 
     Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
         loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)
-
-    A batch of one class only has no triplet: its loss is 0.
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        positive, negative = _hardest(*self.classes(embeddings, batch))
-        return F.relu(positive - negative + self.margin).mean()
+        return F.relu(self.gap(embeddings, batch) + self.margin).mean()
+
+    def gap(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        """max_p d(a, p) - min_n d(a, n) of each row a, [n]."""
+        distances, negatives, positives = self.compare(embeddings, batch)
+        farthest = (distances * positives).max(1).values  # 0 of itself: there the cosine would have its rounding
+        nearest = negatives.min(1).values  # INF, and so a loss of 0, where all are of one class
+        return farthest - nearest
 
 
-class BatchHardSoftMarginTripletLoss(BatchTripletLoss):
+class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     """BatchHardTripletLoss with a smooth margin, which has no size to choose.
 
     Column: text. Labels [rows]: class numbers.
-
         loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))
     """
 
@@ -106,8 +111,7 @@ class BatchHardSoftMarginTripletLoss(BatchTripletLoss):
         super().__init__(distance_metric, 0.0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        positive, negative = _hardest(*self.classes(embeddings, batch))
-        return F.softplus(positive - negative).mean()
+        return F.softplus(self.gap(embeddings, batch)).mean()
 
 
 class BatchSemiHardTripletLoss(BatchTripletLoss):
@@ -115,17 +119,15 @@ class BatchSemiHardTripletLoss(BatchTripletLoss):
 
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class:
         loss = mean over (a, p) of max(0, d(a, p) - d(a, n) + margin)
-
     where n is the nearest row of another class that is farther from a than p, or the farthest one if none is.
     """
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        same, distances = self.classes(embeddings, batch)
-        negatives = distances.masked_fill(same, INF).sort(1).values  # those of a's own class come last
+        distances, negatives, positives = self.compare(embeddings, batch)
+        negatives = negatives.sort(1).values  # those of a's own class come last
         farther = torch.searchsorted(negatives.detach(), distances.detach(), right=True)  # the first one, [a, p]
-        last = (~same).sum(1, keepdim=True) - 1  # the farthest one
+        last = (negatives < INF).sum(1, keepdim=True) - 1  # the farthest one
         negative = negatives.gather(1, torch.minimum(farther, last).clamp(min=0))  # -1 where all are of one class
-        positives = _without_itself(same)
         return F.relu(distances - negative + self.margin)[positives].sum() / positives.sum().clamp(min=1)
 
 
@@ -135,8 +137,7 @@ class MegaBatchMarginLoss(Loss):
     Columns: anchor, positive. No labels. With s_ij the cosine of anchor i and positive j:
         loss = mean_i  relu(positive_margin - s_ii)  +  relu(max_{j != i} s_ij - negative_margin)
 
-    Only the hardest negative counts, so batches should be large: 500 rows or more. The scores are never all in
-    memory: see row_blocks.py.
+    Only the hardest negative counts, so batches should be large: 500 rows or more.
     """
 
     columns = "anchor, positive"
@@ -158,15 +159,3 @@ class MegaBatchMarginLoss(Loss):
         hardest = scores.masked_fill(same, -INF).amax(1)  # relu makes 0 of -inf, where there is no other row
         positive = scores.diagonal(block.start)  # row i of the block is row start + i of the batch
         return (F.relu(self.positive_margin - positive) + F.relu(hardest - self.negative_margin)).sum()
-
-
-def _hardest(same: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of the farthest row of each row's class, and of the nearest other one: [n, n] -> [n], [n]."""
-    positives = _without_itself(same)  # its distance to itself is 0, but for the rounding of the cosine
-    farthest = (distances * positives).max(1).values
-    nearest = distances.masked_fill(same, INF).min(1).values  # INF, and so a loss of 0, where all are of one class
-    return farthest, nearest
-
-
-def _without_itself(same: Tensor) -> Tensor:
-    return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)

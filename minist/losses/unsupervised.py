@@ -66,13 +66,11 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     """Unrelated texts shall be as similar as random directions are (Zhang et al. 2017, arXiv:1708.06320).
 
     Columns: any, each for itself. No labels. A column of N texts of width D has, over its pairs i != j,
-
         M1 = mean sim(x_i, x_j)        0 for random directions
         M2 = mean sim(x_i, x_j)^2    1/D for random directions
 
         gor_mean          = mean_weight * M1^2
         gor_second_moment = second_moment_weight * relu(M2 - 1/D)
-
     and the columns' are averaged, or added up with aggregation "sum". It is meant beside another loss: EmbeddingGemma
     adds it with mean_weight 0 and "sum" (Schechter Vera et al. 2025, arXiv:2509.20354).
     """
@@ -109,8 +107,7 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     def _moment(self, column: Tensor, power: int) -> Tensor:
         """[N, D] -> mean of the similarities to this power."""
         n, part = len(column), partial(self._sum_of_block, power)
-        pairs = max(1, n * (n - 1))  # one text has none, and its sum is 0
-        return sum_over_rows(part, (column,), (column,), n) / pairs
+        return sum_over_rows(part, (column,), (column,), n) / max(1, n * (n - 1))  # one text has no pair, its sum is 0
 
     def _sum_of_block(self, power: int, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         scores = self.similarity_fct(own[0], shared[0])

@@ -124,8 +124,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         return run | {"step": int(run["step"]), "seal": dict(run["seal"]), "selection": dict(run["selection"])}
 
 
-# ------------------------------------------------------------ the seal
-# Each step's random numbers come from (seed, step, rank), so no state of a generator need be kept: the same seed, data,
+# The seal: a step's random numbers come from (seed, step, rank), no generator's state is kept, and the same seed, data,
 # settings, ranks and threads give the same bits; on a GPU to rounding, since some of its sums have no fixed order.
 
 FREE = ("output", "expect", "train.log_every", "train.save_every", "train.keep")  # no weight depends on them
@@ -138,10 +137,8 @@ def make_seal(config: Config, datasets: Sequence[Dataset], device: torch.device)
     """Name -> value of all that decides about the numbers of a run."""
     free = FREE if config.train.best else FREE + MEASURING  # `best` and `patience` let evaluations decide
     table = {key: value for key, value in _flat(asdict(config), "").items() if key not in free}
-    made_of = {
-        f"the data of {entry.name}": Path(dataset.folder).name  # a hash of texts, tokenizer, prompts and labels
-        for entry, dataset in zip(config.data, datasets, strict=True)
-    }
+    hashes = [Path(dataset.folder).name for dataset in datasets]  # of texts, tokenizer, prompts and labels
+    made_of = {f"the data of {entry.name}": hashed for entry, hashed in zip(config.data, hashes, strict=True)}
     machine = {"the number of ranks": distributed.world_size(), THREADS: torch.get_num_threads()}
     return table | made_of | machine | {"the device": device.type}
 
@@ -157,10 +154,9 @@ def _flat(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def check_seal(now: Mapping[str, Any], before: Mapping[str, Any], checkpoint: Path) -> list[str]:
     """What may differ in the run to go on, and does, in words; ValueError names the first thing that may not."""
     other = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
-    for key in other:
-        if key not in (*LENGTH, THREADS):
-            what = f"{key} is {now.get(key)!r}, but {checkpoint} was made with {before.get(key)!r}"
-            raise ValueError(f"--resume: {what}: give the same, or start a new run in another output")
+    for key in [key for key in other if key not in (*LENGTH, THREADS)]:
+        what = f"{key} is {now.get(key)!r}, but {checkpoint} was made with {before.get(key)!r}"
+        raise ValueError(f"--resume: {what}: give the same, or start a new run in another output")
     notes = [f"{key} is {now[key]}, it was {before[key]}" for key in other]
     if set(other) & set(LENGTH):
         notes.append("the learning rate follows the new number of steps from here on")

@@ -1,24 +1,15 @@
-"""The configuration of a run: what its TOML file may say, with the defaults.
-
-seed = 42
-output = "runs/name"
-[model]       path, or encoder + tokenizer + pooling to start from random weights
-[[data]]      files (or a source that we know how to make), columns, label, loss, sampler, roles, prompts; any number
-[train]       batch size, learning rate, ..
-[guide]       a model whose embeddings a loss may look at; [teacher]: one whose embeddings are learned
-[[eval]]      an evaluator, or a loss, and its files; any number
-[expect]      metric = the least value that the run must reach
-"""
+"""The configuration of a run: what its TOML file may say, with the defaults. `Config` has the tables of that file."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from minist.checks import listing
+from minist.checks import listing, number, pick
 from minist.data.batches import MIXINGS
 from minist.data.samplers import SAMPLERS
 from minist.training.construct import Table, build, read_table
@@ -29,7 +20,7 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def limits(least: float = 0, most: float = math.inf, above: float = -math.inf) -> dict[str, Any]:
-    return {"limits": {"least": least, "most": most, "above": above}}  # for `number` of checks.py
+    return {"check": partial(number, least=least, most=most, above=above)}  # of the value, or of each in a table
 
 
 def limited(default: float, least: float = 0, most: float = math.inf, above: float = -math.inf) -> Any:
@@ -37,7 +28,7 @@ def limited(default: float, least: float = 0, most: float = math.inf, above: flo
 
 
 def one_of(default: str, known: Mapping[str, Any]) -> Any:
-    return field(default=default, metadata={"known": known})
+    return field(default=default, metadata={"check": partial(pick, table=known)})
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ class RowsConfig:
     """What entries of [[data]] and [[eval]] have in common: the rows of some files, and a loss of them."""
 
     kind: ClassVar[str]
-    columns: dict[str, str | int]  # our names, in the order of the loss -> column of the file, or number from 0
+    columns: dict[str, str | int] = field(default_factory=dict)  # ours in the loss's order -> the file's name or number
     loss: Table = field(default_factory=dict)  # name, and its arguments
     name: str = ""
     files: list[str] = field(default_factory=list)
@@ -155,7 +146,6 @@ class EvalConfig(RowsConfig):
 
     kind = "eval"
     name: str = "eval"
-    columns: dict[str, str | int] = field(default_factory=dict)
     evaluator: Table = field(default_factory=dict)  # its name, alone or in a table with arguments
     queries: str = ""  # with corpus and qrels, instead of files: a collection as BEIR lays it out
     corpus: str = ""
@@ -166,24 +156,21 @@ class EvalConfig(RowsConfig):
 
 @dataclass(frozen=True)
 class Config:
-    """The whole file."""
+    """The whole file: single values and the tables [model], [train], ..; of [[data]] and [[eval]] any number."""
 
-    output: str
-    data: list[DataConfig]
+    output: str = ""  # the run directory, see checkpoint.py
+    data: list[DataConfig] = field(default_factory=list)
     seed: int = limited(42, 0, 2**32 - 1)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    guide: GuideConfig = field(default_factory=GuideConfig)
-    teacher: GuideConfig = field(default_factory=GuideConfig)
+    guide: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings a loss may look at
+    teacher: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings are learned
     eval: list[EvalConfig] = field(default_factory=list)
-    expect: dict[str, float] = field(default_factory=dict, metadata=limits(-math.inf))
+    expect: dict[str, float] = field(default_factory=dict, metadata=limits(-math.inf))  # metric -> its least value
 
     @property
     def cache(self) -> Path:
         return Path(self.output).parent / "cache"  # of token streams, for all runs beside this one
-
-    def guides(self) -> dict[str, GuideConfig]:
-        return {"guide": self.guide, "teacher": self.teacher}
 
 
 def load_config(file: Path, overrides: list[str]) -> Config:
@@ -197,6 +184,8 @@ def load_config(file: Path, overrides: list[str]) -> Config:
 def _contradictions(config: Config) -> Iterator[str]:
     """What single values do not show, each in words."""
     model, train = config.model, config.train
+    if not config.output:
+        yield "the top level lacks the key 'output'"
     if bool(model.path) == bool(model.encoder):
         yield "[model] takes path, or [model.encoder] to start from random weights: give one of them"
     if (model.revision or model.keep_layers or model.max_length or model.twins) and not model.path:

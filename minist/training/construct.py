@@ -1,24 +1,21 @@
 """From TOML to objects: tables into frozen dataclasses and back, and classes of a package or of a user's own file."""
 
 import difflib
-import importlib.util
 import inspect
 import json
 import re
+import runpy
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin
 
-from minist.checks import listing, number, pick
+from minist.checks import listing, pick
 
 Table = dict[str, Any]
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-# ------------------------------------------------------------ reading
 
 
 def read_table(file: Path, overrides: list[str]) -> Table:
@@ -56,15 +53,11 @@ def _override(table: Table, override: str) -> None:
 
 
 def build(kind: Any, table: Any, where: str) -> Any:
-    """An instance of the dataclass `kind`; `where` is what messages call the place."""
+    """An instance of the dataclass `kind`, whose fields all have defaults; `where` is what messages call the place."""
     known = {f.name: f for f in fields(kind)}
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise ValueError(f"config: {where} has no key {key!r}, the nearest is {near!r}; known are {listing(known)}")
-    for name, f in known.items():
-        if f.default is MISSING and f.default_factory is MISSING and name not in table:
-            raise ValueError(f"config: {where} lacks the key {name!r}")
+    for key in [key for key in table if key not in known]:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+        raise ValueError(f"config: {where} has no key {key!r}, the nearest is {near!r}; known are {listing(known)}")
     return kind(**{key: _value(known[key], value, where) for key, value in table.items()})
 
 
@@ -75,47 +68,35 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
     what = f"config: {name} in {where}"
     if name in ("loss", "evaluator") and isinstance(value, str):
         value = {"name": value} if value else {}  # a name alone is one without arguments
-    if not fits(value, shape):
+    wanted, fits = understand(shape)
+    if not fits(value):
         hint = f": write [[{name}]]" if entries else ""
-        raise ValueError(f"{what} must be {in_words(shape)}, it is {value!r}{hint}")
+        raise ValueError(f"{what} must be {wanted}, it is {value!r}{hint}")
     if is_dataclass(kind):
         return build(kind, value, f"[{name}]")
     if entries:
         return [build(get_args(kind)[0], entry, f"[[{name}]] {entry.get('name', '')}".rstrip()) for entry in value]
-    if "known" in known.metadata:
-        pick(what, value, known.metadata["known"])
-    if limits := known.metadata.get("limits"):
+    if check := known.metadata.get("check"):
         for key, entry in value.items() if isinstance(value, dict) else [("", value)]:
-            number(f"config: {key} in {name} in {where}" if key else what, entry, **limits)
+            check(f"config: {key} in {name} in {where}" if key else what, entry)
     return float(value) if kind is float else value
 
 
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value of TOML is what an annotation says; yes for an annotation that is none of TOML's types."""
+def understand(kind: Any) -> tuple[str, Callable[[Any], bool]]:
+    """What an annotation asks of a value of TOML: in words, and as a test, which all pass where it asks for no such."""
     origin, parts = get_origin(kind), get_args(kind)
     if isinstance(kind, UnionType):
-        return any(fits(value, part) for part in parts if part is not type(None))
+        choices = [understand(part) for part in parts if part is not type(None)]
+        return " or ".join(wanted for wanted, _ in choices), lambda value: any(fits(value) for _, fits in choices)
     if origin in (list, Sequence, Iterable):
-        return type(value) is list and all(fits(entry, parts[0]) for entry in value)
+        wanted, fits = understand(parts[0])
+        return f"a list ({wanted} each)", lambda value: type(value) is list and all(map(fits, value))
     if origin in (dict, Mapping):
-        return type(value) is dict and all(fits(entry, parts[1]) for entry in value.values())
-    if kind is float:
-        return type(value) in (int, float)  # a whole number is one too; to isinstance true would be one as well
-    return type(value) is kind if kind in WORDS else True
-
-
-def in_words(kind: Any) -> str:
-    origin, parts = get_origin(kind), get_args(kind)
-    if isinstance(kind, UnionType):
-        return " or ".join(in_words(part) for part in parts if part is not type(None))
-    if origin in (list, Sequence, Iterable):
-        return f"a list ({in_words(parts[0])} each)"
-    if origin in (dict, Mapping):
-        return "a table" if parts[1] is Any else f"a table ({in_words(parts[1])} each)"
-    return WORDS.get(kind, "a table with a name")
-
-
-# ------------------------------------------------------------ writing
+        wanted, fits = understand(parts[1])
+        each = "" if parts[1] is Any else f" ({wanted} each)"
+        return f"a table{each}", lambda value: type(value) is dict and all(map(fits, value.values()))
+    types = (int, float) if kind is float else (kind,)  # whole numbers too; to isinstance true would be one as well
+    return WORDS.get(kind, "a table with a name"), lambda value: type(value) in types or kind not in WORDS
 
 
 def to_toml(config: Any) -> str:
@@ -135,9 +116,6 @@ def _toml_lines(table: Table, prefix: str) -> list[str]:
         else:
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     return lines + tables
-
-
-# ------------------------------------------------------------ objects that a config names
 
 
 def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -> Any:
@@ -162,14 +140,11 @@ def find_class(what: str, name: Any, package: ModuleType) -> Any:
 def _run_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"config: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        found = runpy.run_path(path)
     except SyntaxError as e:
         raise ValueError(f"config: {path}, line {e.lineno} is not Python: {e.msg}") from None
-    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return {name: value for name, value in found.items() if not name.startswith("_")}
 
 
 def call(
@@ -181,9 +156,9 @@ def call(
         annotation = pick(f"config: an argument of {name}", key, known).annotation
         made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
     made |= given
-    for key, parameter in known.items():
-        is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)  # *args and **kwargs may be empty
-        if not is_open and parameter.default is parameter.empty and key not in made:
+    for key, p in known.items():
+        is_open = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)  # *args and **kwargs may be empty
+        if key not in made and p.default is p.empty and not is_open:
             raise ValueError(f"config: {name} lacks the argument {key!r}, it takes {listing(known)}")
     try:
         return function(**made)
@@ -195,13 +170,14 @@ def call(
 def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:
     """The value itself; of a table with a name, or a name where one of `kind` is declared, the object it stands for."""
     inner = kind if kind in get_args(annotation) else Any  # declared as a list of them, or as anything else
-    if isinstance(value, list) and annotation is not kind and (inner is kind or fits(value, annotation)):
+    wanted, fits = understand(annotation)
+    if isinstance(value, list) and annotation is not kind and (inner is kind or fits(value)):
         return [_argument(what, entry, inner, package, kind) for entry in value]
     if isinstance(value, dict) and "name" in value:
         return make(what, value, package, kind)
     if annotation is kind and isinstance(value, str):
         return make(what, {"name": value}, package, kind)
-    if annotation is kind or not fits(value, annotation):
-        wanted = 'a name or a table: { name = "..", .. }' if annotation is kind else in_words(annotation)
+    if annotation is kind or not fits(value):
+        wanted = 'a name or a table: { name = "..", .. }' if annotation is kind else wanted
         raise ValueError(f"config: {what} is {value!r}, it must be {wanted}")
     return value

@@ -1,7 +1,6 @@
 """What the [[data]] and [[eval]] entries of a config become: tasks with their rows and losses, and evaluations."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,8 +31,8 @@ def make_loss(where: str, table: Table, seed: int) -> Loss:
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    wanted = {name: table for name, table in config.guides().items() if table.model}
-    return {k: open_model(table.model, revision=table.revision or None, device=device) for k, table in wanted.items()}
+    wanted = {"guide": config.guide, "teacher": config.teacher}
+    return {k: open_model(v.model, revision=v.revision or None, device=device) for k, v in wanted.items() if v.model}
 
 
 def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
@@ -41,25 +40,15 @@ def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Seq
     tasks = []
     for entry, loss in zip(config.data, own_losses, strict=True):
         rows = make_rows(config, entry, loss, model, guides)
-        with speaking_of(entry):
-            loss.attach(model, rows.roles, plain_weights(config.model) if loss.over_tokens else {})
-            rows.check(loss, model, config.train.batch_size)
         step = choose_step(loss, config.train.mini_batch_tokens)
         tasks.append(Task(entry.name, entry.weight, rows, loss, step))
     return tasks
 
 
-@contextmanager
-def speaking_of(entry: RowsConfig) -> Iterator[None]:
-    """A ValueError of a loss, which knows no config, says of which entry it speaks."""
-    try:
-        yield
-    except ValueError as e:
-        raise ValueError(f"config: {entry.where}: {e}") from None
-
-
-def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides) -> TrainingRows:
-    """The rows of an entry, tokenized once, with its transforms and with the guide that `loss` wants."""
+def make_rows(
+    config: Config, entry: RowsConfig, loss: Loss, model: TextModel, guides: Guides, same: Task | None = None
+) -> TrainingRows:
+    """The rows of an entry, tokenized once, with all that `loss` wants; `same` is the task that it is shared with."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
     prompts = _prompts(config, entry)
     wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes
@@ -69,6 +58,14 @@ def make_rows(config: Config, entry: RowsConfig, loss: Loss, model: TextModel, g
         found.delete_words(column, share, model)
     if loss.guide and not (loss.guide == "teacher" and entry.label != ""):  # labels may be the teacher's embeddings
         found.guide = _guide(config, entry, loss, guides)
+    try:
+        if same:  # it knows classes by their numbers there
+            dataset.number_classes(same.rows.dataset.classes)
+        elif entry.kind == "data":  # a loss that nothing trains has no weights
+            loss.attach(model, found.roles, plain_weights(config.model) if loss.over_tokens else {})
+        found.check(loss, model, config.train.batch_size)
+    except ValueError as e:  # of a loss, which does not know the config
+        raise ValueError(f"config: {entry.where}: {e}") from None
     return found
 
 
@@ -80,9 +77,9 @@ def open_dataset(
         name: ColumnSpec(source, model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
-    files, form = entry.paths(), entry.format
-    folder = dataset_folder(files, specs, label, cache, form, wants)
-    distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(files, specs, label, cache, form, wants))
+    arguments = (entry.paths(), specs, label, cache, entry.format, wants)
+    folder = dataset_folder(*arguments)
+    distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(*arguments))
     return Dataset(folder)
 
 
@@ -120,7 +117,7 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
     prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts  # its default where no role says
     dataset = open_dataset(entry, "", model, roles, prompts, config.cache)  # the label is the training set's matter
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
-    if config.guides()[loss.guide].cache:
+    if vars(config)[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)
     return guide
 
@@ -137,9 +134,5 @@ def make_evaluation(
     if not same and (loss.over_tokens or list(loss.parameters())):
         hint = "which nothing would train: write the loss as a [[data]] entry has it, and it is that one"
         raise ValueError(f"config: {entry.loss['name']} in {entry.where} has weights of its own, {hint}")
-    rows = make_rows(config, entry, loss, model, guides)
-    with speaking_of(entry):
-        if same:  # it knows classes by their numbers there
-            rows.dataset.number_classes(same.rows.dataset.classes)
-        rows.check(loss, model, config.train.batch_size)
+    rows = make_rows(config, entry, loss, model, guides, same)
     return LossEvaluation(entry.name, loss, rows, config.train.batch_size)

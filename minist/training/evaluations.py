@@ -10,7 +10,6 @@ from minist import collectives, distributed, evaluation
 from minist.batch import Batch
 from minist.checks import listing
 from minist.data.rows import read_places
-from minist.evaluation import InformationRetrievalEvaluator
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.retrieval.bm25 import BM25
@@ -88,7 +87,7 @@ def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, f
     return found
 
 
-def bm25_metrics(evaluator: InformationRetrievalEvaluator) -> dict[str, float]:
+def bm25_metrics(evaluator: evaluation.InformationRetrievalEvaluator) -> dict[str, float]:
     index = BM25(evaluator.documents)
     scores = torch.stack([index.scores(query) for query in evaluator.queries])
     ranking = scores.argsort(dim=1, descending=True, stable=True)[:, : evaluator.deepest]

@@ -44,15 +44,13 @@ class Guide:
             distributed.prepare_once(file, lambda file=file, c=c: self._write(file, c))  # type: ignore[misc]
             self.cached.append(torch.from_numpy(np.load(file, mmap_mode="c")))
 
-    def _write(self, file: Path, column: int) -> None:
-        texts = len(self.dataset.columns[column])
-        with complete_file(file) as partial, progress_bar(texts, "texts", f"guide: {file.name}") as bar:
-            out = np.lib.format.open_memmap(partial, "w+", np.float32, (texts, self.model.width))
-            done = 0
+    def _write(self, file: Path, c: int) -> None:
+        column, role = self.dataset.columns[c], self.roles[c]
+        with complete_file(file) as partial, progress_bar(len(column), "texts", f"guide: {file.name}") as bar:
+            out = np.lib.format.open_memmap(partial, "w+", np.float32, (len(column), self.model.width))
             for rows in torch.arange(len(self.dataset)).split(ROWS):
-                ((x,),) = embed_in_parts(self.model, [self.dataset.columns[column].take(rows)], [self.roles[column]])
-                out[done : done + len(x)] = x.cpu().numpy()
-                done += len(x)
+                ((x,),) = embed_in_parts(self.model, [column.take(rows)], [role])
+                out[column.texts(rows).numpy()] = x.cpu().numpy()
                 bar.update(len(x))
             out.flush()
 

@@ -2,10 +2,10 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
+from torch.optim import AdamW
 
 from minist.checks import number
 
@@ -16,14 +16,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the step
 }
 SHOWN = 5  # names in an error message
 
-Named = Sequence[tuple[str, nn.Parameter]]
+Named = Sequence[tuple[str, nn.Parameter]]  # such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias"
 
 
-def make_optimizer(
-    named: Named, lr: float, weight_decay: float, lr_for: Mapping[str, float], freeze: Sequence[str]
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over `named`, the names and parameters of a model and
-    of its loss, such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias".
+def make_optimizer(named: Named, lr: float, weight_decay: float, lr_for: dict[str, float], freeze: list[str]) -> AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over the parameters of a model and of its loss.
 
     `freeze` are regular expressions: parameters in whose name one is found are not trained. `lr_for` gives others a
     rate of their own, {pattern: rate}; where several match the last one counts. Each group has its rate as
@@ -35,7 +32,7 @@ def make_optimizer(
         parameters[name].requires_grad_(False)
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
     if not trained:
-        raise ValueError(f"freeze is {list(freeze)}: that leaves no parameter to train, freeze fewer")
+        raise ValueError(f"freeze is {freeze}: that leaves no parameter to train, freeze fewer")
     rates = dict.fromkeys(trained, lr)
     for pattern, rate in lr_for.items():
         number(f"the rate of {pattern!r} in lr_for", rate, 0)
@@ -45,7 +42,7 @@ def make_optimizer(
         decay = weight_decay if parameter.ndim > 1 else 0.0  # matrices decay, norms and biases do not
         groups.setdefault((rates[name], decay), []).append(parameter)
     tables = [{"params": ps, "lr": r, "initial_lr": r, "weight_decay": decay} for (r, decay), ps in groups.items()]
-    return torch.optim.AdamW(tables, betas=(0.9, 0.999), eps=1e-8, fused=True)  # fused: one pass over all weights
+    return AdamW(tables, betas=(0.9, 0.999), eps=1e-8, fused=True)  # fused: one pass over all weights
 
 
 def find_names(pattern: str, key: str, names: Sequence[str]) -> list[str]:

@@ -58,9 +58,8 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     settings, output = config.train, Path(config.output)
     if rank == 0:
         saved.check_output(output, resume, overwrite)
-    for entry in config.data:
-        if entry.source:
-            distributed.prepare_once(Path("data") / entry.source, partial(prepare_source, entry.source))
+    for source in [entry.source for entry in config.data if entry.source]:
+        distributed.prepare_once(Path("data") / source, partial(prepare_source, source))
     distributed.barrier()  # rank 0 may have said no
     checkpoint = saved.checkpoints(output)[-1] if resume else None
 
@@ -123,8 +122,7 @@ def make_batches(config: Config, tasks: list[Task]) -> Batches:
     for entry, task in zip(config.data, tasks, strict=True):
         sampler, keys = SAMPLERS[entry.sampler], task.rows.dataset.keys()
         samplers.append(partial(sampler, keys, settings.batch_size, config.seed, drop_last=settings.drop_last))
-    names = [task.name for task in tasks]
-    return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, names)
+    return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, [t.name for t in tasks])
 
 
 def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> saved.Trained:

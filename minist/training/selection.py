@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,18 +14,17 @@ import torch
 from minist import distributed
 from minist.checks import pick
 
-STATE = ("best", "step", "waited", "metrics")  # what a checkpoint keeps of a selection
 
-
+@dataclass
 class Selection:
     """Watches one metric; nothing where its name is empty. Losses should fall, all other metrics rise."""
 
-    def __init__(self, metric: str, patience: int) -> None:
-        self.metric, self.patience = metric, patience
-        self.best: float | None = None
-        self.metrics: dict[str, float] = {}  # all of the best
-        self.step = 0  # of the best
-        self.waited = 0  # evaluations since then
+    metric: str
+    patience: int
+    best: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # all of the best
+    step: int = 0  # of the best
+    waited: int = 0  # evaluations since then
 
     def check(self, metrics: Mapping[str, float]) -> None:
         if self.metric:
@@ -48,30 +48,28 @@ class Selection:
         return 0 < self.patience <= self.waited
 
     def state(self) -> dict[str, Any]:
-        return {key: vars(self)[key] for key in STATE}
+        return {key: value for key, value in vars(self).items() if key not in ("metric", "patience")}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        vars(self).update({key: state[key] for key in STATE})
+        vars(self).update({key: state[key] for key in self.state()})
 
 
 class Interruption:
     """Notices SIGTERM, as schedulers send it before they take the machine away; the loop asks after each step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.noticed = device, False
-        signal.signal(signal.SIGTERM, self._notice)
+        self.device = device
+        self.noticed: list[int] = []  # the signals that came
+        signal.signal(signal.SIGTERM, lambda number, frame: self.noticed.append(number))
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         # a handler in python waits until a collective is over; the number of a signal goes to this socket at once
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_end_at_the_second, args=(ours, theirs), daemon=True).start()
 
-    def _notice(self, *_: object) -> None:
-        self.noticed = True
-
     def agreed(self) -> bool:
         """Whether any rank was told to end: all of them must leave at the same step."""
-        return distributed.any_rank([self.noticed], self.device)[0]
+        return distributed.any_rank([bool(self.noticed)], self.device)[0]
 
 
 def _end_at_the_second(ours: socket.socket, theirs: socket.socket) -> None:

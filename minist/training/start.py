@@ -4,10 +4,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import BPE, WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
-from tokenizers.processors import TemplateProcessing
+from tokenizers import models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 
@@ -35,8 +32,7 @@ def make_model(config: Config) -> TextModel:
     if not start.path:
         files = [(file, entry.columns, entry.format) for entry in config.data for file in entry.paths()]
         return new_model(start, (text for file in files for row in read_texts(*file) for text in row))
-    layers = start.keep_layers or None
-    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=layers)
+    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=start.keep_layers or None)
     if start.max_length:
         model.max_length = start.max_length
     return make_twins(model) if start.twins else model
@@ -61,37 +57,34 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """BERT's way to cut text (Wu et al. 2016, arXiv:1609.08144): words, then their most frequent pieces."""
     # WordPieceTrainer breaks ties by chance. BpeTrainer does not, and learns the same pieces if a letter inside a word
     # is another letter than the same one at its start
-    normalizer, splitter = BertNormalizer(lowercase=config.lower_case), BertPreTokenizer()
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=config.lower_case), pre_tokenizers.BertPreTokenizer()
 
     def marked(text: str) -> str:
         words = (word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
         return " ".join(word[0] + word[1:].translate(_INSIDE) for word in words)
 
-    learner = Backend(BPE())
-    learner.pre_tokenizer = WhitespaceSplit()
+    learner = Backend(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = list(SPECIAL.values())
     trainer = BpeTrainer(vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
     learner.train_from_iterator(map(marked, texts), trainer)
     pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
-    backend = Backend(WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
+    backend = Backend(models.WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizer, splitter
     backend.add_special_tokens(special)
     ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    forms = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"}
-    backend.post_processor = TemplateProcessing(**forms, special_tokens=ends)
+    backend.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
     tokenizer = Tokenizer(backend, config.max_length)
     tokenizer.config = dict(SPECIAL)
     return tokenizer
 
 
-_PRIVATE = 0xF0000  # a plane of 65,534 characters that no text uses
-_INSIDE = {code: _PRIVATE + code for code in range(0xFFFE)}
+_INSIDE = {code: 0xF0000 + code for code in range(0xFFFE)}  # a plane of 65,534 characters that no text uses
 _OUTSIDE = {marked: code for code, marked in _INSIDE.items()}
 
 
 def _unmarked(piece: str) -> str:
-    letters = piece.translate(_OUTSIDE)
-    return f"##{letters}" if ord(piece[0]) in _OUTSIDE else letters
+    return ("##" if ord(piece[0]) in _OUTSIDE else "") + piece.translate(_OUTSIDE)
 
 
 def new_encoder(table: Table, max_length: int) -> Encoder:
@@ -108,10 +101,7 @@ def new_encoder(table: Table, max_length: int) -> Encoder:
 
 
 def make_twins(model: TextModel) -> TextModel:
-    """A model with the routes "first" and "second", which start alike, and of which the second is kept.
-
-    Contrastive tension trains them against each other (Carlsson et al. 2021, openreview.net/forum?id=Ov_sMNau-PF).
-    """
+    """Routes "first" and "second", which start alike, for contrastive tension, see losses; the second will be kept."""
     routes = {FIRST: list(deepcopy(model.stack)), SECOND: list(model.stack)}
     return _like(model.from_modules([Router(routes, SECOND, {FIRST: FIRST, None: SECOND})], model.tokenizer), model)
 

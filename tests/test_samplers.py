@@ -154,7 +154,7 @@ def test_all_rows_the_same():
 
 @pytest.mark.parametrize(
     ("second", "looks"),
-    [(lambda i: f"b{i}", 0), (lambda i: f"b{i % 3}", 3), (lambda i: "yes" if i % 2 else f"b{i}", 3)],
+    [(lambda i: f"b{i}", 1), (lambda i: f"b{i % 3}", 3), (lambda i: "yes" if i % 2 else f"b{i}", 3)],
     ids=["no duplicate", "three classes", "half of the rows alike"],
 )
 def test_no_row_is_looked_at_again_and_again(monkeypatch, second, looks):

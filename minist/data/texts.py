@@ -2,15 +2,17 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from minist.data import rows
 from minist.data.parquet import count_parquet
 from minist.data.rows import STANDARD_INPUT, Column, format_of
 from minist.files import check_file
 
+T = TypeVar("T")
 # a block of texts is the share of work that a process takes at once: about 500,000 tokens
 BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21
 
@@ -68,16 +70,21 @@ class Texts:
         return total
 
     def blocks(self) -> Iterator[list[str]]:
-        """All texts, some thousands at a time, fewer where they are long: blocks take about equally long to embed."""
-        block, size = [], 0
-        for text in self:
-            block.append(text)
-            size += len(text)
-            if len(block) == BLOCK_TEXTS or size >= BLOCK_CHARACTERS:
-                yield block
-                block, size = [], 0
-        if block:
-            yield block
+        """All texts, some thousands at a time; blocks take about equally long to embed."""
+        return chunks(self, BLOCK_TEXTS, BLOCK_CHARACTERS, len)
+
+
+def chunks(texts: Iterable[T], most: int, characters: int, length: Callable[[T], int]) -> Iterator[list[T]]:
+    """`texts` in order, `most` at a time, fewer where they are long: each chunk ends when it has `characters`."""
+    chunk, size = [], 0
+    for text in texts:
+        chunk.append(text)
+        size += length(text)
+        if len(chunk) == most or size >= characters:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _count_lines(file: Path) -> int:

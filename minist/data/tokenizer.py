@@ -4,7 +4,7 @@ Nothing is padded, and texts are cut at our `max_length`, whatever tokenizer.jso
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minist.checks import number
 from minist.data.packed import Packed
+from minist.data.texts import chunks
 
 NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none
 PIECE, CHARACTERS = 1024, 2**20  # texts, and characters of them, that are tokenized at once: Encodings are large
@@ -83,14 +84,12 @@ class Tokenizer:
         that leaves no room for text, and for a tokenizer that cannot read every text."""
         backend.no_padding()
         backend.post_processor = backend.post_processor or PLAIN  # without one, encode_batch_fast forgets the types
-        self.backend = backend
-        self.special_tokens = special_tokens
+        self.backend, self.special_tokens = backend, special_tokens
         self.config: dict[str, Any] = {}  # tokenizer_config.json as read, so that saving loses nothing
         self.has_types = True  # the second text of a pair has token type 1
         self.longest = NO_LIMIT  # tokens that the encoder has positions for, see TextModel
         self.max_length = max_length
-        added = backend.get_added_tokens_decoder()
-        self.special_ids = {i for i, token in added.items() if token.special}
+        self.special_ids = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         # characters that always end a word: before them a text may be cut, and the tokens in front stay the same
         self.word_ends = [end for end in " \n。" if _splits(backend, end)]
         try:
@@ -144,17 +143,10 @@ class Tokenizer:
             texts = [prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts]
         return Tokenized(*map(torch.cat, zip(*map(self._tokenize, self._pieces(texts)), strict=True)))
 
-    def _pieces(self, texts: Sequence[Text]) -> Iterator[list[Text]]:
-        piece: list[Text] = []
-        characters, far = 0, self._far
-        for text in texts:
-            piece.append(text)
-            characters += min(_length(text), far)  # of a longer one, no more is tokenized
-            if len(piece) == PIECE or characters > CHARACTERS:
-                yield piece
-                piece, characters = [], 0
-        if piece or not texts:  # no texts are one piece, so that there are tensors to be joined
-            yield piece
+    def _pieces(self, texts: Sequence[Text]) -> list[list[Text]]:
+        far = self._far  # of a longer text, no more is tokenized
+        pieces = chunks(texts, PIECE, CHARACTERS, lambda text: min(_length(text), far))
+        return list(pieces) or [[]]  # no texts are one piece, so that there are tensors to be joined
 
     def _tokenize(self, texts: list[Text]) -> Tokenized:
         encodings, longest = self._encode(texts), self.max_length

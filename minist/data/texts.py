@@ -49,7 +49,7 @@ class Texts:
         """Every text of every input, in order. ValueError names file and line of what is none."""
         for file in self.inputs:
             if self.column is None:
-                yield from map(rows.without_end, rows.read_lines(file))
+                yield from rows.read_lines(file)
             else:
                 places = rows.read_places([file], {self.column: self.column}, self.format_of(file))
                 yield from (rows.check_text(place, self.column) for place in places)

@@ -96,15 +96,14 @@ class EmbeddingFile:
             claim.unlink()
         with open(self.stream, "rb") as stream:
             for file in self.folder.glob("*.done"):
-                whole = False
                 with suppress(ValueError, KeyError, TypeError):  # of a record that is damaged itself
                     record = read_json(file)
                     size = record["rows"] * self.row_bytes
                     stream.seek(HEADER + record["first"] * self.row_bytes)
                     content = stream.read(size)
-                    whole = (len(content), zlib.crc32(content)) == (size, record["crc"])
-                if not whole:
-                    file.unlink()  # its block is made again
+                    if (len(content), zlib.crc32(content)) == (size, record["crc"]):
+                        continue
+                file.unlink()  # its block is made again
 
     def wait_for_start(self, word: str) -> None:
         """Until the leader has made the folder, however long that takes; the other processes do."""
@@ -207,16 +206,15 @@ def block_name(first: int, texts: Sequence[str]) -> str:
 
 def header(suffix: str, rows: int, width: int, dtype: np.dtype) -> bytes:
     """The first HEADER bytes of an .npy or .safetensors file."""
-    about: dict[str, Any]
     if suffix == ".npy":
         stream = BytesIO()
         about = {"descr": dtype.str, "fortran_order": False, "shape": (rows, width)}
         np.lib.format.write_array_header_1_0(stream, about)
         content = stream.getvalue()
     else:
-        about = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": [rows, width]}
-        about["data_offsets"] = [0, rows * width * dtype.itemsize]
-        text = json.dumps({"embeddings": about}, separators=(",", ":")).encode().ljust(HEADER - 8)
+        places = [0, rows * width * dtype.itemsize]
+        tensor = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": [rows, width], "data_offsets": places}
+        text = json.dumps({"embeddings": tensor}, separators=(",", ":")).encode().ljust(HEADER - 8)
         content = len(text).to_bytes(8, "little") + text
     assert len(content) == HEADER, "else the rows would not start where they were written"
     return content

@@ -81,8 +81,8 @@ class TextColumnWriter:
 
     def __init__(self, stem: Path, spec: ColumnSpec) -> None:
         self.stem, self.tokenizer, self.prompt = stem, spec.tokenizer, spec.prompt
-        largest = max(spec.tokenizer.backend.get_vocab().values(), default=0)  # a vocabulary may have gaps
-        self.dtype = np.dtype(np.uint16 if largest < 2**16 else np.int32)  # half the disk for most vocabularies
+        is_small = spec.tokenizer.vocab_size <= 2**16  # as most are: half the disk
+        self.dtype = np.dtype(np.uint16 if is_small else np.int32)
         self.lengths: list[np.ndarray] = []
         self.was_cut: list[np.ndarray] = []
         Path(f"{stem}.ids").write_bytes(b"")  # there even if no text comes

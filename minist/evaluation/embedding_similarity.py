@@ -1,6 +1,7 @@
 """EmbeddingSimilarityEvaluator: do similarities of embeddings agree with human scores?"""
 
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from minist.data.rows import Place, check_number, check_text
 from minist.evaluation.embedder import Embedder
 from minist.evaluation.metrics import pearson, spearman
 from minist.similarity import pairwise_similarity
+
+Strings = Sequence[str]
 
 
 class EmbeddingSimilarityEvaluator:
@@ -21,35 +24,28 @@ class EmbeddingSimilarityEvaluator:
     note = ""  # what a person should know of the rows
 
     def __init__(
-        self,
-        texts1: Sequence[str],
-        texts2: Sequence[str],
-        scores: Sequence[float],
-        name: str = "",
-        similarities: Sequence[str] | None = None,
+        self, texts1: Strings, texts2: Strings, scores: Sequence[float], name: str = "", similarities: Strings = ()
     ) -> None:
-        """`similarities` None is the model's own."""
+        """No `similarities` are the model's own."""
         if not len(texts1) == len(texts2) == len(scores) > 0:
             given = f"{len(texts1)} first texts, {len(texts2)} second texts, {len(scores)} scores"
             raise ValueError(f"{given}: must be equal, and not 0")
-        for similarity in similarities or ():
+        for similarity in similarities:
             pairwise_similarity(similarity)  # an unknown one is known before the run, not after it
         self.texts1, self.texts2, self.scores = list(texts1), list(texts2), np.asarray(scores, dtype=np.float64)
         self.similarities, self.prefix = similarities, f"{name}_" if name else ""
 
     @classmethod
-    def from_rows(
-        cls, rows: Iterable[Place], name: str, similarities: Sequence[str] | None = None
-    ) -> "EmbeddingSimilarityEvaluator":
+    def from_rows(cls, rows: Iterable[Place], name: str, similarities: Strings = ()) -> Self:
         """Each row is a pair with its score; `note` says how many have none, as some of STS15 do, and are left out."""
         texts1, texts2, scores, empty = [], [], [], 0
-        for row in rows:
-            if row.row["score"] is None or row.row["score"] == "":
+        for place in rows:
+            if place.row["score"] in (None, ""):
                 empty += 1
                 continue
-            texts1.append(check_text(row, "text1"))
-            texts2.append(check_text(row, "text2"))
-            scores.append(check_number(row, "score"))
+            texts1.append(check_text(place, "text1"))
+            texts2.append(check_text(place, "text2"))
+            scores.append(check_number(place, "score"))
         made = cls(texts1, texts2, scores, name, similarities)
         made.note = f"{empty:,} rows of {empty + len(scores):,} left out: their score is empty" if empty else ""
         return made

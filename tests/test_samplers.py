@@ -159,13 +159,17 @@ def test_all_rows_the_same():
 )
 def test_no_row_is_looked_at_again_and_again(monkeypatch, second, looks):
     """`looks`: in a run, alone, and once more after waiting. The work does not grow as rows times batches."""
-    n, count, texts = 3000, [0], samplers._InOrder.texts
+    n, count, texts_in_order = 3000, [0], samplers._texts_in_order
 
-    def counting(self, start, end):
-        count[0] += end - start
-        return texts(self, start, end)
+    def counting(keys, order):
+        def texts_between(start, end):
+            count[0] += end - start
+            return texts(start, end)
 
-    monkeypatch.setattr(samplers._InOrder, "texts", counting)
+        texts = texts_in_order(keys, order)
+        return texts_between
+
+    monkeypatch.setattr(samplers, "_texts_in_order", counting)
     keys = keys_of([(f"a{i}", second(i)) for i in range(n)])
     batches = no_duplicates(keys, 16, 0, 0, False)
     alone = sum(len(b) == 1 for b in slow_no_duplicates(keys, 16, 0, 0))  # all but the last of them are left out

@@ -98,9 +98,6 @@ class Dataset:
         return f"{len(self):,} rows: {'; '.join(parts)}"
 
 
-# ---------------------------------------------------------------- making it
-
-
 def prepare_dataset(
     files: Sequence[Path], columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
 ) -> Path:

@@ -6,7 +6,6 @@ While it is written, the result of `corpus.npy` is a folder beside it:
     .corpus.npy.unfinished/rows            128 bytes for the header, then the rows
     .corpus.npy.unfinished/<block>.claim   a process has taken this block of texts upon it: who makes the file, has it
     .corpus.npy.unfinished/<block>.done    its rows are written: where, how many, and their checksum
-    .corpus.npy.unfinished/started         a word that tells all processes of a start that the folder is theirs
     .corpus.npy.unfinished/result          the finished file before it gets its name
 
 Nobody waits for a share of another process: who is free takes the next block. A block is named by its first row and a
@@ -52,13 +51,12 @@ class EmbeddingFile:
 
     # ------------------------------------------------------------ start
 
-    def start(self, settings: dict[str, Any], inputs: Any, resume: bool, word: str) -> bool:
+    def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
 
-        `inputs` only has to agree where the output is complete, else blocks are compared. ValueError for other
-        settings. `word` is what the other processes of this start wait for.
+        `inputs` must agree only where the output is complete: else blocks are compared. ValueError for other settings.
         """
-        self.about = {"settings": settings, "inputs": inputs, "bytes": 0, "word": word}
+        self.about = {"settings": settings, "inputs": inputs}
         if resume and self.finished.exists():
             found = read_json(self.finished)
             self._compare(found["settings"] | {"inputs": found["inputs"]}, settings | {"inputs": inputs})
@@ -77,7 +75,6 @@ class EmbeddingFile:
             self.folder.mkdir(parents=True)
             self.stream.touch()
             write_json(self.folder / "settings.json", settings)
-        (self.folder / "started").write_text(word)
         return False
 
     def _compare(self, found: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -104,14 +101,6 @@ class EmbeddingFile:
                     if (len(content), zlib.crc32(content)) == (size, record["crc"]):
                         continue
                 file.unlink()  # its block is made again
-
-    def wait_for_start(self, word: str) -> None:
-        """Until the leader has made the folder, however long that takes; the other processes do."""
-        while True:
-            for file in (self.folder / "started", self.finished):  # it may have finished already
-                if file.exists() and word in file.read_text():
-                    return
-            time.sleep(POLL)
 
     # ------------------------------------------------------------ blocks
 

@@ -4,7 +4,7 @@ A sampler is a function of (keys, batch size, seed, epoch, drop_last). It depend
 and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded with seed + e.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from minist.data.packed import ranges
+from minist.data.text_column import spans
 
+TextsBetween = Callable[[int, int], list[int]]  # hashes of the rows from one place in an order to another
 RUN = 16  # rows that are checked together before they are checked one by one
 
 
@@ -59,9 +61,6 @@ def shuffled(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool
     return _Slices(keys.rows, batch_size, seed, epoch, drop_last)
 
 
-# ---------------------------------------------------------------- no text twice in a batch
-
-
 def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
     """As `shuffled`, but no text comes twice in a batch, where it would be a false negative.
 
@@ -71,32 +70,27 @@ def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last:
     others, such as most of those that share one answer, are left out of this epoch, and each epoch leaves out others.
     """
     order = permutation(keys.rows, seed, epoch)
-    rows = _InOrder(keys, order)
+    texts = _texts_in_order(keys, order)
     waiting: dict[int, list[int]] = {}  # see _fill
     batches, start = [], 0
     while start < keys.rows or waiting:
-        places, start = _fill(batch_size, start, rows, waiting)
+        places, start = _fill(batch_size, start, keys.rows, texts, waiting)
         if len(places) == batch_size or not drop_last:
             batches.append(order[places])
     return [batch for batch in batches[:-1] if len(batch) > 1 or batch_size == 1] + batches[-1:]
 
 
-class _InOrder:
-    """The texts of an epoch's rows in its order. A row is called by its place there."""
-
-    def __init__(self, keys: Keys, order: Tensor) -> None:
-        offsets = torch.from_numpy(np.array(keys.offsets))
-        lengths = offsets.diff()[order]  # texts of each row
-        self.n = len(order)
-        self.hashes = memoryview(keys.hashes[ranges(offsets[:-1][order], lengths).numpy()])
-        self.offsets = [0, *lengths.cumsum(0).tolist()]
-
-    def texts(self, start: int, end: int) -> list[int]:
-        return self.hashes[self.offsets[start] : self.offsets[end]].tolist()
+def _texts_in_order(keys: Keys, order: Tensor) -> TextsBetween:
+    starts, lengths = spans(keys.offsets, order)
+    hashes = memoryview(keys.hashes[ranges(starts, lengths).numpy()])
+    places = [0, *lengths.cumsum(0).tolist()]  # where the texts of each row start
+    return lambda start, end: hashes[places[start] : places[end]].tolist()
 
 
-def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) -> tuple[list[int], int]:
-    """One batch: rows that wait, then those from place `start` on. Returns its places and the new `start`.
+def _fill(
+    size: int, start: int, n: int, texts_between: TextsBetween, waiting: dict[int, list[int]]
+) -> tuple[list[int], int]:
+    """One batch: rows that wait, then those from place `start` of `n` on. Returns its places and the new `start`.
 
     `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch too,
     none of them can enter: only the first of each heap is looked at, not every row that shares a text for every batch.
@@ -105,7 +99,7 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
     seen: set[int] = set()
 
     def enter_or_wait(place: int) -> None:
-        texts = rows.texts(place, place + 1)
+        texts = texts_between(place, place + 1)
         if seen.isdisjoint(texts):
             batch.append(place)
             seen.update(texts)
@@ -124,9 +118,9 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
             heappush(firsts, (waiting[text][0], text))
         else:
             del waiting[text]
-    while start < rows.n and len(batch) < size:
-        end = min(start + RUN, start + size - len(batch), rows.n)
-        texts = rows.texts(start, end)
+    while start < n and len(batch) < size:
+        end = min(start + RUN, start + size - len(batch), n)
+        texts = texts_between(start, end)
         if len(set(texts)) == len(texts) and seen.isdisjoint(texts):  # mostly so, and faster than row by row
             batch.extend(range(start, end))
             seen.update(texts)
@@ -135,9 +129,6 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
                 enter_or_wait(place)
         start = end
     return batch, start
-
-
-# ---------------------------------------------------------------- labels
 
 
 def group_by_label(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:

@@ -135,8 +135,6 @@ class Tokenizer:
             content["truncation"] = None
         return json.dumps(content | {"padding": None}, ensure_ascii=False, indent=2)
 
-    # ------------------------------------------------------------ texts
-
     def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokenized:
         """Tokenize; `prompt` is put before each text, or before the first text of a pair."""
         if prompt:

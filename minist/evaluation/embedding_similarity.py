@@ -11,7 +11,7 @@ from minist.evaluation.embedder import Embedder
 from minist.evaluation.metrics import pearson, spearman
 from minist.similarity import pairwise_similarity
 
-Strings = Sequence[str]
+Texts = Sequence[str]
 
 
 class EmbeddingSimilarityEvaluator:
@@ -24,19 +24,19 @@ class EmbeddingSimilarityEvaluator:
     note = ""  # what a person should know of the rows
 
     def __init__(
-        self, texts1: Strings, texts2: Strings, scores: Sequence[float], name: str = "", similarities: Strings = ()
+        self, texts1: Texts, texts2: Texts, scores: Sequence[float], name: str = "", similarities: Texts | None = None
     ) -> None:
-        """No `similarities` are the model's own."""
+        """`similarities` None is the model's own."""
         if not len(texts1) == len(texts2) == len(scores) > 0:
             given = f"{len(texts1)} first texts, {len(texts2)} second texts, {len(scores)} scores"
             raise ValueError(f"{given}: must be equal, and not 0")
-        for similarity in similarities:
+        for similarity in similarities or ():
             pairwise_similarity(similarity)  # an unknown one is known before the run, not after it
         self.texts1, self.texts2, self.scores = list(texts1), list(texts2), np.asarray(scores, dtype=np.float64)
         self.similarities, self.prefix = similarities, f"{name}_" if name else ""
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Place], name: str, similarities: Strings = ()) -> Self:
+    def from_rows(cls, rows: Iterable[Place], name: str, similarities: Texts | None = None) -> Self:
         """Each row is a pair with its score; `note` says how many have none, as some of STS15 do, and are left out."""
         texts1, texts2, scores, empty = [], [], [], 0
         for place in rows:

@@ -16,7 +16,7 @@ from torch import Tensor
 from minist.data.packed import ranges
 from minist.data.text_column import spans
 
-TextsBetween = Callable[[int, int], list[int]]  # hashes of the rows from one place in an order to another
+TextsOf = Callable[[int, int], list[int]]  # hashes of the rows from one place in an order to another
 RUN = 16  # rows that are checked together before they are checked one by one
 
 
@@ -37,12 +37,15 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch))
 
 
-class _Slices(Sequence[Tensor]):
-    """A permutation cut into batches. Their number is known at once; the order is drawn when a batch is asked for."""
+class Shuffled(Sequence[Tensor]):
+    """Batches of row numbers in random order; the last may be short unless `drop_last`.
 
-    def __init__(self, n: int, batch_size: int, seed: int, epoch: int, drop_last: bool) -> None:
-        self.size, self.arguments = batch_size, (n, seed, epoch)
-        self.starts = range(0, n - n % batch_size if drop_last else n, batch_size)
+    Their number is known at once; the order is drawn when a batch is asked for.
+    """
+
+    def __init__(self, keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> None:
+        self.size, self.arguments = batch_size, (keys.rows, seed, epoch)
+        self.starts = range(0, keys.rows - keys.rows % batch_size if drop_last else keys.rows, batch_size)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -56,13 +59,8 @@ class _Slices(Sequence[Tensor]):
         return permutation(*self.arguments)
 
 
-def shuffled(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> Sequence[Tensor]:
-    """Batches of row numbers in random order; the last may be short unless `drop_last`."""
-    return _Slices(keys.rows, batch_size, seed, epoch, drop_last)
-
-
 def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
-    """As `shuffled`, but no text comes twice in a batch, where it would be a false negative.
+    """As `Shuffled`, but no text comes twice in a batch, where it would be a false negative.
 
     A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at; a
     row never conflicts with itself. Batches may be short where all rows left conflict; `drop_last` leaves those out.
@@ -80,16 +78,14 @@ def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last:
     return [batch for batch in batches[:-1] if len(batch) > 1 or batch_size == 1] + batches[-1:]
 
 
-def _texts_in_order(keys: Keys, order: Tensor) -> TextsBetween:
+def _texts_in_order(keys: Keys, order: Tensor) -> TextsOf:
     starts, lengths = spans(keys.offsets, order)
     hashes = memoryview(keys.hashes[ranges(starts, lengths).numpy()])
     places = [0, *lengths.cumsum(0).tolist()]  # where the texts of each row start
     return lambda start, end: hashes[places[start] : places[end]].tolist()
 
 
-def _fill(
-    size: int, start: int, n: int, texts_between: TextsBetween, waiting: dict[int, list[int]]
-) -> tuple[list[int], int]:
+def _fill(size: int, start: int, n: int, texts_of: TextsOf, waiting: dict[int, list[int]]) -> tuple[list[int], int]:
     """One batch: rows that wait, then those from place `start` of `n` on. Returns its places and the new `start`.
 
     `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch too,
@@ -99,7 +95,7 @@ def _fill(
     seen: set[int] = set()
 
     def enter_or_wait(place: int) -> None:
-        texts = texts_between(place, place + 1)
+        texts = texts_of(place, place + 1)
         if seen.isdisjoint(texts):
             batch.append(place)
             seen.update(texts)
@@ -120,7 +116,7 @@ def _fill(
             del waiting[text]
     while start < n and len(batch) < size:
         end = min(start + RUN, start + size - len(batch), n)
-        texts = texts_between(start, end)
+        texts = texts_of(start, end)
         if len(set(texts)) == len(texts) and seen.isdisjoint(texts):  # mostly so, and faster than row by row
             batch.extend(range(start, end))
             seen.update(texts)
@@ -173,4 +169,4 @@ def _groups(labels: np.ndarray | None, batch_size: int) -> list[list[int]]:
     return groups
 
 
-SAMPLERS = {"shuffled": shuffled, "no_duplicates": no_duplicates, "group_by_label": group_by_label}
+SAMPLERS = {"shuffled": Shuffled, "no_duplicates": no_duplicates, "group_by_label": group_by_label}

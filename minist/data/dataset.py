@@ -6,8 +6,7 @@
 <folder>/keys.offsets.npy  int64 [rows + 1], where the hashes of each row start
 <folder>/labels.*          see labels.py
 
-While it is made, all but the tokens is in memory: of a million rows of two columns and a label 60 MB, and twice that
-for a moment at the end.
+While it is made, all but the tokens is in memory: 60 MB of a million rows of two columns, twice that at the end.
 """
 
 import hashlib
@@ -104,8 +103,8 @@ def prepare_dataset(
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
-    `wants` is "numbers" where names of classes are no labels for the loss. `format`, a key of rows.READERS, says what
-    the files are; "": their endings do. ValueError names file and row that cannot be read; then nothing stays on disk.
+    `wants` is "numbers" where names of classes are no labels for the loss; `format` as in rows.py. ValueError names
+    file and row that cannot be read; then nothing stays on disk.
     """
     folder = dataset_folder(files, columns, label, cache, format, wants)
     if (folder / "meta.json").exists():

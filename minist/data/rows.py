@@ -1,4 +1,7 @@
-"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row."""
+"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row.
+
+`format`, a key of READERS, says what a file is; where it is "", its ending does.
+"""
 
 import csv
 import gzip
@@ -38,10 +41,7 @@ class Place(NamedTuple):
 
 
 def read_places(files: Iterable[Path], columns: Mapping[Any, Column], format: str = "") -> Iterator[Place]:
-    """The rows of all files, one file after the other, with the keys of `columns`: our names -> columns of the file.
-
-    `format`, one of READERS, says what the files are; "": their endings do. ValueError for what cannot be read so.
-    """
+    """The rows of all files, one file after the other, with the keys of `columns`: our names -> columns of the file."""
     for file in files:
         for number, row in enumerate(read_rows(file, list(columns.values()), format), 1):
             yield Place(file, number, {name: row[column] for name, column in columns.items()}, columns)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import index
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class InformationRetrievalEvaluator:
         mrr_at: Sequence[int] = (10,),
         ndcg_at: Sequence[int] = (10,),
         map_at: Sequence[int] = (100,),
-    ) -> "InformationRetrievalEvaluator":
+    ) -> Self:
         """Each row is a query and a relevant document; the documents of other queries are the distractors.
 
         Equal texts are one: a query of several rows has several relevant documents.
@@ -96,7 +97,7 @@ class InformationRetrievalEvaluator:
         mrr_at: Sequence[int] = (10,),
         ndcg_at: Sequence[int] = (10,),
         map_at: Sequence[int] = (100,),
-    ) -> "InformationRetrievalEvaluator":
+    ) -> Self:
         """The files of BEIR (Thakur et al. 2021, arXiv:2104.08663), whose ids say what belongs together.
 
         queries.jsonl   _id, text
@@ -109,12 +110,12 @@ class InformationRetrievalEvaluator:
         for i, row in enumerate(read_rows(qrels, ["query-id", "corpus-id", "score"]), 1):
             if check_number(Place(qrels, i, row), "score") > 0:
                 relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
-        made = cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
-        judged = dict.fromkeys(i for ids in relevant.values() for i in sorted(ids))
+        judged, notes = dict.fromkeys(i for ids in relevant.values() for i in sorted(ids)), []
         for file, named, known in ((queries, relevant, texts), (corpus, judged, documents)):
             if ids := [i for i in named if i not in known]:
-                note = f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}"
-                made.note += f"; {note}" if made.note else note
+                notes.append(f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}")
+        made = cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
+        made.note = "; ".join(notes)
         return made
 
     def __call__(self, model: Embedder) -> dict[str, float]:

@@ -141,9 +141,8 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
     found = needs_ranges(args.precision) and not args.ranges  # then they are written beside the output
     written = [args.output, args.output.with_suffix(RANGES)] if found else [args.output]
     read = [*texts.inputs, *folder.rglob("*"), *([args.ranges] if args.ranges else [])]
-    known = {(file.stat().st_dev, file.stat().st_ino) for file in read if file.is_file()}  # whatever its name
-    for file in written:
-        if file.is_file() and (file.stat().st_dev, file.stat().st_ino) in known:
+    for file in filter(Path.is_file, written):
+        if any(file.samefile(other) for other in read if other.is_file()):
             raise ValueError(f"--output is {args.output}, but {file} is also read: name another file")
 
 

@@ -12,8 +12,7 @@ Nobody waits for a share of another process: who is free takes the next block. A
 hash of its texts, so --resume keeps exactly what was made of the same texts, even where an input was mended since.
 `.corpus.npy.finished.json` stays, and says at --resume that nothing is left to do.
 
-Rows are written, not memory-mapped: a full disk is then an error with a message, and written pages do not count as the
-process's memory. Reading the result back memory-mapped is `np.load("corpus.npy", mmap_mode="r")`.
+Rows are written, not memory-mapped: a full disk is then an error with a message, and written pages are not our memory.
 """
 
 import hashlib
@@ -49,8 +48,6 @@ class EmbeddingFile:
         self.stream, self.result = self.folder / "rows", self.folder / "result"
         self.row_bytes = width * dtype.itemsize
 
-    # ------------------------------------------------------------ start
-
     def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
 
@@ -63,7 +60,6 @@ class EmbeddingFile:
             if self.result.exists():
                 self.result.replace(self.output)  # a run was killed just before it
             if self.output.exists() and self.output.stat().st_size == found["bytes"]:
-                self._say_finished(found["bytes"])
                 self.discard()
                 return True
         if resume and (self.folder / "settings.json").exists():  # written last
@@ -101,8 +97,6 @@ class EmbeddingFile:
                     if (len(content), zlib.crc32(content)) == (size, record["crc"]):
                         continue
                 file.unlink()  # its block is made again
-
-    # ------------------------------------------------------------ blocks
 
     def claim(self, block: str) -> bool:
         """Whether this process is to make the block: nobody has, and nobody is about to."""
@@ -143,15 +137,13 @@ class EmbeddingFile:
                 self.discard()
             raise
 
-    # ------------------------------------------------------------ finish
-
     def read(self, rows: int) -> Iterator[np.ndarray]:
         """The first `rows` in order, some thousands at a time."""
         with open(self.stream, "rb") as stream:
             stream.seek(HEADER)
             for start in range(0, rows, READ):
                 count = min(READ, rows - start)
-                yield np.frombuffer(stream.read(count * self.row_bytes), self.dtype).reshape(count, self.width)
+                yield np.fromfile(stream, self.dtype, count * self.width).reshape(count, self.width)
 
     def finish(self, rows: int) -> None:
         """Write the header, and give the file its name."""
@@ -174,13 +166,10 @@ class EmbeddingFile:
         self._publish()
 
     def _publish(self) -> None:
-        self._say_finished(self.result.stat().st_size)  # before the rename: --resume then knows what the result is
+        with complete_file(self.finished) as partial:  # before the rename: --resume then knows what the result is
+            write_json(partial, self.about | {"bytes": self.result.stat().st_size})
         self.result.replace(self.output)
         self.discard()
-
-    def _say_finished(self, size: int) -> None:
-        with complete_file(self.finished) as partial:
-            write_json(partial, self.about | {"bytes": size})
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -62,10 +62,9 @@ class Shuffled(Sequence[Tensor]):
 def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
     """As `Shuffled`, but no text comes twice in a batch, where it would be a false negative.
 
-    A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at; a
-    row never conflicts with itself. Batches may be short where all rows left conflict; `drop_last` leaves those out.
-    A batch of a single row has nothing to compare it with, so only the last one of an epoch may be so short: rows of
-    others, such as most of those that share one answer, are left out of this epoch, and each epoch leaves out others.
+    A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at.
+    Batches may be short where all rows left conflict; `drop_last` leaves those out. A batch of a single row has nothing
+    to compare it with, so only the last may be so short: the rows of others are left out, other ones in each epoch.
     """
     order = permutation(keys.rows, seed, epoch)
     texts = _texts_in_order(keys, order)

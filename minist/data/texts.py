@@ -88,8 +88,5 @@ def chunks(texts: Iterable[T], most: int, characters: int, length: Callable[[T],
 
 
 def _count_lines(file: Path) -> int:
-    count, last = 0, b"\n"
     with rows.open_stream(file) as stream:
-        while block := stream.read(1 << 20):
-            count, last = count + block.count(b"\n"), block
-    return count + (not last.endswith(b"\n"))  # what stands after the last line end is a line too
+        return sum(1 for _ in stream)

@@ -55,10 +55,10 @@ class InformationRetrievalEvaluator:
             raise ValueError("no query has a relevant document in the corpus: do the ids agree?")
         self.prefix = f"{name}_" if name else ""
         depths = (accuracy_at, precision_recall_at, precision_recall_at, ndcg_at, mrr_at, map_at)
-        self.depths: dict[str, list[int]] = {}
+        self.wanted: list[tuple[str, int]] = []  # metric and k
         for metric, ks in zip(METRICS, depths, strict=True):
-            self.depths[metric] = [index(number(f"k of {metric}", k, least=1)) for k in ks]  # index: 2.5 is no rank
-        self.deepest = max((k for ks in self.depths.values() for k in ks), default=1)  # so far a search has to go
+            self.wanted += [(metric, index(number(f"k of {metric}", k, least=1))) for k in ks]  # index: 2.5 is no rank
+        self.deepest = max((k for _, k in self.wanted), default=1)  # so far a search has to go
 
     @classmethod
     def from_rows(
@@ -129,10 +129,9 @@ class InformationRetrievalEvaluator:
         found: dict[str, list[float]] = {}
         for ids, row in zip(self.relevant, ranking, strict=True):
             hits = np.array([self.document_ids[i] in ids for i in row])
-            for metric, ks in self.depths.items():
-                for k in ks:
-                    value = METRICS[metric](hits, k, len(ids))  # ids: also those that the corpus has not
-                    found.setdefault(f"{self.prefix}{by}_{metric}@{k}", []).append(value)
+            for metric, k in self.wanted:
+                value = METRICS[metric](hits, k, len(ids))  # ids: also those that the corpus has not
+                found.setdefault(f"{self.prefix}{by}_{metric}@{k}", []).append(value)
         return {name: float(np.mean(values)) for name, values in found.items()}
 
 

@@ -29,7 +29,7 @@ class Labels:
         self.meta = meta
         self.values = read_npy(Path(meta["file"] or folder / "labels.npy"))
         self.offsets = read_npy(folder / "labels.offsets.npy") if meta["kind"] == LISTS else None
-        self.dtype = _dtype(self.values) if self.offsets is None else np.dtype(np.float32)
+        self.dtype = _dtype(self.values)
         self.number_classes(sorted(meta["names"]))
 
     def number_classes(self, classes: Sequence[str]) -> None:

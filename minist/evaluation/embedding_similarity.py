@@ -38,16 +38,12 @@ class EmbeddingSimilarityEvaluator:
     @classmethod
     def from_rows(cls, rows: Iterable[Place], name: str, similarities: Texts | None = None) -> Self:
         """Each row is a pair with its score; `note` says how many have none, as some of STS15 do, and are left out."""
-        texts1, texts2, scores, empty = [], [], [], 0
-        for place in rows:
-            if place.row["score"] in (None, ""):
-                empty += 1
-                continue
-            texts1.append(check_text(place, "text1"))
-            texts2.append(check_text(place, "text2"))
-            scores.append(check_number(place, "score"))
-        made = cls(texts1, texts2, scores, name, similarities)
-        made.note = f"{empty:,} rows of {empty + len(scores):,} left out: their score is empty" if empty else ""
+        given = list(rows)
+        scored = [place for place in given if place.row["score"] not in (None, "")]
+        texts1, texts2 = ([check_text(place, column) for place in scored] for column in ("text1", "text2"))
+        made = cls(texts1, texts2, [check_number(place, "score") for place in scored], name, similarities)
+        if empty := len(given) - len(scored):
+            made.note = f"{empty:,} rows of {len(given):,} left out: their score is empty"
         return made
 
     def __call__(self, model: Embedder) -> dict[str, float]:

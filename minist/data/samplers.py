@@ -38,10 +38,7 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 
 class Shuffled(Sequence[Tensor]):
-    """Batches of row numbers in random order; the last may be short unless `drop_last`.
-
-    Their number is known at once; the order is drawn when a batch is asked for.
-    """
+    """Batches in random order, the last may be short unless `drop_last`. To count them, no order is drawn."""
 
     def __init__(self, keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> None:
         self.size, self.arguments = batch_size, (keys.rows, seed, epoch)

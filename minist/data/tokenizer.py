@@ -1,7 +1,4 @@
-"""Text to token ids, on the `tokenizers` library.
-
-Nothing is padded, and texts are cut at our `max_length`, whatever tokenizer.json says of both.
-"""
+"""Text to token ids by `tokenizers`: never padded, and cut at our `max_length`, whatever tokenizer.json says."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -18,6 +15,7 @@ from torch import Tensor
 
 from minist.checks import number
 from minist.data.packed import Packed
+from minist.data.rows import is_unicode
 from minist.data.texts import chunks
 
 NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none
@@ -47,11 +45,10 @@ def checked_texts(texts: str | Iterable[Text]) -> tuple[list[Text], bool]:
 def text_fault(text: Any, may_pair: bool) -> str:
     """Why this is no text, or no pair of texts where one may stand; "" where it is one."""
     if isinstance(text, str):
-        try:
-            text.encode()  # the tokenizer wants UTF-8
-        except UnicodeEncodeError as e:
-            return f"{_shown(text)}, whose character {e.start} is half of a surrogate pair: it has no UTF-8"
-        return ""
+        if is_unicode(text):  # the tokenizer wants UTF-8
+            return ""
+        place = next(i for i, letter in enumerate(text) if not is_unicode(letter))
+        return f"{_shown(text)}, whose character {place} is half of a surrogate pair: it has no UTF-8"
     if may_pair and isinstance(text, tuple) and len(text) == 2:
         return text_fault(text[0], may_pair=False) or text_fault(text[1], may_pair=False)
     return f"{_shown(text)}: give a text" + ", or a tuple of two for a pair" * may_pair

@@ -71,10 +71,8 @@ class InformationRetrievalEvaluator:
         ndcg_at: Sequence[int] = (10,),
         map_at: Sequence[int] = (100,),
     ) -> Self:
-        """Each row is a query and a relevant document; the documents of other queries are the distractors.
-
-        Equal texts are one: a query of several rows has several relevant documents.
-        """
+        """Each row is a query and a relevant document; the documents of other queries are the distractors. Equal texts
+        are one: a query of several rows has several relevant documents."""
         queries: dict[str, str] = {}  # text -> id; an id is the text's place among those that differ
         corpus: dict[str, str] = {}
         relevant: dict[str, set[str]] = {}

@@ -11,7 +11,6 @@ file, which must lie where all of them reach it.
 """
 
 import argparse
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -71,8 +70,6 @@ def encode(args: argparse.Namespace) -> None:
     """Read, embed block by block, write; the output appears when it is complete."""
     started = time.perf_counter()
     rank, world, device = distributed.start()
-    word = distributed.gather_objects(secrets.token_hex(16))[0]  # of rank 0: what all processes of this start know
-    distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
     texts = Texts(tuple(map(Path, args.input)), args.column, args.format)
     check(args, texts, world)
     folder = find_model(args.model, args.revision)
@@ -87,9 +84,9 @@ def encode(args: argparse.Namespace) -> None:
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
     out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored])
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
-    if rank > 0:
-        out.wait_for_start(word)
-    elif out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume, word):
+    is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
+    distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
+    if is_done:
         return print(f"{args.output} is complete: --resume has nothing left to do")
     with progress_bar(total, "texts", "encoding", None if rank == 0 else False) as bar:
 
@@ -144,9 +141,8 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
     found = needs_ranges(args.precision) and not args.ranges  # then they are written beside the output
     written = [args.output, args.output.with_suffix(RANGES)] if found else [args.output]
     read = [*texts.inputs, *folder.rglob("*"), *([args.ranges] if args.ranges else [])]
-    known = {(file.stat().st_dev, file.stat().st_ino) for file in read if file.is_file()}  # whatever its name
-    for file in written:
-        if file.is_file() and (file.stat().st_dev, file.stat().st_ino) in known:
+    for file in filter(Path.is_file, written):
+        if any(file.samefile(other) for other in read if other.is_file()):
             raise ValueError(f"--output is {args.output}, but {file} is also read: name another file")
 
 

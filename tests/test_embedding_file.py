@@ -8,7 +8,6 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from minist.data import embedding_file
 from minist.data.embedding_file import HEADER, READ, EmbeddingFile, block_name, header
 from minist.quantization import PRECISIONS
 
@@ -24,7 +23,7 @@ def numbers(count, width=3, dtype=FLOAT, seed=0):
 
 def begin(output, width=3, dtype=FLOAT, resume=False, settings=SETTINGS, inputs=7):
     out = EmbeddingFile(output, width, dtype)
-    assert not out.start(settings, inputs, resume, "word")
+    assert not out.start(settings, inputs, resume)
     return out
 
 
@@ -121,7 +120,6 @@ def test_no_rows(tmp_path):
 
 def test_a_block_is_made_by_one_process(tmp_path):
     one, two = begin(tmp_path / "x.npy"), EmbeddingFile(tmp_path / "x.npy", 3, FLOAT)
-    two.wait_for_start("word")
     assert [one.claim("a"), two.claim("a"), two.claim("b"), one.claim("b"), one.claim("c")] == [True, False] * 2 + [
         True
     ]
@@ -131,22 +129,7 @@ def test_a_block_is_made_by_one_process(tmp_path):
     one.wait_for(["a", "b", "c"])
     one.finish(6)
     assert not two.claim("d"), "all is finished"
-    two.wait_for_start("word")  # one that comes late does not wait for ever
     assert np.array_equal(np.load(tmp_path / "x.npy"), rows)
-
-
-def test_the_others_wait_for_this_start(tmp_path, monkeypatch):
-    """Not for the folder that an earlier start left."""
-    begin(tmp_path / "x.npy")
-    looks = iter(range(3))
-
-    def sleep(seconds):
-        if next(looks) == 2:
-            EmbeddingFile(tmp_path / "x.npy", 3, FLOAT).start(SETTINGS, 7, True, "another")
-
-    monkeypatch.setattr(embedding_file.time, "sleep", sleep)
-    EmbeddingFile(tmp_path / "x.npy", 3, FLOAT).wait_for_start("another")
-    assert next(looks, "no more") == "no more"
 
 
 def test_read(tmp_path):
@@ -263,20 +246,19 @@ def finished(tmp_path):
 def test_a_finished_result_is_complete(tmp_path):
     again = finished(tmp_path)
     before = (tmp_path / "x.npy").stat().st_mtime_ns
-    assert again.start(SETTINGS, 7, True, "other")
-    again.wait_for_start("other")
+    assert again.start(SETTINGS, 7, True)
     assert (tmp_path / "x.npy").stat().st_mtime_ns == before
     for settings, inputs, message in ((SETTINGS | {"prompt": ""}, 7, 'prompt is ""'), (SETTINGS, 8, "inputs is 8")):
         with pytest.raises(ValueError, match=f"--resume: {message}, but .*x.npy was begun with"):
-            again.start(settings, inputs, True, "word")
-    assert not again.start(SETTINGS, 7, False, "word"), "without --resume it is made again"
+            again.start(settings, inputs, True)
+    assert not again.start(SETTINGS, 7, False), "without --resume it is made again"
 
 
 @pytest.mark.parametrize("change", ["gone", "another"])
 def test_a_result_that_is_not_there_any_more(tmp_path, change):
     again = finished(tmp_path)
     (tmp_path / "x.npy").unlink() if change == "gone" else (tmp_path / "x.npy").write_text("x")
-    assert not again.start(SETTINGS, 7, True, "word")
+    assert not again.start(SETTINGS, 7, True)
     append(again, 0, numbers(4))
     again.finish(4)
     assert np.array_equal(np.load(tmp_path / "x.npy"), numbers(4))
@@ -304,7 +286,7 @@ def test_killed_between_any_two_steps_of_the_end(tmp_path, monkeypatch, step, co
         with pytest.raises(KeyboardInterrupt):
             out.finish_with(out.read(4), 4, 3, FLOAT) if converted else out.finish(4)
     again = EmbeddingFile(tmp_path / "x.npy", 3, FLOAT)
-    if not again.start(SETTINGS, 7, True, "word"):
+    if not again.start(SETTINGS, 7, True):
         assert not again.claim("block-0"), "no row is made again"
         again.finish(4)
     assert np.array_equal(np.load(tmp_path / "x.npy"), rows)

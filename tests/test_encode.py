@@ -196,13 +196,17 @@ def test_more_processes_than_texts(saved, here):
 SLOW = """
 import os, runpy, sys, time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from minist import distributed
 from minist.data.embedding_file import EmbeddingFile
 from minist.models.sentence_transformer import SentenceTransformer
 
-distributed.PATIENCE = timedelta(seconds=6)  # what ten minutes are to a real run
-embed, finish = SentenceTransformer.embed, EmbeddingFile.finish_with
+distributed.start = partial(distributed.start, timedelta(seconds=6))  # what ten minutes are to a real run
+start, embed, finish = EmbeddingFile.start, SentenceTransformer.embed, EmbeddingFile.finish_with
+def slow_start(*arguments):
+    time.sleep(8)
+    return start(*arguments)
 def slow_embed(self, texts, *others):
     Path(f"rank-{os.environ['RANK']}-{len(texts)}-{time.time()}").touch()
     time.sleep(8 if os.environ["RANK"] == "{SLOW}" else 0)
@@ -210,7 +214,7 @@ def slow_embed(self, texts, *others):
 def slow_finish(*arguments):
     time.sleep(8)
     return finish(*arguments)
-SentenceTransformer.embed, EmbeddingFile.finish_with = slow_embed, slow_finish
+EmbeddingFile.start, SentenceTransformer.embed, EmbeddingFile.finish_with = slow_start, slow_embed, slow_finish
 sys.argv[0] = "{ROOT}/encode.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -218,7 +222,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.parametrize("slow", ["0", "1"])
 def test_nobody_waits_for_a_slow_process(saved, many, slow):
-    """Longer than processes wait for each other in an exchange; and the last one converts for as long."""
+    """Longer than processes wait for each other in an exchange; the leader begins, and converts, for as long."""
     wanted = encode(saved, "t.txt", "--precision", "int8", output="wanted.npy")[0]
     Path("slow.py").write_text(SLOW.replace("{ROOT}", str(ROOT)).replace("{SLOW}", slow))
     done = torchrun(saved, "--precision", "int8", script="slow.py")

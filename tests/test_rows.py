@@ -79,7 +79,7 @@ def test_column_without_a_name(tmp_path):
 
 def test_lines_end_at_newline_alone(tmp_path):
     (tmp_path / "t.txt").write_bytes("a\u2028b\x0cc\r\nd".encode())
-    assert list(read_lines(tmp_path / "t.txt")) == ["a\u2028b\x0cc\r\n", "d"]
+    assert list(read_lines(tmp_path / "t.txt", keep_ends=True)) == ["a\u2028b\x0cc\r\n", "d"]
 
 
 @pytest.mark.parametrize(

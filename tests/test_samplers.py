@@ -12,7 +12,7 @@ import torch
 from minist.data import samplers
 from minist.data.batches import MIXINGS, Batches, proportional, round_robin
 from minist.data.dataset import text_hashes
-from minist.data.samplers import SAMPLERS, Keys, group_by_label, no_duplicates, permutation, shuffled
+from minist.data.samplers import SAMPLERS, Keys, Shuffled, group_by_label, no_duplicates, permutation
 
 # by sentence-transformers 6.2, seed 7: two columns of 12 rows, 20 rows of 3 labels, three sets of 10, 4 and 7 rows
 RECORDED = json.loads((Path(__file__).parent / "data" / "samplers.json").read_text())
@@ -37,7 +37,7 @@ PLAIN = keys_of([(f"t{i}",) for i in range(20)], labels=[i % 3 for i in range(20
 
 @pytest.mark.parametrize(("drop_last", "sizes"), [(False, [8, 8, 4]), (True, [8, 8])])
 def test_shuffled(drop_last, sizes):
-    batches = shuffled(PLAIN, 8, 3, 1, drop_last)
+    batches = Shuffled(PLAIN, 8, 3, 1, drop_last)
     assert len(batches) == len(sizes)
     assert [len(batch) for batch in batches] == sizes
     order = torch.randperm(20, generator=torch.Generator().manual_seed(4)).tolist()  # seed + epoch
@@ -46,7 +46,7 @@ def test_shuffled(drop_last, sizes):
 
 def test_shuffled_draws_no_order_to_count(monkeypatch):
     monkeypatch.setattr(samplers, "permutation", lambda *_: pytest.fail("an order was drawn"))
-    assert len(shuffled(PLAIN, 8, 3, 1, False)) == 3
+    assert len(Shuffled(PLAIN, 8, 3, 1, False)) == 3
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -131,7 +131,7 @@ def test_an_answer_that_most_rows_share():
     assert len(batches) < 15
     assert {row for batch in batches for row in batch} >= set(range(40, 60)), "all rows that others can be told from"
     assert lists(sampler(1)) != batches
-    batches = Batches([partial(shuffled, keys, 4, 1, drop_last=False), sampler], "proportional", 1, 1, 0)
+    batches = Batches([partial(Shuffled, keys, 4, 1, drop_last=False), sampler], "proportional", 1, 1, 0)
     assert batches.rows(0) == 60
     assert batches.rows(1) == sum(map(len, sampler(0))) < 60, "for the log: how many are left out"
 
@@ -154,18 +154,22 @@ def test_all_rows_the_same():
 
 @pytest.mark.parametrize(
     ("second", "looks"),
-    [(lambda i: f"b{i}", 0), (lambda i: f"b{i % 3}", 3), (lambda i: "yes" if i % 2 else f"b{i}", 3)],
+    [(lambda i: f"b{i}", 1), (lambda i: f"b{i % 3}", 3), (lambda i: "yes" if i % 2 else f"b{i}", 3)],
     ids=["no duplicate", "three classes", "half of the rows alike"],
 )
 def test_no_row_is_looked_at_again_and_again(monkeypatch, second, looks):
     """`looks`: in a run, alone, and once more after waiting. The work does not grow as rows times batches."""
-    n, count, texts = 3000, [0], samplers._InOrder.texts
+    n, count, texts_in_order = 3000, [0], samplers._texts_in_order
 
-    def counting(self, start, end):
-        count[0] += end - start
-        return texts(self, start, end)
+    def counting(keys, order):
+        def texts_between(start, end):
+            count[0] += end - start
+            return texts(start, end)
 
-    monkeypatch.setattr(samplers._InOrder, "texts", counting)
+        texts = texts_in_order(keys, order)
+        return texts_between
+
+    monkeypatch.setattr(samplers, "_texts_in_order", counting)
     keys = keys_of([(f"a{i}", second(i)) for i in range(n)])
     batches = no_duplicates(keys, 16, 0, 0, False)
     alone = sum(len(b) == 1 for b in slow_no_duplicates(keys, 16, 0, 0))  # all but the last of them are left out
@@ -327,13 +331,13 @@ def test_no_epoch_is_drawn_in_vain():
 
 
 def test_counting_shuffled_epochs_draws_no_order(monkeypatch):
-    samples = [partial(shuffled, PLAIN, size, 7, drop_last=False) for size in (8, 3)]
-    monkeypatch.setattr(samplers._Slices, "__getitem__", lambda *_: pytest.fail("a batch was made"))
+    samples = [partial(Shuffled, PLAIN, size, 7, drop_last=False) for size in (8, 3)]
+    monkeypatch.setattr(samplers.Shuffled, "__getitem__", lambda *_: pytest.fail("a batch was made"))
     assert Batches(samples, "round_robin", 7, 3, 0).total == 3 * 2 * 3
 
 
 def test_one_shuffled_set():
-    batches = Batches([partial(shuffled, PLAIN, 8, 7, drop_last=False)], "proportional", 7, 3, 0)
+    batches = Batches([partial(Shuffled, PLAIN, 8, 7, drop_last=False)], "proportional", 7, 3, 0)
     rows = [row for _, _, _, part in run(batches) for row in part]
     assert rows == [row for epoch in range(3) for row in permutation(20, 7, epoch).tolist()]
 
@@ -352,7 +356,7 @@ def test_epochs_of_no_duplicates_may_differ_in_length():
 
 @pytest.mark.parametrize(("names", "shown"), [((), "data set 1"), (("pairs", "tiny"), "data set tiny")])
 def test_a_set_without_a_batch(names, shown):
-    samples = [partial(shuffled, keys, 8, 0, drop_last=True) for keys in (PLAIN, PAIRS, keys_of([(1,)] * 3))]
+    samples = [partial(Shuffled, keys, 8, 0, drop_last=True) for keys in (PLAIN, PAIRS, keys_of([(1,)] * 3))]
     with pytest.raises(ValueError, match=f"{shown}: no batch is full: batch_size is larger than the data"):
         Batches([samples[0], samples[2]], "proportional", 0, 1, 0, names)
     Batches(samples[:2], "proportional", 0, 1, 0, names)

@@ -45,10 +45,8 @@ class Batches:
     def __init__(
         self, samplers: Sequence[Draw], mixing: str, seed: int, epochs: int, max_steps: int, names: Sequence[str] = ()
     ) -> None:
-        """One of `samplers` for each data set; `names` of the sets are for errors.
-
-        `max_steps` > 0 counts instead of `epochs`. ValueError names a set that makes no batch.
-        """
+        """A sampler for each data set, the set's name for errors; `max_steps` > 0 counts instead of `epochs`.
+        ValueError for a set that makes no batch."""
         self.samplers, self.mixing, self.seed = samplers, pick("mixing", mixing, MIXINGS), seed
         self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])  # an epoch and the batches of each set in it
         self.lengths: dict[int, int] = {}  # batches of each epoch that was drawn, for epochs behind a resumed run

@@ -2,12 +2,11 @@
 
 <folder>/meta.json         rows, columns, label, and the size of each file
 <folder>/0.*, 1.* ..       the text columns, see text_column.py; two columns with the same content share one
-<folder>/keys.npy          uint64, of the raw texts without prompts, row after row: equal texts have equal hashes
+<folder>/keys.npy          uint64, hashes of the raw texts without prompts, row after row; equal texts have equal ones
 <folder>/keys.offsets.npy  int64 [rows + 1], where the hashes of each row start
 <folder>/labels.*          see labels.py
 
-While it is made, all but the tokens is in memory: of a million rows of two columns and a label 60 MB, and twice that
-for a moment at the end.
+While it is made, all but the tokens is in memory: 60 MB of a million rows of two columns, twice that at the end.
 """
 
 import hashlib
@@ -98,22 +97,26 @@ class Dataset:
         return f"{len(self):,} rows: {'; '.join(parts)}"
 
 
-# ---------------------------------------------------------------- making it
-
-
 def prepare_dataset(
     files: Sequence[Path], columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
 ) -> Path:
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
-    `wants` is "numbers" where names of classes are no labels for the loss. `format`, a key of rows.READERS, says what
-    the files are; "": their endings do. ValueError names file and row that cannot be read; then nothing stays on disk.
+    `wants` is "numbers" where names of classes are no labels for the loss; `format` as in rows.py. ValueError names
+    file and row that cannot be read; then nothing stays on disk.
     """
     folder = dataset_folder(files, columns, label, cache, format, wants)
-    if not (folder / "meta.json").exists():
-        with complete_folder(folder) as partial:
-            _write(_Writer(partial, files, columns, label, format, wants), files, format)
+    if (folder / "meta.json").exists():
+        return folder
+    expected = Texts(tuple(files), "", format).count() or 0  # for the bar alone
+    with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
+        writer = _Writer(partial, files, columns, label, format, wants)
+        places = read_places(files, {column: column for column in writer.needed}, format)
+        while chunk := list(islice(places, CHUNK)):  # never all rows at once
+            writer.write(chunk)
+            bar.update(len(chunk))
+        writer.save()
     return folder
 
 
@@ -140,16 +143,6 @@ def _contents(columns: Columns) -> dict[str, tuple[Column, str, str]]:
     return {name: (spec.source, hashes[id(spec.tokenizer)], spec.prompt) for name, spec in columns.items()}
 
 
-def _write(writer: "_Writer", files: Sequence[Path], format: str) -> None:
-    expected = Texts(tuple(files), "", format).count() or 0  # for the bar alone
-    with progress_bar(expected, "rows", "tokenizing") as bar:
-        places = read_places(files, {column: column for column in writer.needed}, format)
-        while chunk := list(islice(places, CHUNK)):  # never all rows at once
-            writer.write(chunk)
-            bar.update(len(chunk))
-    writer.save()
-
-
 class _Writer:
     """Takes the rows as they come by."""
 
@@ -162,36 +155,37 @@ class _Writer:
         self.stored = {name: numbers[content] for name, content in contents.items()}
         specs = {self.stored[name]: spec for name, spec in columns.items()}  # each content is stored once
         self.texts = [(spec.source, TextColumnWriter(folder / str(i), spec)) for i, spec in specs.items()]
-        self.sources = [spec.source for spec in columns.values()]
         self.label_file = check_label_file(Path(str(label))) if is_label_file(label) else None
         self.labels = LabelWriter(files, label, wants, format) if label != "" and not self.label_file else None
-        self.needed = dict.fromkeys([*self.sources, *([label] if self.labels else [])])  # columns of the files
         self.are_lists: dict[Column, bool] = {}  # as the first row has it
-        self.counts: dict[Column, list[np.ndarray]] = {source: [] for source in self.sources}  # texts of each row
+        self.counts: dict[Column, list[np.ndarray]] = {
+            spec.source: [] for spec in columns.values()
+        }  # texts of each row
         self.hashes: list[np.ndarray] = []
+        self.needed = dict.fromkeys([*self.counts, *([label] if self.labels else [])])  # columns of the files
 
     def write(self, places: Sequence[Place]) -> None:
-        texts = {}
-        for source in self.counts:
+        texts, rows = {}, []
+        for source, counts in self.counts.items():
             lists = self.are_lists.setdefault(source, isinstance(places[0].row[source], list))
             cells = [check_texts(place, source, lists) for place in places]
             texts[source] = [text for cell in cells for text in cell]
-            self.counts[source].append(np.fromiter(map(len, cells), np.int64, len(cells)))
+            counts.append(np.fromiter(map(len, cells), np.int64, len(cells)))
+            rows.append(np.arange(len(places)).repeat(counts[-1]))
         if self.labels:
             self.labels.write(places)
         for source, writer in self.texts:
             writer.write(texts[source])
-        hashed = {source: text_hashes(found) for source, found in texts.items()}
-        rows = np.concatenate([np.arange(len(places)).repeat(self.counts[source][-1]) for source in self.sources])
-        order = rows.argsort(kind="stable")  # column after column -> row after row
-        self.hashes.append(np.concatenate([hashed[source] for source in self.sources])[order])
+        order = np.concatenate(rows).argsort(kind="stable")  # column after column -> row after row
+        self.hashes.append(np.concatenate([text_hashes(found) for found in texts.values()])[order])
 
     def save(self) -> None:
         counts = {source: np.concatenate(parts) for source, parts in self.counts.items()}
-        rows, folder = len(counts[self.sources[0]]), self.folder
+        texts_in_row = np.sum(list(counts.values()), axis=0)
+        rows, folder = len(texts_in_row), self.folder
         texts = [w.save(offsets([counts[source]]) if self.are_lists[source] else None) for source, w in self.texts]
         np.save(folder / "keys.npy", np.concatenate(self.hashes))
-        np.save(folder / "keys.offsets.npy", offsets([np.sum([counts[source] for source in self.sources], axis=0)]))
+        np.save(folder / "keys.offsets.npy", offsets([texts_in_row]))
         if self.label_file and (given := self.label_file["rows"]) != rows:
             raise ValueError(f"{self.label} has {given:,} rows, the files have {rows:,}: make one for each")
         label = self.labels.save(folder) if self.labels else self.label_file

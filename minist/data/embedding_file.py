@@ -6,15 +6,13 @@ While it is written, the result of `corpus.npy` is a folder beside it:
     .corpus.npy.unfinished/rows            128 bytes for the header, then the rows
     .corpus.npy.unfinished/<block>.claim   a process has taken this block of texts upon it: who makes the file, has it
     .corpus.npy.unfinished/<block>.done    its rows are written: where, how many, and their checksum
-    .corpus.npy.unfinished/started         a word that tells all processes of a start that the folder is theirs
     .corpus.npy.unfinished/result          the finished file before it gets its name
 
 Nobody waits for a share of another process: who is free takes the next block. A block is named by its first row and a
 hash of its texts, so --resume keeps exactly what was made of the same texts, even where an input was mended since.
 `.corpus.npy.finished.json` stays, and says at --resume that nothing is left to do.
 
-Rows are written, not memory-mapped: a full disk is then an error with a message, and written pages do not count as the
-process's memory. Reading the result back memory-mapped is `np.load("corpus.npy", mmap_mode="r")`.
+Rows are written, not memory-mapped: a full disk is then an error with a message, and written pages are not our memory.
 """
 
 import hashlib
@@ -50,22 +48,18 @@ class EmbeddingFile:
         self.stream, self.result = self.folder / "rows", self.folder / "result"
         self.row_bytes = width * dtype.itemsize
 
-    # ------------------------------------------------------------ start
-
-    def start(self, settings: dict[str, Any], inputs: Any, resume: bool, word: str) -> bool:
+    def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
 
-        `inputs` only has to agree where the output is complete, else blocks are compared. ValueError for other
-        settings. `word` is what the other processes of this start wait for.
+        `inputs` must agree only where the output is complete: else blocks are compared. ValueError for other settings.
         """
-        self.about = {"settings": settings, "inputs": inputs, "bytes": 0, "word": word}
+        self.about = {"settings": settings, "inputs": inputs}
         if resume and self.finished.exists():
             found = read_json(self.finished)
             self._compare(found["settings"] | {"inputs": found["inputs"]}, settings | {"inputs": inputs})
             if self.result.exists():
                 self.result.replace(self.output)  # a run was killed just before it
             if self.output.exists() and self.output.stat().st_size == found["bytes"]:
-                self._say_finished(found["bytes"])
                 self.discard()
                 return True
         if resume and (self.folder / "settings.json").exists():  # written last
@@ -77,7 +71,6 @@ class EmbeddingFile:
             self.folder.mkdir(parents=True)
             self.stream.touch()
             write_json(self.folder / "settings.json", settings)
-        (self.folder / "started").write_text(word)
         return False
 
     def _compare(self, found: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -96,25 +89,14 @@ class EmbeddingFile:
             claim.unlink()
         with open(self.stream, "rb") as stream:
             for file in self.folder.glob("*.done"):
-                whole = False
                 with suppress(ValueError, KeyError, TypeError):  # of a record that is damaged itself
                     record = read_json(file)
                     size = record["rows"] * self.row_bytes
                     stream.seek(HEADER + record["first"] * self.row_bytes)
                     content = stream.read(size)
-                    whole = (len(content), zlib.crc32(content)) == (size, record["crc"])
-                if not whole:
-                    file.unlink()  # its block is made again
-
-    def wait_for_start(self, word: str) -> None:
-        """Until the leader has made the folder, however long that takes; the other processes do."""
-        while True:
-            for file in (self.folder / "started", self.finished):  # it may have finished already
-                if file.exists() and word in file.read_text():
-                    return
-            time.sleep(POLL)
-
-    # ------------------------------------------------------------ blocks
+                    if (len(content), zlib.crc32(content)) == (size, record["crc"]):
+                        continue
+                file.unlink()  # its block is made again
 
     def claim(self, block: str) -> bool:
         """Whether this process is to make the block: nobody has, and nobody is about to."""
@@ -155,15 +137,13 @@ class EmbeddingFile:
                 self.discard()
             raise
 
-    # ------------------------------------------------------------ finish
-
     def read(self, rows: int) -> Iterator[np.ndarray]:
         """The first `rows` in order, some thousands at a time."""
         with open(self.stream, "rb") as stream:
             stream.seek(HEADER)
             for start in range(0, rows, READ):
                 count = min(READ, rows - start)
-                yield np.frombuffer(stream.read(count * self.row_bytes), self.dtype).reshape(count, self.width)
+                yield np.fromfile(stream, self.dtype, count * self.width).reshape(count, self.width)
 
     def finish(self, rows: int) -> None:
         """Write the header, and give the file its name."""
@@ -186,13 +166,10 @@ class EmbeddingFile:
         self._publish()
 
     def _publish(self) -> None:
-        self._say_finished(self.result.stat().st_size)  # before the rename: --resume then knows what the result is
+        with complete_file(self.finished) as partial:  # before the rename: --resume then knows what the result is
+            write_json(partial, self.about | {"bytes": self.result.stat().st_size})
         self.result.replace(self.output)
         self.discard()
-
-    def _say_finished(self, size: int) -> None:
-        with complete_file(self.finished) as partial:
-            write_json(partial, self.about | {"bytes": size})
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -207,16 +184,15 @@ def block_name(first: int, texts: Sequence[str]) -> str:
 
 def header(suffix: str, rows: int, width: int, dtype: np.dtype) -> bytes:
     """The first HEADER bytes of an .npy or .safetensors file."""
-    about: dict[str, Any]
     if suffix == ".npy":
         stream = BytesIO()
         about = {"descr": dtype.str, "fortran_order": False, "shape": (rows, width)}
         np.lib.format.write_array_header_1_0(stream, about)
         content = stream.getvalue()
     else:
-        about = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": [rows, width]}
-        about["data_offsets"] = [0, rows * width * dtype.itemsize]
-        text = json.dumps({"embeddings": about}, separators=(",", ":")).encode().ljust(HEADER - 8)
+        places = [0, rows * width * dtype.itemsize]
+        tensor = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": [rows, width], "data_offsets": places}
+        text = json.dumps({"embeddings": tensor}, separators=(",", ":")).encode().ljust(HEADER - 8)
         content = len(text).to_bytes(8, "little") + text
     assert len(content) == HEADER, "else the rows would not start where they were written"
     return content

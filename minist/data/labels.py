@@ -29,7 +29,7 @@ class Labels:
         self.meta = meta
         self.values = read_npy(Path(meta["file"] or folder / "labels.npy"))
         self.offsets = read_npy(folder / "labels.offsets.npy") if meta["kind"] == LISTS else None
-        self.dtype = _dtype(self.values) if self.offsets is None else np.dtype(np.float32)
+        self.dtype = _dtype(self.values)
         self.number_classes(sorted(meta["names"]))
 
     def number_classes(self, classes: Sequence[str]) -> None:
@@ -70,9 +70,11 @@ class Labels:
             kind = kind if self.values.ndim == 1 else f"vectors of {self.values.shape[1]} numbers"
             return f"{kind} in {Path(self.meta['file']).name}"
         if self.offsets is not None:
-            low, high = self.meta["lengths"]
+            lengths = np.diff(self.offsets)
+            low, high = lengths.min(), lengths.max()
             kind = f"lists of {low if low == high else f'{low} to {high}'} numbers"
-        return f"{kind} from {self.meta['lowest']:g} to {self.meta['highest']:g}"
+        lowest, highest = (self.values.min(), self.values.max()) if len(self.values) else (0, 0)  # of empty lists
+        return f"{kind} from {lowest:g} to {highest:g}"
 
 
 def _dtype(values: np.ndarray) -> np.dtype[Any]:
@@ -113,15 +115,12 @@ class LabelWriter:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the files. Returns what `Labels` has to know."""
-        values, lengths = (np.concatenate(parts) for parts in (self.values, self.lengths))
+        values = np.concatenate(self.values)
         # lists are floats even of integers, since NaN may have to fill them up
-        values = values.astype(np.float32 if self.kind == LISTS else _dtype(values))
-        np.save(folder / "labels.npy", values)
+        np.save(folder / "labels.npy", values.astype(np.float32 if self.kind == LISTS else _dtype(values)))
         if self.kind == LISTS:
             np.save(folder / "labels.offsets.npy", offsets(self.lengths))
-        lowest, highest = (values.min().item(), values.max().item()) if len(values) else (0, 0)  # of empty lists
-        few, names = [int(lengths.min()), int(lengths.max())], list(self.names)
-        return {"file": "", "kind": self.kind, "names": names, "lowest": lowest, "highest": highest, "lengths": few}
+        return {"file": "", "kind": self.kind, "names": list(self.names)}
 
 
 def _kind(cell: Any, numbers_in_text: bool) -> str:

@@ -14,10 +14,10 @@ def _open(file: Path) -> Any:
     check_file(file)
     try:
         import pyarrow.parquet
+
+        return pyarrow.parquet.ParquetFile(file)
     except ImportError:
         raise ValueError(f"{file} is parquet, which needs pyarrow: pip install pyarrow, or make it jsonl") from None
-    try:
-        return pyarrow.parquet.ParquetFile(file)
     except (pyarrow.ArrowException, OSError) as e:
         raise ValueError(f"{file} is no parquet file: {e}") from None
 

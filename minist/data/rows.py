@@ -1,4 +1,7 @@
-"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row."""
+"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row.
+
+`format`, a key of READERS, says what a file is; where it is "", its ending does.
+"""
 
 import csv
 import gzip
@@ -6,6 +9,7 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
@@ -37,10 +41,7 @@ class Place(NamedTuple):
 
 
 def read_places(files: Iterable[Path], columns: Mapping[Any, Column], format: str = "") -> Iterator[Place]:
-    """The rows of all files, one file after the other, with the keys of `columns`: our names -> columns of the file.
-
-    `format`, one of READERS, says what the files are; "": their endings do. ValueError for what cannot be read so.
-    """
+    """The rows of all files, one file after the other, with the keys of `columns`: our names -> columns of the file."""
     for file in files:
         for number, row in enumerate(read_rows(file, list(columns.values()), format), 1):
             yield Place(file, number, {name: row[column] for name, column in columns.items()}, columns)
@@ -102,20 +103,17 @@ def check_number(place: Place, column: Column) -> int | float:
 def parse_number(text: str) -> int | float | None:
     """The number that `text` spells, None if it is none."""
     for number in (int, float):  # int first: a float rounds large numbers
-        try:
+        with suppress(ValueError):
             return None if "_" in text else number(text)  # 1_2 is a name, though Python reads it as 12
-        except ValueError:
-            continue
     return None
 
 
 def is_unicode(text: str) -> bool:
     """Whether `text` can be written as UTF-8; JSON escapes, and a shell's arguments, can spell what cannot."""
-    try:
+    with suppress(UnicodeEncodeError):
         text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return True
+    return False
 
 
 # ---------------------------------------------------------------- lines
@@ -144,42 +142,39 @@ def open_stream(file: Path) -> BufferedIOBase:
     return gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb")
 
 
-def read_lines(file: Path) -> Iterator[str]:
-    """Lines with their ends, of UTF-8 text; ValueError names the line that is not."""
+def read_lines(file: Path, keep_ends: bool = False) -> Iterator[str]:
+    """Lines of UTF-8 text; ValueError names the line that is not."""
     with open_stream(file) as stream:
         number = 0
         try:
             for number, line in enumerate(stream, 1):  # at \n alone: a text may hold other line ends
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")  # Excel puts a mark before the first
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # Excel puts a mark before the first
+                yield text if keep_ends else text.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as e:
             raise ValueError(f"{file}, line {number} is not UTF-8 text: {e.reason}") from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as e:
             raise ValueError(f"{file}, after line {number}: the compressed data is damaged ({e})") from None
 
 
-def without_end(line: str) -> str:
-    return line.removesuffix("\n").removesuffix("\r")
-
-
 # ---------------------------------------------------------------- formats
 
 
 def _jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    return (_json_row(line, f"{file}, line {n}", columns) for n, line in enumerate(read_lines(file), 1) if line.strip())
-
-
-def _json_row(line: str, where: str, columns: Sequence[Column]) -> Row:
-    row = parse_json(line, where)
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} is not a JSON object with named columns: {line.strip()[:60]}")
-    if any(line.count(f'"{column}"') > 1 for column in columns):  # a name twice: Python would keep the last silently
-        names = json.loads(line, object_pairs_hook=lambda pairs: [name for name, _ in pairs])  # slow, and seldom
-        _check_once(where, names, columns)
-    return row
+    for number, line in enumerate(read_lines(file), 1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        row = parse_json(line, where)
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} is not a JSON object with named columns: {line.strip()[:60]}")
+        if any(line.count(f'"{column}"') > 1 for column in columns):  # a name twice: Python keeps the last silently
+            names = json.loads(line, object_pairs_hook=lambda pairs: [name for name, _ in pairs])  # slow, and seldom
+            _check_once(where, names, columns)
+        yield row
 
 
 def _json(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    text = "".join(read_lines(file))
+    text = "".join(read_lines(file, keep_ends=True))
     rows = parse_json(text, file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file} is JSON, but not a list of objects with named columns; jsonl has one on each line")
@@ -205,13 +200,12 @@ def _table(file: Path, columns: Sequence[Column], *, quoted: bool) -> Iterator[R
 
 def _plain_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells. In tsv a quote is a letter like any other: no cell holds a tab or a line end."""
-    lines = enumerate(map(without_end, read_lines(file)), 1)
-    return ((number, line.split("\t")) for number, line in lines if line)
+    return ((number, line.split("\t")) for number, line in enumerate(read_lines(file), 1) if line)
 
 
 def _quoted_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)  # the default refuses a text of 128 KiB
-    reader = csv.reader(read_lines(file), strict=True)
+    reader = csv.reader(read_lines(file, keep_ends=True), strict=True)
     try:
         yield from ((reader.line_num, cells) for cells in reader if cells)
     except csv.Error as e:
@@ -225,7 +219,7 @@ def _check_once(where: str, names: Sequence[Any], columns: Iterable[Column]) -> 
 
 
 def _lines(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    return ({"text": text, 0: text} for text in map(without_end, read_lines(file)))  # a table of one column
+    return ({"text": text, 0: text} for text in read_lines(file))  # a table of one column
 
 
 READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {

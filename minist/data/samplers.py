@@ -4,7 +4,8 @@ A sampler is a function of (keys, batch size, seed, epoch, drop_last). It depend
 and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded with seed + e.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from minist.data.packed import ranges
+from minist.data.text_column import spans
 
+TextsOf = Callable[[int, int], list[int]]  # hashes of the rows from one place in an order to another
 RUN = 16  # rows that are checked together before they are checked one by one
 
 
@@ -34,87 +37,52 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch))
 
 
-class _Slices(Sequence[Tensor]):
-    """A permutation cut into batches. Their number is known at once; the order is drawn when a batch is asked for."""
+class Shuffled(Sequence[Tensor]):
+    """Batches in random order, the last may be short unless `drop_last`. To count them, no order is drawn."""
 
-    def __init__(self, n: int, batch_size: int, seed: int, epoch: int, drop_last: bool) -> None:
-        self.size, self.arguments = batch_size, (n, seed, epoch)
-        self.length = n // batch_size if drop_last else -(-n // batch_size)
-        self.order: Tensor | None = None
+    def __init__(self, keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> None:
+        self.size, self.arguments = batch_size, (keys.rows, seed, epoch)
+        self.starts = range(0, keys.rows - keys.rows % batch_size if drop_last else keys.rows, batch_size)
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.starts)
 
     def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]  # no slices of slices
-        if not 0 <= i < self.length:
-            raise IndexError(i)  # which ends a loop over it
-        if self.order is None:
-            self.order = permutation(*self.arguments)
-        return self.order[i * self.size : (i + 1) * self.size]
+        start = self.starts[i]  # an IndexError behind the last ends a loop over it
+        return self.order[start : start + self.size]
 
-
-def shuffled(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> Sequence[Tensor]:
-    """Batches of row numbers in random order; the last may be short unless `drop_last`."""
-    return _Slices(keys.rows, batch_size, seed, epoch, drop_last)
-
-
-# ---------------------------------------------------------------- no text twice in a batch
+    @cached_property
+    def order(self) -> Tensor:
+        return permutation(*self.arguments)
 
 
 def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
-    """As `shuffled`, but no text comes twice in a batch, where it would be a false negative.
+    """As `Shuffled`, but no text comes twice in a batch, where it would be a false negative.
 
-    A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at; a
-    row never conflicts with itself. Batches may be short where all rows left conflict; `drop_last` leaves those out.
-    A batch of a single row has nothing to compare it with, so only the last one of an epoch may be so short: rows of
-    others, such as most of those that share one answer, are left out of this epoch, and each epoch leaves out others.
+    A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at.
+    Batches may be short where all rows left conflict; `drop_last` leaves those out. A batch of a single row has nothing
+    to compare it with, so only the last may be so short: the rows of others are left out, other ones in each epoch.
     """
     order = permutation(keys.rows, seed, epoch)
-    rows = _InOrder(keys, order)
+    texts = _texts_in_order(keys, order)
     waiting: dict[int, list[int]] = {}  # see _fill
     batches, start = [], 0
     while start < keys.rows or waiting:
-        end = min(start + batch_size, keys.rows)
-        if not waiting and rows.differ(start, end):  # mostly so, and a hundred times as fast as row by row
-            batch, start = order[start:end], end
-        else:
-            places, start = _fill(batch_size, start, rows, waiting)
-            batch = order[places]
-        if len(batch) == batch_size or not drop_last:
-            batches.append(batch)
+        places, start = _fill(batch_size, start, keys.rows, texts, waiting)
+        if len(places) == batch_size or not drop_last:
+            batches.append(order[places])
     return [batch for batch in batches[:-1] if len(batch) > 1 or batch_size == 1] + batches[-1:]
 
 
-class _InOrder:
-    """The texts of an epoch's rows in its order. A row is called by its place there."""
-
-    def __init__(self, keys: Keys, order: Tensor) -> None:
-        offsets = torch.from_numpy(np.array(keys.offsets))
-        lengths = offsets.diff()[order]  # texts of each row
-        self.n = len(order)
-        self.hashes = np.asarray(keys.hashes)[ranges(offsets[:-1][order], lengths).numpy()]
-        self.offsets = np.concatenate([[0], lengths.cumsum(0).numpy()])
-        self.previous = self._previous(lengths.numpy())
-
-    def _previous(self, lengths: np.ndarray) -> np.ndarray:
-        """For each place the nearest earlier one that shares a text with it, or -1; [n]."""
-        by_text = self.hashes.argsort(kind="stable")  # equal texts become neighbours, and their rows stay in order
-        hashes, places = self.hashes[by_text], np.arange(self.n).repeat(lengths)[by_text]
-        shared = (hashes[1:] == hashes[:-1]) & (places[1:] > places[:-1])  # a row may repeat its own text
-        previous = np.full(self.n, -1)
-        np.maximum.at(previous, places[1:][shared], places[:-1][shared])  # of several texts the nearest row counts
-        return previous
-
-    def texts(self, start: int, end: int) -> list[int]:
-        return self.hashes[self.offsets[start] : self.offsets[end]].tolist()
-
-    def differ(self, start: int, end: int) -> bool:
-        """No two of the rows start, start + 1, .. end - 1 share a text."""
-        return bool(self.previous[start:end].max() < start)  # what they share, they share with rows before
+def _texts_in_order(keys: Keys, order: Tensor) -> TextsOf:
+    starts, lengths = spans(keys.offsets, order)
+    hashes = memoryview(keys.hashes[ranges(starts, lengths).numpy()])
+    places = [0, *lengths.cumsum(0).tolist()]  # where the texts of each row start
+    return lambda start, end: hashes[places[start] : places[end]].tolist()
 
 
-def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) -> tuple[list[int], int]:
-    """One batch: rows that wait, then those from place `start` on. Returns its places and the new `start`.
+def _fill(size: int, start: int, n: int, texts_of: TextsOf, waiting: dict[int, list[int]]) -> tuple[list[int], int]:
+    """One batch: rows that wait, then those from place `start` of `n` on. Returns its places and the new `start`.
 
     `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch too,
     none of them can enter: only the first of each heap is looked at, not every row that shares a text for every batch.
@@ -123,7 +91,7 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
     seen: set[int] = set()
 
     def enter_or_wait(place: int) -> None:
-        texts = rows.texts(place, place + 1)
+        texts = texts_of(place, place + 1)
         if seen.isdisjoint(texts):
             batch.append(place)
             seen.update(texts)
@@ -142,10 +110,10 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
             heappush(firsts, (waiting[text][0], text))
         else:
             del waiting[text]
-    while start < rows.n and len(batch) < size:
-        end = min(start + RUN, start + size - len(batch), rows.n)
-        texts = rows.texts(start, end)
-        if rows.differ(start, end) and seen.isdisjoint(texts):
+    while start < n and len(batch) < size:
+        end = min(start + RUN, start + size - len(batch), n)
+        texts = texts_of(start, end)
+        if len(set(texts)) == len(texts) and seen.isdisjoint(texts):  # mostly so, and faster than row by row
             batch.extend(range(start, end))
             seen.update(texts)
         else:
@@ -153,9 +121,6 @@ def _fill(size: int, start: int, rows: _InOrder, waiting: dict[int, list[int]]) 
                 enter_or_wait(place)
         start = end
     return batch, start
-
-
-# ---------------------------------------------------------------- labels
 
 
 def group_by_label(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
@@ -200,4 +165,4 @@ def _groups(labels: np.ndarray | None, batch_size: int) -> list[list[int]]:
     return groups
 
 
-SAMPLERS = {"shuffled": shuffled, "no_duplicates": no_duplicates, "group_by_label": group_by_label}
+SAMPLERS = {"shuffled": Shuffled, "no_duplicates": no_duplicates, "group_by_label": group_by_label}

@@ -30,6 +30,7 @@ MAX_BODY_WORDS = 300  # more than a small model reads
 CLOZES = 12  # further training pairs from each body
 MIN_SPAN, MAX_SPAN = 5, 12  # words of a span: as long as summaries are
 WINDOW = 30  # words of the rest that are kept: short texts train faster
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -62,8 +63,7 @@ def collect_pairs(folders: list[Path]) -> list[tuple[str, str]]:
     """All (summary, body) pairs below `folders`; no summary, and no body, comes twice. In hash order."""
     below = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.py"))]
     files = [file for folder, file in below if not SKIPPED & set(file.relative_to(folder).parts)]
-    pairs: dict[str, tuple[str, str]] = {}  # by hash
-    seen: set[str] = set()
+    pairs, seen = dict[str, tuple[str, str]](), set[str]()  # by hash; all texts so far
     with progress_bar(len(files), "files", "reading docstrings") as bar:
         for file in files:
             for summary, body in read_pairs(file):
@@ -82,19 +82,16 @@ def read_pairs(file: Path) -> Iterator[tuple[str, str]]:
     except (SyntaxError, ValueError, RecursionError):
         return
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            pair = split_docstring(ast.get_docstring(node) or "")
-            if pair:
-                yield pair
+        if isinstance(node, DOCUMENTED) and (pair := split_docstring(ast.get_docstring(node) or "")):
+            yield pair
 
 
 def split_docstring(text: str) -> tuple[str, str] | None:
     """First paragraph and the rest; None where either says too little, or the rest repeats the first."""
     summary, _, body = text.partition("\n\n")
     summary, body = " ".join(summary.split()), " ".join(body.split()[:MAX_BODY_WORDS])
-    if len(words(summary)) < MIN_SUMMARY_WORDS or len(words(body)) < MIN_BODY_WORDS or len(summary) > 200:
-        return None
-    return None if contains(body, summary) else (summary, body)
+    is_short = len(words(summary)) < MIN_SUMMARY_WORDS or len(words(body)) < MIN_BODY_WORDS
+    return None if is_short or len(summary) > 200 or contains(body, summary) else (summary, body)
 
 
 def cloze_pairs(summary: str, body: str) -> list[tuple[str, str]]:

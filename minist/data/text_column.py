@@ -37,7 +37,6 @@ class TextColumn:
         empty = self.offsets[-1] == 0  # an empty file cannot be mapped
         self.ids = np.empty(0) if empty else np.memmap(f"{stem}.ids", meta["dtype"], "r")
         self.prompt_length: int = meta["prompt_length"]
-        self.cut_in_all: int = meta["cut"]
 
     def __len__(self) -> int:  # texts, not rows
         return len(self.was_cut)
@@ -73,7 +72,8 @@ class TextColumn:
         tokens = f"{len(self.ids) / max(len(self), 1):.0f} tokens"
         if self.rows is not None:
             tokens = f"lists of {len(self) / (len(self.rows) - 1):.1f} texts of {tokens}"
-        return f"{tokens}, {self.cut_in_all:,} cut" if self.cut_in_all else tokens
+        cut = int(self.was_cut.sum())
+        return f"{tokens}, {cut:,} cut" if cut else tokens
 
 
 class TextColumnWriter:
@@ -81,8 +81,8 @@ class TextColumnWriter:
 
     def __init__(self, stem: Path, spec: ColumnSpec) -> None:
         self.stem, self.tokenizer, self.prompt = stem, spec.tokenizer, spec.prompt
-        largest = max(spec.tokenizer.backend.get_vocab().values(), default=0)  # a vocabulary may have gaps
-        self.dtype = np.dtype(np.uint16 if largest < 2**16 else np.int32)  # half the disk for most vocabularies
+        is_small = spec.tokenizer.vocab_size <= 2**16  # as most are: half the disk
+        self.dtype = np.dtype(np.uint16 if is_small else np.int32)
         self.lengths: list[np.ndarray] = []
         self.was_cut: list[np.ndarray] = []
         Path(f"{stem}.ids").write_bytes(b"")  # there even if no text comes
@@ -96,13 +96,12 @@ class TextColumnWriter:
 
     def save(self, rows: np.ndarray | None) -> dict[str, Any]:
         """Write the rest; `rows` [rows + 1] where the cells are lists. Returns what `TextColumn` has to know."""
-        was_cut = np.concatenate(self.was_cut)
         np.save(f"{self.stem}.offsets.npy", offsets(self.lengths))
-        np.save(f"{self.stem}.cut.npy", was_cut)
+        np.save(f"{self.stem}.cut.npy", np.concatenate(self.was_cut))
         if rows is not None:
             np.save(f"{self.stem}.rows.npy", rows)
-        ragged, length = rows is not None, self.tokenizer.prompt_length(self.prompt)
-        return {"dtype": self.dtype.name, "ragged": ragged, "prompt_length": length, "cut": int(was_cut.sum())}
+        length = self.tokenizer.prompt_length(self.prompt)
+        return {"dtype": self.dtype.name, "ragged": rows is not None, "prompt_length": length}
 
 
 def offsets(lengths: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,15 +2,17 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from minist.data import rows
 from minist.data.parquet import count_parquet
 from minist.data.rows import STANDARD_INPUT, Column, format_of
 from minist.files import check_file
 
+T = TypeVar("T")
 # a block of texts is the share of work that a process takes at once: about 500,000 tokens
 BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21
 
@@ -47,7 +49,7 @@ class Texts:
         """Every text of every input, in order. ValueError names file and line of what is none."""
         for file in self.inputs:
             if self.column is None:
-                yield from map(rows.without_end, rows.read_lines(file))
+                yield from rows.read_lines(file)
             else:
                 places = rows.read_places([file], {self.column: self.column}, self.format_of(file))
                 yield from (rows.check_text(place, self.column) for place in places)
@@ -68,21 +70,23 @@ class Texts:
         return total
 
     def blocks(self) -> Iterator[list[str]]:
-        """All texts, some thousands at a time, fewer where they are long: blocks take about equally long to embed."""
-        block, size = [], 0
-        for text in self:
-            block.append(text)
-            size += len(text)
-            if len(block) == BLOCK_TEXTS or size >= BLOCK_CHARACTERS:
-                yield block
-                block, size = [], 0
-        if block:
-            yield block
+        """All texts, some thousands at a time; blocks take about equally long to embed."""
+        return chunks(self, BLOCK_TEXTS, BLOCK_CHARACTERS, len)
+
+
+def chunks(texts: Iterable[T], most: int, characters: int, length: Callable[[T], int]) -> Iterator[list[T]]:
+    """`texts` in order, `most` at a time, fewer where they are long: each chunk ends when it has `characters`."""
+    chunk, size = [], 0
+    for text in texts:
+        chunk.append(text)
+        size += length(text)
+        if len(chunk) == most or size >= characters:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _count_lines(file: Path) -> int:
-    count, last = 0, b"\n"
     with rows.open_stream(file) as stream:
-        while block := stream.read(1 << 20):
-            count, last = count + block.count(b"\n"), block
-    return count + (not last.endswith(b"\n"))  # what stands after the last line end is a line too
+        return sum(1 for _ in stream)

@@ -1,10 +1,7 @@
-"""Text to token ids, on the `tokenizers` library.
-
-Nothing is padded, and texts are cut at our `max_length`, whatever tokenizer.json says of both.
-"""
+"""Text to token ids by `tokenizers`: never padded, and cut at our `max_length`, whatever tokenizer.json says."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -18,6 +15,8 @@ from torch import Tensor
 
 from minist.checks import number
 from minist.data.packed import Packed
+from minist.data.rows import is_unicode
+from minist.data.texts import chunks
 
 NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none
 PIECE, CHARACTERS = 1024, 2**20  # texts, and characters of them, that are tokenized at once: Encodings are large
@@ -46,11 +45,10 @@ def checked_texts(texts: str | Iterable[Text]) -> tuple[list[Text], bool]:
 def text_fault(text: Any, may_pair: bool) -> str:
     """Why this is no text, or no pair of texts where one may stand; "" where it is one."""
     if isinstance(text, str):
-        try:
-            text.encode()  # the tokenizer wants UTF-8
-        except UnicodeEncodeError as e:
-            return f"{_shown(text)}, whose character {e.start} is half of a surrogate pair: it has no UTF-8"
-        return ""
+        if is_unicode(text):  # the tokenizer wants UTF-8
+            return ""
+        place = next(i for i, letter in enumerate(text) if not is_unicode(letter))
+        return f"{_shown(text)}, whose character {place} is half of a surrogate pair: it has no UTF-8"
     if may_pair and isinstance(text, tuple) and len(text) == 2:
         return text_fault(text[0], may_pair=False) or text_fault(text[1], may_pair=False)
     return f"{_shown(text)}: give a text" + ", or a tuple of two for a pair" * may_pair
@@ -83,14 +81,12 @@ class Tokenizer:
         that leaves no room for text, and for a tokenizer that cannot read every text."""
         backend.no_padding()
         backend.post_processor = backend.post_processor or PLAIN  # without one, encode_batch_fast forgets the types
-        self.backend = backend
-        self.special_tokens = special_tokens
+        self.backend, self.special_tokens = backend, special_tokens
         self.config: dict[str, Any] = {}  # tokenizer_config.json as read, so that saving loses nothing
         self.has_types = True  # the second text of a pair has token type 1
         self.longest = NO_LIMIT  # tokens that the encoder has positions for, see TextModel
         self.max_length = max_length
-        added = backend.get_added_tokens_decoder()
-        self.special_ids = {i for i, token in added.items() if token.special}
+        self.special_ids = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         # characters that always end a word: before them a text may be cut, and the tokens in front stay the same
         self.word_ends = [end for end in " \n。" if _splits(backend, end)]
         try:
@@ -136,25 +132,16 @@ class Tokenizer:
             content["truncation"] = None
         return json.dumps(content | {"padding": None}, ensure_ascii=False, indent=2)
 
-    # ------------------------------------------------------------ texts
-
     def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokenized:
         """Tokenize; `prompt` is put before each text, or before the first text of a pair."""
         if prompt:
             texts = [prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts]
         return Tokenized(*map(torch.cat, zip(*map(self._tokenize, self._pieces(texts)), strict=True)))
 
-    def _pieces(self, texts: Sequence[Text]) -> Iterator[list[Text]]:
-        piece: list[Text] = []
-        characters, far = 0, self._far
-        for text in texts:
-            piece.append(text)
-            characters += min(_length(text), far)  # of a longer one, no more is tokenized
-            if len(piece) == PIECE or characters > CHARACTERS:
-                yield piece
-                piece, characters = [], 0
-        if piece or not texts:  # no texts are one piece, so that there are tensors to be joined
-            yield piece
+    def _pieces(self, texts: Sequence[Text]) -> list[list[Text]]:
+        far = self._far  # of a longer text, no more is tokenized
+        pieces = chunks(texts, PIECE, CHARACTERS, lambda text: min(_length(text), far))
+        return list(pieces) or [[]]  # no texts are one piece, so that there are tensors to be joined
 
     def _tokenize(self, texts: list[Text]) -> Tokenized:
         encodings, longest = self._encode(texts), self.max_length

@@ -78,12 +78,10 @@ def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     vocabulary = backend.get_vocab()
     used = (SENTENCEPIECE, BYTE_LEVEL)  # in this order: with sentencepiece the letters of the other may occur
     marks = next((m for m in used if any(token.startswith(m) for token in vocabulary)), ("",))
-    starts = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.bool)
+    inner = backend.model.continuing_subword_prefix if isinstance(backend.model, WordPiece) else None
+    starts = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
     for token, i in vocabulary.items():
-        if isinstance(backend.model, WordPiece):
-            starts[i] = not token.startswith(backend.model.continuing_subword_prefix)
-        else:
-            starts[i] = token.startswith(marks)
+        starts[i] = token.startswith(marks) if inner is None else not token.startswith(inner)
     special = torch.zeros_like(starts)
     unknown = {vocabulary.get(token) for token in UNKNOWN}  # stand for a word, and go like one
     special[sorted(tokenizer.special_ids - unknown)] = True

@@ -1,6 +1,7 @@
 """EmbeddingSimilarityEvaluator: do similarities of embeddings agree with human scores?"""
 
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from minist.data.rows import Place, check_number, check_text
 from minist.evaluation.embedder import Embedder
 from minist.evaluation.metrics import pearson, spearman
 from minist.similarity import pairwise_similarity
+
+Texts = Sequence[str]
 
 
 class EmbeddingSimilarityEvaluator:
@@ -21,12 +24,7 @@ class EmbeddingSimilarityEvaluator:
     note = ""  # what a person should know of the rows
 
     def __init__(
-        self,
-        texts1: Sequence[str],
-        texts2: Sequence[str],
-        scores: Sequence[float],
-        name: str = "",
-        similarities: Sequence[str] | None = None,
+        self, texts1: Texts, texts2: Texts, scores: Sequence[float], name: str = "", similarities: Texts | None = None
     ) -> None:
         """`similarities` None is the model's own."""
         if not len(texts1) == len(texts2) == len(scores) > 0:
@@ -38,20 +36,14 @@ class EmbeddingSimilarityEvaluator:
         self.similarities, self.prefix = similarities, f"{name}_" if name else ""
 
     @classmethod
-    def from_rows(
-        cls, rows: Iterable[Place], name: str, similarities: Sequence[str] | None = None
-    ) -> "EmbeddingSimilarityEvaluator":
+    def from_rows(cls, rows: Iterable[Place], name: str, similarities: Texts | None = None) -> Self:
         """Each row is a pair with its score; `note` says how many have none, as some of STS15 do, and are left out."""
-        texts1, texts2, scores, empty = [], [], [], 0
-        for row in rows:
-            if row.row["score"] is None or row.row["score"] == "":
-                empty += 1
-                continue
-            texts1.append(check_text(row, "text1"))
-            texts2.append(check_text(row, "text2"))
-            scores.append(check_number(row, "score"))
-        made = cls(texts1, texts2, scores, name, similarities)
-        made.note = f"{empty:,} rows of {empty + len(scores):,} left out: their score is empty" if empty else ""
+        given = list(rows)
+        scored = [place for place in given if place.row["score"] not in (None, "")]
+        texts1, texts2 = ([check_text(place, column) for place in scored] for column in ("text1", "text2"))
+        made = cls(texts1, texts2, [check_number(place, "score") for place in scored], name, similarities)
+        if empty := len(given) - len(scored):
+            made.note = f"{empty:,} rows of {len(given):,} left out: their score is empty"
         return made
 
     def __call__(self, model: Embedder) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import index
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -54,10 +55,10 @@ class InformationRetrievalEvaluator:
             raise ValueError("no query has a relevant document in the corpus: do the ids agree?")
         self.prefix = f"{name}_" if name else ""
         depths = (accuracy_at, precision_recall_at, precision_recall_at, ndcg_at, mrr_at, map_at)
-        self.depths: dict[str, list[int]] = {}
+        self.wanted: list[tuple[str, int]] = []  # metric and k
         for metric, ks in zip(METRICS, depths, strict=True):
-            self.depths[metric] = [index(number(f"k of {metric}", k, least=1)) for k in ks]  # index: 2.5 is no rank
-        self.deepest = max((k for ks in self.depths.values() for k in ks), default=1)  # so far a search has to go
+            self.wanted += [(metric, index(number(f"k of {metric}", k, least=1))) for k in ks]  # index: 2.5 is no rank
+        self.deepest = max((k for _, k in self.wanted), default=1)  # so far a search has to go
 
     @classmethod
     def from_rows(
@@ -69,11 +70,9 @@ class InformationRetrievalEvaluator:
         mrr_at: Sequence[int] = (10,),
         ndcg_at: Sequence[int] = (10,),
         map_at: Sequence[int] = (100,),
-    ) -> "InformationRetrievalEvaluator":
-        """Each row is a query and a relevant document; the documents of other queries are the distractors.
-
-        Equal texts are one: a query of several rows has several relevant documents.
-        """
+    ) -> Self:
+        """Each row is a query and a relevant document; the documents of other queries are the distractors. Equal texts
+        are one: a query of several rows has several relevant documents."""
         queries: dict[str, str] = {}  # text -> id; an id is the text's place among those that differ
         corpus: dict[str, str] = {}
         relevant: dict[str, set[str]] = {}
@@ -96,7 +95,7 @@ class InformationRetrievalEvaluator:
         mrr_at: Sequence[int] = (10,),
         ndcg_at: Sequence[int] = (10,),
         map_at: Sequence[int] = (100,),
-    ) -> "InformationRetrievalEvaluator":
+    ) -> Self:
         """The files of BEIR (Thakur et al. 2021, arXiv:2104.08663), whose ids say what belongs together.
 
         queries.jsonl   _id, text
@@ -109,12 +108,12 @@ class InformationRetrievalEvaluator:
         for i, row in enumerate(read_rows(qrels, ["query-id", "corpus-id", "score"]), 1):
             if check_number(Place(qrels, i, row), "score") > 0:
                 relevant.setdefault(str(row["query-id"]), set()).add(str(row["corpus-id"]))
-        made = cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
-        judged = dict.fromkeys(i for ids in relevant.values() for i in sorted(ids))
+        judged, notes = dict.fromkeys(i for ids in relevant.values() for i in sorted(ids)), []
         for file, named, known in ((queries, relevant, texts), (corpus, judged, documents)):
             if ids := [i for i in named if i not in known]:
-                note = f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}"
-                made.note += f"; {note}" if made.note else note
+                notes.append(f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}")
+        made = cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
+        made.note = "; ".join(notes)
         return made
 
     def __call__(self, model: Embedder) -> dict[str, float]:
@@ -128,10 +127,9 @@ class InformationRetrievalEvaluator:
         found: dict[str, list[float]] = {}
         for ids, row in zip(self.relevant, ranking, strict=True):
             hits = np.array([self.document_ids[i] in ids for i in row])
-            for metric, ks in self.depths.items():
-                for k in ks:
-                    value = METRICS[metric](hits, k, len(ids))  # ids: also those that the corpus has not
-                    found.setdefault(f"{self.prefix}{by}_{metric}@{k}", []).append(value)
+            for metric, k in self.wanted:
+                value = METRICS[metric](hits, k, len(ids))  # ids: also those that the corpus has not
+                found.setdefault(f"{self.prefix}{by}_{metric}@{k}", []).append(value)
         return {name: float(np.mean(values)) for name, values in found.items()}
 
 

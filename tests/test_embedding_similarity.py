@@ -84,17 +84,21 @@ def test_the_largest_of_those_that_are_numbers():
     assert found["pearson_max"] == found["pearson_dot"] and found["spearman_max"] == found["spearman_dot"]
 
 
+def of_rows(rows, **more):
+    return EmbeddingSimilarityEvaluator(**EmbeddingSimilarityEvaluator.of_rows(rows), **more)
+
+
 def test_from_rows():
     cells = zip(FIRST, SECOND, map(str, SCORES), strict=True)
     rows = [
         Place(Path("a"), i, dict(zip(("text1", "text2", "score"), row, strict=True))) for i, row in enumerate(cells)
     ]
-    found = EmbeddingSimilarityEvaluator.from_rows(rows, "sts", similarities=["dot", "manhattan"])(Table())
+    found = of_rows(rows, name="sts", similarities=["dot", "manhattan"])(Table())
     assert found["sts_spearman_dot"] == pytest.approx(RECORDED["spearman_dot"], abs=1e-6)
     assert found["sts_spearman_max"] == found["sts_spearman_manhattan"]
     for broken in ("nan", "4,5", "inf"):
         with pytest.raises(ValueError, match=f"a, row 3: 'score' is \"{broken}\", but a number is"):
-            EmbeddingSimilarityEvaluator.from_rows([rows[0], rows[3]._replace(row=rows[3].row | {"score": broken})], "")
+            of_rows([rows[0], rows[3]._replace(row=rows[3].row | {"score": broken})])
 
 
 COLUMNS = {"text1": "a", "text2": "b", "score": "s"}

@@ -53,7 +53,11 @@ class Prompted(Table):
 
 def from_pairs(pairs, **depths):
     rows = (Place(Path("a.jsonl"), i, {"query": q, "document": d}) for i, (q, d) in enumerate(pairs, 1))
-    return InformationRetrievalEvaluator.from_rows(rows, "", **depths)
+    return InformationRetrievalEvaluator(**InformationRetrievalEvaluator.of_rows(rows), **depths)
+
+
+def of_files(*files, **more):
+    return InformationRetrievalEvaluator(**InformationRetrievalEvaluator.of_files(*files), **more)
 
 
 KINDS = ["ndcg@3", "ndcg@7", "mrr@10", "map@2"]
@@ -159,33 +163,33 @@ def test_from_files(tmp_path):
     """Judgements of 1 and more are relevant alike, those of 0 and less are not."""
     judgements = [(q, d, 1 + i) for q, ids in RELEVANT.items() for i, d in enumerate(sorted(ids))]
     judgements += [("q0", "d6", 0), ("q1", "d7", -1)]
-    evaluator = InformationRetrievalEvaluator.from_files(*beir(tmp_path, judgements), "")
+    evaluator = of_files(*beir(tmp_path, judgements))
     assert evaluator(Titled()) == pytest.approx(RECORDED, abs=1e-12)
     assert evaluator.note == ""
-    named = InformationRetrievalEvaluator.from_files(*beir(tmp_path, judgements), "x", ndcg_at=[5])
+    named = of_files(*beir(tmp_path, judgements), name="x", ndcg_at=[5])
     assert "x_cosine_ndcg@5" in named(Titled())
 
 
 def test_ids_that_no_file_has(tmp_path):
     judgements = [("q1", "d12", 1), ("q1", "d15", 1), *((f"q{i}", f"d{i * 100}", 1) for i in range(1, 6))]
-    evaluator = InformationRetrievalEvaluator.from_files(*beir(tmp_path, judgements), "")
+    evaluator = of_files(*beir(tmp_path, judgements))
     queries, documents = evaluator.note.split("; ")
     assert queries.endswith("test.tsv names 1 ids that " + str(tmp_path / "queries.jsonl") + " has not, such as q5")
     assert documents.endswith("corpus.jsonl has not, such as d100, d200, d300")
     assert " 5 ids " in documents
     assert evaluator(Titled())["cosine_recall@10"] <= (2 / 3) / 4  # what is not there is not found
     with pytest.raises(ValueError, match="do the ids agree"):
-        InformationRetrievalEvaluator.from_files(*beir(tmp_path, [("1", "2", 1)]), "")
+        of_files(*beir(tmp_path, [("1", "2", 1)]))
 
 
 def test_files_that_cannot_be(tmp_path):
     files = beir(tmp_path, [("q1", "d12", "high")])
     with pytest.raises(ValueError, match=r"test.tsv, row 1: 'score' is \"high\", but a number is wanted"):
-        InformationRetrievalEvaluator.from_files(*files, "")
+        of_files(*files)
     with files[0].open("a") as stream:
         stream.write('{"_id": "q3", "text": "s8"}\n')
     with pytest.raises(ValueError, match=r"queries.jsonl, row 6: the id 'q3' has another text in a row before"):
-        InformationRetrievalEvaluator.from_files(*files, "")
+        of_files(*files)
 
 
 def test_no_relevant_document_in_the_corpus():

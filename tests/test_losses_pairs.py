@@ -62,6 +62,17 @@ def test_gradcheck(loss, options, labels):
     assert_gradcheck(loss(**options), random_columns(4, 2), Batch(labels=labels))
 
 
+def test_scores_that_no_cosine_can_reach():
+    """A run with the scores of STS, 0 to 5, would pull all pairs together and say nothing."""
+    loss, batch = CosineSimilarityLoss(), Batch(labels=5 * SCORES)
+    loss.check(random_columns(0, 2), Batch(labels=SCORES))
+    loss(random_columns(0, 2), batch)
+    with pytest.raises(ValueError, match=r"numbers from -1 to 1 \[rows\], such as 0.8 .* got 2.5, 4.0, 4.5$"):
+        loss.check(random_columns(0, 2), batch)
+    with pytest.raises(ValueError, match="CosineSimilarityLoss takes two texts, labels numbers"):
+        loss.check(random_columns(0, 3), Batch(labels=SCORES))
+
+
 @pytest.mark.parametrize("width", [6, 5])
 @pytest.mark.parametrize("columns", [3, 4])
 @pytest.mark.parametrize("labels", [None, SCORES], ids=["no labels", "labels"])

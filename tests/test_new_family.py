@@ -58,9 +58,9 @@ class LengthEvaluator:
     def __init__(self, texts, name):
         self.texts, self.name = texts, name
 
-    @classmethod
-    def from_rows(cls, rows, name):
-        return cls([check_text(place, "text") for place in rows], name)
+    @staticmethod
+    def of_rows(rows):
+        return {"texts": [check_text(place, "text") for place in rows]}
 
     def __call__(self, model):
         embeddings = torch.as_tensor(model.encode(self.texts))

@@ -55,12 +55,12 @@ class Mine(Loss):
 SCRIPTED = """
 class Scripted:
     columns = ("text",)
-    def __init__(self, name, values):
+    def __init__(self, name, values: list[str]):
         self.name, self.values = name, [float(value) for value in values]
-    @classmethod
-    def from_rows(cls, rows, name: str, values: list[str]):
+    @staticmethod
+    def of_rows(rows):
         assert [place.row["text"] for place in rows][0]
-        return cls(name, values)
+        return {}
     def __call__(self, model):
         return {f"{self.name}_m": self.values.pop(0)}
 """
@@ -346,7 +346,7 @@ def test_arguments_of_an_evaluator(folder):
     without = 'eval=[{name="s", files=["rows.jsonl"], columns={text="q"}, evaluator="scripted.py:Scripted"}]'
     assert "scripted.py:Scripted lacks the argument 'values'" in run(without, code=2)
     message = run(entry.replace("values", "valves"), code=2)
-    assert "an argument of scripted.py:Scripted is 'valves', known are rows, name, values" in message
+    assert "an argument of scripted.py:Scripted is 'valves', known are name, values" in message
     assert "takes text" in run(entry.replace('{text="q"}', '{word="q"}'), code=2)
     assert not (folder / "run").exists()
 

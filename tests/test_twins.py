@@ -13,6 +13,7 @@ TEXTS = sentences(5)
 def test_two_copies_that_start_alike_and_part(tmp_path):
     model = tiny_model()
     model.prompts = {"query": "read: ", "document": ""}
+    model.settings["of_others"] = [1]
     before = model.encode(TEXTS)
     twins = make_twins(model)
     for role in (FIRST, SECOND, "query", None):
@@ -27,5 +28,5 @@ def test_two_copies_that_start_alike_and_part(tmp_path):
     for role in (FIRST, SECOND, "document"):
         np.testing.assert_allclose(again.encode(TEXTS, role=role), twins.encode(TEXTS, role=role), atol=1e-6, rtol=0)
     kept = keep_one(again)
-    assert (kept.routes, kept.prompts) == ((), model.prompts)
+    assert (kept.routes, kept.prompts, kept.settings["of_others"]) == ((), model.prompts, [1])
     assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), keep_one(twins).parameters(), strict=True))

@@ -30,6 +30,7 @@ from minist.progress import progress_bar
 
 LAYOUT = 3  # of the folder; a new number where the files change, so that old folders are made again
 CHUNK = 1024  # rows that are tokenized at a time
+Files = Sequence[Path]
 Columns = Mapping[str, ColumnSpec]  # our names -> what they hold
 
 
@@ -98,7 +99,7 @@ class Dataset:
 
 
 def prepare_dataset(
-    files: Sequence[Path], columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
+    files: Files, columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
 ) -> Path:
     """Make the data set in `dataset_folder`, which is returned, unless it is there.
 
@@ -121,7 +122,7 @@ def prepare_dataset(
 
 
 def dataset_folder(
-    files: Sequence[Path], columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
+    files: Files, columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
 ) -> Path:
     """Below `cache`: its name is a hash of all that decides about the data set. ValueError where a file is missing."""
     label_file = [Path(str(label)).resolve()] if is_label_file(label) else []  # not copied, so its place counts too
@@ -146,9 +147,7 @@ def _contents(columns: Columns) -> dict[str, tuple[Column, str, str]]:
 class _Writer:
     """Takes the rows as they come by."""
 
-    def __init__(
-        self, folder: Path, files: Sequence[Path], columns: Columns, label: Column, format: str, wants: str
-    ) -> None:
+    def __init__(self, folder: Path, files: Files, columns: Columns, label: Column, format: str, wants: str) -> None:
         contents = _contents(columns)
         numbers = {content: i for i, content in enumerate(dict.fromkeys(contents.values()))}
         self.folder, self.label = folder, label
@@ -158,9 +157,7 @@ class _Writer:
         self.label_file = check_label_file(Path(str(label))) if is_label_file(label) else None
         self.labels = LabelWriter(files, label, wants, format) if label != "" and not self.label_file else None
         self.are_lists: dict[Column, bool] = {}  # as the first row has it
-        self.counts: dict[Column, list[np.ndarray]] = {
-            spec.source: [] for spec in columns.values()
-        }  # texts of each row
+        self.counts: dict[Column, list[np.ndarray]] = {s.source: [] for s in columns.values()}  # texts of each row
         self.hashes: list[np.ndarray] = []
         self.needed = dict.fromkeys([*self.counts, *([label] if self.labels else [])])  # columns of the files
 

@@ -1,7 +1,7 @@
 """EmbeddingSimilarityEvaluator: do similarities of embeddings agree with human scores?"""
 
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,30 +21,34 @@ class EmbeddingSimilarityEvaluator:
     """
 
     columns = ("text1", "text2", "score")
-    note = ""  # what a person should know of the rows
 
     def __init__(
-        self, texts1: Texts, texts2: Texts, scores: Sequence[float], name: str = "", similarities: Texts | None = None
+        self,
+        texts1: Texts,
+        texts2: Texts,
+        scores: Sequence[float],
+        name: str = "",
+        similarities: Texts | None = None,
+        note: str = "",
     ) -> None:
-        """`similarities` None is the model's own."""
+        """`similarities` None is the model's own; `note` is what a person should know of the rows."""
         if not len(texts1) == len(texts2) == len(scores) > 0:
             given = f"{len(texts1)} first texts, {len(texts2)} second texts, {len(scores)} scores"
             raise ValueError(f"{given}: must be equal, and not 0")
         for similarity in similarities or ():
             pairwise_similarity(similarity)  # an unknown one is known before the run, not after it
         self.texts1, self.texts2, self.scores = list(texts1), list(texts2), np.asarray(scores, dtype=np.float64)
-        self.similarities, self.prefix = similarities, f"{name}_" if name else ""
+        self.similarities, self.prefix, self.note = similarities, f"{name}_" if name else "", note
 
-    @classmethod
-    def from_rows(cls, rows: Iterable[Place], name: str, similarities: Texts | None = None) -> Self:
-        """Each row is a pair with its score; `note` says how many have none, as some of STS15 do, and are left out."""
+    @staticmethod
+    def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
+        """Arguments: each row is a pair with its score. `note` says how many have none, and are left out (STS15)."""
         given = list(rows)
         scored = [place for place in given if place.row["score"] not in (None, "")]
         texts1, texts2 = ([check_text(place, column) for place in scored] for column in ("text1", "text2"))
-        made = cls(texts1, texts2, [check_number(place, "score") for place in scored], name, similarities)
-        if empty := len(given) - len(scored):
-            made.note = f"{empty:,} rows of {len(given):,} left out: their score is empty"
-        return made
+        scores, empty = [check_number(place, "score") for place in scored], len(given) - len(scored)
+        note = f"{empty:,} rows of {len(given):,} left out: their score is empty" if empty else ""
+        return {"texts1": texts1, "texts2": texts2, "scores": scores, "note": note}
 
     def __call__(self, model: Embedder) -> dict[str, float]:
         a, b = (torch.as_tensor(model.encode(texts)) for texts in (self.texts1, self.texts2))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import index
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ class InformationRetrievalEvaluator:
     """
 
     columns = ("query", "document")
-    note = ""  # what a person should know of the files
 
     def __init__(
         self,
@@ -46,33 +45,26 @@ class InformationRetrievalEvaluator:
         mrr_at: Sequence[int] = (10,),
         ndcg_at: Sequence[int] = (10,),
         map_at: Sequence[int] = (100,),
+        note: str = "",
     ) -> None:
+        """`note` is what a person should know of the files. ValueError where no relevant document is in the corpus."""
         self.document_ids = sorted(corpus)  # search puts the lower row first among equal scores
         self.documents = [corpus[i] for i in self.document_ids]
         query_ids = [i for i in queries if relevant.get(i)]
         self.queries, self.relevant = [queries[i] for i in query_ids], [relevant[i] for i in query_ids]
         if not any(ids & corpus.keys() for ids in self.relevant):
             raise ValueError("no query has a relevant document in the corpus: do the ids agree?")
-        self.prefix = f"{name}_" if name else ""
+        self.prefix, self.note = f"{name}_" if name else "", note
         depths = (accuracy_at, precision_recall_at, precision_recall_at, ndcg_at, mrr_at, map_at)
         self.wanted: list[tuple[str, int]] = []  # metric and k
         for metric, ks in zip(METRICS, depths, strict=True):
             self.wanted += [(metric, index(number(f"k of {metric}", k, least=1))) for k in ks]  # index: 2.5 is no rank
         self.deepest = max((k for _, k in self.wanted), default=1)  # so far a search has to go
 
-    @classmethod
-    def from_rows(
-        cls,
-        rows: Iterable[Place],
-        name: str,
-        accuracy_at: Sequence[int] = (1, 3, 5, 10),
-        precision_recall_at: Sequence[int] = (1, 3, 5, 10),
-        mrr_at: Sequence[int] = (10,),
-        ndcg_at: Sequence[int] = (10,),
-        map_at: Sequence[int] = (100,),
-    ) -> Self:
-        """Each row is a query and a relevant document; the documents of other queries are the distractors. Equal texts
-        are one: a query of several rows has several relevant documents."""
+    @staticmethod
+    def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
+        """Arguments: each row is a query and a relevant document; those of other queries are the distractors. Equal
+        texts are one: a query of several rows has several relevant documents."""
         queries: dict[str, str] = {}  # text -> id; an id is the text's place among those that differ
         corpus: dict[str, str] = {}
         relevant: dict[str, set[str]] = {}
@@ -81,22 +73,11 @@ class InformationRetrievalEvaluator:
             document = corpus.setdefault(check_text(place, "document"), f"{len(corpus):09d}")
             relevant.setdefault(query, set()).add(document)
         texts, documents = ({i: text for text, i in ids.items()} for ids in (queries, corpus))
-        return cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
+        return {"queries": texts, "corpus": documents, "relevant": relevant}
 
-    @classmethod
-    def from_files(
-        cls,
-        queries: Path,
-        corpus: Path,
-        qrels: Path,
-        name: str,
-        accuracy_at: Sequence[int] = (1, 3, 5, 10),
-        precision_recall_at: Sequence[int] = (1, 3, 5, 10),
-        mrr_at: Sequence[int] = (10,),
-        ndcg_at: Sequence[int] = (10,),
-        map_at: Sequence[int] = (100,),
-    ) -> Self:
-        """The files of BEIR (Thakur et al. 2021, arXiv:2104.08663), whose ids say what belongs together.
+    @staticmethod
+    def of_files(queries: Path, corpus: Path, qrels: Path) -> dict[str, Any]:
+        """Arguments from the files of BEIR (Thakur et al. 2021, arXiv:2104.08663), whose ids say what belongs together.
 
         queries.jsonl   _id, text
         corpus.jsonl    _id, text, and often title, which is put before the text
@@ -112,9 +93,7 @@ class InformationRetrievalEvaluator:
         for file, named, known in ((queries, relevant, texts), (corpus, judged, documents)):
             if ids := [i for i in named if i not in known]:
                 notes.append(f"{qrels} names {len(ids):,} ids that {file} has not, such as {', '.join(ids[:3])}")
-        made = cls(texts, documents, relevant, name, accuracy_at, precision_recall_at, mrr_at, ndcg_at, map_at)
-        made.note = "; ".join(notes)
-        return made
+        return {"queries": texts, "corpus": documents, "relevant": relevant, "note": "; ".join(notes)}
 
     def __call__(self, model: Embedder) -> dict[str, float]:
         queries = torch.as_tensor(model.encode_query(self.queries))

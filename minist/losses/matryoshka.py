@@ -50,7 +50,5 @@ class MatryoshkaLoss(Wrapper):
             labels = labels[..., :dim]
         if self.guide == "teacher":  # a guide only says who is similar, which it says best with all its dimensions
             guide = tuple(x[:, :dim] if x.shape[1] == width else x for x in guide)
-        extra = {
-            name: tuple(unit(x[:, :dim]) if x.shape[1] == width else x for x in xs) for name, xs in batch.extra.items()
-        }
+        extra = {k: tuple(unit(x[:, :dim]) if x.shape[1] == width else x for x in xs) for k, xs in batch.extra.items()}
         return batch._replace(labels=labels, guide=guide, extra=extra)

@@ -21,7 +21,7 @@ CLASSIFICATIONS: Table = {"cross_entropy": F.cross_entropy, "bce": F.binary_cros
 class CosineSimilarityLoss(Loss):
     """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
 
-    Columns: two texts. Labels [rows]: the similarity they should have, usually 0 to 1. For row i with texts u_i, v_i:
+    Columns: two texts. Labels [rows]: the similarity they should have, -1 to 1. For row i with texts u_i, v_i:
         loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
 
     loss_fct is "mse", (a - b)^2, or "l1", "smooth_l1", "huber" as in torch; cos_score_transformation is "identity",
@@ -29,7 +29,7 @@ class CosineSimilarityLoss(Loss):
     """
 
     columns = "two texts"
-    labels = "numbers [rows], such as 0.8"
+    labels = "numbers from -1 to 1 [rows], such as 0.8 (of scores from 0 to 5, a fifth)"
 
     def __init__(self, loss_fct: str = "mse", cos_score_transformation: str = "identity") -> None:
         super().__init__()
@@ -39,6 +39,9 @@ class CosineSimilarityLoss(Loss):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         u, v, labels = labelled_pairs(self, embeddings, batch)
         return self.loss_fct(self.transformation(pairwise_cosine(u, v)), labels)
+
+    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
+        labelled_pairs(self, embeddings, batch, lambda label: label.abs() <= 1)  # what no cosine is, none can learn
 
 
 class CoSENTLoss(Loss):

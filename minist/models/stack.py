@@ -114,10 +114,7 @@ class Stack(nn.ModuleList):
         if mixing := [module.name for module in path if "layers" in module.takes]:
             raise ValueError(f"{outputs[0]}: {mixing[0]} mixes the layers: no embedding is of one alone")
         states = {f"layer {i}": x for i, x in enumerate(path[0].hidden_states(packed))}
-        wanted = [
-            [*states.values()][-1],
-            *(pick("the output", name, states) for name in outputs),
-        ]  # the last is its own
+        wanted = [[*states.values()][-1], *(pick("the output", name, states) for name in outputs)]  # its own first
         return tuple(behind_reader(path[1:], x, packed) for x in wanted)
 
 

@@ -35,10 +35,8 @@ THEIRS = {
     "max_seq_length": "it is called max_length",
     "similarity_fn_name": "it is called similarity_name",
     "get_sentence_embedding_dimension": "it is called out_width",
-    "get_embedding_dimension": "it is called out_width",
     "save_pretrained": "it is called save",
     "encode_multi_process": "give encode several devices",
-    "fit": "train.py trains",
     "model_card_data": "write a README.md beside the saved model",
 }
 T = TypeVar("T")
@@ -62,12 +60,10 @@ class TextModel(nn.Module):
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
     ) -> None:
-        """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory.
-
-        `device` None takes the GPU if there is one. `dtype`: None is float32, "auto" is bfloat16 where that is fast.
-        `keep_layers` keeps these layers of the encoder, the first is 0; `truncate_dim` the first dimensions of what a
-        user gets. `prompts` are added to those of the folder. Parts in memory stay where and what they are unless told
-        otherwise."""
+        """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
+        which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
+        None is float32, "auto" is bfloat16 where that is fast. `keep_layers` keeps these layers of the encoder, the
+        first is 0; `truncate_dim` the first dimensions of what a user gets; `prompts` are added to the folder's."""
         super().__init__()
         content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings

@@ -122,7 +122,7 @@ def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -
     """An object of `kind` from {"name": class name, **arguments}; arguments may be such tables: a loss in a loss."""
     arguments = dict(table)
     name = arguments.pop("name", "")
-    made = call(name, find_class(what, name, package), arguments, package, kind, {})
+    made = call(name, find_class(what, name, package), arguments, package, kind, dict)
     if not isinstance(made, kind):
         raise ValueError(f"config: {what}: {name} is no {kind.__name__}, make it a subclass of {kind.__module__}")
     return made
@@ -148,14 +148,19 @@ def _run_file(path: str) -> dict[str, Any]:
 
 
 def call(
-    name: str, function: Callable[..., Any], arguments: Table, package: ModuleType, kind: type, given: Table
+    name: str,
+    function: Callable[..., Any],
+    arguments: Table,
+    package: ModuleType,
+    kind: type,
+    more: Callable[[], Table],
 ) -> Any:
-    """`function` of `arguments`, which come from the config and are held against its signature, and of `given`."""
+    """`function` of `arguments`, which come from the config and are held against its signature, and of `more`."""
     known, made = inspect.signature(function).parameters, {}
     for key, value in arguments.items():
         annotation = pick(f"config: an argument of {name}", key, known).annotation
         made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
-    made |= given
+    made |= more()
     for key, p in known.items():
         is_open = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)  # *args and **kwargs may be empty
         if key not in made and p.default is p.empty and not is_open:

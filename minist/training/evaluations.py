@@ -32,15 +32,18 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
     arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
-    own: Table = {"name": entry.name}  # beside the arguments in the config
-    if entry.queries:
-        build, own = found.from_files, own | {key: Path(vars(entry)[key]) for key in ("queries", "corpus", "qrels")}
-    elif set(entry.columns) == set(found.columns):
-        build, own["rows"] = found.from_rows, read_places(entry.paths(), entry.columns, entry.format)
-    else:
+    if not entry.queries and set(entry.columns) != set(found.columns):
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
-    return call(name, build, arguments, evaluation, type(None), own)
+
+    def read() -> Table:  # when the arguments in the config are known to be right
+        if entry.queries:
+            own = found.of_files(Path(entry.queries), Path(entry.corpus), Path(entry.qrels))
+        else:
+            own = found.of_rows(read_places(entry.paths(), entry.columns, entry.format))
+        return {**own, "name": entry.name}
+
+    return call(name, found, arguments, evaluation, type(None), read)
 
 
 class LossEvaluation:

@@ -16,6 +16,7 @@ from minist.encoders.families import ENCODERS
 from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.weights import initialize, modernize
 from minist.models import MODELS, open_model
+from minist.models.folder import Content
 from minist.models.hub import find_model
 from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
@@ -68,8 +69,8 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     special = list(SPECIAL.values())
     trainer = BpeTrainer(vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
     learner.train_from_iterator(map(marked, texts), trainer)
-    pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
-    backend = Backend(models.WordPiece({_unmarked(piece): i for piece, i in pieces}, unk_token="[UNK]"))
+    pieces = {_unmarked(piece): i for piece, i in learner.get_vocab().items()}
+    backend = Backend(models.WordPiece(pieces, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizer, splitter
     backend.add_special_tokens(special)
     ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
@@ -113,6 +114,5 @@ def keep_one(twins: TextModel) -> TextModel:
 
 
 def _like(model: TextModel, other: TextModel) -> TextModel:
-    model.prompts, model.default_prompt_name = other.prompts, other.default_prompt_name
-    model.similarity_name, model.truncate_dim = other.similarity_name, other.truncate_dim
-    return model.to(other.device)
+    """With the prompts and all other settings of `other`, where that one is."""
+    return type(model)(Content(model.stack, model.tokenizers, other.content().settings)).to(other.device)

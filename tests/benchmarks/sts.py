@@ -30,8 +30,10 @@ def main() -> None:
     published = PUBLISHED.get(Path(args.model).name, {})
     print(f"{'':<8}{'pairs':>8}{'Spearman x 100':>16}{'published':>11}")
     for year, files in groupby(sorted(args.files, key=lambda file: file.name), lambda file: file.name.split(".")[0]):
-        evaluator = EmbeddingSimilarityEvaluator.from_rows(read_places(files, COLUMNS, "tsv"), "sts")
-        found = 100 * evaluator(model)["sts_spearman_cosine"]
+        evaluator = EmbeddingSimilarityEvaluator(
+            **EmbeddingSimilarityEvaluator.of_rows(read_places(files, COLUMNS, "tsv"))
+        )
+        found = 100 * evaluator(model)["spearman_cosine"]
         known = f"{published[year]:.2f}" if year in published else ""
         print(f"STS{year[2:]:<5}{len(evaluator.scores):>8,}{found:>16.2f}{known:>11}", flush=True)
 

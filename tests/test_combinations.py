@@ -117,6 +117,7 @@ def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_ranks_in_mini_batches_are_one_pass(folder):
     code, _, err = run_script("train.py", "--config", "c.toml")
     assert (code, err) == (0, "")

@@ -324,6 +324,7 @@ print(data.take(torch.arange(3))[0].input_ids.tolist())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_prepare_the_same(tmp_path, rows):
     """The first to finish wins, and what it has mapped stays."""
     file = write_jsonl(tmp_path / "d.jsonl", rows)

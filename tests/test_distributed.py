@@ -292,6 +292,7 @@ def work_of_different_length(rank, folder):
     os._exit(0)  # a group that failed cannot be left in order
 
 
+@pytest.mark.slow
 def test_a_collective_has_a_limit_and_a_barrier_has_none(tmp_path):
     """Ranks that disagree about a collective: an error, and no hang."""
     run_ranks(work_of_different_length, tmp_path, timedelta(seconds=3))
@@ -308,6 +309,7 @@ def left_alone(rank, folder):
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_barrier_ends_where_a_rank_died(tmp_path):
     run_ranks(left_alone, tmp_path)
     assert (tmp_path / "noticed").exists()
@@ -324,6 +326,7 @@ def stuck(rank, folder):
     distributed.any_rank([False], torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_ends_a_rank_that_waits_in_a_collective(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         ranks = pool.submit(run_ranks, stuck, tmp_path)

@@ -177,6 +177,7 @@ def torchrun(saved, *arguments, script=None):
     return run([*start, script or ROOT / "encode.py", *command(saved, *arguments)[2:]], OMP_NUM_THREADS="1")
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_result(saved, many):
     assert run(command(saved), OMP_NUM_THREADS="1").returncode == 0
     wanted = Path("out.npy").read_bytes()
@@ -186,6 +187,7 @@ def test_two_processes_make_one_result(saved, many):
     assert Path("out.npy").read_bytes() == wanted, "the bytes do not depend on how many processes there are"
 
 
+@pytest.mark.slow
 def test_more_processes_than_texts(saved, here):
     Path("t.txt").write_text("sort\n")
     done = torchrun(saved)
@@ -220,6 +222,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", ["0", "1"])
 def test_nobody_waits_for_a_slow_process(saved, many, slow):
     """Longer than processes wait for each other in an exchange; the leader begins, and converts, for as long."""
@@ -243,6 +246,7 @@ def wait_for_a_block(running):
     pytest.fail("no block was done")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(saved, many):
     wanted = encode(saved, "t.txt", output="whole.npy")[0]
     with subprocess.Popen(command(saved)) as running:
@@ -269,6 +273,7 @@ def test_killed_and_resumed(saved, many):
     assert "--resume: inputs is " in refused.stderr
 
 
+@pytest.mark.slow
 def test_interrupted_keeps_what_is_done(saved, many):
     # a shell starts its background jobs deaf to SIGINT, and children inherit that: hear it again
     hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
@@ -282,6 +287,7 @@ def test_interrupted_keeps_what_is_done(saved, many):
     assert list(Path(".out.npy.unfinished").glob("*.done"))
 
 
+@pytest.mark.slow
 def test_an_input_that_turns_bad_late(saved, many):
     """The blocks before are kept, and used when the line is mended."""
     good = Path("t.txt").read_bytes()
@@ -299,6 +305,7 @@ def test_an_input_that_turns_bad_late(saved, many):
     assert np.array_equal(np.load("out.npy"), encode(saved, "t.txt", output="whole.npy")[0])
 
 
+@pytest.mark.slow
 def test_resume_where_a_text_was_edited_to_the_same_size(saved, many, monkeypatch):
     """Even to the same time: its block is made again, and no other."""
     with subprocess.Popen(command(saved)) as running:
@@ -431,6 +438,7 @@ def test_max_length(saved, here):
     assert not np.allclose(found, SentenceTransformer(saved).encode(["read file sort list number thread"]))
 
 
+@pytest.mark.slow
 def test_what_is_not_utf8(saved, here):
     Path("t.txt").rename(os.fsdecode(b"t\xff.txt"))
     for arguments in ([b"t\xff.txt"], [b"-", b"--prompt", b"\xff"], [b"-", b"--column", b"\xff"]):

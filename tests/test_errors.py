@@ -480,6 +480,7 @@ def process(script, *arguments):
     return [sys.executable, str(ROOT / script), *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_encode_on_a_full_disk(folder, small_disk):
     """In a process of its own: a memory map on a full disk ends the process by a signal."""
     disk = small_disk("64k")
@@ -516,6 +517,7 @@ def test_a_folder_that_cannot_be_written(folder, small_disk):
     )
 
 
+@pytest.mark.slow
 def test_interrupted_while_writing(folder):
     (folder / "t.txt").write_text("read file sort list\n" * 200_000)
     command = process("encode.py", "t.txt", "--model", "m", "--output", "out.npy", "--batch-tokens", "64")
@@ -538,6 +540,7 @@ def test_interrupted_while_writing(folder):
     assert not unfinished.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["encode.py", "train.py"])
 def test_debug_shows_the_traceback(folder, script):
     arguments = {

@@ -46,6 +46,7 @@ def measure(model: Embedder, texts: list[str]) -> list[np.ndarray]:
     return [np.asarray(encode(texts)) for encode in (model.encode, model.encode_query, model.encode_document)]
 
 
+@pytest.mark.slow
 def test_ranks_that_share_embed_as_one_does(tmp_path):
     """Each a part of the texts, also where one rank has none."""
     run_ranks(_share, tmp_path)

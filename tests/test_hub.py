@@ -713,6 +713,7 @@ def test_bars_of_uploads_are_for_terminals(hub, tmp_path, monkeypatch, terminal,
     assert disabled == [not terminal]
 
 
+@pytest.mark.slow
 def test_the_environment_is_heard(full, files, tmp_path):
     """In a process of its own, since huggingface_hub reads it when it is imported."""
     full.readers[NAME] = "secret"

@@ -139,8 +139,8 @@ def test_lists_of_equal_length_are_columns(name, options):
 def test_gradcheck(name, options, scores_per_block, monkeypatch):
     monkeypatch.setattr(row_blocks, "SCORES_PER_BLOCK", scores_per_block)
     embeddings, batch = lists(0) if (name, options) in LISTS else (random_columns(2), Batch())
-    loss = make(name, options)
-    assert torch.autograd.gradcheck(lambda *columns: total(loss(columns, batch)), embeddings)
+    loss, in_blocks = make(name, options), scores_per_block == 9  # slow number by number: there in random directions
+    assert torch.autograd.gradcheck(lambda *columns: total(loss(columns, batch)), embeddings, fast_mode=in_blocks)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

@@ -30,6 +30,7 @@ def no_processes(monkeypatch):
     monkeypatch.setattr(BaseProcess, "start", fail)
 
 
+@pytest.mark.slow
 def test_equals_one_process_in_order(model):
     """More texts than shares, not a multiple of them; a pair among them, and every setting that there is."""
     texts = sentences(SHARES * 2 * 3 + 5, seed=1, longest=30)
@@ -45,6 +46,7 @@ def test_equals_one_process_in_order(model):
     assert np.abs(found - expected[::-1]).max() > 0.1, "the texts differ, so their order was seen"
 
 
+@pytest.mark.slow
 def test_one_text_for_two_devices(model):
     found = model.encode("read file", device=TWO)
     assert found.shape == (16,)
@@ -55,11 +57,13 @@ def test_no_texts(model, no_processes):
     assert model.encode([], device=TWO).shape == (0, 16)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_arrives(model):
     with pytest.raises(ValueError, match="the role is 'passage'"):
         embed_on(TWO, forked(), ["read", "write"], "", 0, lambda n: None, "passage")
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_start(model):
     message = "a process on toaster ended too early: is there memory for 1 models, .* below `if __name__"
     with pytest.raises(ValueError, match=message):

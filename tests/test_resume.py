@@ -95,6 +95,7 @@ def same_run(folder, other):
     assert records(folder / "run") == records(folder / other)
 
 
+@pytest.mark.slow
 def test_half_and_half_is_the_whole(whole):
     folder, ranks = whole
     shutil.copytree(folder / "run", folder / "half")
@@ -107,6 +108,7 @@ def test_half_and_half_is_the_whole(whole):
     assert {line["data"] for line in records(folder / "run") if "data" in line} == {"pairs", "scored"}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(whole):
     folder, ranks = whole
     draw, part = random.Random(ranks), STEPS // (KILLS + 1)
@@ -128,6 +130,7 @@ def steps_done(run):
     return sum('"loss"' in line for line in lines)
 
 
+@pytest.mark.slow
 def test_told_to_end(whole):
     """SIGTERM, as a scheduler sends it: all ranks save at the same step and leave. How often one saves is free."""
     folder, ranks = whole
@@ -148,6 +151,7 @@ def weights(run):
     return list(SentenceTransformer(run / "model").parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["train.lr=0.5", "seed=3", "train.batch_size=8", "data.0.sampler=shuffled"])
 def test_another_run_is_refused(whole, setting, monkeypatch):
     folder, ranks = whole

@@ -152,6 +152,7 @@ def test_all_rows_the_same():
     assert no_duplicates(keys, 2, 0, 0, drop_last=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "looks"),
     [(lambda i: f"b{i}", 1), (lambda i: f"b{i % 3}", 3), (lambda i: "yes" if i % 2 else f"b{i}", 3)],

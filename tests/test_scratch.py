@@ -20,6 +20,7 @@ print(train_wordpiece(texts, TokenizerConfig(vocab_size=30, max_length=16)).to_j
 """
 
 
+@pytest.mark.slow
 def test_training_is_deterministic():
     outputs = []
     for seed in ("0", "1"):

@@ -358,6 +358,7 @@ process.join()
 """
 
 
+@pytest.mark.slow
 def test_encode_in_a_process_that_was_forked_after_encode(tmp_path):
     """It waited for threads that only its parent has."""
     wide = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 512}

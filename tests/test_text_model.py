@@ -170,6 +170,7 @@ def test_keep_layers_of_every_encoder():
         SentenceTransformer.from_modules([Router({"query": [static]})], fast).keep_layers([0])
 
 
+@pytest.mark.slow
 def test_several_devices():
     model = asymmetric()
     close(model.encode_query(TEXTS, device=["cpu"]), model.encode_query(TEXTS))

@@ -245,6 +245,7 @@ def random_text(draw, longest):
     return text * (draw.randint(0, longest) // max(len(text), 1) + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [bert, byte_level, sentence_piece, whole_text])
 def test_long_texts_are_cut_as_the_library_cuts_them(make):
     """Texts and pairs of all lengths, also those of which only the beginning is read; with odd and even room."""

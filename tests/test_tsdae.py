@@ -223,6 +223,7 @@ def losses_of(output):
     return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -240,6 +241,7 @@ def test_training_lowers_the_loss(folder, overrides):
     assert sum(found[-4:]) / 4 < 0.7 * found[0]
 
 
+@pytest.mark.slow
 def test_settings_of_memory_change_nothing(folder):
     run("output=one")
     run("output=parts", "train.mini_batch_tokens=60", "train.checkpoint_layers=true")
@@ -255,6 +257,7 @@ def test_the_decoder_is_no_part_of_the_model(folder):
     assert {"0.decoder.bias", "0.decoder.layers.1.value.weight"} <= saved.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", ["true", "false"])
 def test_a_resumed_run_is_the_same(folder, tied):
     settings = [f"data.0.loss={{name='DenoisingAutoEncoderLoss', tie_encoder_decoder={tied}}}", "train.dropout=0.2"]

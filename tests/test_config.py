@@ -193,6 +193,7 @@ def test_evaluations(tmp_path, entry, message):
         ("train.patience=2", "patience in .* needs best, the metric to watch, and eval_every"),
         ("train.mini_batch_tokens=-1", "mini_batch_tokens in .* is -1"),
         ("expect.m='x'", r"expect in the top level must be a table \(a number each\), it is"),
+        ("train.lr_for={a=nan}", r"a in lr_for in \[train\] is nan: use a number at least 0"),
         ("train.lr_for={a=-1}", r"a in lr_for in \[train\] is -1: use a number at least 0"),
         ("train.keep=0", "keep in .* is 0: use a number at least 1"),
         ("train.warmup=nan", "warmup in .* is nan: use a number"),

@@ -33,8 +33,15 @@ def rows():
     return [{"q": q, "d": d} for q, d in zip(sentences(25, 1), sentences(25, 2, longest=40), strict=True)]
 
 
+def prepared(files, columns, label, cache, **more):
+    folder = dataset_folder(cache, files, columns, label, **more)
+    if not folder.exists():
+        prepare_dataset(folder, files, columns, label, **more)
+    return folder
+
+
 def prepare(tmp_path, rows, columns, label=""):
-    return prepare_dataset([write_jsonl(tmp_path / "d.jsonl", rows)], columns, label, tmp_path / "cache")
+    return prepared([write_jsonl(tmp_path / "d.jsonl", rows)], columns, label, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("chunk", [4, 4096])
@@ -62,7 +69,7 @@ def test_no_rows_can_be_taken(tmp_path, rows, columns):
 
 def test_several_files_follow_each_other(tmp_path, rows, columns, tokenizer):
     files = [write_jsonl(tmp_path / f"{i}.jsonl", part) for i, part in enumerate((rows[:7], rows[7:]))]
-    data = Dataset(prepare_dataset(files, columns, "", tmp_path / "cache"))
+    data = Dataset(prepared(files, columns, "", tmp_path / "cache"))
     assert data.take(torch.tensor([8]))[0].input_ids.tolist() == tokenizer([rows[8]["q"]]).input_ids.tolist()
 
 
@@ -199,7 +206,7 @@ def test_the_ending_of_a_file_counts(tmp_path, columns):
     for ending in ("csv", "tsv"):
         file = tmp_path / f"d.{ending}"
         file.write_text("q,q\td,d\nread,read\tfile,file\n")
-        texts[ending] = dataset_folder([file], columns, "", tmp_path)
+        texts[ending] = dataset_folder(tmp_path, [file], columns, "")
     assert texts["csv"] != texts["tsv"]
 
 
@@ -234,7 +241,7 @@ def test_a_corrupt_line_leaves_nothing(tmp_path, rows, columns, monkeypatch):
     lines[17] = lines[17][:10]
     file.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"d\.jsonl, line 18 is not JSON"):
-        prepare_dataset([file], columns, "", tmp_path / "cache")
+        prepared([file], columns, "", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -242,7 +249,7 @@ def test_a_corrupt_line_leaves_nothing(tmp_path, rows, columns, monkeypatch):
 def test_no_file(tmp_path, rows, columns, file, label):
     write_jsonl(tmp_path / "d.jsonl", rows)
     with pytest.raises(ValueError, match=r"there is no file .*none\."):
-        prepare_dataset([tmp_path / file], columns, label and str(tmp_path / label), tmp_path / "cache")
+        prepared([tmp_path / file], columns, label and str(tmp_path / label), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
@@ -252,7 +259,7 @@ def test_lists_in_parquet_and_numbers_of_texts(tmp_path, rows, columns, tokenize
         row |= {"negatives": sentences(i % 4, i), "score": i / 2}
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "d.parquet")
     specs = columns | {"negative": ColumnSpec("negatives", tokenizer)}
-    data = Dataset(prepare_dataset([tmp_path / "d.parquet"], specs, "score", tmp_path / "cache", wants="numbers"))
+    data = Dataset(prepared([tmp_path / "d.parquet"], specs, "score", tmp_path / "cache", wants="numbers"))
     same = Dataset(prepare(tmp_path, rows, specs, "score"))
     chosen = torch.tensor([7, 4, 0, 22])
     for found, expected in zip(data.take(chosen), same.take(chosen), strict=True):
@@ -266,7 +273,7 @@ def test_lists_in_parquet_and_numbers_of_texts(tmp_path, rows, columns, tokenize
 def test_a_table_without_a_header_in_a_format(tmp_path, tokenizer):
     (tmp_path / "d.txt").write_text('4.5\tread file\t"sort\n0\twait\ttime\n')
     specs = {"text1": ColumnSpec(1, tokenizer), "text2": ColumnSpec(2, tokenizer)}
-    folder = prepare_dataset([tmp_path / "d.txt"], specs, 0, tmp_path / "cache", wants="numbers", format="tsv")
+    folder = prepared([tmp_path / "d.txt"], specs, 0, tmp_path / "cache", wants="numbers", format="tsv")
     data = Dataset(folder)
     assert data.labels(torch.arange(2)).tolist() == [4.5, 0]
     assert data.take(torch.tensor([0]))[1].input_ids.tolist() == tokenizer(['"sort']).input_ids.tolist()
@@ -275,7 +282,7 @@ def test_a_table_without_a_header_in_a_format(tmp_path, tokenizer):
 def test_what_the_loss_wants_counts(tmp_path, rows, columns):
     rows = [row | {"label": str(i)} for i, row in enumerate(rows)]
     file = write_jsonl(tmp_path / "d.jsonl", rows)
-    names, numbers = (prepare_dataset([file], columns, "label", tmp_path / "c", wants=w) for w in ("", "numbers"))
+    names, numbers = (prepared([file], columns, "label", tmp_path / "c", wants=w) for w in ("", "numbers"))
     assert len(Dataset(names).classes) == 25
     assert Dataset(numbers).labels(torch.tensor([3])).tolist() == [3]
 
@@ -316,7 +323,9 @@ def slow(writer):
     save(writer)
     time.sleep(delay)
 dataset._Writer.save = slow
-data = dataset.Dataset(dataset.prepare_dataset([file], columns, "", cache))
+folder = dataset.dataset_folder(cache, [file], columns, "")
+dataset.prepare_dataset(folder, [file], columns, "")
+data = dataset.Dataset(folder)
 inode = (data.folder / "0.ids").stat().st_ino
 time.sleep(0 if delay else 4)  # the first one goes on using it while the slower one ends
 assert (data.folder / "0.ids").stat().st_ino == inode, "what was in use has been replaced"

@@ -99,17 +99,14 @@ class Dataset:
 
 
 def prepare_dataset(
-    files: Files, columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
-) -> Path:
-    """Make the data set in `dataset_folder`, which is returned, unless it is there.
+    folder: Path, files: Files, columns: Columns, label: Column, format: str = "", wants: str = ""
+) -> None:
+    """Make the data set in `folder`, which is the `dataset_folder` of the rest.
 
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
     `wants` is "numbers" where names of classes are no labels for the loss; `format` as in rows.py. ValueError names
     file and row that cannot be read; then nothing stays on disk.
     """
-    folder = dataset_folder(files, columns, label, cache, format, wants)
-    if (folder / "meta.json").exists():
-        return folder
     expected = Texts(tuple(files), "", format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
         writer = _Writer(partial, files, columns, label, format, wants)
@@ -118,11 +115,10 @@ def prepare_dataset(
             writer.write(chunk)
             bar.update(len(chunk))
         writer.save()
-    return folder
 
 
 def dataset_folder(
-    files: Files, columns: Columns, label: Column, cache: Path, format: str = "", wants: str = ""
+    cache: Path, files: Files, columns: Columns, label: Column, format: str = "", wants: str = ""
 ) -> Path:
     """Below `cache`: its name is a hash of all that decides about the data set. ValueError where a file is missing."""
     label_file = [Path(str(label)).resolve()] if is_label_file(label) else []  # not copied, so its place counts too

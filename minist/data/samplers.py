@@ -151,9 +151,8 @@ def group_by_label(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last
 
 def _groups(labels: np.ndarray | None, batch_size: int) -> list[list[int]]:
     """The rows of each label that has two or more, in the order in which labels first occur."""
-    if labels is None or labels.ndim != 1:
-        given = "no label" if labels is None else f"labels of shape {list(labels.shape)}"
-        raise ValueError(f"group_by_label: the data has {given}, but it takes one class per row: name that column")
+    if labels is None:
+        raise ValueError("group_by_label: the data has no class per row: name the column that holds it")
     if batch_size < 4 or batch_size % 2:
         raise ValueError(f"group_by_label: batch_size is {batch_size}, it must be even and 4 or more")
     _, first, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)

@@ -46,4 +46,4 @@ def fold_model2vec(state: dict[str, Tensor]) -> Tensor:
     vectors = vectors.float()  # int8 and float16 before they are scaled, as model2vec does
     if "weights" in state:
         vectors = vectors * finite("weights", state["weights"])[:, None]  # float64 in some files
-    return vectors.float()
+    return vectors

@@ -77,9 +77,9 @@ def open_dataset(
         name: ColumnSpec(source, model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
-    arguments = (entry.paths(), specs, label, cache, entry.format, wants)
-    folder = dataset_folder(*arguments)
-    distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(*arguments))
+    arguments = (entry.paths(), specs, label, entry.format, wants)
+    folder = dataset_folder(cache, *arguments)
+    distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(folder, *arguments))
     return Dataset(folder)
 
 

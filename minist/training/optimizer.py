@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from torch import nn
 from torch.optim import AdamW
 
-from minist.checks import number
-
 SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the steps behind the warmup to a factor
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,  # Loshchilov and Hutter 2017, arXiv:1608.03983
@@ -35,7 +33,6 @@ def make_optimizer(named: Named, lr: float, weight_decay: float, lr_for: dict[st
         raise ValueError(f"freeze is {freeze}: that leaves no parameter to train, freeze fewer")
     rates = dict.fromkeys(trained, lr)
     for pattern, rate in lr_for.items():
-        number(f"the rate of {pattern!r} in lr_for", rate, 0)
         rates |= dict.fromkeys(find_names(pattern, "lr_for", list(trained)), float(rate))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():

@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 import torch
-from minist.data.dataset import Dataset, prepare_dataset
+from minist.data.dataset import Dataset, dataset_folder, prepare_dataset
 from minist.data.text_column import ColumnSpec
 from minist.data.tokenizer import Tokenizer
 from tokenizers import Tokenizer as Backend
@@ -33,7 +33,10 @@ file, tokenizer, folder = map(Path, sys.argv[1:])
 tokenizer = Tokenizer(Backend.from_file(str(tokenizer)), 128)
 started = time.perf_counter()
 columns = {"anchor": ColumnSpec("q", tokenizer), "positive": ColumnSpec("d", tokenizer, "passage: ")}
-data = Dataset(prepare_dataset([file], columns, "score", folder / "cache"))
+place = dataset_folder(folder / "cache", [file], columns, "score")
+if not place.exists():
+    prepare_dataset(place, [file], columns, "score")
+data = Dataset(place)
 keys = data.keys()
 rows = torch.randint(len(data), (64,))
 data.take(rows), data.labels(rows)

@@ -329,7 +329,7 @@ def test_a_collection_as_beir_lays_it_out(folder):
 def test_what_a_loss_wants_of_labels_is_passed_on(folder, monkeypatch):
     asked = []
 
-    def stop(files, columns, label, cache, format, wants):
+    def stop(cache, files, columns, label, format, wants):
         asked.append((label, format, wants))
         raise ValueError("seen")
 

@@ -85,7 +85,6 @@ def test_prepare_source(tmp_path, monkeypatch):
         sources.SOURCES, "python_docs", lambda folder: (folder.mkdir(parents=True), made.append(folder))
     )
     prepare_source("python_docs")
-    prepare_source("python_docs")  # it is there
     assert [str(folder) for folder in made] == ["data/python_docs"]
     with pytest.raises(ValueError, match="source is 'wikipedia', known are python_docs"):
         prepare_source("wikipedia")

@@ -365,8 +365,11 @@ def test_names_that_are_not_utf_8_folders_and_pipes(folder):
 def test_what_is_not_used_is_said(folder):
     """Rows that no batch has, and what the files of an evaluation lack."""
     write_jsonl(folder / "rows.jsonl", [{"q": f"read {i}", "d": "one answer"} for i in range(12)])
-    (folder / "scripted.py").write_text(SCRIPTED.replace("values]", "values]\n        self.note = 'no title'"))
+    with_note = SCRIPTED.replace("values]", "values]\n        self.note = 'no title'")
+    slots = SCRIPTED.replace("columns", "__slots__ = ('name', 'values')\n    columns")  # it has no dict of attributes
     overrides = ("data.0.sampler=no_duplicates", "train.max_steps=1", "train.batch_size=4")
-    out = run(scripted(1, 2), *overrides)
-    assert "note   pairs: 11 rows left out: no_duplicates finds no place for them in an epoch" in out
-    assert "no title" in out
+    for script, said in ((with_note, True), (slots, False)):
+        (folder / "scripted.py").write_text(script)
+        out = run(scripted(1, 2), *overrides, *(() if said else ("output=other",)))
+        assert "note   pairs: 11 rows left out: no_duplicates finds no place for them in an epoch" in out
+        assert ("no title" in out) == said

@@ -35,11 +35,10 @@ WORD = re.compile(r"[a-z0-9]+")
 
 
 def prepare_source(name: str) -> None:
-    """Make the files data/<name>/ unless they are there. ValueError lists the sources."""
+    """Make the files data/<name>/. ValueError lists the sources."""
     folder, make = Path("data") / name, pick("config: source", name, SOURCES)
-    if not folder.exists():
-        print(f"making the text collection {folder}", flush=True)
-        make(folder)
+    print(f"making the text collection {folder}", flush=True)
+    make(folder)
 
 
 def python_docs(folder: Path) -> None:

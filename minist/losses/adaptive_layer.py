@@ -68,11 +68,12 @@ class AdaptiveLayerLoss(Wrapper):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         found, t = super().forward(embeddings, batch), self.kl_temperature
-        for layer, shallow in _layers(batch).items() if t > 0 else ():
+        if t > 0:
             teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)  # layers follow it, not it them
-            student = F.log_softmax(torch.cat(list(shallow)) / t, dim=-1)
-            divergence = F.kl_div(student, teacher, reduction="batchmean")  # batchmean: a sum over dimensions
-            found[f"layer_{layer}_kl"] = self.kl_div_weight * t * divergence
+            for layer, shallow in _layers(batch).items():
+                student = F.log_softmax(torch.cat(list(shallow)) / t, dim=-1)
+                divergence = F.kl_div(student, teacher, reduction="batchmean")  # batchmean: a sum over dimensions
+                found[f"layer_{layer}_kl"] = self.kl_div_weight * t * divergence
         return found
 
 

@@ -21,7 +21,7 @@ from minist.training.step import choose_step
 from minist.training.task import Task, TrainingRows
 
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
-Guides = dict[str, TextModel]  # "guide" and "teacher", those that the config has
+Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
 
 
 def make_loss(where: str, table: Table, seed: int) -> Loss:
@@ -31,8 +31,8 @@ def make_loss(where: str, table: Table, seed: int) -> Loss:
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    wanted = {"guide": config.guide, "teacher": config.teacher}
-    return {k: open_model(v.model, revision=v.revision or None, device=device) for k, v in wanted.items() if v.model}
+    given = [(k, table) for k, table in (("guide", config.guide), ("teacher", config.teacher)) if table.model]
+    return {k: (open_model(t.model, revision=t.revision or None, device=device), t.cache) for k, t in given}
 
 
 def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
@@ -111,13 +111,13 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
         raise ValueError(f'config: {entry.loss["name"]} needs a {loss.guide}: write [{loss.guide}] model = ".."')
     if entry.draw_pairs:
         raise ValueError(f"config: draw_pairs in {entry.where} does not go with a {loss.guide}")
-    model = guides[loss.guide]
+    model, keep = guides[loss.guide]
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
     prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts  # its default where no role says
     dataset = open_dataset(entry, "", model, roles, prompts, config.cache)  # the label is the training set's matter
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
-    if vars(config)[loss.guide].cache:
+    if keep:
         guide.keep_on_disk(dataset.folder)
     return guide
 

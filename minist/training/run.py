@@ -89,12 +89,12 @@ def introduce(run: Run) -> None:
     for i, (task, entry) in enumerate(zip(run.tasks, run.config.data, strict=True)):
         run.say(f"data   {task.name}, {task.rows.dataset.describe()}")
         # a shuffle leaves out none but by drop_last, and to count its rows would be to draw them
-        out = len(task.rows.dataset) - run.batches.rows(i) if entry.sampler != "shuffled" else 0
-        if out:
+        if entry.sampler != "shuffled" and (out := len(task.rows.dataset) - run.batches.rows(i)):
             run.say(f"note   {task.name}: {out:,} rows left out: {entry.sampler} finds no place for them in an epoch")
     for name, evaluation in zip((entry.name for entry in run.config.eval), run.evaluations, strict=True):
-        if note := vars(evaluation).get("note"):  # what its files lack; a class of a user's own need not have it
-            run.say(f"note   {name}: {note}")
+        match evaluation:  # what its files lack; a class of a user's own need not say
+            case object(note=str(note)) if note:
+                run.say(f"note   {name}: {note}")
     millions, world = sum(p.numel() for p in run.trained.model.parameters()) / 1e6, distributed.world_size()
     run.say(f"model  {millions:.1f} million parameters, {run.batches.total} steps, {world} x {run.device.type}")
 

@@ -106,7 +106,7 @@ def figures(root: Path) -> list[Figure]:
     asked = 1000 * sum(counts.isinstance for counts in models) / sum(counts.code for counts in models)
     return [
         Figure("files", len(files)),
-        Figure("lines", sum(counts.lines for counts in files.values()), 9300),
+        Figure("lines", sum(counts.lines for counts in files.values()), 13_000),
         Figure("code lines", code),
         Figure("isinstance in models/, of 1,000 code lines", asked, 8),
         Figure("raise, of 1,000 code lines", 1000 * sum(counts.raises for counts in files.values()) / code, 28),

@@ -33,7 +33,7 @@ ARROWS = {
     "modules": (*BOTTOM, "encoders"),
     "models": (*BOTTOM, "encoders", "modules"),
     "losses": ("batch", "similarity", "data.packed", "checks", "module", "modules"),
-    "retrieval": ("similarity", "checks"),
+    "retrieval": ("similarity", "checks", "progress", "files", "data"),
     "evaluation": (*MODELS, "retrieval"),
     "training": (*MODELS, "losses", "retrieval", "evaluation"),
     "__init__": (*MODELS, "losses"),

@@ -21,6 +21,8 @@ class Loss(nn.Module):
     columns = "any number of columns"  # what it takes, in words, for messages
     labels = "none"  # likewise, with an example
     class_names = False  # whether labels may be words; they stand for the classes 0, 1, 2 .. in alphabetical order
+    label_lists = False  # whether a label is a list, with a number for each text of its row's list
+    negatives: int | None = 0  # texts of other rows that a query is paired with in each step; None: all that there are
     guide = ""  # whose embeddings it reads in batch.guide: "guide" or "teacher", as the config's tables are called
     over_tokens = False
     seed = 0  # of all that it draws; a run sets its own
@@ -41,6 +43,10 @@ class Loss(nn.Module):
 
     def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
         """Make the weights that take their shape from the model, whose file held the weights `checkpoint`."""
+
+    def num_classes(self, width: int) -> int:
+        """How many classes labels may name, of embeddings or logits of that width; 0: any number, or none."""
+        return 0
 
     def count(self, columns: Sequence[Any]) -> int:
         return 0  # of tokens

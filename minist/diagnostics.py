@@ -10,7 +10,7 @@
 Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,43 @@ from torch import Tensor
 from minist.similarity import unit
 
 ROWS = 512  # of a batch that are looked at: enough for a mean, and cheap beside the step
+
+
+@torch.no_grad()
+def describe_scores(
+    logits: Tensor, activation_fn: Callable[[Tensor], Tensor], labels: Tensor | None, counts: Tensor | None
+) -> dict[str, float]:
+    """Figures of the scores of pairs, [P, C] logits; `counts` [rows] where a row has several pairs.
+
+    best_is_relevant  share of rows whose best document is one with the row's highest label, or the first without labels
+    spread            standard deviation of the scores of a row's documents, or of all single pairs
+    predicted, label  means of the activated scores and of the labels: where they differ, scores are no probabilities
+    accuracy, confidence  with several labels: share of right classes, and mean probability of the class that is chosen
+    """
+    x = logits.detach().float()
+    if not len(x) or not x.isfinite().all():
+        return {}
+    if x.shape[1] > 1:
+        shares, chosen = x.softmax(1).max(1)
+        found = {"confidence": shares.mean().item()}
+        return found | ({} if labels is None else {"accuracy": (chosen == labels).double().mean().item()})
+    scores, found = x[:, 0], {}
+    if labels is not None and labels.shape == scores.shape:
+        found = {"predicted": activation_fn(scores).mean().item(), "label": labels.double().mean().item()}
+    rows = [scores] if counts is None else [row for row in scores.split(counts.tolist()) if len(row) > 1]
+    if rows:
+        found["spread"] = torch.stack([row.std(unbiased=False) for row in rows]).mean().item()
+    if rows and counts is not None:
+        found["best_is_relevant"] = _best_is_relevant(scores, labels, counts)
+    return found
+
+
+def _best_is_relevant(scores: Tensor, labels: Tensor | None, counts: Tensor) -> float:
+    sizes = counts.tolist()
+    given = labels is not None and labels.shape == scores.shape  # margins say nothing of one document
+    wanted = labels.split(sizes) if labels is not None and given else [-torch.arange(n) for n in sizes]
+    pairs = [(row, want.to(row.device)) for row, want in zip(scores.split(sizes), wanted, strict=True) if len(row) > 1]
+    return sum(bool(want[row.argmax()] == want.max()) for row, want in pairs) / len(pairs)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@
     layers      the L + 1 hidden states of an encoder, [T, D] each
     tokens      [T, D], one vector per token
     embeddings  [N, D], one vector per text
+    scores      [N, C], one number per text for each of C labels, before any activation
 
 A part takes one of these and gives another, or the same: see Stack for how they follow one another.
 """
@@ -21,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from minist.checks import listing
 from minist.data.packed import Packed
 
+ENDS = ("embeddings", "scores")  # what a model may give of a text
+
 
 class Module(nn.Module):
     """A new part of a model derives from this, and stands in the table MODULES.
@@ -30,6 +33,7 @@ class Module(nn.Module):
 
     takes: ClassVar[tuple[str, ...]] = ("embeddings",)
     gives: ClassVar[str] = ""  # "": what it takes, each vector by itself
+    within: ClassVar[str] = ""  # "ForSequenceClassification": to files it is a part of the encoder, called so with it
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
     config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
@@ -47,7 +51,7 @@ class Module(nn.Module):
     @property
     def pools(self) -> bool:
         """Whether it makes one vector of a text's tokens, and so must know where a text begins and ends."""
-        return self.gives == "embeddings" and "tokens" in self.takes
+        return self.gives in ENDS and "tokens" in self.takes
 
     def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
         """What an encoder's layers give, one after the other; ValueError for anything else."""

@@ -184,8 +184,6 @@ def test_a_kind_of_model_needs_no_more_than_a_stack_and_tokenizers():
     embeddings, cut = model.embed(TEXTS, "", 0, lambda n: None, "query")
     close(embeddings, asymmetric().encode_query(TEXTS))
     assert cut == 0
-    columns, roles = [packed], ["query"]
-    assert model.arrange(columns, roles) == (columns, roles)
 
 
 # ---------------------------------------------------------------- kinds of models

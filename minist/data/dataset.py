@@ -78,6 +78,16 @@ class Dataset:
         if self._labels and not self._labels.meta["file"]:  # a .npy file has numbers already
             self._labels.number_classes(classes)
 
+    def check_classes(self, count: int) -> None:
+        """ValueError for a label that is no class, 0 to count - 1; where `count` is 0 labels are no classes."""
+        labels = self._labels.per_row() if self._labels and count else None
+        if labels is None:
+            return
+        wrong = np.flatnonzero((labels < 0) | (labels >= count) | (labels != labels.astype(np.int64)))
+        if len(wrong):
+            given = f"the label of row {wrong[0] + 1:,} is {labels[wrong[0]]:g}"
+            raise ValueError(f"{given}, classes are the whole numbers from 0 to {count - 1}: set num_labels to more")
+
     def tokens(self, rows: Tensor) -> Tensor:
         """Tokens of each of `rows` in all columns, [n] int64."""
         return torch.stack([column.tokens(rows) for column in self.columns]).sum(0)
@@ -104,8 +114,9 @@ def prepare_dataset(
     """Make the data set in `folder`, which is the `dataset_folder` of the rest.
 
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
-    `wants` is "numbers" where names of classes are no labels for the loss; `format` as in rows.py. ValueError names
-    file and row that cannot be read; then nothing stays on disk.
+    `wants` holds the word "numbers" where names of classes are no labels for the loss; "documents" where each row must
+    have a text beside its first column; "per_document" where a list of labels has a number for each of these texts.
+    `format` as in rows.py. ValueError names file and row that cannot be read; then nothing stays on disk.
     """
     expected = Texts(tuple(files), "", format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
@@ -150,6 +161,7 @@ class _Writer:
         self.stored = {name: numbers[content] for name, content in contents.items()}
         specs = {self.stored[name]: spec for name, spec in columns.items()}  # each content is stored once
         self.texts = [(spec.source, TextColumnWriter(folder / str(i), spec)) for i, spec in specs.items()]
+        self.wants, self.documents = wants, [spec.source for spec in columns.values()][1:]
         self.label_file = check_label_file(Path(str(label))) if is_label_file(label) else None
         self.labels = LabelWriter(files, label, wants, format) if label != "" and not self.label_file else None
         self.are_lists: dict[Column, bool] = {}  # as the first row has it
@@ -165,12 +177,23 @@ class _Writer:
             texts[source] = [text for cell in cells for text in cell]
             counts.append(np.fromiter(map(len, cells), np.int64, len(cells)))
             rows.append(np.arange(len(places)).repeat(counts[-1]))
+        if "documents" in self.wants:
+            self._check_documents(places)
         if self.labels:
             self.labels.write(places)
         for source, writer in self.texts:
             writer.write(texts[source])
         order = np.concatenate(rows).argsort(kind="stable")  # column after column -> row after row
         self.hashes.append(np.concatenate([text_hashes(found) for found in texts.values()])[order])
+
+    def _check_documents(self, places: Sequence[Place]) -> None:
+        found = np.sum([self.counts[source][-1] for source in self.documents], axis=0)
+        for place, count in zip(places, found.tolist(), strict=True):
+            if count == 0:
+                raise place.error(self.documents[0], "a query without documents teaches nothing: leave the row out")
+            label = place.row[self.label] if self.labels and "per_document" in self.wants else [None] * count
+            if (len(label) if isinstance(label, list) else 1) != count:
+                raise place.error(self.label, f"the row has {count} documents: give a list with a number for each")
 
     def save(self) -> None:
         counts = {source: np.concatenate(parts) for source, parts in self.counts.items()}

@@ -87,7 +87,7 @@ class LabelWriter:
 
     def __init__(self, files: Sequence[Path], column: Column, wants: str, format: str) -> None:
         self.column, self.wants = column, wants
-        self.numbers_in_text = wants == "numbers" or _all_spell_numbers(files, column, format)
+        self.numbers_in_text = "numbers" in wants or _all_spell_numbers(files, column, format)
         self.kind = ""  # until the first row
         self.names: dict[str, int] = {}  # class name -> its number, in the order of appearance
         self.values: list[np.ndarray] = []  # of each call, end to end
@@ -103,7 +103,7 @@ class LabelWriter:
         kind = _kind(cell, self.numbers_in_text)
         self.kind = self.kind or kind
         if not kind or kind != self.kind:
-            known = f"a label is a number, {'' if self.wants else 'a class name '}or a list of numbers"
+            known = f"a label is a number, {'' if 'numbers' in self.wants else 'a class name '}or a list of numbers"
             raise place.error(self.column, f"the labels before are {self.kind}" if kind else known)
         if kind == NAMES:
             return [self.names.setdefault(cell, len(self.names))]  # the next number for a name that is new

@@ -184,6 +184,9 @@ class SoftmaxLoss(Loss):
         vectors = number("number of concatenation_.. that are true", sum(self.taken), least=1)
         self.classifier = nn.Linear(vectors * embedding_dimension, num_labels)
 
+    def num_classes(self, width: int) -> int:
+        return self.num_labels if self.loss_fct is F.cross_entropy else 0
+
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 2, 2, (1, 2))
         assert batch.labels is not None

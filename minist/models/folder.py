@@ -2,7 +2,7 @@
 
     modules.json                       the modules in order, each with its class and its folder
     config_sentence_transformers.json  settings: prompts, similarity
-    config.json, model.safetensors     the encoder
+    config.json, model.safetensors     the encoder, and the ClassificationHead of a cross-encoder
     tokenizer.json, tokenizer_config.json, sentence_bert_config.json
     1_Pooling/config.json, 2_Dense/{config.json, model.safetensors}, 3_Normalize/
     router_config.json                 where routes begin
@@ -33,17 +33,24 @@ from minist.data.tokenizer import Tokenizer
 from minist.files import files_into, write_json
 from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
 from minist.models.stack import Stack, before_pooling, check_path
-from minist.models.tokenizer_files import load_tokenizer, save_tokenizer
+from minist.models.tokenizer_files import LENGTH_FILES, load_tokenizer, save_tokenizer, transformer_settings
 from minist.models.weight_files import read_weights, write_weights
 from minist.module import Module
 from minist.modules import MODULES
+from minist.modules.classification_head import ClassificationHead
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 
 SETTINGS = "config_sentence_transformers.json"
+VERSION = "5.2.0"  # of sentence-transformers, whose format is written
+SCORES: dict[str, Any] = {  # what version 6 wants to know of an encoder with a ClassificationHead
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
 OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
-TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type")  # settings that are a text
+TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn")  # settings that are a text
 
 
 @dataclass
@@ -79,13 +86,20 @@ def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
     modules = [load_module(*part) for part in listed_modules(file)] if has_list else _default_modules(folder)
+    if has_list and [module.num_layers > 0 for module in modules] == [True] and has_head(modules[0].folder):
+        modules.append(load_module("ClassificationHead", modules[0].folder))
     with reading(file):
         stack = Stack(modules)
+    settings = _load_settings(folder / SETTINGS)
+    if stack.gives == "scores":
+        settings = {"model_type": "CrossEncoder", "activation_fn": _old_activation(modules[0].folder)} | settings
+    elif has_list:
+        settings = {"model_type": "SentenceTransformer"} | settings
     for path in stack.paths.values() if has_list else ():
         _check_inputs(path)
     loaded = {path[0]: load_tokenizer(path[0].folder, path[0]) for path in stack.paths.values()}
     tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items()}
-    return Content(stack, tokenizers, _load_settings(folder / SETTINGS))
+    return Content(stack, tokenizers, settings)
 
 
 def load_module(name: str, folder: Path) -> Module:
@@ -184,7 +198,23 @@ def _default_modules(folder: Path) -> list[Module]:
         return [load_module("StaticEmbedding", folder), *([Normalize()] if config.get("normalize") else [])]
     encoder = load_module("Transformer", folder)
     assert encoder.out_width is not None
-    return [encoder, Pooling(encoder.out_width)]
+    return [encoder, load_module("ClassificationHead", folder) if has_head(folder) else Pooling(encoder.out_width)]
+
+
+def has_head(folder: Path) -> bool:
+    """Whether an encoder's folder holds a ClassificationHead that is used: as version 6 says it, or a checkpoint."""
+    task = transformer_settings(folder).get("transformer_task")
+    names = read_optional(folder / "config.json").get("architectures") or [] if task is None else [f"{task}"]
+    with reading(folder / "config.json"):
+        return str(names[0]).endswith((ClassificationHead.within, "sequence-classification")) if names else False
+
+
+def _old_activation(folder: Path) -> Any:
+    """What a CrossEncoder's config.json says of its activation: version 4 and 5, or before."""
+    config = read_optional(folder / "config.json")
+    with reading(folder / "config.json"):
+        new = (config.get("sentence_transformers") or {}).get("activation_fn")
+        return new or config.get("sbert_ce_default_activation_function")
 
 
 def _load_settings(file: Path) -> dict[str, Any]:
@@ -214,14 +244,14 @@ def save_folder(content: Content, folder: Path) -> None:
 def write_folder(content: Content, folder: Path) -> None:
     """Write the files of a model into a folder that exists."""
     entries = []
-    for i, module in enumerate(list[Any](content.stack)):
+    for i, module in enumerate(module for module in list[Any](content.stack) if not module.within):
         path = f"{i}_{module.name}" if i else ""  # the first in the root, where other libraries look for an encoder
         entries.append({"idx": i, "name": str(i), "path": path, "type": f"{OLD_TYPES}.{module.name}"})
         (folder / path).mkdir(exist_ok=True)
         save = _save_router if module is content.stack.router else _save_part
         save(module, folder / path, content)
     settings = {"model_type": "SentenceTransformer"} | content.settings
-    settings["__version__"] = {"sentence_transformers": "5.2.0", "pytorch": torch.__version__}  # whose format this is
+    settings["__version__"] = {"sentence_transformers": VERSION, "pytorch": torch.__version__}  # whose format this is
     write_json(folder / SETTINGS, settings)
     write_json(folder / "modules.json", entries)
 
@@ -229,6 +259,12 @@ def write_folder(content: Content, folder: Path) -> None:
 def _save_part(module: Module, folder: Path, content: Content) -> None:
     config, weights = module.to_folder()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
+    for head in (part for path in paths.values() for part in path[1:2] if part.within and module is path[0]):
+        architecture = type(module).__name__.replace("Encoder", head.within)  # BertForSequenceClassification
+        own, theirs = head.to_folder()
+        about = {"activation_fn": content.settings.get("activation_fn"), "version": VERSION}  # version 5 reads it here
+        config |= own | {"architectures": [architecture], "sentence_transformers": about}
+        weights = {f"{module.prefix}{name}": weight for name, weight in weights.items()} | theirs
     if not module.gives and any(module in before_pooling(path) for path in paths.values()):
         # which only the newer generation reads: without it, the module acts on the text's embedding
         config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
@@ -241,6 +277,8 @@ def _save_part(module: Module, folder: Path, content: Content) -> None:
     for route, path in paths.items():
         if module is path[0]:
             save_tokenizer(content.tokenizers[route], folder, module)
+        if module is path[0] and path[-1].within:  # version 6 finds the head by it
+            write_json(folder / LENGTH_FILES[0], read_table(folder / LENGTH_FILES[0]) | SCORES)
 
 
 def _save_router(router: Router, folder: Path, content: Content) -> None:

@@ -3,8 +3,8 @@
 texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial, partialmethod
+from collections.abc import Sequence
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from torch import Tensor
 from minist.checks import pick
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
-from minist.models.device import find_device
-from minist.models.parallel import embed_on
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, quantize
@@ -77,7 +75,7 @@ class SentenceTransformer(TextModel):
         pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start
-        embed = self._embed_on(device)
+        embed = self.embed_on(device)
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
             embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
         result = embeddings[:, : self.kept_dim(truncate_dim)]
@@ -86,14 +84,6 @@ class SentenceTransformer(TextModel):
             result = torch.from_numpy(quantize(result.numpy(), precision, ranges))
         result = result[0] if is_one else result
         return result.to(self.device) if convert_to_tensor else result.numpy()
-
-    def _embed_on(self, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
-        """`embed` on these devices; one alone is where the model stays."""
-        if isinstance(device, str | torch.device):
-            self.to(find_device(device))
-        elif device:
-            return partial(embed_on, [str(find_device(d)) for d in device], self)
-        return self.embed
 
     encode_query = partialmethod(encode, role="query")
     encode_document = partialmethod(encode, role="document")

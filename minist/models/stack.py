@@ -1,6 +1,7 @@
 """The modules of a model in their order, checked, and the whole pass of texts through them.
 
 encoder [T, D] -> (WeightedLayerPooling) -> (Dense, Normalize) -> Pooling [N, D] -> (Dense, Normalize, LayerNorm, ..)
+encoder [T, D] -> ClassificationHead [N, C]
 StaticEmbedding [N, D] -> (Dense, Normalize, LayerNorm, ..)
 
 Which order is possible follows from what each module says that it takes and gives, see module.py. A Router may stand
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from minist.checks import pick
 from minist.data.packed import Packed
-from minist.module import Module
+from minist.module import ENDS, Module
 from minist.modules.router import Router
 
 Columns = Sequence[Packed]
@@ -23,7 +24,8 @@ Outputs = tuple[Tensor, ...]
 
 
 class Stack(nn.ModuleList):
-    """From texts to embeddings. `role`, such as "query" or None, picks a path; it says nothing where there is one."""
+    """From texts to embeddings or scores. `role`, such as "query" or None, picks a path; where there is one it does
+    not matter."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         """ValueError for an order or widths that do not fit together."""
@@ -65,6 +67,11 @@ class Stack(nn.ModuleList):
     @property
     def out_width(self) -> int:
         return check_path(next(iter(self.paths.values())))[1]  # looked up again: keep_layers and append change modules
+
+    @property
+    def gives(self) -> str:
+        """ "embeddings" or "scores"."""
+        return check_path(next(iter(self.paths.values())))[0][-1]
 
     @property
     def num_layers(self) -> int:
@@ -137,7 +144,7 @@ def before_pooling(path: Sequence[Module]) -> list[Module]:
 
 
 def check_path(path: Sequence[Module]) -> tuple[list[str], int]:
-    """What each module gives at its place, layers, tokens or embeddings, and the width of what the last one gives.
+    """What each module gives at its place, such as tokens or embeddings, and the width of what the last one gives.
     ValueError where a module cannot stand at its place."""
     kinds, width, listed = ["texts"], 0, "the modules are " + (" -> ".join(module.name for module in path) or "none")
     for module in path:
@@ -151,6 +158,6 @@ def check_path(path: Sequence[Module]) -> tuple[list[str], int]:
             raise ValueError(f"{module.name} is made for {module.num_layers} layers, not {path[0].num_layers}")
         kinds.append(module.gives or taken)  # "": each vector by itself
         width = module.out_width or width
-    if kinds[-1] != "embeddings":
-        raise ValueError(f"{listed}: they must end in embeddings, one of them must be a Pooling")
+    if kinds[-1] not in ENDS:
+        raise ValueError(f"{listed}: they must end in embeddings or scores, a Pooling or ClassificationHead gives them")
     return kinds[1:], width

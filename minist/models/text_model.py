@@ -5,9 +5,10 @@ A role, "query" or "document" mostly, says what a text is. It picks a route, whe
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,14 @@ from minist import collectives, distributed
 from minist.batch import Batch
 from minist.checks import number, pick
 from minist.data.packed import Packed
+from minist.data.pairing import Pairing
 from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.models.device import find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder, save_folder
 from minist.models.hub import find_model, push_folder
+from minist.models.parallel import embed_on
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.modules.pooling import Pooling
 from minist.progress import Update
@@ -45,6 +48,8 @@ T = TypeVar("T")
 class TextModel(nn.Module):
     """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
+    gives: ClassVar[str] = "embeddings"  # what its last module must give
+    pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
     ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
 
     def __init__(
@@ -66,8 +71,11 @@ class TextModel(nn.Module):
         first is 0; `truncate_dim` the first dimensions of what a user gets; `prompts` are added to the folder's."""
         super().__init__()
         content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        if content.stack.gives != self.gives:
+            raise ValueError(f"{source} gives {content.stack.gives}, no {self.gives}: open it with CrossEncoder")
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
+        self.activation_fn: nn.Module = nn.Identity()  # of what `forward` gives, for a user
         for encoder, tokenizer in self._encoders().items():
             tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
         given = {**(self.settings.get("prompts") or {}), **(prompts or {})}  # what the caller says goes first
@@ -163,13 +171,13 @@ class TextModel(nn.Module):
 
     # ------------------------------------------------------------ texts to vectors
 
-    def arrange(self, columns: Columns, roles: Roles) -> tuple[Columns, Roles]:
-        """The columns of a batch as `forward` wants them. A model of pairs joins two columns into one here."""
-        return columns, roles
-
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
         """Several columns of texts: [N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
         return self.stack.forward(columns, roles, outputs)
+
+    def name_labels(self, classes: list[str]) -> list[str]:
+        """The classes of training labels in the order of their numbers: a model of scores may have its own."""
+        return classes
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
         """Figures of a batch for the log."""
@@ -193,18 +201,23 @@ class TextModel(nn.Module):
         """The inference loop. For each chunk of `texts`: the places [n] of its texts, from the longest to the
         shortest; what `compute` made of its batches, each a Packed, in this order; and how many of them were cut.
         `batch_tokens` bounds the memory, 0 is a good number for the device."""
-        tokenizer = self.tokenizer_for(role)
-        prompt_length = tokenizer.prompt_length(prompt)  # a pooling may leave the prompt's tokens out
         for start in range(0, len(texts), CHUNK):
-            tokens = tokenizer(texts[start : start + CHUNK], prompt)
-            packed = tokens.packed(prompt_length)
+            packed, cut = self.read(texts[start : start + CHUNK], prompt, role)
             order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory
             computed = []
             with self.inference():  # left before each yield: the mode is the thread's, and the caller's too
                 for batch in packed.take(order).split(batch_tokens or self.default_batch_tokens):
                     computed.append(compute(batch))  # stays on the device, so that nothing waits for it here
                     done(batch.n)
-            yield start + order, computed, int(tokens.was_cut.sum())
+            yield start + order, computed, cut
+
+    def read(self, texts: Texts, prompt: str, role: str | None) -> tuple[Packed, int]:
+        """The tokens of N texts, and how many texts were cut."""
+        tokenizer = self.tokenizer_for(role)
+        tokens = tokenizer(texts, prompt)
+        return tokens.packed(tokenizer.prompt_length(prompt)), int(
+            tokens.was_cut.sum()
+        )  # a pooling may skip the prompt
 
     def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""
@@ -222,6 +235,14 @@ class TextModel(nn.Module):
             distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
             own = collectives.gather(own.to(self.device)).cpu()
         return own, cut
+
+    def embed_on(self, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
+        """`embed` on these devices; one alone is where the model stays."""
+        if isinstance(device, str | torch.device):
+            self.to(find_device(device))
+        elif device:
+            return partial(embed_on, [str(find_device(d)) for d in device], self)
+        return self.embed
 
     # ------------------------------------------------------------ prompts
 

@@ -41,7 +41,7 @@ def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
 
 
 def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
-    own: dict[str, Any] = next(filter(None, (read_optional(folder / name) for name in LENGTH_FILES)), {})
+    own = transformer_settings(folder)
     config = read_optional(folder / "special_tokens_map.json") | read_optional(folder / "tokenizer_config.json")
     backend = _read_encoder_backend(folder, encoder, config)
     with reading(folder):
@@ -57,6 +57,11 @@ def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
         tokenizer.has_types = "token_type_ids" in config.get("model_input_names", default)
     tokenizer.config = config
     return tokenizer
+
+
+def transformer_settings(folder: Path) -> dict[str, Any]:
+    """What sentence_bert_config.json, by whatever name, says of an encoder and its tokenizer."""
+    return next(filter(None, (read_optional(folder / name) for name in LENGTH_FILES)), {})
 
 
 def _read_encoder_backend(folder: Path, encoder: Encoder, config: dict[str, Any]) -> Backend:
@@ -131,4 +136,4 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.max_length}
     about |= {"model_input_names": ["input_ids", *types, "attention_mask"]}
     write_json(folder / "tokenizer_config.json", tokenizer.config | special | about)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": tokenizer.max_length, "do_lower_case": False})
+    write_json(folder / LENGTH_FILES[0], {"max_seq_length": tokenizer.max_length, "do_lower_case": False})

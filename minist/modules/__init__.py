@@ -2,12 +2,14 @@
 
 from minist.encoders.families import Transformer
 from minist.module import Module
+from minist.modules.classification_head import ClassificationHead
 from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 from minist.modules.static_embedding import StaticEmbedding
 from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
-PARTS = (Transformer, StaticEmbedding, WeightedLayerPooling, Pooling, Dense, Normalize, LayerNorm, Dropout, Router)
+POOLINGS = (Pooling, WeightedLayerPooling, ClassificationHead)
+PARTS = (Transformer, StaticEmbedding, *POOLINGS, Dense, Normalize, LayerNorm, Dropout, Router)
 MODULES: dict[str, type[Module]] = {part.__name__: part for part in PARTS}
 MODULES["Asym"] = Router  # as it was called up to version 4

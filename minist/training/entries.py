@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 
 from minist import distributed, losses
-from minist.checks import pick
+from minist.checks import listing, pick
 from minist.data.dataset import ColumnSpec, Dataset, dataset_folder, prepare_dataset
 from minist.data.prompts import resolve_prompts
+from minist.data.tokenizer import Tokenizer
+from minist.losses import cross_encoder
 from minist.losses.base import Loss
 from minist.models import open_model
 from minist.models.text_model import TextModel
@@ -18,14 +20,17 @@ from minist.training.evaluations import Evaluation, LossEvaluation, make_evaluat
 from minist.training.guide import Guide
 from minist.training.start import plain_weights
 from minist.training.step import choose_step
-from minist.training.task import Task, TrainingRows
+from minist.training.task import PairRows, Task, TrainingRows
 
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
 
 
-def make_loss(where: str, table: Table, seed: int) -> Loss:
-    loss: Loss = make(f"loss in {where}", table, losses, Loss)
+SHELVES = {"embeddings": losses, "scores": cross_encoder}  # what a model gives -> the losses of it
+
+
+def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:
+    loss: Loss = make(f"loss in {where}", table, SHELVES[model.gives], Loss)
     loss.set_seed(seed)
     return loss
 
@@ -52,16 +57,22 @@ def make_rows(
     check_roles(model, entry.roles, list(entry.columns), entry.where)
     prompts = _prompts(config, entry)
     wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes
+    if model.pairing:
+        _check_pairs(entry)
+        wants += " documents" + " per_document" * loss.label_lists
     dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, wants)
-    found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
+    if model.pairing:
+        found: TrainingRows = PairRows(dataset, model.pairing, loss, model.device, config.seed)
+    else:
+        found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     for column, share in entry.delete_words.items():
         found.delete_words(column, share, model)
     if loss.guide and not (loss.guide == "teacher" and entry.label != ""):  # labels may be the teacher's embeddings
         found.guide = _guide(config, entry, loss, guides)
     try:
-        if same:  # it knows classes by their numbers there
-            dataset.number_classes(same.rows.dataset.classes)
-        elif entry.kind == "data":  # a loss that nothing trains has no weights
+        # an evaluation knows classes by their numbers in training, and a model by those that it has
+        dataset.number_classes(same.rows.dataset.classes if same else model.name_labels(dataset.classes))
+        if not same and entry.kind == "data":  # a loss that nothing trains has no weights
             loss.attach(model, found.roles, plain_weights(config.model) if loss.over_tokens else {})
         found.check(loss, model, config.train.batch_size)
     except ValueError as e:  # of a loss, which does not know the config
@@ -74,13 +85,26 @@ def open_dataset(
 ) -> Dataset:
     """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks."""
     specs = {
-        name: ColumnSpec(source, model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
+        name: ColumnSpec(source, tokenizer(model, roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
     arguments = (entry.paths(), specs, label, entry.format, wants)
     folder = dataset_folder(cache, *arguments)
     distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(folder, *arguments))
     return Dataset(folder)
+
+
+def tokenizer(model: TextModel, role: str | None) -> Tokenizer:
+    return model.pairing.tokenizer if model.pairing else model.tokenizer_for(role)  # pairs are joined of their texts
+
+
+def _check_pairs(entry: RowsConfig) -> None:
+    for name in ("delete_words", "draw_pairs", "roles"):
+        if vars(entry)[name]:
+            raise ValueError(f"config: {name} in {entry.where} is not for a CrossEncoder: leave it out")
+    if len(entry.columns) < 2:
+        given = f"columns in {entry.where} name {listing(entry.columns)}"
+        raise ValueError(f"config: {given}: a CrossEncoder takes pairs, so name a second one")
 
 
 def check_roles(model: TextModel, roles: Mapping[str, str], columns: Sequence[str], where: str) -> None:
@@ -130,7 +154,7 @@ def make_evaluation(
         return make_evaluator(entry)
     pairs = zip(config.data, tasks, strict=True)
     same = next((task for other, task in pairs if other.loss == entry.loss), None)
-    loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed).to(model.device)
+    loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed, model).to(model.device)
     if not same and (loss.over_tokens or list(loss.parameters())):
         hint = "which nothing would train: write the loss as a [[data]] entry has it, and it is that one"
         raise ValueError(f"config: {entry.loss['name']} in {entry.where} has weights of its own, {hint}")

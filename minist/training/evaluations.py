@@ -65,7 +65,7 @@ class LossEvaluation:
 @torch.no_grad()
 def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
     """The loss of a batch without a gradient, in the memory of a few texts: the same number on every rank."""
-    columns, roles = model.arrange(batch.columns, batch.roles)
+    columns, roles, *_ = batch
     if not loss.over_tokens:
         outputs = loss.outputs(batch.step, model.num_layers)
         return Objective(loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()

@@ -63,10 +63,11 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     distributed.barrier()  # rank 0 may have said no
     checkpoint = saved.checkpoints(output)[-1] if resume else None
 
-    torch.manual_seed(config.seed)  # every rank draws the same weights, those of losses first
-    own_losses = [make_loss(entry.where, entry.loss, config.seed).to(device) for entry in config.data]
+    torch.manual_seed(config.seed)  # every rank draws the same weights
     model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
     ready(model.to(device), settings)
+    torch.manual_seed(config.seed)  # those of losses do not depend on what the model has drawn
+    own_losses = [make_loss(entry.where, entry.loss, config.seed, model).to(device) for entry in config.data]
     guides = make_guides(config, device)
     tasks = make_tasks(config, model, guides, own_losses)
     batches = make_batches(config, tasks)

@@ -15,11 +15,13 @@ from minist.encoders.encoder import Encoder
 from minist.encoders.families import ENCODERS
 from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.weights import initialize, modernize
-from minist.models import MODELS, open_model
+from minist.models import MODELS, labelled, open_model
 from minist.models.folder import Content
 from minist.models.hub import find_model
+from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
+from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build
@@ -33,7 +35,8 @@ def make_model(config: Config) -> TextModel:
     if not start.path:
         files = [(file, entry.columns, entry.format) for entry in config.data for file in entry.paths()]
         return new_model(start, (text for file in files for row in read_texts(*file) for text in row))
-    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=start.keep_layers or None)
+    layers, labels = start.keep_layers or None, start.num_labels
+    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=layers, num_labels=labels)
     if start.max_length:
         model.max_length = start.max_length
     return make_twins(model) if start.twins else model
@@ -51,7 +54,10 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     tokenizer = train_wordpiece(texts, config.tokenizer)
     encoder = new_encoder(config.encoder | {"vocab_size": tokenizer.vocab_size}, tokenizer.max_length)
     kind = pick("config: type in [model]", config.type or "SentenceTransformer", MODELS)
-    return kind.from_encoder(encoder, tokenizer, config.pooling.mode)
+    if not config.num_labels:
+        return kind.from_encoder(encoder, tokenizer, config.pooling.mode)
+    plain = Content(Stack([encoder, Pooling(encoder.width)]), {None: tokenizer}, {})
+    return kind(labelled(plain, kind, config.num_labels))
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:

@@ -71,17 +71,16 @@ def choose_step(loss: Loss, max_tokens: int) -> Step:
 
 def plain_step(setup: Setup, objective: Objective, seed: int) -> None:
     """All activations are kept for backward."""
-    columns, roles = setup.model.arrange(objective.batch.columns, objective.batch.roles)
     torch.manual_seed(seed)
     with setup.half():
-        embeddings = setup.wrapped(columns, roles, objective.outputs)
+        embeddings = setup.wrapped(objective.batch.columns, objective.batch.roles, objective.outputs)
     setup.scaler.scale(objective(embeddings)).backward()  # DDP exchanges the model's gradients as they are made
     collectives.average_gradients(objective.loss.parameters())
 
 
 def mini_batched_step(setup: Setup, objective: Objective, seed: int) -> None:
     """Embedded twice, mini-batch by mini-batch, and only the embeddings are kept in between."""
-    columns, roles = setup.model.arrange(objective.batch.columns, objective.batch.roles)
+    columns, roles, *_ = objective.batch
 
     def embed(texts: Packed, column: int) -> tuple[Tensor, ...]:
         with setup.half():
@@ -98,7 +97,7 @@ def token_step(setup: Setup, objective: Objective, seed: int) -> None:
     Each row adds its own part, so nothing is gathered and nothing is computed twice: a mini-batch goes forward and
     backward at once, and is forgotten. Only the number of tokens must be known before.
     """
-    (columns, roles), loss, model = setup.model.arrange(*objective.batch[:2]), objective.loss, setup.model
+    (columns, roles, *_), loss, model = objective.batch, objective.loss, setup.model
     count = collectives.gather(torch.tensor([loss.count(columns)], device=model.device)).sum().clamp(min=1)
     value = torch.zeros((), dtype=model.dtype, device=model.device)
     torch.manual_seed(seed)

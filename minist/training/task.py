@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,8 @@ from minist.batch import Batch
 from minist.data.batches import Place, balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
-from minist.data.transforms import delete_words, draw_pairs, word_starts
+from minist.data.pairing import Pairing, Pairs, add_negatives, pair_rows
+from minist.data.transforms import delete_words, draw_pairs, uniform, word_starts
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.training.guide import Guide
@@ -70,14 +72,45 @@ class TrainingRows:
 
     def check(self, loss: Loss, model: TextModel, batch_size: int) -> None:
         """ValueError, with what it takes, if a loss cannot take these columns and labels: tried on zeros."""
+        self.dataset.check_classes(loss.num_classes(model.width))
         rows = torch.arange(min(batch_size, len(self.dataset)))
         counts, labels = self._counts_and_labels(rows, 0)
-        columns, roles = model.arrange(self._columns(rows, 0), self.roles)
-        zeros = [torch.zeros(column.n, model.width, device=self.device) for column in columns]
+        sizes = [len(rows) if n is None else int(n.sum()) for n in counts]  # texts in each column
+        zeros = [torch.zeros(size, model.width, device=self.device) for size in sizes]
         width = self.guide.model.width if self.guide else 0
-        guide = tuple(torch.zeros(column.n, width, device=self.device) for column in columns if self.guide)
+        guide = tuple(torch.zeros(size, width, device=self.device) for size in sizes if self.guide)
         extra = {name: tuple(zeros) for name in loss.outputs(0, model.num_layers)}
-        loss.check(zeros, Batch((), tuple(roles), labels, counts, guide, extra))
+        loss.check(zeros, Batch((), self.roles, labels, counts, guide, extra))
+
+
+class PairRows(TrainingRows):
+    """The same for a cross-encoder: the one column of a batch holds pairs, each row's query with each of its texts."""
+
+    def __init__(self, dataset: Dataset, pairing: Pairing, loss: Loss, device: torch.device, seed: int) -> None:
+        super().__init__(dataset, {}, device, seed=seed)
+        self.pairing, self.negatives, self.label_lists, self.roles = pairing, loss.negatives, loss.label_lists, (None,)
+
+    def batch(self, rows: Tensor, epoch: int, step: int, progress: float) -> Batch:
+        rows = rows[balance(self.dataset.tokens(rows), distributed.world_size())]
+        share = torch.arange(len(rows)).tensor_split(distributed.world_size())[distributed.rank()]
+        pairs, (queries, *others) = self._pairs(rows, step), self.dataset.take(rows)
+        own = torch.isin(pairs.queries, share)
+        column = self.pairing.join(queries, Packed.cat(others), pairs.queries[own], pairs.texts[own])
+        counts, labels = self._counts_and_labels(rows, step)
+        return Batch((column,), self.roles, labels, counts, progress=progress, step=step)
+
+    def _pairs(self, rows: Tensor, step: int) -> Pairs:
+        """Of all ranks' rows, since a row's negatives are texts of any other."""
+        pairs = pair_rows([torch.ones_like(rows) if n is None else n for n in self.dataset.counts(rows)[1:]])
+        return pairs if self.negatives == 0 else add_negatives(pairs, rows, self.negatives, self.seed, step)
+
+    def _counts_and_labels(self, rows: Tensor, step: int) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+        are_single = self.negatives == 0 and len(self.dataset.names) == 2 and self.dataset.counts(rows)[1] is None
+        counts = None if are_single else self._pairs(rows, step).counts.to(self.device)
+        labels = self.dataset.labels(rows)
+        if labels is not None and labels.dim() == 2 and self.label_lists:
+            labels = labels[~labels.isnan()]  # row by row, as the pairs; NaN only fills up the lists of a table
+        return (counts,), None if labels is None else labels.to(self.device)
 
 
 class Task(NamedTuple):
@@ -93,8 +126,8 @@ class Task(NamedTuple):
         """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
         batch = self.rows.batch(place.rows, place.epoch, place.step, place.step / total)
         objective = Objective(self.loss, batch, self.weight, self.loss.outputs(place.step, setup.model.num_layers))
-        # dropout: other masks on every rank and in every step, and the same again in a resumed run; a step may
-        # count on from here for 2**16 mini-batches
-        world, rank = distributed.world_size(), distributed.rank()
-        self.step(setup, objective, ((seed * 2**24 + place.step) * world + rank) * 2**16 % 2**63)
+        # dropout: other masks on every rank and in every step, and the same again in a resumed run. On a CPU torch
+        # takes the last 32 bits of a seed alone: so all of ours are mixed into them
+        ranks = np.array([distributed.world_size()]), np.array([distributed.rank()])
+        self.step(setup, objective, int(uniform(seed, place.step, *ranks)[0] * 2**32))
         return objective

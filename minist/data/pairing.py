@@ -1,0 +1,123 @@
+"""Pairs of texts from texts that were tokenized once: who is paired with whom, and what a pair looks like.
+
+texts            a: how much protein     b: it depends     c: two cups
+pairs            (a, b)  (a, c)
+packed           [CLS] how much protein [SEP] it depends [SEP]  [CLS] how much protein [SEP] two cups [SEP]
+token types          0   0    0       0     0  1       1     1      0   0    0       0     0   1    1     1
+
+A query that is ranked with a thousand documents is tokenized once, and the thousand pairs are put together by index.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from tokenizers import Tokenizer as Backend
+from torch import Tensor
+
+from minist.data.packed import Packed, ranges
+from minist.data.tokenizer import NO_LIMIT, Tokenizer
+from minist.data.transforms import uniform
+
+
+class Pairing:
+    """Joins pairs as `tokenizer` would have tokenized them, special tokens and the cut at its max_length included."""
+
+    def __init__(self, tokenizer: Tokenizer, token_types: bool) -> None:
+        """`token_types`: whether the encoder tells the two texts of a pair apart. ValueError for a tokenizer that
+        drops a letter."""
+        self.whole = tokenizer  # its max_length may still be set
+        # of one text, whole: how a pair is cut depends on both, and must not count special tokens
+        self.tokenizer = Tokenizer(Backend.from_str(tokenizer.backend.to_str()), NO_LIMIT, special_tokens=False)
+        pair = tokenizer.backend.encode("x", "x")
+        if not {0, 1} <= set(pair.sequence_ids):
+            raise ValueError("the tokenizer makes no token of the letter x: it cannot show how it joins pairs")
+        places, ids, types = pair.sequence_ids, torch.tensor(pair.ids), torch.tensor(pair.type_ids)
+        if not (token_types and tokenizer.has_types):
+            types = torch.zeros_like(ids)
+        starts = [0, places.index(0), len(places) - places[::-1].index(0), places.index(1)]
+        bounds = [*starts, len(places) - places[::-1].index(1), len(places)]
+        self.ids = ids  # of the pair (x, x), of which the parts 0, 2 and 4 are special tokens: [CLS] x [SEP] x [SEP]
+        self.bounds = torch.tensor(bounds)  # where its five parts begin, and the end
+        self.types = types
+        self.first_type, self.second_type = int(types[bounds[1]]), int(types[bounds[3]])
+
+    def read(self, pairs: Sequence[tuple[str, str]], prompt: str) -> tuple[Packed, int]:
+        """The pairs, packed, and how many were cut; `prompt` is put before the first text of each."""
+        firsts = {text: i for i, text in enumerate(dict.fromkeys(a for a, _ in pairs))}  # each text once
+        seconds = {text: i for i, text in enumerate(dict.fromkeys(b for _, b in pairs))}
+        a, b = self.tokenizer(list(firsts), prompt).packed(), self.tokenizer(list(seconds)).packed()
+        i = torch.tensor([firsts[text] for text, _ in pairs], dtype=torch.long)
+        j = torch.tensor([seconds[text] for _, text in pairs], dtype=torch.long)
+        return self.join(a, b, i, j), int(self.is_cut(a.lengths[i], b.lengths[j]).sum())
+
+    @property
+    def room(self) -> int:
+        """Tokens for both texts of a pair."""
+        sizes = self.bounds.diff()
+        return self.whole.max_length - int(sizes[0] + sizes[2] + sizes[4])
+
+    def is_cut(self, n: Tensor, m: Tensor) -> Tensor:
+        """Whether pairs of texts of n and m tokens are too long, [P], [P] -> [P]."""
+        return n + m > self.room
+
+    def join(self, a: Packed, b: Packed, first: Tensor, second: Tensor) -> Packed:
+        """The pairs of text first[p] of `a` and text second[p] of `b`, [P], [P] -> P texts."""
+        n, m = kept_lengths(a.lengths[first], b.lengths[second], self.room)
+        # everything that pairs are made of lies in one stream, so that a pair is five ranges of it
+        stream = torch.cat([self.ids, a.input_ids, b.input_ids])
+        texts = [(a, self.first_type), (b, self.second_type)]
+        types = torch.cat([self.types, *(torch.full_like(text.input_ids, kind) for text, kind in texts)])
+        starts = self.bounds[:-1].repeat(len(first), 1)  # [P, 5]
+        starts[:, 1] = len(self.ids) + a.cu_seqlens[first]
+        starts[:, 3] = len(self.ids) + len(a.input_ids) + b.cu_seqlens[second]
+        lengths = self.bounds.diff().repeat(len(first), 1)
+        lengths[:, 1], lengths[:, 3] = n, m
+        tokens = ranges(starts.flatten(), lengths.flatten())
+        return Packed.of(stream[tokens], lengths.sum(1), types[tokens])
+
+
+def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """How many tokens stay of the first and the second text of pairs that are n and m long, [P] each, "longest first":
+    one by one the longer text loses its last token, the second where both are as long, until both fit."""
+    less = torch.minimum(torch.minimum(n, m), torch.tensor(room // 2))  # the shorter text; the longer has the rest
+    kept_n, kept_m = torch.where(n > m, room - less, less), torch.where(n > m, less, room - less)
+    fits = n + m <= room
+    return torch.where(fits, n, kept_n), torch.where(fits, m, kept_m)
+
+
+# ---------------------------------------------------------------- who is paired with whom
+
+
+class Pairs(NamedTuple):
+    """The pairs of some rows, those of a row side by side."""
+
+    queries: Tensor  # [P] places of their rows
+    texts: Tensor  # [P] numbers of texts: those of column 1 row by row, then those of column 2, ..
+    counts: Tensor  # [rows] pairs of each row
+
+
+def pair_rows(columns: Sequence[Tensor]) -> Pairs:
+    """Each row's query with all texts of the row, column after column. `columns` has for each column of texts the
+    number of texts in each row, [rows]."""
+    rows = torch.cat([torch.arange(len(n)).repeat_interleave(n) for n in columns])  # of each text
+    order = rows.argsort(stable=True)  # stable: column after column within a row
+    return Pairs(rows[order], order, rows.bincount(minlength=len(columns[0])))
+
+
+def add_negatives(pairs: Pairs, rows: Tensor, most: int | None, seed: int, step: int) -> Pairs:
+    """After each row's own pairs, its query with up to `most` texts of the other rows (None: all), none twice.
+
+    `rows` [rows] are the numbers of the rows in the data set: the draw depends on them, `seed` and `step` alone, and
+    not on how the rows are ordered and shared among ranks."""
+    owner, place = torch.empty_like(pairs.texts), torch.empty_like(pairs.texts)  # of each text: its row, where in it
+    owner[pairs.texts], place[pairs.texts] = pairs.queries, ranges(torch.zeros_like(pairs.counts), pairs.counts)
+    names = (rows[owner] * 2**20 + place)[None]  # of a text, in whatever order the rows are
+    keys = torch.from_numpy(uniform(seed, step, rows[:, None].numpy(), names.numpy()))  # [rows, texts]
+    keys[owner == torch.arange(len(rows))[:, None]] = -1.0  # a row's own texts are no negatives
+    # the texts with the largest keys are a random draw without repetition
+    kept, texts = keys.topk(len(owner) if most is None else min(most, len(owner)), dim=1)
+    drawn = kept >= 0
+    queries = torch.cat([pairs.queries, torch.arange(len(rows)).repeat_interleave(drawn.sum(1))])
+    order = queries.argsort(stable=True)  # own pairs first
+    return Pairs(queries[order], torch.cat([pairs.texts, texts[drawn]])[order], pairs.counts + drawn.sum(1))

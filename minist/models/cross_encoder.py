@@ -1,0 +1,252 @@
+"""CrossEncoder: one score, or one for each label, of a pair of texts that are read together.
+
+pairs -> the tokens of each text -> Packed of pairs -> encoder [T, D] -> ClassificationHead [N, C]
+
+A bi-encoder embeds two texts apart, once for all queries; a cross-encoder lets every word of the one attend to every
+word of the other. It is slower by the number of documents, and better: so it reranks what a bi-encoder has found
+(Nogueira and Cho 2019, arXiv:1901.04085).
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minist.batch import Batch
+from minist.checks import listing, number
+from minist.data.packed import Packed
+from minist.data.pairing import Pairing
+from minist.data.tokenizer import Texts, text_fault
+from minist.diagnostics import describe_scores
+from minist.models.device import find_device
+from minist.models.folder import Content, load_folder
+from minist.models.hub import find_model
+from minist.models.reading import read_optional
+from minist.models.stack import Stack
+from minist.models.text_model import TextModel
+from minist.models.weight_files import read_weights
+from minist.modules.classification_head import Activation, ClassificationHead, default_labels, find_activation
+from minist.progress import progress_bar
+
+THEIRS = {  # arguments in sentence-transformers, and what to do here
+    "batch_size": "memory is bounded by batch_tokens",
+    "chunk_size": "memory is bounded by batch_tokens",
+    "convert_to_numpy": "numpy is what it gives, unless convert_to_tensor",
+    "pool": 'give several devices: device=["cuda:0", "cuda:1"]',
+    "sentences": "the pairs come first, without a name",
+    "inputs": "the pairs come first, without a name",
+}
+Pairs = Iterable[Sequence[str]]
+
+
+class CrossEncoder(TextModel):
+    """A reranker, or a classifier of pairs.
+
+    model = CrossEncoder("path/to/ms-marco-MiniLM-L6-v2")
+    model.predict([("a query", "a document"), ("a query", "another")])  # [2]
+    model.rank("a query", ["a document", "another"])  # [{"corpus_id": 1, "score": 0.98}, ..]
+    """
+
+    gives = "scores"
+
+    def __init__(
+        self,
+        source: str | Path | Content,
+        *,
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        activation_fn: Activation | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        keep_layers: Sequence[int] | None = None,
+        prompts: Mapping[str, str] | None = None,
+    ) -> None:
+        """As TextModel. An encoder without a head gets a new one of `num_labels` (None: 1), drawn by torch's seed, and
+        a warning says so; a head of another number gets a new last layer. `activation_fn`, a module of torch.nn or its
+        name, is applied to the scores; None: the folder's, else a sigmoid for one label and nothing for several.
+        ValueError for a bi-encoder without `num_labels`: its head would be an unexpected one."""
+        content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        super().__init__(
+            with_head(content, num_labels),
+            device=device if content is source else find_device(device),
+            dtype=dtype,
+            keep_layers=keep_layers,
+            prompts=prompts,
+        )
+        if max_length is not None:
+            self.max_length = max_length
+        encoder: Any = self.stack.reader()
+        self.pairing = Pairing(self.tokenizer, encoder.token_types)
+        default = self.settings.get("activation_fn") or ("Sigmoid" if self.num_labels == 1 else "Identity")
+        self.activation_fn = find_activation(default if activation_fn is None else activation_fn)
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def head(self) -> ClassificationHead:
+        head = self.stack[-1]
+        assert isinstance(head, ClassificationHead), "checked by TextModel"
+        return head
+
+    @property
+    def num_labels(self) -> int:
+        return self.width  # C
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """The names of the labels, which are saved; set them by a table with the same numbers."""
+        return dict(enumerate(self.head.labels))
+
+    @id2label.setter
+    def id2label(self, names: Mapping[int, str]) -> None:
+        if sorted(names) != list(range(self.num_labels)):
+            raise ValueError(f"id2label has the keys {sorted(names)}, the labels are 0 to {self.num_labels - 1}")
+        self.head.labels = [str(names[i]) for i in range(self.num_labels)]
+
+    def name_labels(self, classes: list[str]) -> list[str]:
+        """The order of words that are labels: the model's own, if it has names. Else it takes these and saves them."""
+        if not classes or set(classes) <= set(self.head.labels):
+            return self.head.labels if classes else []
+        if self.head.labels != default_labels(len(classes)):
+            own = listing(self.head.labels)
+            raise ValueError(f"the labels are {listing(classes)}, the model's {own}: set num_labels to {len(classes)}")
+        self.head.labels = list(classes)
+        return classes
+
+    def content(self) -> Content:
+        name = f"{type(self.activation_fn).__module__}.{type(self.activation_fn).__name__}"
+        content = super().content()
+        return replace(content, settings=content.settings | {"activation_fn": name, "similarity_fn_name": None})
+
+    def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
+        counts = batch.counts[0] if batch.counts else None
+        return describe_scores(embeddings[0], self.activation_fn, batch.labels, counts)
+
+    # ------------------------------------------------------------ pairs to scores
+
+    def read(self, texts: Texts, prompt: str, role: str | None) -> tuple[Packed, int]:
+        """Each different text is tokenized once, however many of the pairs it is in."""
+        assert self.pairing
+        pairs: Any = texts
+        return self.pairing.read(pairs, prompt)
+
+    def predict(
+        self,
+        pairs: Pairs,
+        *,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_tokens: int = 0,
+        convert_to_tensor: bool = False,
+        show_progress_bar: bool | None = None,
+        device: str | torch.device | Sequence[str] | None = None,
+        **theirs: Any,
+    ) -> np.ndarray | Tensor:
+        """Scores of `pairs` of texts in float32: [N], with several labels [N, C]; of a single pair a number or [C].
+
+        `activation_fn` is this call's; `apply_softmax` makes shares of several labels, after it. `prompt`, or the
+        model's own of that name, is put before the first text of each pair. The longer text of a pair is cut first,
+        until both fit into `max_length` tokens. `batch_tokens` bounds the memory and does not change the result.
+        Several in `device` share the pairs, see parallel.py. `theirs` are refused with advice."""
+        for name in theirs:
+            raise ValueError(f"predict has no argument {name}: {THEIRS.get(name, 'help(model.predict) lists them')}")
+        many, is_one = checked_pairs(pairs)
+        embed, prefix = self.embed_on(device), self.find_prompt(prompt_name, prompt)
+        with progress_bar(len(many), "pairs", "scoring", show_progress_bar) as bar:
+            logits, _ = embed(many, prefix, batch_tokens, bar.update, None)
+        scores = (self.activation_fn if activation_fn is None else find_activation(activation_fn))(logits)
+        scores = scores.softmax(dim=1) if apply_softmax and self.num_labels > 1 else scores
+        scores = scores[:, 0] if self.num_labels == 1 else scores
+        scores = scores[0] if is_one else scores
+        return scores.to(self.device) if convert_to_tensor else scores.numpy()
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        activation_fn: Activation | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_tokens: int = 0,
+        show_progress_bar: bool | None = None,
+        device: str | torch.device | Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The documents from the best to the worst for `query`: [{"corpus_id": place in `documents`, "score": ..}, ..],
+        at most `top_k`, with their "text" if `return_documents`; of equal scores the earlier document comes first.
+        ValueError for a model of several labels."""
+        if self.num_labels != 1:
+            raise ValueError(f"rank needs a model of one label, this one has {self.num_labels}: use predict")
+        if not isinstance(query, str) or isinstance(documents, str):
+            raise ValueError("rank takes one query, and a list of documents: use predict for other pairs")
+        scores = self.predict(
+            [(query, document) for document in documents],
+            activation_fn=activation_fn,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+            device=device,
+        )
+        order = np.argsort(-np.asarray(scores), kind="stable")[:top_k].tolist()
+        found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
+        return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found
+
+
+def checked_pairs(pairs: Any) -> tuple[list[tuple[str, str]], bool]:
+    """`pairs` as a list of tuples, and whether it was one pair alone. ValueError names the first that is no pair."""
+    given = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise ValueError(f"pairs is {repr(given)[:60]}: give a list of pairs of texts")
+    many = list(given)
+    is_one = bool(many) and isinstance(many[0], str)
+    many = [many] if is_one else many
+    for i, pair in enumerate(many):
+        fault = text_fault(tuple(pair) if isinstance(pair, list | tuple) else pair, may_pair=True)
+        if fault or isinstance(pair, str):
+            raise ValueError(f"pairs[{i}] is {fault or repr(pair)[:60]}: a pair is a tuple or list of two texts")
+    return [(first, second) for first, second in many], is_one
+
+
+def with_head(content: Content, num_labels: int | None) -> Content:
+    """The content of a cross-encoder: as it is, or with a new head where there is none of that size. It warns then."""
+    stack, labels = content.stack, None if num_labels is None else int(number("num_labels", num_labels, 1, 10**6))
+    reader: Any = stack.reader()
+    std = vars(reader.config).get("initializer_range", 0.02) if reader.num_layers else 0.0
+    if stack.gives == "scores":
+        head: Any = stack[-1]
+        if labels not in (None, head.out_width):
+            head.new_labels(default_labels(labels), std)
+            warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
+        return content
+    folder = vars(reader).get("folder")
+    if labels is None and "model_type" in content.settings:
+        what = f"{folder} is a bi-encoder: open it with {content.settings['model_type']}"
+        raise ValueError(f"{what}, or give num_labels to train a cross-encoder from its encoder")
+    if stack.router or not reader.num_layers:
+        raise ValueError(f"{folder} begins with {reader.name}: a cross-encoder needs one encoder for all texts")
+    head = ClassificationHead(encoder_config(reader, folder), default_labels(labels or 1))
+    from_file = head.draw(read_weights(folder) if folder else {}, std)
+    kept = " (but for its dense layer, the checkpoint's pooler)" if from_file else ""
+    warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=3)
+    return replace(content, stack=Stack([reader, head]))
+
+
+def encoder_config(encoder: Any, folder: Path | None) -> dict[str, Any]:
+    """Its config.json, whether it was read from one or not."""
+    return (
+        {"model_type": encoder.model_type}
+        | asdict(encoder.config)
+        | (read_optional(folder / "config.json") if folder else {})
+    )

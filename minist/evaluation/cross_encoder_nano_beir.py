@@ -47,8 +47,8 @@ class CrossEncoderNanoBEIREvaluator:
     ) -> None:
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
         depth = index(number("rerank_k", rerank_k, least=1))
-        self.prefix, self.aggregate_fn = f"{name}_" if name else "", aggregate_fn
-        self.together = f"NanoBEIR_R{depth}_{aggregate_key}"
+        self.prefix, self.depth = f"{name}_" if name else "", f"_R{depth}_"
+        self.aggregate_fn, self.aggregate_key = aggregate_fn, aggregate_key
         self.evaluators: dict[str, CrossEncoderRerankingEvaluator] = {}
         for found in _find(Path(folder), dataset_names):
             label = SPELLING.get(_key(found.name), found.name)
@@ -58,16 +58,17 @@ class CrossEncoderNanoBEIREvaluator:
             evaluator = CrossEncoderRerankingEvaluator(
                 **given, at_k=at_k, always_rerank_positives=always_rerank_positives
             )
-            self.evaluators[f"{label}_R{depth}"] = evaluator
+            self.evaluators[label] = evaluator
         self.note = "; ".join(f"{label}: {one.note}" for label, one in self.evaluators.items() if one.note)
 
     def __call__(self, model: Scorer) -> dict[str, float]:
         found, values = dict[str, float](), dict[str, list[float]]()
         for label, evaluator in self.evaluators.items():
             for metric, value in evaluator(model).items():
-                found[f"{label}_{metric}"] = value
+                found[f"{label}{self.depth}{metric}"] = value
                 values.setdefault(metric, []).append(value)
-        found |= {f"{self.together}_{metric}": float(self.aggregate_fn(of)) for metric, of in values.items()}
+        together = f"NanoBEIR{self.depth}{self.aggregate_key}"
+        found |= {f"{together}_{metric}": float(self.aggregate_fn(of)) for metric, of in values.items()}
         return {f"{self.prefix}{metric}": value for metric, value in found.items()}
 
 

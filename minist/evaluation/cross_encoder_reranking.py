@@ -28,8 +28,8 @@ class Candidates(NamedTuple):
 
 
 class CrossEncoderRerankingEvaluator:
-    """Metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k`, means over queries. Where samples have `documents`, also
-    `{name}_base_map`, .. of the order in which these were given.
+    """Metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k`, means over queries. Where samples have `documents`,
+    also `{name}_base_map`, .. of the order in which these were given.
 
     A sample has a `query`, `positive` (a text or a list), and either `negative`, or `documents`: what a first stage
     found, best first, positives among it. What it did not find counts by the rules of sentence-transformers 6.2:

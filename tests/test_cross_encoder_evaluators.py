@@ -97,7 +97,7 @@ UNNAMED = {i: f"LABEL_{i}" for i in range(3)}
     [
         (["entailment", "neutral", "entailment"], NLI, [2, 1, 2]),  # as the model has it
         (["entailment", "neutral", "contradiction"], UNNAMED, [1, 2, 0]),  # as in the alphabet
-        (["2", "0", "1.0"], UNNAMED, [2, 0, 1]),  # the cells of a table
+        (["2", "0", "2.0"], UNNAMED, [2, 0, 2]),  # the cells of a table
         (["2", "1"], {0: "1", 1: "2", 2: "3"}, [1, 0]),  # names that look like numbers
         ([2, 1], {0: "1", 1: "2", 2: "3"}, [2, 1]),  # numbers that look like names
         (["LABEL_2", "LABEL_0"], UNNAMED, [2, 0]),
@@ -112,6 +112,7 @@ def test_numbers_of_classes(labels, id2label, numbers):
     [
         ([0, 3, 1], NLI, "the labels have 3, but the model has 3 classes: 0 to 2"),
         ([0, -1], NLI, "the labels have -1"),
+        ([0, 0.7], NLI, "the labels have 0.7"),
         (["0", "5"], UNNAMED, "the labels have '5', but the model has 3 classes"),
         (["a", "b", "c", "d"], UNNAMED, "the labels have 'd', but the model has 3 classes: 0 to 2"),
         (["neutral", "maybe"], NLI, "the labels have 'maybe', the classes of the model are 'contradiction', 'neutral'"),
@@ -137,11 +138,11 @@ def test_classes_from_rows():
         [1, 0, 1, 0],
         [True, False, True, False],
         [1.0, 0.0, 1.0, 0],
-        ["1", "0", "1", "0"],
+        ["1.0", "0", "1", "0"],
         "ynyn",
     ):
         assert evaluator(*labels)(Fake(written)) == wanted
-    for label in (0.5, None, "", [1], math.nan):
+    for label in (0.5, "0.5", None, "", [1], math.nan, math.inf, "nan"):
         with pytest.raises(ValueError, match=r"a.jsonl, row 2: 'label' is .*, but a "):
             evaluator(1, label)
     with pytest.raises(ValueError, match=r"row 3: 'label' is \"x\", but the labels before are numbers"):

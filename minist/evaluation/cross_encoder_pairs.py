@@ -1,12 +1,12 @@
 """Evaluators of scores for pairs: do a cross-encoder's agree with classes, or with human scores?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from minist.checks import listing
-from minist.data.rows import Place, check_number, check_text, parse_number
+from minist.data.rows import Place, check_text, parse_number
 from minist.evaluation.binary_metrics import average_precision, best_accuracy, best_f1
 from minist.evaluation.embedder import Pair, Scorer, one_score_each
 from minist.evaluation.embedding_similarity import EmbeddingSimilarityEvaluator
@@ -60,10 +60,11 @@ def _binary_metrics(positive: np.ndarray, scores: np.ndarray) -> dict[str, float
 
 def _check_label(place: Place) -> int | str:
     cell = place.row["label"]
-    if isinstance(cell, str) and cell:
-        return check_text(place, "label")  # which may spell a number, see class_numbers
-    if isinstance(cell, int | float) and check_number(place, "label") == int(cell):
-        return int(cell)
+    number = parse_number(cell) if isinstance(cell, str) else cell
+    if isinstance(number, int | float) and float(number).is_integer():
+        return cell if isinstance(cell, str) else int(number)  # a class may be called "2", see class_numbers
+    if isinstance(cell, str) and cell and number is None:
+        return check_text(place, "label")
     raise place.error("label", "a class is a whole number or a name")
 
 
@@ -71,23 +72,22 @@ def class_numbers(labels: Sequence[int] | Sequence[str], id2label: dict[int, str
     """The class of each label, [N] int64. ValueError for a label that is no class of the model."""
     numbers = _number_names(sorted({label for label in labels if isinstance(label, str)}), id2label)
     found = np.array([numbers[label] if isinstance(label, str) else label for label in labels])
-    outside = (found < 0) | (found >= classes)
+    outside = (found < 0) | (found >= classes) | (found % 1 != 0)
     if outside.any():
         first = labels[int(outside.argmax())]
         raise ValueError(f"the labels have {first!r}, but the model has {classes} classes: 0 to {classes - 1}")
-    return found
+    return found.astype(np.int64)
 
 
-def _number_names(names: Sequence[str], id2label: dict[int, str]) -> dict[str, int]:
+def _number_names(names: Sequence[str], id2label: dict[int, str]) -> Mapping[str, float]:
     """Those that the model knows are its own. Else names that spell numbers, as all cells of a table, are these. Else
     they count in alphabetical order, as in training, if the model has no names that would contradict."""
     known = {name: number for number, name in id2label.items()}
     if known.keys() >= set(names):
         return known
-    spelled = [parse_number(name) for name in names]
-    whole = [int(number) for number in spelled if number is not None and float(number).is_integer()]
-    if len(whole) == len(names):
-        return dict(zip(names, whole, strict=True))
+    spelled = {name: number for name in names if (number := parse_number(name)) is not None}
+    if len(spelled) == len(names):
+        return spelled
     if all(name == f"LABEL_{number}" for name, number in known.items()):  # what transformers writes for want of names
         return {name: i for i, name in enumerate(names)}
     unknown = next(name for name in names if name not in known)

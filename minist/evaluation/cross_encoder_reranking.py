@@ -87,12 +87,15 @@ class CrossEncoderRerankingEvaluator:
         given = InformationRetrievalEvaluator.of_files(queries, corpus, qrels)
         texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
         judged = [i for i in texts if relevant.get(i)]
-        ranked = _read_candidates(candidates, documents) if candidates else _bm25(texts, judged, documents, rerank_k)
+        if candidates:
+            ranked = _read_candidates(candidates, documents, rerank_k)
+        else:
+            ranked = _bm25({i: texts[i] for i in judged}, documents, rerank_k)
         samples = [
             {
                 "query": texts[i],
                 "positive": [documents[j] for j in sorted(relevant[i]) if j in documents],
-                "documents": [documents[j] for j in ranked[i][:rerank_k]],
+                "documents": [documents[j] for j in ranked[i]],
             }
             for i in judged
             if ranked.get(i)
@@ -174,18 +177,15 @@ def _candidates(i: int, sample: Mapping[str, Any], always_rerank_positives: bool
     return Candidates(sample["query"], documents, relevant, base if column == "documents" else None)
 
 
-def _bm25(
-    texts: Mapping[str, str], wanted: Sequence[str], documents: Mapping[str, str], k: int
-) -> dict[str, list[str]]:
-    ids, search = list(documents), BM25(list(documents.values()))
-    found = {}
-    for i in wanted:
-        order = search.scores(texts[i]).argsort(descending=True, stable=True)  # of equal scores the earlier one first
+def _bm25(queries: Mapping[str, str], documents: Mapping[str, str], k: int) -> dict[str, list[str]]:
+    ids, search, found = list(documents), BM25(list(documents.values())), {}
+    for i, query in queries.items():
+        order = search.scores(query).argsort(descending=True, stable=True)  # of equal scores the earlier one first
         found[i] = [ids[row] for row in order[:k].tolist()]
     return found
 
 
-def _read_candidates(file: Path, documents: Mapping[str, str]) -> dict[str, list[str]]:
+def _read_candidates(file: Path, documents: Mapping[str, str], k: int) -> dict[str, list[str]]:
     """query-id -> corpus-ids, best first. ValueError for a document that the corpus has not."""
     found = {}
     for i, row in enumerate(read_rows(file, ["query-id", "corpus-ids"]), 1):
@@ -193,5 +193,5 @@ def _read_candidates(file: Path, documents: Mapping[str, str]) -> dict[str, list
         ids = check_texts(place, "corpus-ids", True)
         if unknown := [document for document in ids if document not in documents]:
             raise place.error("corpus-ids", f"the corpus has no document {unknown[0]!r}")
-        found[str(row["query-id"])] = ids
+        found[str(row["query-id"])] = ids[:k]
     return found

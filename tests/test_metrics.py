@@ -1,11 +1,12 @@
 """Metrics against their definitions, one result at a time."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from minist.evaluation import metrics
+from minist.evaluation import binary_metrics, metrics
 
 CASES = [(seed, k) for seed in range(6) for k in (1, 3, 10, 50)]
 
@@ -73,3 +74,112 @@ def test_what_holds_nan_has_no_correlation():
     x, y = np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, 3.0])
     for correlation in (metrics.pearson, metrics.spearman):
         assert math.isnan(correlation(x, y)) and math.isnan(correlation(y, x))
+
+
+# ---------------------------------------------------------------- classes
+
+
+def slow_f1(labels, predicted, one):
+    hits = sum(a == b == one for a, b in zip(labels, predicted, strict=True))
+    wrong = sum((a == one) != (b == one) for a, b in zip(labels, predicted, strict=True))
+    return 2 * hits / (2 * hits + wrong)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_against_loops(seed):
+    """Class 1 is never a label, 3 is never predicted, 4 is neither."""
+    draw = np.random.RandomState(seed)
+    labels, predicted = draw.choice([0, 2, 3, 5], 25), draw.choice([0, 1, 2, 5], 25)
+    seen = sorted({*labels, *predicted})
+    found = metrics.class_metrics(labels, predicted)
+    assert found["f1_macro"] == pytest.approx(np.mean([slow_f1(labels, predicted, one) for one in seen]), abs=1e-12)
+    weighted = np.mean([slow_f1(labels, predicted, one) for one in labels])
+    assert found["f1_weighted"] == pytest.approx(weighted, abs=1e-12)
+    assert found["accuracy"] == found["f1_micro"] == np.mean(labels == predicted)
+
+
+# ---------------------------------------------------------------- scores of what is positive and what is not
+
+
+def random_scores(seed, n=30):
+    """Every other seed has many equal scores."""
+    draw = np.random.RandomState(seed)
+    scores = draw.randint(0, 6, n) if seed % 2 else draw.randn(n)
+    return draw.rand(n) < 0.4, scores.astype(np.float32)
+
+
+def thresholds(scores):
+    return [math.inf, *sorted(set(scores.tolist()), reverse=True)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_average_precision_against_loops(seed):
+    positive, scores = random_scores(seed)
+    total, recall = 0.0, 0.0
+    for least in thresholds(scores)[1:]:
+        taken = [yes for yes, score in zip(positive, scores, strict=True) if score >= least]
+        total += sum(taken) / len(taken) * (sum(taken) / sum(positive) - recall)
+        recall = sum(taken) / sum(positive)
+    assert binary_metrics.average_precision(positive, scores) == pytest.approx(total, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_best_thresholds_against_loops(seed):
+    """A threshold gives what is said of it, and no other one gives more; it is halfway between two scores."""
+    positive, scores = random_scores(seed)
+    accuracy, at = binary_metrics.best_accuracy(positive, scores)
+    assert accuracy == np.mean((scores >= at) == positive)
+    assert accuracy == max(np.mean((scores >= least) == positive) for least in thresholds(scores))
+    best = binary_metrics.best_f1(positive, scores)
+
+    def f1(least):
+        hits = np.sum(positive & (scores >= least))
+        return 2 * hits / (positive.sum() + np.sum(scores >= least))
+
+    assert best["f1"] == pytest.approx(max(map(f1, thresholds(scores))), abs=1e-12)
+    assert best["f1"] == pytest.approx(f1(best["f1_threshold"]), abs=1e-12)
+    taken = scores >= best["f1_threshold"]
+    assert best["precision"] == np.mean(positive[taken]) and best["recall"] == np.mean(taken[positive])
+    for least in (at, best["f1_threshold"]):
+        below, above = scores[scores < least], scores[scores >= least]
+        if len(below) and len(above):
+            assert least == pytest.approx((below.max() + above.min()) / 2, abs=1e-6)
+
+
+def test_thresholds_at_the_ends():
+    up = np.array([1.0, 2.0, 3.0], dtype=np.float32)
+    none, all_of_them = np.zeros(3, dtype=bool), np.ones(3, dtype=bool)
+    just_above = float(np.nextafter(np.float32(3), np.float32(4)))
+    assert binary_metrics.best_accuracy(none, up) == (1.0, just_above)  # nothing is taken
+    assert binary_metrics.best_accuracy(all_of_them, up) == (1.0, 1.0)  # the least score, and nothing below it
+    assert binary_metrics.best_accuracy(np.array([True, False, False]), up) == (2 / 3, just_above)
+    assert binary_metrics.best_f1(all_of_them, up) == {"f1": 1, "f1_threshold": 1, "precision": 1, "recall": 1}
+    assert set(binary_metrics.best_f1(none, up).values()) == {0.0}
+    assert binary_metrics.average_precision(none, up) == binary_metrics.ndcg_of_scores(none, up, 3) == 0
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_threshold_between_neighbouring_floats(step):
+    """There is no float between them: halfway is rounded to one of both, and must not take the lower one too."""
+    low = np.float32(1 + step * 2.0**-23)
+    scores = np.array([low, np.nextafter(low, np.float32(2))])
+    positive = np.array([False, True])
+    assert binary_metrics.best_accuracy(positive, scores) == (1.0, float(scores[1]))
+    assert binary_metrics.best_f1(positive, scores)["f1_threshold"] == float(scores[1])
+
+
+@pytest.mark.parametrize("scores", [[1, 1, 1, 1, 1], [3, 1, 1, 1, 0], [2, 2, 0, 0, 0], [5, 4, 3, 2, 1]])
+@pytest.mark.parametrize("positive", [[0, 1, 0, 0, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 1]])
+@pytest.mark.parametrize("k", [1, 2, 3, 10])
+def test_ndcg_is_the_mean_over_orders_of_equal_scores(scores, positive, k):
+    scores, positive, relevant = np.array(scores, dtype=np.float32), np.array(positive, dtype=bool), sum(positive)
+    orders = [list(o) for o in itertools.permutations(range(5)) if all(np.diff(scores[list(o)]) <= 0)]
+    mean = np.mean([metrics.ndcg_at(positive[order], k, relevant) for order in orders])
+    assert binary_metrics.ndcg_of_scores(positive, scores, k) == pytest.approx(mean, abs=1e-12)
+
+
+def test_scores_that_are_no_numbers():
+    positive, scores = np.array([True, False, True]), np.array([1.0, np.nan, 3.0])
+    found = [*binary_metrics.best_accuracy(positive, scores), *binary_metrics.best_f1(positive, scores).values()]
+    found += [binary_metrics.average_precision(positive, scores), binary_metrics.ndcg_of_scores(positive, scores, 2)]
+    assert np.isnan(found).all()

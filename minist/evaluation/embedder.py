@@ -1,4 +1,4 @@
-"""What an evaluator asks of a model: a SentenceTransformer, or anything else that embeds texts."""
+"""What an evaluator asks of a model: that it embeds texts, or that it scores pairs of them."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,9 +6,11 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+Pair = tuple[str, str]
+
 
 class Embedder(Protocol):
-    """Texts in, one embedding each out, [N, D]."""
+    """A SentenceTransformer, or anything else that gives each text one embedding, [N, D]."""
 
     similarity_name: str
 
@@ -20,3 +22,20 @@ class Embedder(Protocol):
 
     def encode_document(self, texts: Sequence[str], /) -> np.ndarray | Tensor:
         """Documents, likewise."""
+
+
+class Scorer(Protocol):
+    """A CrossEncoder, or anything else that scores pairs of texts."""
+
+    id2label: dict[int, str]
+
+    def predict(self, pairs: Sequence[Pair], /) -> np.ndarray | Tensor:
+        """[N], or [N, number of labels] where there are several."""
+
+
+def one_score_each(model: Scorer, pairs: Sequence[Pair]) -> np.ndarray:
+    """Scores [N] of all pairs, asked for at once. ValueError if the model has several labels."""
+    scores = np.asarray(model.predict(pairs))
+    if scores.ndim > 1:
+        raise ValueError(f"the model gives a pair {scores.shape[1]} scores, one for each label: a single one is wanted")
+    return scores

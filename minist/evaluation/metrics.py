@@ -1,4 +1,4 @@
-"""Metrics of rankings and correlations, from their definitions."""
+"""Metrics of rankings, correlations and classes, from their definitions."""
 
 import numpy as np
 
@@ -58,3 +58,24 @@ def ranks(values: np.ndarray) -> np.ndarray:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum()  # the rank of the last of the equal ones
     return (last - (counts - 1) / 2)[places]
+
+
+def class_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Accuracy and F1 of class numbers [N]. The F1 of a class is 2 hits / (labels + predictions that name it).
+
+    f1_macro     mean over the classes that a label or a prediction names
+    f1_micro     of all hits, labels and predictions together; as each pair has one of both, this is the accuracy
+    f1_weighted  mean over labels: a class counts as often as it is one
+    """
+    classes = 1 + max(labels.max(), predicted.max())
+    hits, labelled, named = (
+        np.bincount(x, minlength=classes) for x in (labels[labels == predicted], labels, predicted)
+    )
+    f1 = 2 * hits / np.maximum(labelled + named, 1)  # 0 for a class that nothing names
+    accuracy = float(hits.sum() / len(labels))
+    return {
+        "f1_macro": float(f1.sum() / np.count_nonzero(labelled + named)),
+        "f1_micro": accuracy,
+        "f1_weighted": float((f1 * labelled).sum() / len(labels)),
+        "accuracy": accuracy,
+    }

@@ -230,7 +230,10 @@ def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
     if (entry.bm25 or entry.searches) and entry.evaluator.get("name") != "InformationRetrievalEvaluator":
         yield f"bm25 and searches in {where} belong to an InformationRetrievalEvaluator"
-    if not any(collection):
+    if "folder" in entry.evaluator:  # it reads files of its own
+        if any(collection) or entry.files or entry.columns:
+            yield f"folder in {where} says where its files are: it takes no files, columns, queries, corpus and qrels"
+    elif not any(collection):
         if not entry.files:
             yield f"{where} has no files"
         yield from _of_rows(entry)

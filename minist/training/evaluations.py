@@ -1,6 +1,6 @@
 """The [[eval]] entries of a config: build the evaluators, run them on all ranks, and show the result at the end."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,26 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
     arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
-    if not entry.queries and set(entry.columns) != set(found.columns):
+    if not entry.queries and not _takes(found.columns, entry.columns):
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
 
     def read() -> Table:  # when the arguments in the config are known to be right
         if entry.queries:
             own = found.of_files(Path(entry.queries), Path(entry.corpus), Path(entry.qrels))
+        elif not found.columns:
+            own = {}  # it reads its own files
         else:
             own = found.of_rows(read_places(entry.paths(), entry.columns, entry.format))
         return {**own, "name": entry.name}
 
     return call(name, found, arguments, evaluation, type(None), read)
+
+
+def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:
+    """Whether an evaluator's `columns` are there, and no other: each is a name, or "negative or documents"."""
+    left = set(given)
+    return len(left) == len(wanted) and all(len(left.intersection(column.split(" or "))) == 1 for column in wanted)
 
 
 class LossEvaluation:

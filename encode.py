@@ -1,8 +1,14 @@
-"""Embed texts of any number: lines of text files, or one column of jsonl, json, csv, tsv or parquet files.
+"""Embed texts of any number: lines of text files, or one column of jsonl, json, csv, tsv or parquet files. Or score
+pairs of texts, two columns, by a cross-encoder.
 
 python encode.py --model DIR corpus.txt --output corpus.npy
 zcat a.gz | python encode.py --model DIR - --output a.npy
 torchrun --nproc_per_node=4 encode.py --model DIR a.jsonl.gz b.jsonl.gz --field text --output corpus.npy
+python encode.py --model RERANKER pairs.tsv --output scores.npy
+python encode.py --model RERANKER pairs.jsonl --column question --column answer --output scores.npy
+
+Scores are [pairs], with several labels [pairs, labels]. The two columns of a pair are found under usual names (query
+and document, sentence1 and sentence2, ..), or are the two that a table without a header has.
 
 Row i of the output belongs to text i + 1 of the inputs, in their order. Lines end at \\n (a \\r before it is
 dropped); an empty line is a text too. `np.load("corpus.npy", mmap_mode="r")` reads the result, [texts, dimensions].
@@ -14,6 +20,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +28,21 @@ import numpy as np
 import torch.nn.functional as F
 
 from minist import distributed
-from minist.checks import number
+from minist.checks import number, pick
 from minist.cli import run_command
 from minist.data.embedding_file import FORMATS, EmbeddingFile, block_name
 from minist.data.rows import READERS, is_unicode
-from minist.data.texts import Texts
+from minist.data.texts import Text, Texts
 from minist.files import complete_file, read_npy
 from minist.models import open_model
+from minist.models.folder import holds_scores
 from minist.models.hub import find_model
 from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
 
 RANGES = ".ranges.npy"  # ends the name of the file with the ranges of int8 codes, for the queries to come
-Embed = Callable[[list[str]], tuple[np.ndarray, int]]  # texts -> their rows, and how many texts were cut
+Embed = Callable[[list[Text]], tuple[np.ndarray, int]]  # texts -> their rows, and how many texts were cut
 
 
 def parse() -> argparse.Namespace:
@@ -45,8 +53,8 @@ def parse() -> argparse.Namespace:
     add("--revision", help="branch, tag or commit of a model on the hub")
     add("--output", type=Path, required=True, help=f"the file to write: {', '.join(FORMATS)}")
     column = parser.add_mutually_exclusive_group()
-    column.add_argument("--column", "--field", help="the name of what holds the text, where inputs have columns")
-    column.add_argument("--column-number", type=int, dest="column", help="or its place, from 0, without a header")
+    column.add_argument("--column", "--field", action="append", help="the name of what holds the text; twice for pairs")
+    column.add_argument("--column-number", type=int, action="append", dest="column", help="or its place, from 0")
     add("--format", default="", choices=READERS, help="what the inputs are, where their endings do not say it")
     add("--batch-tokens", type=int, default=0, help="tokens per forward pass: bounds the memory")
     add("--max-length", type=int, help="tokens at which texts are cut, instead of the model's number")
@@ -70,9 +78,9 @@ def encode(args: argparse.Namespace) -> None:
     """Read, embed block by block, write; the output appears when it is complete."""
     started = time.perf_counter()
     rank, world, device = distributed.start()
-    texts = Texts(tuple(map(Path, args.input)), args.column, args.format)
-    check(args, texts, world)
+    check(args, world)
     folder = find_model(args.model, args.revision)
+    texts = find_texts(args, folder, rank)
     check_output(args, texts, folder)
     model = load(args, folder, str(device) if world > 1 else None, rank)  # each process has a GPU of its own
     prompt = model.find_prompt(args.prompt_name, args.prompt, args.role)
@@ -82,7 +90,8 @@ def encode(args: argparse.Namespace) -> None:
 
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
-    out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored])
+    kind = "embedding" if model.gives == "embeddings" else "score" if width == 1 else "scores"
+    out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored], kind)
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
@@ -90,9 +99,9 @@ def encode(args: argparse.Namespace) -> None:
         return print(f"{args.output} is complete: --resume has nothing left to do")
     with progress_bar(total, "texts", "encoding", None if rank == 0 else False) as bar:
 
-        def embed(block: list[str]) -> tuple[np.ndarray, int]:
+        def embed(block: list[Text]) -> tuple[np.ndarray, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
-            kept = embeddings[:, :width]
+            kept = model.activation_fn(embeddings[:, :width])
             kept = F.normalize(kept, dim=-1) if args.normalize else kept  # after the cut, which shortens them
             return quantize(kept.numpy(), stored, ranges), cut
 
@@ -103,7 +112,8 @@ def encode(args: argparse.Namespace) -> None:
     cut = out.wait_for(blocks)
     finish(args, out, stored, rows)
     cut_note = f"{cut} cut at {model.tokenizer_for(args.role).max_length} tokens" if cut else "none cut"
-    print(f"{rows} texts, {width} dimensions, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
+    what = f"{rows} texts, {width} dimensions" if kind == "embedding" else f"{rows} pairs, {width} scores of each"
+    print(f"{what}, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
 
 
 def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -> tuple[int, list[str]]:
@@ -121,7 +131,25 @@ def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -
     return rows, blocks
 
 
-def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
+def find_texts(args: argparse.Namespace, folder: Path, rank: int) -> Texts:
+    """The inputs with their columns, found where a cross-encoder needs two and none are given."""
+    texts = Texts(tuple(map(Path, args.input)), tuple(args.column or ()), args.format)
+    if holds_scores(folder):
+        for option in ("normalize", "truncate_dim", "ranges", "role"):
+            if vars(args)[option]:
+                raise ValueError(f"--{option.replace('_', '-')} is for embeddings, but {args.model} gives scores")
+        pick("--precision of scores", args.precision, {"float32": "as they are"})
+        if not args.column:
+            texts = replace(texts, columns=texts.pair_columns())
+            header = "" if isinstance(texts.columns[0], str) else ", without a header: the first line is a pair too"
+            print(f"pairs are the columns {texts.columns[0]} and {texts.columns[1]}{header}") if rank == 0 else None
+    if len(texts.columns) not in ((2,) if holds_scores(folder) else (0, 1, 2)):
+        raise ValueError(f"--column is given {len(texts.columns)} times: once for texts, twice for pairs")
+    texts.check()
+    return texts
+
+
+def check(args: argparse.Namespace, world: int) -> None:
     """What can be wrong before anything is loaded: a mistake should not cost the time that takes."""
     for value in [*args.input, *map(str, vars(args).values())]:
         if not is_unicode(value):  # it could not be written to the settings, nor shown
@@ -133,7 +161,6 @@ def check(args: argparse.Namespace, texts: Texts, world: int) -> None:
         raise ValueError(f"--ranges is for int8 and uint8, but --precision is {args.precision}")
     if "-" in args.input and (args.resume or world > 1):
         raise ValueError("standard input is read once, by one process: write it to a file for --resume or torchrun")
-    texts.check()
 
 
 def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:

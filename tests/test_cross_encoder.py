@@ -1,4 +1,4 @@
-"""Cross-encoders: recorded scores, heads of every family, predict and rank, folders of both generations, wrong input."""
+"""Cross-encoders: recorded scores, every head, predict and rank, folders of both generations; wrong input."""
 
 import json
 import warnings

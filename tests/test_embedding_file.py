@@ -51,7 +51,7 @@ def load(file):
 @pytest.mark.parametrize("rows", [0, 1, 7])
 def test_header_of_npy(tmp_path, precision, rows):
     expected = numbers(rows, 5, PRECISIONS[precision])
-    (tmp_path / "x.npy").write_bytes(header(".npy", rows, 5, expected.dtype) + expected.tobytes())
+    (tmp_path / "x.npy").write_bytes(header(".npy", (rows, 5), expected.dtype) + expected.tobytes())
     for mode in (None, "r"):
         found = np.load(tmp_path / "x.npy", mmap_mode=mode)
         assert found.dtype == expected.dtype
@@ -63,7 +63,7 @@ def test_header_of_npy(tmp_path, precision, rows):
 @pytest.mark.parametrize("rows", [0, 1, 7])
 def test_header_of_safetensors(tmp_path, precision, rows):
     expected = numbers(rows, 5, PRECISIONS[precision])
-    (tmp_path / "x.safetensors").write_bytes(header(".safetensors", rows, 5, expected.dtype) + expected.tobytes())
+    (tmp_path / "x.safetensors").write_bytes(header(".safetensors", (rows, 5), expected.dtype) + expected.tobytes())
     (found,) = load_file(tmp_path / "x.safetensors").values()
     assert found.dtype == expected.dtype
     assert found.shape == (rows, 5)
@@ -77,7 +77,7 @@ def test_header_of_safetensors(tmp_path, precision, rows):
 def test_any_number_of_rows_fits(precision, width):
     dtype = PRECISIONS[precision]
     for rows in (0, *(10**i for i in range(13))):
-        npy, safetensors = (header(suffix, rows, width, dtype) for suffix in (".npy", ".safetensors"))
+        npy, safetensors = (header(suffix, (rows, width), dtype) for suffix in (".npy", ".safetensors"))
         assert len(npy) == len(safetensors) == HEADER
         assert int.from_bytes(safetensors[:8], "little") == HEADER - 8
         about = json.loads(safetensors[8:])["embeddings"]

@@ -89,7 +89,9 @@ def test_a_guide_that_is_missing(config):
 
 
 def test_losses_by_name():
-    assert isinstance(make_loss("x", {"name": "MultipleNegativesRankingLoss"}, 0), MultipleNegativesRankingLoss)
+    assert isinstance(
+        make_loss("x", {"name": "MultipleNegativesRankingLoss"}, 0, tiny_model()), MultipleNegativesRankingLoss
+    )
     inner = {"name": "DenoisingAutoEncoderLoss"}
     with pytest.raises(ValueError, match=r"DenoisingAutoEncoderLoss cannot stand inside another loss"):
-        make_loss("x", {"name": "MatryoshkaLoss", "loss": inner, "matryoshka_dims": [8]}, 0)
+        make_loss("x", {"name": "MatryoshkaLoss", "loss": inner, "matryoshka_dims": [8]}, 0, tiny_model())

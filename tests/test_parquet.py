@@ -33,7 +33,7 @@ def test_texts(write):
 
 def test_as_an_input(write, tmp_path):
     (tmp_path / "t.csv").write_text("text\nb\n")
-    texts = Texts((write(text=TEXTS), tmp_path / "t.csv"), column="text")
+    texts = Texts((write(text=TEXTS), tmp_path / "t.csv"), columns=("text",))
     texts.check()
     assert list(texts) == [*TEXTS, "b"]
     assert texts.count() == 6
@@ -96,7 +96,7 @@ def test_no_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "t.parquet").touch()
-    texts = Texts((tmp_path / "t.parquet",), column="text")
+    texts = Texts((tmp_path / "t.parquet",), columns=("text",))
     for read in (texts.count, lambda: list(texts)):
         with pytest.raises(ValueError, match=r"t\.parquet is parquet, which needs pyarrow: pip install pyarrow"):
             read()

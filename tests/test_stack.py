@@ -81,7 +81,10 @@ def build(order):
             "Weighted Pooling",
             "WeightedLayerPooling -> Pooling: WeightedLayerPooling takes layers, and here it gets texts",
         ),
-        ("Encoder", "the modules are Transformer: they must end in embeddings, one of them must be a Pooling"),
+        (
+            "Encoder",
+            "the modules are Transformer: they must end in embeddings or scores, a Pooling or ClassificationHead gives them",
+        ),
         ("Encoder Dense Normalize", "Transformer -> Dense -> Normalize: they must end in embeddings"),
         ("Encoder Pooling Pooling", "-> Pooling -> Pooling: Pooling takes tokens, and here it gets embeddings"),
         ("Static Pooling", "StaticEmbedding -> Pooling: Pooling takes tokens, and here it gets embeddings"),
@@ -334,7 +337,7 @@ def test_a_new_module_needs_a_line_in_the_table(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_every_module_says_what_it_takes_and_gives(kind):
-    known = {"texts", "layers", "tokens", "embeddings"}
+    known = {"texts", "layers", "tokens", "embeddings", "scores"}
     assert issubclass(MODULES[kind], Module)
     assert set(MODULES[kind].takes) <= known
     assert MODULES[kind].gives in {"", *known}

@@ -210,7 +210,9 @@ def test_a_model_is_opened_by_its_kind(tmp_path, monkeypatch):
     assert len(open_model(tmp_path / "plain", keep_layers=[1]).stack[0].layers) == 1
     (tmp_path / "plain/config_sentence_transformers.json").unlink()
     assert type(open_model(tmp_path / "plain")) is SentenceTransformer
-    with pytest.raises(ValueError, match=r"the type of the model .*plain is 'Other', known are SentenceTransformer, H"):
+    with pytest.raises(
+        ValueError, match=r"the type of the model .*plain is 'Other', known are SentenceTransformer, CrossEncoder, H"
+    ):
         open_model(tmp_path / "plain", "Other")
 
 

@@ -109,7 +109,7 @@ def test_blocks(tmp_path):
 @pytest.mark.parametrize("field", ["a", "b"])
 def test_field_of_jsonl(tmp_path, name, field):
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
-    texts = Texts((put(tmp_path / name, lines.encode()),), field)
+    texts = Texts((put(tmp_path / name, lines.encode()),), (field,))
     texts.check()
     assert list(texts) == [row[field] for row in ROWS]
     assert texts.count() == 3
@@ -118,14 +118,14 @@ def test_field_of_jsonl(tmp_path, name, field):
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
 @pytest.mark.parametrize("column", ["a", "b"])
 def test_column_of_a_table(tmp_path, name, column):
-    texts = Texts((put(tmp_path / name, quoted(",")),), column=column)
+    texts = Texts((put(tmp_path / name, quoted(",")),), columns=(column,))
     texts.check()
     assert list(texts) == [row[column] for row in ROWS]
     assert texts.count() == 5, "the lines behind the header: two cells hold a line end"
 
 
 def test_tables_of_several_kinds(tmp_path):
-    texts = Texts((put(tmp_path / "t.csv", b"x,a\n1,2\n3,4"), put(tmp_path / "t.tsv", b"a\tx\n5\t6\n")), column="a")
+    texts = Texts((put(tmp_path / "t.csv", b"x,a\n1,2\n3,4"), put(tmp_path / "t.tsv", b"a\tx\n5\t6\n")), columns=("a",))
     texts.check()
     assert list(texts) == ["2", "4", "5"]
     assert texts.count() == 3
@@ -133,30 +133,35 @@ def test_tables_of_several_kinds(tmp_path):
 
 @pytest.mark.parametrize("name", ["t.tsv", "t.txt", "t.gz"])
 def test_column_number_of_a_table_without_a_header(tmp_path, name):
-    texts = Texts((put(tmp_path / name, b'1\t"a\n2\tb'),), column=1, format="tsv")
+    texts = Texts((put(tmp_path / name, b'1\t"a\n2\tb'),), columns=(1,), format="tsv")
     texts.check()
     assert list(texts) == ['"a', "b"]
     assert texts.count() == 2
 
 
 def test_json(tmp_path):
-    texts = Texts((put(tmp_path / "t.json", json.dumps(ROWS).encode()),), column="b")
+    texts = Texts((put(tmp_path / "t.json", json.dumps(ROWS).encode()),), columns=("b",))
     texts.check()
     assert list(texts) == [row["b"] for row in ROWS]
     assert texts.count() is None
 
 
 def test_no_header_to_leave_out(tmp_path):
-    assert Texts((put(tmp_path / "t.csv", b""), put(tmp_path / "u.csv", b"a\n1\n")), column="a").count() == 1
+    assert Texts((put(tmp_path / "t.csv", b""), put(tmp_path / "u.csv", b"a\n1\n")), columns=("a",)).count() == 1
 
 
 @pytest.mark.parametrize(
     ("name", "content", "names", "message"),
     [
-        ("t.jsonl", b'{"a": "x"}\n{"b": "y"}\n', {"column": "a"}, r"t\.jsonl, row 2: there is no column 'a', it has b"),
-        ("t.jsonl", b'{"a": "x"}\n{"a": 7}\n', {"column": "a"}, r"t\.jsonl, row 2: 'a' is 7, but a text is wanted"),
-        ("t.jsonl", b'{"a": "\\ud800"}\n', {"column": "a"}, r"row 1: 'a' is .*, but it holds half a character"),
-        ("t.csv", b"a,b\n1,2\n", {"column": "c"}, r"t\.csv, row 1: there is no column 'c', it has a, b"),
+        (
+            "t.jsonl",
+            b'{"a": "x"}\n{"b": "y"}\n',
+            {"columns": ("a",)},
+            r"t\.jsonl, row 2: there is no column 'a', it has b",
+        ),
+        ("t.jsonl", b'{"a": "x"}\n{"a": 7}\n', {"columns": ("a",)}, r"t\.jsonl, row 2: 'a' is 7, but a text is wanted"),
+        ("t.jsonl", b'{"a": "\\ud800"}\n', {"columns": ("a",)}, r"row 1: 'a' is .*, but it holds half a character"),
+        ("t.csv", b"a,b\n1,2\n", {"columns": ("c",)}, r"t\.csv, row 1: there is no column 'c', it has a, b"),
     ],
 )
 def test_rows_without_a_text(tmp_path, name, content, names, message):
@@ -179,7 +184,7 @@ def test_lines_of_standard_input(standard_input, content, lines):
 def test_jsonl_of_standard_input_between_files(tmp_path, standard_input):
     standard_input(b'{"a": "2"}\n\n{"a": "3"}\n')
     first, last = put(tmp_path / "1.jsonl", b'{"a": "1"}\n'), put(tmp_path / "4.jsonl.gz", b'{"a": "4"}\n')
-    texts = Texts((first, STANDARD_INPUT, last), "a")
+    texts = Texts((first, STANDARD_INPUT, last), ("a",))
     texts.check()
     assert list(texts.blocks()) == [["1", "2", "3", "4"]]
 
@@ -206,8 +211,8 @@ def test_standard_input_stays_open(standard_input):
         ("t.tsv.gz", {}, r"t\.tsv\.gz is read as tsv, which has columns"),
         ("t.parquet", {}, r"t\.parquet is read as parquet, which has columns"),
         ("t.txt", {"format": "csv"}, r"t\.txt is read as csv, which has columns"),
-        ("t.txt", {"column": "a"}, r"t\.txt is read as txt, which has no columns: leave --column out"),
-        ("-", {"column": "a", "format": "txt"}, "- is read as txt, which has no columns"),
+        ("t.txt", {"columns": ("a",)}, r"t\.txt is read as txt, which has no columns: leave --column out"),
+        ("-", {"columns": ("a",), "format": "txt"}, "- is read as txt, which has no columns"),
     ],
 )
 def test_what_does_not_go_together(tmp_path, name, names, message):

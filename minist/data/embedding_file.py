@@ -17,6 +17,7 @@ Rows are written, not memory-mapped: a full disk is then an error with a message
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 import time
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from minist.data.texts import Text
 from minist.files import complete_file, read_json, write_json
 
 HEADER = 128  # bytes; both formats allow to fill theirs up with spaces
@@ -41,7 +43,9 @@ SAFETENSORS_TYPES = {"<f4": "F32", "|i1": "I8", "|u1": "U8"}
 class EmbeddingFile:
     """The result `output` while it is made, of rows of `width` numbers of type `dtype`; a leader starts and ends it."""
 
-    def __init__(self, output: Path, width: int, dtype: np.dtype) -> None:
+    def __init__(self, output: Path, width: int, dtype: np.dtype, kind: str = "embedding") -> None:
+        """`kind` "score": rows are single numbers, and what is written of N rows is [N] and not [N, 1]."""
+        self.kind = kind
         self.output, self.width, self.dtype = output, width, dtype
         self.folder = output.with_name(f".{output.name}.unfinished")
         self.finished = output.with_name(f".{output.name}.finished.json")
@@ -149,7 +153,7 @@ class EmbeddingFile:
         """Write the header, and give the file its name."""
         with open(self.stream, "r+b") as stream:
             stream.truncate(HEADER + rows * self.row_bytes)  # a killed run may have written more than is wanted now
-            stream.write(header(self.output.suffix, rows, self.width, self.dtype))
+            stream.write(header(self.output.suffix, self._shape(rows, self.width), self.dtype, self.kind))
         self.stream.replace(self.result)
         self._publish()
 
@@ -158,12 +162,16 @@ class EmbeddingFile:
         with complete_file(self.result) as partial, open(partial, "wb") as stream:
             if self.output.suffix == ".jsonl":
                 for chunk in chunks:
-                    stream.writelines(f'{{"embedding": {json.dumps(row)}}}\n'.encode() for row in chunk.tolist())
+                    shown = (chunk[:, 0] if self.kind == "score" else chunk).tolist()
+                    stream.writelines(f'{{"{self.kind}": {json.dumps(row)}}}\n'.encode() for row in shown)
             else:
-                stream.write(header(self.output.suffix, rows, width, dtype))
+                stream.write(header(self.output.suffix, self._shape(rows, width), dtype, self.kind))
                 for chunk in chunks:
                     stream.write(chunk.astype(dtype).tobytes())
         self._publish()
+
+    def _shape(self, rows: int, width: int) -> tuple[int, ...]:
+        return (rows,) if self.kind == "score" else (rows, width)
 
     def _publish(self) -> None:
         with complete_file(self.finished) as partial:  # before the rename: --resume then knows what the result is
@@ -175,24 +183,25 @@ class EmbeddingFile:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def block_name(first: int, texts: Sequence[str]) -> str:
-    """Of the block that starts at row `first`, the same for the same texts."""
-    seal = hashlib.blake2b(repr(list(map(len, texts))).encode(), digest_size=12)  # where each text ends counts too
-    seal.update("".join(texts).encode())
+def block_name(first: int, texts: Sequence[Text]) -> str:
+    """Of the block that starts at row `first`, the same for the same texts or pairs."""
+    parts = [part for text in texts for part in ([text] if isinstance(text, str) else text)]
+    seal = hashlib.blake2b(repr(list(map(len, parts))).encode(), digest_size=12)  # where each text ends counts too
+    seal.update("".join(parts).encode())
     return f"{first}-{seal.hexdigest()}"
 
 
-def header(suffix: str, rows: int, width: int, dtype: np.dtype) -> bytes:
+def header(suffix: str, shape: tuple[int, ...], dtype: np.dtype, kind: str = "embedding") -> bytes:
     """The first HEADER bytes of an .npy or .safetensors file."""
     if suffix == ".npy":
         stream = BytesIO()
-        about = {"descr": dtype.str, "fortran_order": False, "shape": (rows, width)}
+        about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, about)
         content = stream.getvalue()
     else:
-        places = [0, rows * width * dtype.itemsize]
-        tensor = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": [rows, width], "data_offsets": places}
-        text = json.dumps({"embeddings": tensor}, separators=(",", ":")).encode().ljust(HEADER - 8)
+        places = [0, math.prod(shape) * dtype.itemsize]
+        tensor = {"dtype": SAFETENSORS_TYPES[dtype.str], "shape": list(shape), "data_offsets": places}
+        text = json.dumps({f"{kind}s": tensor}, separators=(",", ":")).encode().ljust(HEADER - 8)
         content = len(text).to_bytes(8, "little") + text
     assert len(content) == HEADER, "else the rows would not start where they were written"
     return content

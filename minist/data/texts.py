@@ -1,4 +1,5 @@
-"""The texts of one or several inputs, read one at a time: lines, or one column of files with columns."""
+"""The texts of one or several inputs, read one at a time: lines, or one column of files with columns; or pairs of
+texts, which are two columns."""
 
 import gzip
 import zlib
@@ -7,12 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from minist.checks import listing
 from minist.data import rows
 from minist.data.parquet import count_parquet
 from minist.data.rows import STANDARD_INPUT, Column, format_of
 from minist.files import check_file
 
 T = TypeVar("T")
+Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
+# how people call the columns of pairs: the first two of which a file has both
+PAIRS: tuple[tuple[str, str], ...] = (("query", "document"), ("query", "passage"), ("query", "text"))
+PAIRS += (("question", "answer"), ("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2"))
+PAIRS += (("premise", "hypothesis"), ("anchor", "positive"))
 # a block of texts is the share of work that a process takes at once: about 500,000 tokens
 BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21
 
@@ -21,38 +28,62 @@ BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21
 class Texts:
     """`inputs`: files, .gz among them, or "-" for standard input.
 
-    `column` holds the text of a file with columns, None where lines are texts: split on \\n alone, a \\r before it is
-    dropped; an empty line is a text too. `format` says what the files are, "": their endings do.
+    `columns` hold the texts of files with columns: one, or the two of pairs. None where lines are texts: split on \\n
+    alone, a \\r before it is dropped; an empty line is a text too. `format` says what the files are, "": their endings
+    do.
     """
 
     inputs: tuple[Path, ...]
-    column: Column | None = None
+    columns: tuple[Column, ...] = ()
     format: str = ""
 
     def format_of(self, file: Path) -> str:
         """A format of rows.py; what has no ending that is known is lines, and standard input with a column is jsonl."""
-        return format_of(file, self.format, "" if file == STANDARD_INPUT and self.column is not None else "txt")
+        return format_of(file, self.format, "" if file == STANDARD_INPUT and self.columns else "txt")
 
     def check(self) -> None:
-        """ValueError where an input is missing, or what it is and `column` do not go together."""
+        """ValueError where an input is missing, or what it is and `columns` do not go together."""
         if self.inputs.count(STANDARD_INPUT) > 1:
             raise ValueError("standard input, -, can be read only once")
         for file in self.inputs:
             kind = self.format_of(file)
             if file != STANDARD_INPUT:
                 check_file(file)
-            if (kind == "txt") != (self.column is None):
+            if (kind == "txt") == bool(self.columns):
                 wanted = "has no columns: leave --column out, or name a --format" if kind == "txt" else "has columns"
                 raise ValueError(f"{file} is read as {kind}, which {wanted}: name the one with the text, --column")
 
-    def __iter__(self) -> Iterator[str]:
-        """Every text of every input, in order. ValueError names file and line of what is none."""
+    def __iter__(self) -> Iterator[Text]:
+        """Every text or pair of every input, in order. ValueError names file and line of what is none."""
         for file in self.inputs:
-            if self.column is None:
+            if not self.columns:
                 yield from rows.read_lines(file)
-            else:
-                places = rows.read_places([file], {self.column: self.column}, self.format_of(file))
-                yield from (rows.check_text(place, self.column) for place in places)
+                continue
+            for place in rows.read_places([file], {column: column for column in self.columns}, self.format_of(file)):
+                first, *second = (rows.check_text(place, column) for column in self.columns)
+                yield (first, second[0]) if second else first
+
+    def pair_columns(self) -> tuple[Column, Column]:
+        """Where pairs are, as the first input looks: under names that people use for them, else the first two columns
+        of a table that has no others, and no header. ValueError where that is not so."""
+        file = self.inputs[0]
+        kind, sources = self.format_of(file), list[Column]()
+        if kind == "txt" or file == STANDARD_INPUT:
+            raise ValueError(
+                f"{file}: pairs are two columns of jsonl, json, csv, tsv or parquet: name them by --column"
+            )
+        if kind in ("csv", "tsv"):
+            sources = [0, 1]  # without a header, the first line is a row
+        row = next(rows.read_rows(file, sources, kind))
+        names = list(row.values() if sources else row)
+        for first, second in PAIRS:
+            if {first, second} <= set(names):
+                return first, second
+        if not sources or len(names) != 2:
+            raise ValueError(
+                f"{file} has the columns {listing(map(str, names))}: name those of a pair by --column, twice"
+            )
+        return 0, 1
 
     def count(self) -> int | None:
         """How many there are, for a progress bar: a table whose cells hold line ends has fewer. None if not known."""
@@ -62,16 +93,21 @@ class Texts:
             if file == STANDARD_INPUT or kind == "json":
                 return None
             try:
-                header = kind in ("csv", "tsv") and isinstance(self.column, str)  # by number there is none
+                header = kind in ("csv", "tsv") and isinstance(self.columns[0], str)  # by number there is none
                 # at least 0: an empty file has no header either
                 total += count_parquet(file) if kind == "parquet" else max(0, _count_lines(file) - header)
             except (gzip.BadGzipFile, EOFError, zlib.error):
                 return None  # damaged: reading will say where
         return total
 
-    def blocks(self) -> Iterator[list[str]]:
+    def blocks(self) -> Iterator[list[Text]]:
         """All texts, some thousands at a time; blocks take about equally long to embed."""
-        return chunks(self, BLOCK_TEXTS, BLOCK_CHARACTERS, len)
+        return chunks(self, BLOCK_TEXTS, BLOCK_CHARACTERS, length_of)
+
+
+def length_of(text: Text) -> int:
+    """Characters of a text, or of both of a pair."""
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
 def chunks(texts: Iterable[T], most: int, characters: int, length: Callable[[T], int]) -> Iterator[list[T]]:

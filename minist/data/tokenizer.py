@@ -16,7 +16,7 @@ from torch import Tensor
 from minist.checks import number
 from minist.data.packed import Packed
 from minist.data.rows import is_unicode
-from minist.data.texts import chunks
+from minist.data.texts import Text, chunks, length_of
 
 NO_LIMIT = 10**9  # the maximum length of a tokenizer that knows none
 PIECE, CHARACTERS = 1024, 2**20  # texts, and characters of them, that are tokenized at once: Encodings are large
@@ -27,7 +27,6 @@ THEIRS = {  # what is set on a tokenizer of transformers: it would mean nothing 
     "padding_side": "nothing is padded",
 }
 PLAIN = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])  # no special tokens, and yet token types
-Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
 Texts = Sequence[Text]
 
 
@@ -140,7 +139,7 @@ class Tokenizer:
 
     def _pieces(self, texts: Sequence[Text]) -> list[list[Text]]:
         far = self._far  # of a longer text, no more is tokenized
-        pieces = chunks(texts, PIECE, CHARACTERS, lambda text: min(_length(text), far))
+        pieces = chunks(texts, PIECE, CHARACTERS, lambda text: min(length_of(text), far))
         return list(pieces) or [[]]  # no texts are one piece, so that there are tensors to be joined
 
     def _tokenize(self, texts: list[Text]) -> Tokenized:
@@ -164,7 +163,7 @@ class Tokenizer:
     def _encode(self, texts: list[Text]) -> list[Encoding]:
         """As the library does, but of what is far longer than the maximum only the beginning is tokenized."""
         short, far = list(texts), self._far  # asked for once: the library makes a table of it each time
-        long = {i: text for i, text in enumerate(texts) if _length(text) > far}
+        long = {i: text for i, text in enumerate(texts) if length_of(text) > far}
         for i, text in long.items():
             short[i] = self._beginning(text) if isinstance(text, str) else ""
         encodings: list[Encoding] = self.backend.encode_batch_fast(short, add_special_tokens=self.special_tokens)
@@ -201,10 +200,6 @@ class Tokenizer:
         encoding = self.backend.encode(beginning, add_special_tokens=False)
         whole = beginning is text or self._is_enough(encoding)
         return encoding if whole else self.backend.encode(text, add_special_tokens=False)
-
-
-def _length(text: Text) -> int:
-    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
 def _tokens(encoding: Encoding) -> int:

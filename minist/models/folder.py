@@ -86,7 +86,7 @@ def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
     modules = [load_module(*part) for part in listed_modules(file)] if has_list else _default_modules(folder)
-    if has_list and [module.num_layers > 0 for module in modules] == [True] and has_head(modules[0].folder):
+    if has_list and holds_scores(folder):
         modules.append(load_module("ClassificationHead", modules[0].folder))
     with reading(file):
         stack = Stack(modules)
@@ -199,6 +199,13 @@ def _default_modules(folder: Path) -> list[Module]:
     encoder = load_module("Transformer", folder)
     assert encoder.out_width is not None
     return [encoder, load_module("ClassificationHead", folder) if has_head(folder) else Pooling(encoder.out_width)]
+
+
+def holds_scores(folder: Path) -> bool:
+    """Whether a model folder is one of a cross-encoder, without reading its weights."""
+    file = folder / "modules.json"
+    modules = listed_modules(file) if is_file(file) else [("Transformer", folder)]
+    return [name for name, _ in modules] == ["Transformer"] and has_head(modules[0][1])
 
 
 def has_head(folder: Path) -> bool:

@@ -83,7 +83,7 @@ def build(order):
         ),
         (
             "Encoder",
-            "the modules are Transformer: they must end in embeddings or scores, a Pooling or ClassificationHead gives them",
+            "the modules are Transformer: they must end in embeddings or scores, a Pooling or",
         ),
         ("Encoder Dense Normalize", "Transformer -> Dense -> Normalize: they must end in embeddings"),
         ("Encoder Pooling Pooling", "-> Pooling -> Pooling: Pooling takes tokens, and here it gets embeddings"),

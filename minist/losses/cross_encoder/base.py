@@ -35,8 +35,9 @@ class PairLoss(Loss):
     def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
         """`activation_fn`, a module of torch.nn or the name of one, is applied to the logits first."""
         super().__init__()
-        made = isinstance(activation_fn, nn.Module)
-        self.activation_fn = activation_fn if made else pick("activation_fn", activation_fn, ACTIVATIONS)()
+        if not isinstance(activation_fn, nn.Module):
+            activation_fn = pick("activation_fn", activation_fn, ACTIVATIONS)()
+        self.activation_fn = activation_fn
 
     def scores(
         self, embeddings: Sequence[Tensor], batch: Batch, *, several: bool = False, label_dims: Sequence[int] = (1,)

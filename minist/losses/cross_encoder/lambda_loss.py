@@ -1,15 +1,47 @@
-"""Learning to rank from pairs of documents: RankNet, LambdaRank and the LambdaLoss framework that holds both.
+"""Learning to rank from pairs of documents: RankNet, LambdaRank, and LambdaLoss, the framework that holds both.
 
-Burges et al. 2005, doi:10.1145/1102351.1102363; Burges et al. 2006, NeurIPS; Wang et al. 2018, doi:10.1145/3269206.3271784
+Which pairs count. Four documents of a query in the model's order, best score first, with labels y, and k = 2:
 
+    rank i   y        j = 1   2   3   4
+      1      0            .   .   .   .      x  y_i > y_j: i should be above j
+      2      3            x   .   x   x
+    ---------- k                             -  likewise, but neither is among the first k
+      3      1            x   .   .   -
+      4      0            .   .   .   .
+
+What a pair costs. With scores s, next to nothing if s_i is well above s_j, and the more the farther it is below:
+
+    loss_ij = w_ij log( 1 + exp(-sigma (s_i - s_j)) )
+
+Its gradient pushes i up and j down with the same force, lambda_ij = w_ij sigma sigmoid(-sigma (s_i - s_j)), which gave
+the family its name. A pair in the wrong order has a force near w_ij sigma, one in the right order hardly any.
+
+How much it counts. What is to be raised is nDCG, the sum of G_i / D_i over the first k documents:
+
+    G_i = (2^y_i - 1) / maxDCG     the gain of document i; with the documents in the best order the sum is 1
+    D_i = log2(1 + i)              the discount of rank i: 1, 1.58, 2, 2.32 ..
+
+It stays the same until two documents change places, and so has no gradient to follow. But it tells which pairs matter,
+and that is w_ij, which is a number here: no gradient goes through it. The four pairs of the drawing, (i, j):
+
+    scheme         w_ij                                             (2,1)   (2,3)   (2,4)   (3,1)
+    NoWeighting    1                                                1.00    1.00    1.00    1.00
+    LambdaRank     |G_i - G_j| |1/D_i - 1/D_j|                      0.34    0.10    0.18    0.07
+    NDCGLoss2      |G_i - G_j| |1/D_d - 1/D_(d+1)|,  d = |i - j|    0.34    0.29    0.12    0.02
+    NDCGLoss2PP    mu NDCGLoss2 + LambdaRank,  mu = 10              3.72    3.00    1.38    0.24
+    NDCGLoss1      G_i / D_i                                        0.58    0.58    0.58    0.07
+
+RankNet: Burges et al. 2005, doi:10.1145/1102351.1102363. LambdaRank: Burges et al. 2006, NeurIPS, and Burges 2010,
+MSR-TR-2010-82. LambdaLoss, and the other schemes: Wang et al. 2018, doi:10.1145/3269206.3271784.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-import math
+
 from minist.batch import Batch
 from minist.checks import number, pick
 from minist.losses.cross_encoder.base import ListLoss
@@ -18,27 +50,28 @@ LOGARITHMS = {"binary": math.log(2), "natural": 1.0}  # of the base
 
 
 class WeightingScheme(nn.Module):
-    """How much each pair of documents counts.
+    """How much each pair of documents counts. For one of your own, write a subclass."""
 
-    all_pairs says that every two documents count, and not only those with y_i > y_j.
-    """
-
-    all_pairs = False
+    all_pairs = False  # whether every i and j count, and not only those with y_i > y_j
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        """G [lists, n] and D [n], documents in the model's order -> w, which broadcasts to [lists, n, n]."""
+        """G [rows, n] and D [n], documents in the model's order -> w that broadcasts to [rows, n, n], at [.., i, j]."""
         raise NotImplementedError
 
 
 class NoWeightingScheme(WeightingScheme):
-    """All pairs alike: w_ij = 1. That is RankNet."""
+    """w_ij = 1: the number of pairs in the wrong order goes down, wherever in the list they are."""
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
         return gains.new_ones(1, 1, 1)
 
 
 class NDCGLoss1Scheme(WeightingScheme):
-    """w_ij = G_i / D_i."""
+    """w_ij = G_i / D_i, of every i and j: the loosest of the bounds on nDCG here, kept for comparison.
+
+    A good document is pushed above all others, also above better ones. It is even paired with itself, which has no
+    gradient, but counts in the mean.
+    """
 
     all_pairs = True
 
@@ -47,7 +80,10 @@ class NDCGLoss1Scheme(WeightingScheme):
 
 
 class NDCGLoss2Scheme(WeightingScheme):
-    """w_ij = |1 / D_d - 1 / D_(d+1)| * |G_i - G_j|,  d = |i - j|."""
+    """w_ij = |G_i - G_j| |1/D_d - 1/D_(d+1)|, d = |i - j|: neighbours matter most, wherever in the list they are.
+
+    It follows from a tighter bound on nDCG.
+    """
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
         ranks = torch.arange(len(discounts), device=gains.device)
@@ -58,14 +94,14 @@ class NDCGLoss2Scheme(WeightingScheme):
 
 
 class LambdaRankScheme(WeightingScheme):
-    """w_ij = |1 / D_i - 1 / D_j| * |G_i - G_j|."""
+    """w_ij = |G_i - G_j| |1/D_i - 1/D_j|: by how much nDCG would change if i and j changed places."""
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
         return gaps(1 / discounts).abs() * gaps(gains).abs()
 
 
 class NDCGLoss2PPScheme(WeightingScheme):
-    """w_ij = mu * NDCGLoss2 + LambdaRank."""
+    """w_ij = mu NDCGLoss2 + LambdaRank, the best of the paper: what is near, and what is at the top."""
 
     def __init__(self, mu: float = 10.0) -> None:
         super().__init__()
@@ -83,7 +119,13 @@ SCHEMES = {
 
 
 class LambdaLoss(ListLoss):
-    """x"""
+    """A document shall be above those with smaller labels, above all where nDCG gains by it (Wang et al. 2018).
+
+    Columns: query, list of documents. Labels [P]: a number for each document; below 0 it gains nothing. Over all pairs
+    (i, j) of the batch that are in the same list and count, see above; b is 2 for reduction_log = "binary", e for
+    "natural":
+        loss = mean over (i, j) of  w_ij log_b( 1 + exp(-sigma (s_i - s_j)) )
+    """
 
     def __init__(
         self,
@@ -94,9 +136,11 @@ class LambdaLoss(ListLoss):
         reduction_log: str = "binary",
         activation_fn: str | nn.Module = "Identity",
     ) -> None:
+        """`k`: a pair counts if one of it is among the model's first k; None: all do. `eps`: the least maxDCG."""
         super().__init__(activation_fn)
-        made = isinstance(weighting_scheme, WeightingScheme)
-        self.weighting_scheme = weighting_scheme if made else pick("weighting_scheme", weighting_scheme, SCHEMES)()
+        if not isinstance(weighting_scheme, WeightingScheme):
+            weighting_scheme = pick("weighting_scheme", weighting_scheme, SCHEMES)()
+        self.weighting_scheme = weighting_scheme
         self.k = None if k is None else number("k", k, least=1)
         self.sigma, self.eps = number("sigma", sigma, above=0), number("eps", eps, above=0)
         self.log_of_base = pick("reduction_log", reduction_log, LOGARITHMS)
@@ -130,7 +174,13 @@ class LambdaLoss(ListLoss):
 
 
 class RankNetLoss(LambdaLoss):
-    """x"""
+    """LambdaLoss in which all pairs count alike (Burges et al. 2005, doi:10.1145/1102351.1102363).
+
+    Columns, labels and options as there. Over all pairs (i, j) of the same list with y_i > y_j:
+        loss = mean over (i, j) of  log_b( 1 + exp(-sigma (s_i - s_j)) )
+
+    sigmoid(sigma (s_i - s_j)) is the model's probability that i is above j, and the loss its cross entropy.
+    """
 
     def __init__(
         self,

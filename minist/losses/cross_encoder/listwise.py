@@ -54,8 +54,9 @@ class PListMLELambdaWeight(nn.Module):
 
     def __init__(self, rank_discount_fn: str | Discount = "exponential") -> None:
         super().__init__()
-        named = rank_discount_fn if not isinstance(rank_discount_fn, str) else None
-        self.discount: Discount = named or pick("rank_discount_fn", rank_discount_fn, DISCOUNTS)
+        if isinstance(rank_discount_fn, str):
+            rank_discount_fn = pick("rank_discount_fn", rank_discount_fn, DISCOUNTS)
+        self.discount = rank_discount_fn
 
     def forward(self, ones: Tensor) -> Tensor:
         """Weights [rows, n] that sum to 1 in each list, and are 0 behind its end."""
@@ -116,8 +117,9 @@ class ADRMSELoss(ListLoss):
 
     Columns: query, list of documents. Labels [P]: a number for each document. The rank of i by label is r_i; equal
     labels share the mean of their ranks. Its rank by score, 1 + how many documents score higher, is a step function: a
-    sigmoid in place of each step gives it a gradient, sharper with a larger alpha.
-        loss = mean over all documents of  (r_i - a_i)^2 / log2(1 + r_i),   a_i = 1 + sum_{j != i} sigmoid(alpha (s_j - s_i))
+    sigmoid in place of each step, the steeper the larger alpha is, gives it a gradient:
+        loss = mean over all documents of  (r_i - a_i)^2 / log2(1 + r_i)
+        a_i = 1 + sum over j != i of sigmoid( alpha (s_j - s_i) )
     """
 
     def __init__(self, alpha: float = 1.0, activation_fn: str | nn.Module = "Identity") -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -92,7 +91,9 @@ class CrossEntropyLoss(PairLoss):
         if num_labels < 2:  # the softmax over one class is always 1, and teaches nothing
             return "the model has num_labels = 1: use BinaryCrossEntropyLoss, or MSELoss, or set num_labels"
         if labels.dim() == 2 and labels.shape[1] != num_labels:
-            return f"labels have {labels.shape[1]} shares for {num_labels} classes: give one for each, or set num_labels"
+            return (
+                f"labels have {labels.shape[1]} shares for {num_labels} classes: give one for each, or set num_labels"
+            )
         if labels.dim() == 1 and not ((labels >= 0) & (labels < num_labels)).all():
             given = f"labels go from {labels.min():g} to {labels.max():g}"
             return f"{given}: use 0 to {num_labels - 1}, or set num_labels"

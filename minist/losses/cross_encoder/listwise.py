@@ -133,6 +133,6 @@ class ADRMSELoss(ListLoss):
         ranks_by_score = above.sum(2) + 0.5  # not + 1: the sum has sigmoid(0) = 1/2 of i itself
         higher = ((labels[:, None, :] > labels[:, :, None]) & others).sum(2)
         equal = ((labels[:, None, :] == labels[:, :, None]) & others).sum(2)  # with itself
-        ranks = higher + (equal + 1) / 2  # the mean of higher + 1 .. higher + equal
+        ranks = (higher + (equal + 1) / 2).to(scores.dtype)  # the mean of higher + 1 .. higher + equal
         errors = (ranks - ranks_by_score) ** 2 / (1 + ranks).log2()
         return errors[there].sum() / max(len(embeddings[0]), 1)

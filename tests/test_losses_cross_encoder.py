@@ -27,7 +27,6 @@ from minist.losses.cross_encoder import (
     RankNetLoss,
     lambda_loss,
 )
-
 from minist.losses.cross_encoder.base import cells, log_softmax_of_rows, table
 
 RECORDED = json.loads((DATA / "losses_cross_encoder.json").read_text("utf-8"))["cases"]

@@ -35,7 +35,7 @@ class PairLoss(Loss):
     def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
         """`activation_fn`, a module of torch.nn or the name of one, is applied to the logits first."""
         super().__init__()
-        if not isinstance(activation_fn, nn.Module):
+        if not isinstance(activation_fn, nn.Module):  # a config can hold names only
             activation_fn = pick("activation_fn", activation_fn, ACTIVATIONS)()
         self.activation_fn = activation_fn
 
@@ -44,6 +44,7 @@ class PairLoss(Loss):
     ) -> Tensor:
         """activation_fn(logits) of a model with one label, [P]. The arguments are those of check_pairs."""
         check_pairs(self, embeddings, batch, several, label_dims)
+        # the first of several logits, or their mean, could be trained as well, but nobody would have meant it
         if (width := embeddings[0].shape[1]) != 1:
             why = f"takes a model with num_labels = 1, this one has {width}: CrossEntropyLoss is for several"
             raise ValueError(f"{type(self).__name__} {why}")
@@ -61,14 +62,14 @@ class ListLoss(PairLoss):
         """Scores and labels [rows, longest], 0 where there is no document, and where there is one."""
         scores = self.scores(embeddings, batch, several=True)
         assert batch.labels is not None
-        there = cells(batch.counts[0], scores.device)
+        there = cells(batch.counts[0], scores.device)  # both stand pair by pair, so they go to the same cells
         return table(scores, there), table(batch.labels.to(scores.dtype), there), there
 
 
 def cells(counts: Tensor | None, device: torch.device) -> Tensor:
     """Which cells of a table [rows, longest] hold a pair. It has one column at least, even if no row has any pair."""
     assert counts is not None
-    longest = max([1, *counts.tolist()])
+    longest = max([1, *counts.tolist()])  # of a table without a column there is no maximum, softmax or best gain
     return torch.arange(longest, device=device) < counts.to(device)[:, None]
 
 
@@ -88,14 +89,14 @@ def check_pairs(
 ) -> None:
     """ValueError unless rows have `several` pairs, or else one, and labels so many dimensions: 0: none, 1: one for each
     row (of a list: for each document), 2: several for each row."""
-    (logits,), labels, counts = embeddings, batch.labels, counts_of(batch, 0)
-    rows, what = (len(logits), "documents") if counts is None or loss.label_lists else (len(counts), "rows")
+    (logits,), labels, counts = embeddings, batch.labels, counts_of(batch, 0)  # a pair is one input: one column
+    wanted = len(logits) if counts is None or loss.label_lists else len(counts)
     if several != (counts is not None):
         wrong = f"got rows of {'one pair' if several else 'several pairs'} of texts"
     elif (0 if labels is None else labels.dim()) not in label_dims:
         wrong = "got no labels" if labels is None else f"got labels of shape {list(labels.shape)}"
-    elif labels is not None and len(labels) != rows:
-        wrong = f"there are {len(labels)} labels for {rows} {what if several else 'rows'}"
+    elif labels is not None and len(labels) != wanted:
+        wrong = f"there are {len(labels)} labels for {wanted} {'documents' if loss.label_lists else 'rows'}"
     else:
         return
     raise ValueError(f"{type(loss).__name__} takes {loss.columns}, labels {loss.labels}; {wrong}")

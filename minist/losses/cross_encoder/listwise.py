@@ -32,9 +32,6 @@ class ListNetLoss(ListLoss):
     of it on the best document; the loss is then that of a classifier which picks it.
     """
 
-    def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
-        super().__init__(activation_fn)
-
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
         wanted = log_softmax_of_rows(labels, there)[there].exp()  # [P]
@@ -69,11 +66,8 @@ class PListMLELoss(ListLoss):
 
     Columns: query, list of documents. Labels [P]: a number for each document. Draw documents one after the other, each
     with a probability that goes with exp(s) among those that are left. The loss is how improbable it is that they come
-    in the right order, 1 .. n; w_r, which sum to 1, are the weights of the ranks:
+    in the right order: 1 out of 1 .. n, then 2 out of 2 .. n, and so on. The ranks have weights w_r, which sum to 1:
         loss = mean over lists of  - sum_r w_r log( exp(s_r) / sum over t >= r of exp(s_t) )
-
-        rank    1      2      3
-        pick    s_1    s_2    s_3     log share of each among itself and those to its right
 
     Without lambda_weight, all w_r are 1: that is ListMLELoss. With respect_input_order the right order is that of the
     data, best first, and the labels are not read; without it, that of the labels, of equal ones the first given first.

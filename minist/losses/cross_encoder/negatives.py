@@ -27,9 +27,6 @@ class MarginMSELoss(PairLoss):
     columns = "query, positive, one or more negatives"
     labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"
 
-    def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
-        super().__init__(activation_fn)
-
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         flat = self.scores(embeddings, batch, several=True, label_dims=(1, 2))
         there = cells(batch.counts[0], flat.device)

@@ -35,7 +35,7 @@ class BinaryCrossEntropyLoss(PairLoss):
             raise ValueError(f"BinaryCrossEntropyLoss takes labels {self.labels}; got {wrong}: divide, or use MSELoss")
         weight = scores.new_tensor(self.pos_weight)
         errors = F.binary_cross_entropy_with_logits(scores, labels, pos_weight=weight, reduction="sum")
-        return errors / max(len(scores), 1)  # as in all losses here: mean() of no pairs would be NaN
+        return errors / max(len(scores), 1)
 
 
 class MSELoss(PairLoss):
@@ -50,11 +50,9 @@ class MSELoss(PairLoss):
     columns = "two texts"
     labels = "numbers [rows], such as 7.25"
 
-    def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
-        super().__init__(activation_fn)
-
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         scores, labels = scored_pairs(self, embeddings, batch)
+        # a sum divided by the number of pairs, here as in all losses: mean() of no pairs would be NaN
         return F.mse_loss(scores, labels, reduction="sum") / max(len(scores), 1)
 
 
@@ -64,18 +62,16 @@ class CrossEntropyLoss(PairLoss):
     Columns: two texts. Labels: classes 0 .. num_labels - 1 [P], or shares of each class [P, num_labels], which sum to
     1. With z_ic the logit of class c for pair i:
         loss = mean_i  log( sum_c exp(z_ic) ) - z_i,label_i
+
+    That is -log of the softmax; `activation_fn` comes before it, and so is seldom wanted.
     """
 
     columns = "two texts"
     labels = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]"
     class_names = True
 
-    def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
-        """`activation_fn` comes before the softmax that the formula is the logarithm of, and so is seldom wanted."""
-        super().__init__(activation_fn)
-
     def num_classes(self, width: int) -> int:
-        return width
+        return width  # of the logits, one for each class
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_pairs(self, embeddings, batch, several=False, label_dims=(1, 2))
@@ -83,7 +79,7 @@ class CrossEntropyLoss(PairLoss):
         logits, labels = self.activation_fn(embeddings[0]), batch.labels
         if wrong := self._wrong(labels, logits.shape[1]):
             raise ValueError(f"CrossEntropyLoss: {wrong}")
-        targets = labels.long() if labels.dim() == 1 else labels.to(logits.dtype)
+        targets = labels.long() if labels.dim() == 1 else labels.to(logits.dtype)  # classes or shares: torch takes both
         return F.cross_entropy(logits, targets, reduction="sum") / max(len(logits), 1)
 
     def _wrong(self, labels: Tensor, num_labels: int) -> str:
@@ -91,9 +87,8 @@ class CrossEntropyLoss(PairLoss):
         if num_labels < 2:  # the softmax over one class is always 1, and teaches nothing
             return "the model has num_labels = 1: use BinaryCrossEntropyLoss, or MSELoss, or set num_labels"
         if labels.dim() == 2 and labels.shape[1] != num_labels:
-            return (
-                f"labels have {labels.shape[1]} shares for {num_labels} classes: give one for each, or set num_labels"
-            )
+            given = f"labels have {labels.shape[1]} shares for {num_labels} classes"
+            return f"{given}: give one for each, or set num_labels"
         if labels.dim() == 1 and not ((labels >= 0) & (labels < num_labels)).all():
             given = f"labels go from {labels.min():g} to {labels.max():g}"
             return f"{given}: use 0 to {num_labels - 1}, or set num_labels"

@@ -69,10 +69,7 @@ class Example(NamedTuple):
     options: Mapping[str, Any] = {}
 
     def make(self) -> Loss:
-        options = dict(self.options)
-        if "discount" in options:
-            options["lambda_weight"] = cross_encoder.PListMLELambdaWeight(options.pop("discount"))
-        return getattr(cross_encoder, self.loss)(**options)
+        return getattr(cross_encoder, self.loss)(**self.options)
 
     def counts(self, rows: int) -> Tensor:
         """Pairs of each row."""
@@ -129,8 +126,8 @@ SHELF = [
     of_lists("ListMLELoss"),
     of_lists("ListMLELoss", respect_input_order=False),
     of_lists("PListMLELoss"),
-    of_lists("PListMLELoss", discount="logarithmic", respect_input_order=False),
-    of_lists("PListMLELoss", teacher, discount="reciprocal", activation_fn="Tanh"),
+    of_lists("PListMLELoss", lambda_weight="logarithmic", respect_input_order=False),
+    of_lists("PListMLELoss", teacher, lambda_weight="reciprocal", activation_fn="Tanh"),
     of_lists("ADRMSELoss"),
     of_lists("ADRMSELoss", teacher, alpha=3.0, activation_fn="Tanh"),
 ]

@@ -145,8 +145,10 @@ def list_net(logits, batch, activation_fn="Identity") -> Tensor:
     return mean(losses, logits)
 
 
-def p_list_mle(logits, batch, discount="exponential", activation_fn="Identity", respect_input_order=True) -> Tensor:
-    """-mean over lists of sum_r w_r log(exp(s_r) / sum over t >= r of exp(s_t)); discount None: w_r = 1"""
+def p_list_mle(
+    logits, batch, lambda_weight="exponential", activation_fn="Identity", respect_input_order=True
+) -> Tensor:
+    """-mean over lists of sum_r w_r log(exp(s_r) / sum over t >= r of exp(s_t)); lambda_weight None: w_r = 1"""
     losses = []
     for scores, labels in lists_of(logits, batch, activation_fn):
         n = len(scores)
@@ -157,9 +159,9 @@ def p_list_mle(logits, batch, discount="exponential", activation_fn="Identity", 
             "exponential": lambda rank, n: 2.0 ** (n - rank) - 1,
             "logarithmic": lambda rank, n: 1 / math.log2(1 + rank),
             "reciprocal": lambda rank, n: 1 / rank,
-        }[discount]
+        }[lambda_weight]
         drawn = [weights(rank, n) for rank in range(1, n + 1)]
-        share = 1.0 if discount is None else sum(drawn) or 1.0
+        share = 1.0 if lambda_weight is None else sum(drawn) or 1.0
         losses.append(-sum(w / share * softmax(scores[r:])[0].log() for r, w in enumerate(drawn)))
     return mean(losses, logits)
 

@@ -253,6 +253,9 @@ def test_names_stand_for_modules():
     batch, logits = of_lists([2], [1.0, 0.0]), [column(0.3, -0.2)]
     assert torch.equal(ListNetLoss("Sigmoid")(logits, batch), ListNetLoss(nn.Sigmoid())(logits, batch))
     assert not torch.equal(ListNetLoss("Sigmoid")(logits, batch), ListNetLoss()(logits, batch))
+    weighed = PListMLELoss(PListMLELambdaWeight("reciprocal"))
+    assert torch.equal(PListMLELoss("reciprocal")(logits, batch), weighed(logits, batch))
+    assert not torch.equal(PListMLELoss()(logits, batch), weighed(logits, batch))
     given = LambdaLoss(cross_encoder.NDCGLoss2PPScheme(mu=10))
     assert torch.equal(given(logits, batch), LambdaLoss("NDCGLoss2PPScheme")(logits, batch))
     assert not torch.equal(LambdaLoss(cross_encoder.NDCGLoss2PPScheme(mu=1))(logits, batch), given(logits, batch))
@@ -303,6 +306,8 @@ def test_what_the_data_must_know():
             lambda: PListMLELambdaWeight("linear"),
             "rank_discount_fn is 'linear', known are exponential, logarithmic, rec",
         ),
+        (lambda: PListMLELambdaWeight(2), "rank_discount_fn is 2, known are exponential"),
+        (lambda: PListMLELoss("linear"), "rank_discount_fn is 'linear', known are exponential, logarithmic"),
         (lambda: ADRMSELoss(-1), "alpha is -1: use a number above 0"),
     ],
 )

@@ -51,7 +51,7 @@ class PListMLELambdaWeight(nn.Module):
 
     def __init__(self, rank_discount_fn: str | Discount = "exponential") -> None:
         super().__init__()
-        if isinstance(rank_discount_fn, str):
+        if not callable(rank_discount_fn):
             rank_discount_fn = pick("rank_discount_fn", rank_discount_fn, DISCOUNTS)
         self.discount = rank_discount_fn
 
@@ -75,11 +75,14 @@ class PListMLELoss(ListLoss):
 
     def __init__(
         self,
-        lambda_weight: PListMLELambdaWeight | None = PListMLELambdaWeight(),  # noqa: B008  it holds no state
+        lambda_weight: str | PListMLELambdaWeight | None = "exponential",
         activation_fn: str | nn.Module = "Identity",
         respect_input_order: bool = True,
     ) -> None:
+        """A name as `lambda_weight` stands for PListMLELambdaWeight(name), as a config has it."""
         super().__init__(activation_fn)
+        if isinstance(lambda_weight, str):
+            lambda_weight = PListMLELambdaWeight(lambda_weight)
         self.lambda_weight, self.respect_input_order = lambda_weight, respect_input_order
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:

@@ -37,6 +37,16 @@ def wrapper(file: str, name: str, old: str, new: str, select: str) -> Break:
     return of_loss(file, name, old, new, f"{select} and MultipleNegativesRankingLoss-2 and not ranks")
 
 
+CROSS_ENCODER = "minist/losses/cross_encoder"
+INVARIANCES = "test_invariances_cross_encoder.py"
+
+
+def of_cross_encoder(file: str, name: str, old: str, new: str, select: str = "") -> Break:
+    """A break of a class in losses/cross_encoder/. Its tests are those that name it."""
+    select = f"{select or name} and not test_ranks"  # "ranks" is in LambdaRankScheme too
+    return Break(f"{CROSS_ENCODER}/{file}.py", f"class {name}", old, new, select, INVARIANCES)
+
+
 BREAKS = [
     of_loss("contrastive", "MultipleNegativesRankingLoss", "(scores) - positive", "(scores) + positive"),
     of_loss("contrastive", "MultipleNegativesRankingLoss", "masked_fill(of_row[:, :n]", "masked_fill(~of_row[:, :n]"),
@@ -74,6 +84,41 @@ BREAKS = [
         "adaptive_layer", "Matryoshka2dLoss", "matryoshka_weights, n_dims_per_step)", "None, n_dims_per_step)", "2d"
     ),
     wrapper("wrapper", "WeightedSumLoss", "weight, loss, embeddings", "1.0, loss, embeddings", "sum"),
+    of_cross_encoder("pointwise", "BinaryCrossEntropyLoss", "pos_weight=weight, ", ""),
+    of_cross_encoder("pointwise", "MSELoss", "mse_loss(scores, labels", "mse_loss(scores, -labels"),
+    of_cross_encoder("pointwise", "CrossEntropyLoss", "self.activation_fn(embeddings[0])", "embeddings[0]"),
+    of_cross_encoder("negatives", "MarginMSELoss", "wanted[:, :1] - wanted[:, 1:]", "wanted[:, 1:] - wanted[:, :1]"),
+    of_cross_encoder("negatives", "MultipleNegativesRankingLoss", "self.scale * table", "table"),
+    of_cross_encoder("base", "PairLoss", "self.activation_fn(embeddings[0][:, 0])", "embeddings[0][:, 0]", "MSELoss-"),
+    Break(
+        f"{CROSS_ENCODER}/base.py",
+        "def log_softmax_of_rows",
+        ".masked_fill(~there, lowest)",
+        "",
+        "ListNet",
+        INVARIANCES,
+    ),
+    of_cross_encoder("lambda_loss", "NoWeightingScheme", "new_ones", "new_zeros"),
+    of_cross_encoder("lambda_loss", "NDCGLoss1Scheme", "gains / discounts", "gains * discounts"),
+    of_cross_encoder("lambda_loss", "NDCGLoss2Scheme", "discounts[apart - 1] - 1", "discounts[apart - 1] + 1"),
+    of_cross_encoder("lambda_loss", "LambdaRankScheme", "gaps(1 / discounts)", "gaps(discounts)"),
+    of_cross_encoder("lambda_loss", "NDCGLoss2PPScheme", "self.mu * self", "self", "LambdaLoss-"),
+    of_cross_encoder("lambda_loss", "LambdaLoss", "gaps(labels) > 0", "gaps(labels) != 0"),
+    of_cross_encoder("lambda_loss", "LambdaLoss", "first[:, None] | first", "first[:, None] & first"),
+    of_cross_encoder("lambda_loss", "LambdaLoss", '.masked_fill(~there, float("-inf"))', ""),
+    of_cross_encoder("lambda_loss", "LambdaLoss", "labels.clamp(min=0)", "labels"),
+    of_cross_encoder("lambda_loss", "LambdaLoss", "best[:, : self.k]", "best"),
+    of_cross_encoder("lambda_loss", "RankNetLoss", '"NoWeightingScheme"', '"LambdaRankScheme"'),
+    of_cross_encoder("listwise", "ListNetLoss", "log_softmax_of_rows(labels", "log_softmax_of_rows(-labels"),
+    of_cross_encoder(
+        "listwise", "PListMLELambdaWeight", "return weights / weights", "return weights; weights", "PListMLE"
+    ),
+    of_cross_encoder("listwise", "PListMLELoss", ".flip(1).logcumsumexp(1).flip(1)", ".logcumsumexp(1)"),
+    of_cross_encoder("listwise", "PListMLELoss", "scores.masked_fill(~there, torch.finfo(scores.dtype).min)", "scores"),
+    of_cross_encoder("listwise", "PListMLELoss", 'labels.masked_fill(~there, float("-inf"))', "labels"),
+    of_cross_encoder("listwise", "ListMLELoss", "__init__(None,", "__init__(PListMLELambdaWeight(),"),
+    of_cross_encoder("listwise", "ADRMSELoss", "[:, :, None])) * others", "[:, :, None]))"),
+    of_cross_encoder("listwise", "ADRMSELoss", "(equal + 1) / 2", "equal"),
     Break("minist/collectives.py", "class _Gather", "own * len(ctx.counts)", "own", "ranks and plain"),
     Break("minist/training/gradcache.py", "def gradcache", "[(x, g) for", "[(x, -g) for", "phases and plain"),
 ]

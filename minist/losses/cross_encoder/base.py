@@ -1,0 +1,102 @@
+"""What the losses of a cross-encoder have in common: it reads two texts at once, and gives their pair a score.
+
+A query with several documents is a row of several pairs, and rows differ in length. All pairs of a batch come one
+after the other, [P]; where pairs of a row are compared, they are laid out as a table:
+
+    scores [P = 5]   4 1 0 7 2        table [rows, longest]   4 1 0        there   x x x
+    counts [rows]    3 0 2                                    . . .                . . .
+                                                              7 2 .                x x .
+
+A dot is a cell without a pair. It holds a number that the losses keep out, so no gradient comes from there.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minist.batch import Batch
+from minist.checks import pick
+from minist.losses.base import Loss, counts_of
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind
+    for kind in (nn.Identity, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU)
+} | {"Softplus": nn.Softplus, "Softsign": nn.Softsign}
+
+
+class PairLoss(Loss):
+    """`forward([logits], batch)`: logits [P, num_labels] of all ranks' pairs, the pairs of a row side by side.
+
+    batch.counts[0] [rows] says how many pairs each row has; it is None, or left out, where all have one. A model with
+    one label gives scores, one with several gives a logit for each class.
+    """
+
+    def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
+        """`activation_fn`, a module of torch.nn or the name of one, is applied to the logits first."""
+        super().__init__()
+        if not isinstance(activation_fn, nn.Module):  # a config can hold names only
+            activation_fn = pick("activation_fn", activation_fn, ACTIVATIONS)()
+        self.activation_fn = activation_fn
+
+    def scores(
+        self, embeddings: Sequence[Tensor], batch: Batch, *, several: bool = False, label_dims: Sequence[int] = (1,)
+    ) -> Tensor:
+        """activation_fn(logits) of a model with one label, [P]. The arguments are those of check_pairs."""
+        check_pairs(self, embeddings, batch, several, label_dims)
+        # the first of several logits, or their mean, could be trained as well, but nobody would have meant it
+        if (width := embeddings[0].shape[1]) != 1:
+            why = f"takes a model with num_labels = 1, this one has {width}: CrossEntropyLoss is for several"
+            raise ValueError(f"{type(self).__name__} {why}")
+        return self.activation_fn(embeddings[0][:, 0])
+
+
+class ListLoss(PairLoss):
+    """A loss of whole lists of documents, each with a number that says how relevant it is to the query."""
+
+    columns = "query, list of documents"
+    labels = "a list with a number for each document, such as [2, 0, 1]"
+    label_lists = True
+
+    def lists(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores and labels [rows, longest], 0 where there is no document, and where there is one."""
+        scores = self.scores(embeddings, batch, several=True)
+        assert batch.labels is not None
+        there = cells(batch.counts[0], scores.device)  # both stand pair by pair, so they go to the same cells
+        return table(scores, there), table(batch.labels.to(scores.dtype), there), there
+
+
+def cells(counts: Tensor | None, device: torch.device) -> Tensor:
+    """Which cells of a table [rows, longest] hold a pair. It has one column at least, even if no row has any pair."""
+    assert counts is not None
+    longest = max([1, *counts.tolist()])  # of a table without a column there is no maximum, softmax or best gain
+    return torch.arange(longest, device=device) < counts.to(device)[:, None]
+
+
+def table(flat: Tensor, there: Tensor) -> Tensor:
+    """A number for each pair, [P], laid out as a table [rows, longest], with 0 where none is."""
+    return flat.new_zeros(there.shape).masked_scatter(there, flat)  # row by row, as the pairs come
+
+
+def log_softmax_of_rows(scores: Tensor, there: Tensor) -> Tensor:
+    """log_softmax over the pairs of each row, [rows, longest]; a cell without a pair has no share in it."""
+    lowest = torch.finfo(scores.dtype).min  # exp(lowest) is 0; with -inf a row without any pair would be NaN
+    return scores.masked_fill(~there, lowest).log_softmax(1)
+
+
+def check_pairs(
+    loss: Loss, embeddings: Sequence[Tensor], batch: Batch, several: bool, label_dims: Sequence[int]
+) -> None:
+    """ValueError unless rows have `several` pairs, or else one, and labels so many dimensions: 0: none, 1: one for each
+    row (of a list: for each document), 2: several for each row."""
+    (logits,), labels, counts = embeddings, batch.labels, counts_of(batch, 0)  # a pair is one input: one column
+    wanted = len(logits) if counts is None or loss.label_lists else len(counts)
+    if several != (counts is not None):
+        wrong = f"got rows of {'one pair' if several else 'several pairs'} of texts"
+    elif (0 if labels is None else labels.dim()) not in label_dims:
+        wrong = "got no labels" if labels is None else f"got labels of shape {list(labels.shape)}"
+    elif labels is not None and len(labels) != wanted:
+        wrong = f"there are {len(labels)} labels for {wanted} {'documents' if loss.label_lists else 'rows'}"
+    else:
+        return
+    raise ValueError(f"{type(loss).__name__} takes {loss.columns}, labels {loss.labels}; {wrong}")

@@ -1,0 +1,198 @@
+"""Learning to rank from pairs of documents: RankNet, LambdaRank, and LambdaLoss, the framework that holds both.
+
+Which pairs count. Four documents of a query in the model's order, best score first, with labels y, and k = 2:
+
+    rank i   y        j = 1   2   3   4
+      1      0            .   .   .   .      x  y_i > y_j: i should be above j
+      2      3            x   .   x   x
+    ---------- k                             -  likewise, but neither is among the first k
+      3      1            x   .   .   -
+      4      0            .   .   .   .
+
+What a pair costs. With scores s, next to nothing if s_i is well above s_j, and the more the farther it is below:
+
+    loss_ij = w_ij log( 1 + exp(-sigma (s_i - s_j)) )
+
+Its gradient pushes i up and j down with the same force, lambda_ij = w_ij sigma sigmoid(-sigma (s_i - s_j)), which gave
+the family its name. A pair in the wrong order has a force near w_ij sigma, one in the right order hardly any.
+
+How much it counts. What is to be raised is nDCG, the sum of G_i / D_i over the first k documents:
+
+    G_i = (2^y_i - 1) / maxDCG     the gain of document i; with the documents in the best order the sum is 1
+    D_i = log2(1 + i)              the discount of rank i: 1, 1.58, 2, 2.32 ..
+
+It stays the same until two documents change places, and so has no gradient to follow. But it tells which pairs matter,
+and that is w_ij, which is a number here: no gradient goes through it. The four pairs of the drawing, (i, j):
+
+    scheme         w_ij                                             (2,1)   (2,3)   (2,4)   (3,1)
+    NoWeighting    1                                                1.00    1.00    1.00    1.00
+    LambdaRank     |G_i - G_j| |1/D_i - 1/D_j|                      0.34    0.10    0.18    0.07
+    NDCGLoss2      |G_i - G_j| |1/D_d - 1/D_(d+1)|,  d = |i - j|    0.34    0.29    0.12    0.02
+    NDCGLoss2PP    mu NDCGLoss2 + LambdaRank,  mu = 10              3.72    3.00    1.38    0.24
+    NDCGLoss1      G_i / D_i                                        0.58    0.58    0.58    0.07
+
+RankNet: Burges et al. 2005, doi:10.1145/1102351.1102363. LambdaRank: Burges et al. 2006, NeurIPS, and Burges 2010,
+MSR-TR-2010-82. LambdaLoss, and the other schemes: Wang et al. 2018, doi:10.1145/3269206.3271784.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minist.batch import Batch
+from minist.checks import number, pick
+from minist.losses.cross_encoder.base import ListLoss
+
+LOGARITHMS = {"binary": math.log(2), "natural": 1.0}  # of the base
+
+
+class WeightingScheme(nn.Module):
+    """How much each pair of documents counts. For one of your own, write a subclass."""
+
+    all_pairs = False  # whether every i and j count, and not only those with y_i > y_j
+
+    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
+        """G [rows, n] and D [n], documents in the model's order -> w that broadcasts to [rows, n, n], at [.., i, j]."""
+        raise NotImplementedError
+
+
+class NoWeightingScheme(WeightingScheme):
+    """w_ij = 1: the number of pairs in the wrong order goes down, wherever in the list they are."""
+
+    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
+        return gains.new_ones(1, 1, 1)
+
+
+class NDCGLoss1Scheme(WeightingScheme):
+    """w_ij = G_i / D_i, of every i and j: the loosest of the bounds on nDCG here, kept for comparison.
+
+    A good document is pushed above all others, also above better ones. It is even paired with itself, which has no
+    gradient, but counts in the mean.
+    """
+
+    all_pairs = True
+
+    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
+        return (gains / discounts)[:, :, None]
+
+
+class NDCGLoss2Scheme(WeightingScheme):
+    """w_ij = |G_i - G_j| |1/D_d - 1/D_(d+1)|, d = |i - j|: neighbours matter most, wherever in the list they are.
+
+    It follows from a tighter bound on nDCG.
+    """
+
+    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
+        ranks = torch.arange(len(discounts), device=gains.device)
+        apart = (ranks[:, None] - ranks).abs()  # d [n, n]
+        # rank d is at d - 1; for d = 0 that is the last one, which does no harm: a document's gain equals its own
+        steps = 1 / discounts[apart - 1] - 1 / discounts[apart]
+        return steps.abs() * gaps(gains).abs()
+
+
+class LambdaRankScheme(WeightingScheme):
+    """w_ij = |G_i - G_j| |1/D_i - 1/D_j|: by how much nDCG would change if i and j changed places."""
+
+    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
+        return gaps(1 / discounts).abs() * gaps(gains).abs()
+
+
+class NDCGLoss2PPScheme(WeightingScheme):
+    """w_ij = mu NDCGLoss2 + LambdaRank, the best of the paper: what is near, and what is at the top."""
+
+    def __init__(self, mu: float = 10.0) -> None:
+        super().__init__()
+        self.mu = number("mu", mu, least=0)
+        self.by_distance, self.by_rank = NDCGLoss2Scheme(), LambdaRankScheme()
+
+    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
+        return self.mu * self.by_distance(gains, discounts) + self.by_rank(gains, discounts)
+
+
+SCHEMES = {
+    kind.__name__: kind
+    for kind in (NoWeightingScheme, NDCGLoss1Scheme, NDCGLoss2Scheme, LambdaRankScheme, NDCGLoss2PPScheme)
+}
+
+
+class LambdaLoss(ListLoss):
+    """A document shall be above those with smaller labels, above all where nDCG gains by it (Wang et al. 2018).
+
+    Columns: query, list of documents. Labels [P]: a number for each document; below 0 it gains nothing. Over all pairs
+    (i, j) of the batch that are in the same list and count, see above; b is 2 for reduction_log = "binary", e for
+    "natural":
+        loss = mean over (i, j) of  w_ij log_b( 1 + exp(-sigma (s_i - s_j)) )
+    """
+
+    def __init__(
+        self,
+        weighting_scheme: str | WeightingScheme = "NDCGLoss2PPScheme",
+        k: int | None = None,
+        sigma: float = 1.0,
+        eps: float = 1e-10,
+        reduction_log: str = "binary",
+        activation_fn: str | nn.Module = "Identity",
+    ) -> None:
+        """`k`: a pair counts if one of it is among the model's first k; None: all do. `eps`: the least maxDCG."""
+        super().__init__(activation_fn)
+        if not isinstance(weighting_scheme, WeightingScheme):
+            weighting_scheme = pick("weighting_scheme", weighting_scheme, SCHEMES)()
+        self.weighting_scheme = weighting_scheme
+        self.k = None if k is None else number("k", k, least=1)
+        self.sigma, self.eps = number("sigma", sigma, above=0), number("eps", eps, above=0)
+        self.log_of_base = pick("reduction_log", reduction_log, LOGARITHMS)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        scores, labels, there = self.lists(embeddings, batch)
+        # the model's order: of equal scores the first given first, and cells without a document last
+        order = scores.masked_fill(~there, float("-inf")).argsort(dim=1, descending=True, stable=True)
+        scores, labels, there = (x.gather(1, order) for x in (scores, labels, there))
+        discounts = torch.arange(2, 2 + scores.shape[1]).to(scores).log2()  # of ranks 1 .. n
+        pairs = self._pairs(labels, there)
+        weights = self.weighting_scheme(self._gains(labels, discounts), discounts).expand_as(pairs)
+        losses = -weights[pairs] * F.logsigmoid(self.sigma * gaps(scores)[pairs])  # of what counts only, [pairs]
+        return losses.sum() / (max(len(losses), 1) * self.log_of_base)
+
+    def _pairs(self, labels: Tensor, there: Tensor) -> Tensor:
+        """Which pairs (i, j) count, [rows, n, n]."""
+        counts = there[:, :, None] & there[:, None, :]
+        if not self.weighting_scheme.all_pairs:
+            counts = counts & (gaps(labels) > 0)
+        first = torch.arange(labels.shape[1], device=labels.device) < (self.k or labels.shape[1])
+        return counts & (first[:, None] | first)
+
+    def _gains(self, labels: Tensor, discounts: Tensor) -> Tensor:
+        """G of each document, [rows, n]."""
+        labels = labels.clamp(min=0)  # 0, also the label of a cell without a document, gains 2^0 - 1 = 0
+        top = labels.amax(1, keepdim=True)
+        gains = torch.exp2(labels - top) - torch.exp2(-top)  # 2^y - 1 over 2^top: 2^200 would be too large, and the
+        best = gains.sort(1, descending=True).values / discounts  # factor falls out of the ratio
+        return gains / best[:, : self.k].sum(1, keepdim=True).clamp(min=self.eps)
+
+
+class RankNetLoss(LambdaLoss):
+    """LambdaLoss in which all pairs count alike (Burges et al. 2005, doi:10.1145/1102351.1102363).
+
+    Columns, labels and options as there. Over all pairs (i, j) of the same list with y_i > y_j:
+        loss = mean over (i, j) of  log_b( 1 + exp(-sigma (s_i - s_j)) )
+
+    sigmoid(sigma (s_i - s_j)) is the model's probability that i is above j, and the loss its cross entropy.
+    """
+
+    def __init__(
+        self,
+        k: int | None = None,
+        sigma: float = 1.0,
+        eps: float = 1e-10,
+        reduction_log: str = "binary",
+        activation_fn: str | nn.Module = "Identity",
+    ) -> None:
+        super().__init__("NoWeightingScheme", k, sigma, eps, reduction_log, activation_fn)
+
+
+def gaps(x: Tensor) -> Tensor:
+    """x_i - x_j of all i, j, [.., n] -> [.., n, n]."""
+    return x[..., :, None] - x[..., None, :]

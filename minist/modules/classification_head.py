@@ -150,6 +150,6 @@ def find_activation(given: Activation) -> nn.Module:
     ValueError for another: code that a folder names is not run."""
     if isinstance(given, nn.Module):
         return given
-    name = given.rpartition(".")[2] if given.startswith("torch.nn.") else given
+    name = str(given).removeprefix("torch.nn.modules.activation.").removeprefix("torch.nn.modules.linear.")
     found: nn.Module = pick("activation_fn", name, ACTIVATIONS)()
     return found

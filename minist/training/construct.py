@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin
 
+from torch import nn
+
 from minist.checks import listing, pick
 
 Table = dict[str, Any]
@@ -179,7 +181,8 @@ def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind:
     if isinstance(value, list) and annotation is not kind and (inner is kind or fits(value)):
         return [_argument(what, entry, inner, package, kind) for entry in value]
     if isinstance(value, dict) and "name" in value:
-        return make(what, value, package, kind)
+        classes = [part for part in get_args(annotation) if isinstance(part, type) and issubclass(part, nn.Module)]
+        return make(what, value, package, next(iter(classes), kind))  # a part of a loss may be of a kind of its own
     if annotation is kind and isinstance(value, str):
         return make(what, {"name": value}, package, kind)
     if annotation is kind or not fits(value):

@@ -16,13 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.checks import pick
 from minist.losses.base import Loss, counts_of
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind
-    for kind in (nn.Identity, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU)
-} | {"Softplus": nn.Softplus, "Softsign": nn.Softsign}
+from minist.modules.classification_head import find_activation
 
 
 class PairLoss(Loss):
@@ -35,9 +30,7 @@ class PairLoss(Loss):
     def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
         """`activation_fn`, a module of torch.nn or the name of one, is applied to the logits first."""
         super().__init__()
-        if not isinstance(activation_fn, nn.Module):  # a config can hold names only
-            activation_fn = pick("activation_fn", activation_fn, ACTIVATIONS)()
-        self.activation_fn = activation_fn
+        self.activation_fn = find_activation(activation_fn)
 
     def scores(
         self, embeddings: Sequence[Tensor], batch: Batch, *, several: bool = False, label_dims: Sequence[int] = (1,)

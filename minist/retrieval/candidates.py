@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minist.data.tokenizer import text_fault
 from minist.retrieval.search import in_order, search_block
 from minist.similarity import PAIRWISE_SIMILARITIES, SIMILARITIES, Similarity
 
@@ -35,11 +36,13 @@ class Pairs:
 
     @classmethod
     def of(cls, queries: Sequence[str], positives: Sequence[str], corpus: Sequence[str]) -> Self:
-        """ValueError where there is no pair, or half a pair."""
+        """ValueError where there is no pair, or half a pair, or something else than a text."""
         if len(queries) != len(positives) or not queries:
-            raise ValueError(
-                f"there are {len(queries)} queries and {len(positives)} positives: give pairs, at least one"
-            )
+            raise ValueError(f"there are {len(queries)} queries and {len(positives)} positives: give as many, and some")
+        for name, texts in (("queries", queries), ("positives", positives), ("corpus", corpus)):
+            for i, fault in enumerate(text_fault(text, may_pair=False) for text in texts):
+                if fault:
+                    raise ValueError(f"{name}[{i}] is {fault}")
         numbers = {text: i for i, text in enumerate(dict.fromkeys([*corpus, *positives]))}
         own: dict[str, dict[int, None]] = {}  # a dict for its order: a pair that stands twice is one
         for query, positive in zip(queries, positives, strict=True):

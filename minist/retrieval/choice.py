@@ -108,9 +108,9 @@ class Choice:
         return chosen
 
     def _wrong(self, block: Block) -> Iterator[tuple[str, Tensor]]:
-        yield "without a score", block.scores == -torch.inf  # NaN in the embedding
         if not self.include_positives:
             yield "positives of the query", block.is_positive()
+        yield "without a score", block.scores == -torch.inf  # of a text whose embedding is NaN
         yield from self.limits.broken(block.scores, block.lowest_positive())
 
     def _leave_out(self, left: Tensor, wrong: Tensor, reason: str) -> Tensor:

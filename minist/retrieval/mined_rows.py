@@ -92,10 +92,11 @@ class Summary:
 
     def __str__(self) -> str:
         reasons = [f"{count:,} {reason}" for reason, count in self.left_out.items() if count]
+        texts = f"{self.queries:,} queries with {self.positives:,} positives, {self.documents:,} documents"
         lines = [
-            f"{self.rows:,} rows of {self.queries:,} queries with {self.positives:,} positives",
-            f"{self.kept:,} of {self.wanted * self.queries:,} negatives, chosen from {self.candidates:,} candidates among {self.documents:,} documents",
-            f"the others: {', '.join(reasons) or 'none'}",
+            f"{self.rows:,} rows, of {texts}",
+            f"{self.kept:,} negatives of {self.wanted * self.queries:,} wanted, from {self.candidates:,} candidates",
+            f"the other candidates: {', '.join(reasons) or 'none'}",
         ]
         if self.lacking:
             less = f"{self.lacking:,} queries lack negatives, {self.without:,} of them have none"

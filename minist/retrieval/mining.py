@@ -64,8 +64,9 @@ def mine_hard_negatives(
     ranks = ranks.with_end(pairs.most, limits.reject_the_best or cross_encoder is not None)
     choice = Choice(limits, ranks, include_positives, seed)
     embed = UnitEmbeddings(model, batch_tokens, cache_folder, show_progress_bar)
+    before_query = model.find_prompt(query_prompt_name, query_prompt, "query")  # a mistake costs no embedding
     documents = embed(pairs.documents, model.find_prompt(corpus_prompt_name, corpus_prompt, "document"), "document")
-    asked = embed(pairs.queries, model.find_prompt(query_prompt_name, query_prompt, "query"), "query")
+    asked = embed(pairs.queries, before_query, "query")
 
     k = ranks.end + pairs.most  # as many more as may be positives
     result = Mined([], Summary(num_negatives, len(pairs.documents), choice.left_out))

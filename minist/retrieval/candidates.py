@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minist.data.tokenizer import text_fault
+from minist.retrieval.embedding_cache import TextEmbedder
 from minist.retrieval.search import in_order, search_block
 from minist.similarity import PAIRWISE_SIMILARITIES, SIMILARITIES, Similarity
 
@@ -80,15 +81,17 @@ class Block(NamedTuple):
 
 
 def nearest(
-    pairs: Pairs, queries: Tensor, documents: Tensor, k: int, similarity_name: str, device: torch.device, memory_mb: int
+    pairs: Pairs, queries: Tensor, documents: Tensor, model: TextEmbedder, k: int, memory_mb: int
 ) -> Iterator[Block]:
-    """The k nearest of `documents` [M, D] to each of `queries` [Q, D], rows of length one, compared on `device`."""
-    name = "dot" if similarity_name == "cosine" else similarity_name  # which is the same, of vectors of length one
+    """The k nearest of `documents` [M, D] to each of `queries` [Q, D], rows of length one: by the model's similarity,
+    on its device."""
+    # cosine is the dot product of vectors of length one
+    name = "dot" if model.similarity_name == "cosine" else model.similarity_name
     score: Similarity = lambda a, b: SIMILARITIES[name](a, b.to(a.device))  # noqa: E731
     many, at_once = block_sizes(min(k, len(documents)), memory_mb)
     for first in range(0, len(queries), many):
         part = queries[first : first + many]
-        scores, rows = search_block(part.to(device), documents, k, score, at_once)
+        scores, rows = search_block(part.to(model.device), documents, k, score, at_once)
         start, end = torch.searchsorted(pairs.owners, torch.tensor([first, first + many])).tolist()
         owners, positives = pairs.owners[start:end] - first, pairs.positives[start:end]
         own = [

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Self
 
 import torch
@@ -53,8 +54,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Of what is within the limits, the ranks from `range_min`, the best is 0, up to before `range_max`; None: enough
-    for `num_negatives`, and for many more where limits may leave candidates out."""
+    """Of what the limits leave, the ranks from `range_min` on, the best is 0, and before `range_max`, may be chosen:
+    the "top" `num_negatives` of them, or "random" ones. `range_max` None is num_negatives more than `range_min`, ten
+    times as many where limits or a cross-encoder may change the order, and the most positives that a query has."""
 
     num_negatives: int
     range_min: int
@@ -62,8 +64,7 @@ class Ranks:
     sampling_strategy: str
 
     def __post_init__(self) -> None:
-        number("num_negatives", self.num_negatives, 1)
-        number("range_min", self.range_min, 0)
+        index(number("num_negatives", self.num_negatives, 1)), index(number("range_min", self.range_min, 0))
         pick("sampling_strategy", self.sampling_strategy, SAMPLING)
         if self.range_max is not None and self.range_max - self.range_min < self.num_negatives:
             least = f"it must be at least range_min + num_negatives, {self.range_min + self.num_negatives}"

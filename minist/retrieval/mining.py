@@ -36,19 +36,19 @@ def mine_hard_negatives(
     similarity of the embeddings, scaled to length one, are scored anew by a `cross_encoder`, and so are the positives.
     Then Limits and Ranks, see choice.py, decide. `output_format` and `output_scores`: see mined_rows.py.
 
-    `memory_mb` bounds what is in memory beside the embeddings and the result, `batch_tokens` each forward pass;
-    `cache_folder` keeps the embeddings, and a run that was killed goes on from there. ValueError for numbers that leave
-    nothing to choose, no pairs, or half a pair."""
+    `memory_mb` bounds what is in memory beside embeddings and result, `batch_tokens` each forward pass; `cache_folder`
+    keeps the embeddings, and a killed run goes on from there. ValueError for no pairs, or nothing that could be chosen."""
     make_rows = pick("output_format", "n-tuple" if include_positives else output_format, FORMATS)
     limits = Limits(max_score, min_score, absolute_margin, relative_margin)
     ranks = Ranks(num_negatives, range_min, range_max, sampling_strategy)
     pairs = Pairs.of(queries, positives, corpus or [])
     ranks = ranks.with_end(pairs.most, limits.reject_the_best or cross_encoder is not None)
-    size = ranks.end + pairs.most, number("memory_mb", memory_mb, 1)
+    k = ranks.end + pairs.most  # candidates of each query: so many of them may be its positives
+    number("memory_mb", memory_mb, 1)
     embed = UnitEmbeddings(model, batch_tokens, cache_folder, show_progress_bar)
     prompt = model.find_prompt(query_prompt_name, query_prompt, "query")  # a wrong name should cost no embedding
     documents = embed(pairs.documents, model.find_prompt(corpus_prompt_name, corpus_prompt, "document"), "document")
-    blocks = nearest(pairs, embed(pairs.queries, prompt, "query"), documents, model, *size)
+    blocks = nearest(pairs, embed(pairs.queries, prompt, "query"), documents, model, k, memory_mb)
     if cross_encoder is not None:
         blocks = (rescore(block, pairs, cross_encoder, include_positives) for block in blocks)
     choice = Choice(limits, ranks, include_positives, seed)

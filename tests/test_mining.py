@@ -222,6 +222,7 @@ def test_options_together(seed, monkeypatch):
     draw = random.Random(seed)
     monkeypatch.setattr(candidates, "QUERIES", draw.choice([1, 5, 1024]))
     monkeypatch.setattr(candidates, "SCORE_BYTES", draw.choice([24, 2**15]))
+    monkeypatch.setattr(candidates, "DOCUMENTS", draw.choice([1, 8, 256]))
     monkeypatch.setattr(candidates, "PAIRS", draw.choice([1, 4, 4096]))
     check(
         make_data(seed, draw.choice(["ties", "any"])),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
+from minist.__main__ import read_corpus, read_pairs
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.retrieval import embedding_cache
 from minist.retrieval.embedding_cache import UnitEmbeddings, seal
@@ -122,6 +123,12 @@ def test_files_of_other_kinds(saved, here):
     columns = ["--query-column", "from", "--positive-column", "to"]
     assert mine(saved, "--corpus", "c.txt", *columns, pairs="p.tsv")[0] == wanted
     assert mine(saved, "--corpus", "c.txt", "--query-column", "question")[0] == wanted
+
+
+def test_what_is_read(here):
+    assert read_corpus(Path("c.txt")) == CORPUS, "without the blank line at its end"
+    assert read_pairs(Path("p.jsonl"), None, None) == (QUERIES, POSITIVES)
+    assert read_pairs(Path("p.jsonl"), "answer", "question") == (POSITIVES, QUERIES)
 
 
 BAD = [

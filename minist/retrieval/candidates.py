@@ -14,6 +14,7 @@ from minist.retrieval.search import in_order, search_block
 from minist.similarity import PAIRWISE_SIMILARITIES, SIMILARITIES, Similarity
 
 QUERIES, PAIRS = 1024, 4096  # queries, and pairs of embeddings, that are compared at a time, at most
+DOCUMENTS = 256  # or a multiple of it: a matrix product of an odd width takes up to half as long again
 # what one score takes at most, with what its similarity and the search for the best of them need beside it; and what a
 # candidate takes, with its document's number, what sorting needs, and Python's view of those that are chosen
 SCORE_BYTES, CANDIDATE_BYTES = 24, 256
@@ -104,9 +105,9 @@ def nearest(
 def block_sizes(k: int, memory_mb: int) -> tuple[int, int]:
     """Queries, and documents, at a time: one half of the memory is for their scores, one for the candidates."""
     half = memory_mb * 2**20 // 2
-    queries = min(QUERIES, half // (CANDIDATE_BYTES * max(k, 1)), int((half / SCORE_BYTES) ** 0.5))
-    queries = max(queries, 1)
-    return queries, max(half // (SCORE_BYTES * queries), 1)
+    scores = half // SCORE_BYTES
+    queries = max(min(QUERIES, half // (CANDIDATE_BYTES * k), int(scores**0.5), scores // DOCUMENTS), 1)
+    return queries, max(scores // queries // DOCUMENTS, 1) * DOCUMENTS
 
 
 def rescore(block: Block, pairs: Pairs, scorer: PairScorer, with_positives: bool) -> Block:

@@ -37,7 +37,7 @@ def mine_hard_negatives(
     Then Limits and Ranks, see choice.py, decide. `output_format` and `output_scores`: see mined_rows.py.
 
     `memory_mb` bounds what is in memory beside embeddings and result, `batch_tokens` each forward pass; `cache_folder`
-    keeps the embeddings, and a killed run goes on from there. ValueError for no pairs, or nothing that could be chosen."""
+    keeps the embeddings, and a killed run goes on from there. ValueError for no pairs, or nothing to choose from."""
     make_rows = pick("output_format", "n-tuple" if include_positives else output_format, FORMATS)
     limits = Limits(max_score, min_score, absolute_margin, relative_margin)
     ranks = Ranks(num_negatives, range_min, range_max, sampling_strategy)

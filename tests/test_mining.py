@@ -174,6 +174,10 @@ OPTIONS = [
     {"absolute_margin": 0.3},
     {"relative_margin": 0.15},
     {"absolute_margin": 0.1, "relative_margin": 0.4, "max_score": 0.6, "min_score": -0.9, "range_min": 1},
+    {"absolute_margin": 1.0},  # with ties, scores that are equal to the limit: they stay
+    {"relative_margin": 1.0},
+    {"max_score": 0.0},
+    {"min_score": 0.0},
     {"sampling_strategy": "random"},
     {"sampling_strategy": "random", "seed": 7, "range_max": 9, "relative_margin": 0.05},
     {"include_positives": True, "num_negatives": 6},

@@ -1,4 +1,4 @@
-"""Hard negative mining beside the real library: time and memory, for docstring lines and all-MiniLM-L6-v2.
+"""Hard negative mining beside the real library: time and memory, for docstrings and all-MiniLM-L6-v2.
 
 python tests/benchmarks/mining.py --documents 39000
 
@@ -20,11 +20,12 @@ from side_by_side import MODEL, ROOT, docstrings, processor
 OPTIONS = {"relative_margin": 0.05, "num_negatives": 5, "output_format": "labeled-pair"}
 
 
-def make_texts(count: int, seed: int) -> list[str]:
-    """Lines of docstrings of the standard library with a number behind each, so that no two are equal."""
-    lines = [line.strip() for text in docstrings() for line in text.splitlines() if len(line.split()) > 3]
-    draw = random.Random(seed)
-    return [f"{draw.choice(lines)} {number}" for number in range(count)]
+def make_texts(queries: int, documents: int) -> tuple[list[str], list[str]]:
+    """First lines of docstrings, and whole ones, with a number before each, so that no two are equal."""
+    found, draw = list(docstrings()), random.Random(0)
+    texts = [draw.choice(found) for _ in range(documents)]
+    asked = [text.splitlines()[0] for text in texts[:queries]]
+    return [f"{i} {text}" for i, text in enumerate(asked)], [f"{i} {text}" for i, text in enumerate(texts)]
 
 
 def ours(queries: Sequence[str], documents: Sequence[str], folder: str, memory_mb: int) -> int:
@@ -56,7 +57,7 @@ def peak() -> float:
 
 def measure(side: str, args: argparse.Namespace) -> None:
     """Print seconds, and MB beside the embeddings."""
-    queries, documents = make_texts(args.queries, 0), make_texts(args.documents, 1)
+    queries, documents = make_texts(args.queries, args.documents)
     with TemporaryDirectory() as empty:
         SIDES[side](queries[:10], documents[:100], empty, args.memory_mb)  # what is loaded once
     before, started = peak(), time.perf_counter()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from minist.similarity import Similarity, similarity
 
-QUERIES, DOCUMENTS = 1024, 8192  # scores are computed in blocks of at most this size: 32 MB, and again to sort them
+QUERIES, DOCUMENTS = 1024, 8192  # scores are computed in blocks of at most this size: 32 MB
 
 
 def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str = "cosine") -> tuple[Tensor, Tensor]:
@@ -15,19 +15,39 @@ def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str 
     an embedding is, comes last, as minus infinity.
     """
     score = similarity(similarity_name)
-    blocks = [_search_block(part, documents, top_k, score) for part in queries.split(QUERIES)]
+    blocks = [search_block(part, documents, top_k, score, DOCUMENTS) for part in queries.split(QUERIES)]
     return torch.cat([s for s, _ in blocks]), torch.cat([rows for _, rows in blocks])
 
 
-def _search_block(queries: Tensor, documents: Tensor, top_k: int, score: Similarity) -> tuple[Tensor, Tensor]:
+def search_block(
+    queries: Tensor, documents: Tensor, top_k: int, score: Similarity, at_once: int
+) -> tuple[Tensor, Tensor]:
+    """The same for so few queries that their scores with `at_once` documents fit into memory."""
     best = torch.empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.long)
-    for start in range(0, len(documents), DOCUMENTS):
-        found = score(queries, documents[start : start + DOCUMENTS]).cpu()
-        found = found.masked_fill_(found.isnan(), float("-inf"))  # a sort would put NaN first
-        best = torch.cat([best, found], dim=1)
-        rows = torch.cat([rows, torch.arange(start, start + found.shape[1]).expand(len(found), -1)], dim=1)
-        # earlier documents come first, so a stable sort keeps the lower row ahead among equals
-        order = best.argsort(dim=1, descending=True, stable=True)[:, :top_k]
-        best, rows = best.gather(1, order), rows.gather(1, order)
+    for start in range(0, len(documents), at_once):
+        found = score(queries, documents[start : start + at_once])
+        found.nan_to_num_(float("-inf"), float("inf"), float("-inf"))  # NaN would be taken for the largest
+        scores, columns = best_columns(found, top_k)
+        best, rows = torch.cat([best, scores.cpu()], dim=1), torch.cat([rows, start + columns.cpu()], dim=1)
+        best, rows = in_order(best, rows, top_k)  # earlier documents come first, so they stay ahead among equals
     return best, rows
+
+
+def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of each row [Q, n] and their columns, in order; of equal scores the lower column first."""
+    if k >= scores.shape[1]:
+        return in_order(scores, torch.arange(scores.shape[1], device=scores.device).expand_as(scores), k)
+    # topk is several times faster than sorting all, but takes any of equal scores: one more shows where it had a choice
+    values, columns = scores.topk(k + 1)
+    columns, tied = columns[:, :k], values[:, k - 1] == values[:, k]
+    if tied.any():
+        columns[tied] = scores[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
+    columns = columns.sort(dim=1).values  # the lower first, which the stable sort by score keeps
+    return in_order(scores.gather(1, columns), columns, k)
+
+
+def in_order(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The first k of each row by score, largest first; equal ones stay in the order they have."""
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return scores.gather(1, order), rows.gather(1, order)

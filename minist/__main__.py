@@ -72,7 +72,7 @@ def add_mine(parser: argparse.ArgumentParser) -> None:
     add("--sampling", default="top", choices=SAMPLING, help="the best of what is left (top), or any of it")
     add("--seed", type=int, default=0, help="of the draws of --sampling random (0)")
     add("--cross-encoder", help="a model folder or name: its scores replace the similarities of the nearest candidates")
-    add("--include-positives", action="store_true", help="rank the positives among the candidates; format n-tuple")
+    add("--include-positives", action="store_true", help="rank the positives too; format n-tuple or reranking")
     for name in PROMPTS:
         text = "this prompt of the model" if name.endswith("name") else "this"
         add(option(name), help=f"put {text} before each {'query' if 'query' in name else 'document'}")
@@ -144,9 +144,9 @@ def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[lis
 
 def read_corpus(file: Path) -> list[str]:
     """The documents of a file; blank ones, such as a last line, are left out, since they teach nothing."""
-    texts = Texts((file,), None if format_of(file, "", "txt") == "txt" else "text")
+    texts = Texts((file,), () if format_of(file, "", "txt") == "txt" else ("text",))
     texts.check()
-    documents = [text for text in texts if text.strip()]
+    documents = [text for text in texts if isinstance(text, str) and text.strip()]
     number(f"the number of texts in {file}", len(documents), 1)
     return documents
 

@@ -124,6 +124,10 @@ def rows_of(found, output_format, n, with_scores):
             ]:
                 yield [("query", query), ("document", text), ("score", score) if with_scores else ("label", label)]
             continue
+        if output_format == "reranking":
+            tail = [("scores", scores)] if with_scores else []
+            yield [("query", query), ("positive", golds), ("documents", chosen), *tail]
+            continue
         for gold, gold_score in zip(golds, gold_scores, strict=True):
             head, both = [("query", query), ("positive", gold)], [gold_score, *scores]
             tail = [("scores", both)] if with_scores else []
@@ -144,8 +148,9 @@ def texts_of(row):
 def check(data, name="cosine", output_format="triplet", output_scores=False, scorer=None, **given):
     """Mines, and compares rows, keys in their order, scores, and the counts of the summary."""
     vectors, queries, positives, corpus = data
-    found = slowly(vectors, queries, positives, corpus, name, scorer, **given)
-    shape = "n-tuple" if given.get("include_positives") else output_format
+    ranked = {"include_positives": True} if output_format == "reranking" else {}
+    found = slowly(vectors, queries, positives, corpus, name, scorer, **given | ranked)
+    shape = "n-tuple" if given.get("include_positives") and not ranked else output_format
     n = given.get("num_negatives", 3)
     options = {"output_format": output_format, "output_scores": output_scores, "cross_encoder": scorer}
     rows, summary = mine_hard_negatives(Table(vectors, name), queries, positives, corpus, **options, **given)
@@ -339,7 +344,7 @@ WRONG = [
     ({"max_score": "high"}, "max_score is 'high': use a number"),
     ({"max_score": 0.1, "min_score": 0.2}, "min_score is 0.2: use a number at most 0.1"),
     ({"sampling_strategy": "best"}, "sampling_strategy is 'best', known are top, random"),
-    ({"output_format": "pairs"}, "output_format is 'pairs', known are triplet, n-tuple, labeled-pair, labeled-list"),
+    ({"output_format": "pairs"}, "output_format is 'pairs', known are triplet, n-tuple, labeled-pair, lab"),
     ({"memory_mb": 0}, "memory_mb is 0: use a number at least 1"),
     ({"batch_tokens": -1}, "batch_tokens is -1: use a number at least 0"),
     ({"queries": []}, "there are 0 queries and 2 positives: give as many, and some"),

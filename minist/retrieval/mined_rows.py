@@ -4,7 +4,9 @@
     n-tuple       query, positive, negative_1 .. negative_n    for each positive, where all n were found
     labeled-pair  query, document, label                       1 for each positive, 0 for each negative
     labeled-list  query, documents, labels                     for each positive: it first, then the negatives
+    reranking     query, positive, documents               the list of positives, and of the best n of all documents
 
+The last is what CrossEncoderRerankingEvaluator takes: the positives stand where the model ranks them, or nowhere.
 With scores, labels become similarities (`score`, `scores`); triplets and tuples get a list `scores` of the positive and
 the negatives, as MarginMSELoss takes it.
 """
@@ -61,11 +63,17 @@ def labeled_lists(found: Found, wanted: int, with_scores: bool) -> Iterator[Row]
         yield {"query": found.query, "documents": [positive, *found.negatives]} | values
 
 
+def rerankings(found: Found, wanted: int, with_scores: bool) -> Iterator[Row]:
+    row: Row = {"query": found.query, "positive": found.positives, "documents": found.negatives}
+    yield row | ({"scores": found.negative_scores} if with_scores else {})
+
+
 FORMATS: dict[str, Callable[[Found, int, bool], Iterator[Row]]] = {
     "triplet": triplets,
     "n-tuple": n_tuples,
     "labeled-pair": labeled_pairs,
     "labeled-list": labeled_lists,
+    "reranking": rerankings,
 }
 
 

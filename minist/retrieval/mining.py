@@ -32,13 +32,16 @@ def mine_hard_negatives(
     """Find negatives for each of `queries`, whose positives stand beside them; equal queries are one.
 
     Candidates are the texts of `corpus` and all positives, each text once; a query's own positives are none, unless
-    `include_positives` (then always n-tuples: the ranking of a first stage, for a reranker to mend). The nearest by
+    `include_positives` (then n-tuples, or "reranking", which always does: what a first stage finds). The nearest by
     similarity of the embeddings, scaled to length one, are scored anew by a `cross_encoder`, and so are the positives.
     Then Limits and Ranks, see choice.py, decide. `output_format` and `output_scores`: see mined_rows.py.
 
     `memory_mb` bounds what is in memory beside embeddings and result, `batch_tokens` each forward pass; `cache_folder`
     keeps the embeddings, and a killed run goes on from there. ValueError for no pairs, or nothing to choose from."""
-    make_rows = pick("output_format", "n-tuple" if include_positives else output_format, FORMATS)
+    make_rows, is_ranking = pick("output_format", output_format, FORMATS), output_format == "reranking"
+    if include_positives and not is_ranking:
+        make_rows = FORMATS["n-tuple"]  # in the other formats positives and negatives stand apart
+    include_positives = include_positives or is_ranking
     limits = Limits(max_score, min_score, absolute_margin, relative_margin)
     ranks = Ranks(num_negatives, range_min, range_max, sampling_strategy)
     pairs = Pairs.of(queries, positives, corpus or [])

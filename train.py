@@ -31,7 +31,9 @@ from minist.training.selection import Interruption
 from minist.training.start import keep_one
 from minist.training.step import Objective, check_finite
 
-HEADLINES = ("ndcg@10", "mrr@10", "accuracy@1", "spearman_cosine", "spearman_dot", "_loss")  # those shown, of many
+# those shown, of many: of rankings, of correlations, of classes
+RANKINGS, SCORES = ("ndcg@10", "mrr@10", "accuracy@1"), ("spearman_cosine", "spearman_dot", "_spearman")
+HEADLINES = (*RANKINGS, *SCORES, "_accuracy", "_f1_macro", "_average_precision", "_loss")
 
 
 def parse() -> argparse.Namespace:
@@ -128,7 +130,7 @@ def show(
     task, (means, parts) = run.tasks[place.dataset], meter.read()
     main = {"step": run.done, **means, **figures}
     described = run.trained.model.describe(objective.embeddings, objective.batch)
-    batch: dict[str, Any] = {**described, **{f"cut_{k}": n for k, n in task.rows.dataset.cut(place.rows).items()}}
+    batch: dict[str, Any] = {**described, **{f"cut_{k}": n for k, n in task.rows.cut(place.rows).items()}}
     if len(run.tasks) > 1:
         batch["data"] = task.name
     for line in [*meter.lines(main, parts, batch), watch.see(described)]:
@@ -166,7 +168,8 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
-    run.say(f"  python encode.py --model {folder} some.txt --output some.npy")
+    texts, result = ("some.txt", "some.npy") if model.gives == "embeddings" else ("pairs.tsv", "scores.npy")
+    run.say(f"  python encode.py --model {folder} {texts} --output {result}")
     return metrics
 
 

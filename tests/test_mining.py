@@ -344,7 +344,10 @@ WRONG = [
     ({"max_score": "high"}, "max_score is 'high': use a number"),
     ({"max_score": 0.1, "min_score": 0.2}, "min_score is 0.2: use a number at most 0.1"),
     ({"sampling_strategy": "best"}, "sampling_strategy is 'best', known are top, random"),
-    ({"output_format": "pairs"}, "output_format is 'pairs', known are triplet, n-tuple, labeled-pair, lab"),
+    (
+        {"output_format": "pairs"},
+        "output_format is 'pairs', known are triplet, n-tuple, labeled-pair, labeled-list, reranking",
+    ),
     ({"memory_mb": 0}, "memory_mb is 0: use a number at least 1"),
     ({"batch_tokens": -1}, "batch_tokens is -1: use a number at least 0"),
     ({"queries": []}, "there are 0 queries and 2 positives: give as many, and some"),

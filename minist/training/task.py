@@ -70,6 +70,10 @@ class TrainingRows:
         counts = tuple(None if n is None else n.to(self.device) for n in counts)
         return counts, None if labels is None else labels.to(self.device)
 
+    def cut(self, rows: Tensor) -> dict[str, int]:
+        """By column, how many texts of these rows were cut at the maximum length."""
+        return self.dataset.cut(rows)
+
     def check(self, loss: Loss, model: TextModel, batch_size: int) -> None:
         """ValueError, with what it takes, if a loss cannot take these columns and labels: tried on zeros."""
         self.dataset.check_classes(loss.num_classes(model.width))
@@ -99,9 +103,19 @@ class PairRows(TrainingRows):
         counts, labels = self._counts_and_labels(rows, step)
         return Batch((column,), self.roles, labels, counts, progress=progress, step=step)
 
+    def cut(self, rows: Tensor) -> dict[str, int]:
+        own = pair_rows(self._texts_in_rows(rows))  # without those that are drawn
+        queries, *others = self.dataset.take(rows)
+        lengths = torch.cat([column.lengths for column in others])
+        return {"pairs": int(self.pairing.is_cut(queries.lengths[own.queries], lengths[own.texts]).sum())}
+
+    def _texts_in_rows(self, rows: Tensor) -> list[Tensor]:
+        """For each column but the first how many texts each row has, [rows]."""
+        return [torch.ones_like(rows) if n is None else n for n in self.dataset.counts(rows)[1:]]
+
     def _pairs(self, rows: Tensor, step: int) -> Pairs:
         """Of all ranks' rows, since a row's negatives are texts of any other."""
-        pairs = pair_rows([torch.ones_like(rows) if n is None else n for n in self.dataset.counts(rows)[1:]])
+        pairs = pair_rows(self._texts_in_rows(rows))
         return pairs if self.negatives == 0 else add_negatives(pairs, rows, self.negatives, self.seed, step)
 
     def _counts_and_labels(self, rows: Tensor, step: int) -> tuple[tuple[Tensor | None, ...], Tensor | None]:

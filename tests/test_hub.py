@@ -222,12 +222,19 @@ def test_modules_json_is_there_or_known_not_to_be(tmp_path):
     folder = tmp_path / "models--a--b/snapshots/1234"
     write(folder, {"README.md": b""})
     assert missing_files(folder) == ["modules.json", *ENCODER]
-    write(folder, dict.fromkeys(ENCODER, b""))
+    write(folder, dict.fromkeys(ENCODER, b"{}"))
     assert missing_files(folder) == ["modules.json"]
     write(tmp_path / "models--a--b/.no_exist", {"5678/modules.json": b"", "1234/config_other.json": b""})
     assert missing_files(folder) == ["modules.json"]
     write(tmp_path / "models--a--b/.no_exist", {"1234/modules.json": b""})
     assert missing_files(folder) == []
+
+
+def test_a_classifier_has_no_modules_to_miss(tmp_path):
+    """As transformers and version 5 cache a cross-encoder, without asking for modules.json."""
+    folder = tmp_path / "models--a--b/snapshots/1234"
+    write(folder, {"config.json": b'{"architectures": ["BertForSequenceClassification"]}'})
+    assert missing_files(folder) == [file for file in ENCODER if file != "config.json"]
 
 
 # ---------------------------------------------------------------- finding

@@ -13,7 +13,7 @@ from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
-from minist.models.folder import listed_modules, routed_modules, router_file
+from minist.models.folder import has_head, listed_modules, routed_modules, router_file
 from minist.models.reading import read_optional, reading
 from minist.models.weight_files import KINDS
 from minist.module import Module
@@ -102,7 +102,8 @@ def missing_files(folder: Path) -> list[str]:
     none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"
     # a file is there only when complete: until then, its link leads nowhere
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.exists()]
-    needed = [*([] if none.exists() else ["modules.json"]), *needed_files(folder, files)]
+    is_plain = none.exists() or has_head(folder)  # a classifier has no pooling to lack
+    needed = [*([] if is_plain else ["modules.json"]), *needed_files(folder, files)]
     return [file for file in needed if file not in files]
 
 

@@ -18,9 +18,10 @@ from minist.training.config import Config, EvalConfig, RowsConfig
 from minist.training.construct import Table, make
 from minist.training.evaluations import Evaluation, LossEvaluation, make_evaluator
 from minist.training.guide import Guide
+from minist.training.pair_rows import PairRows
 from minist.training.start import plain_weights
 from minist.training.step import choose_step
-from minist.training.task import PairRows, Task, TrainingRows
+from minist.training.task import Task, TrainingRows
 
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk

@@ -102,7 +102,7 @@ def missing_files(folder: Path) -> list[str]:
     none = folder.parents[1] / ".no_exist" / folder.name / "modules.json"
     # a file is there only when complete: until then, its link leads nowhere
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.exists()]
-    is_plain = none.exists() or has_head(folder)  # a classifier has no pooling to lack
+    is_plain = "modules.json" in files or none.exists() or has_head(folder)  # a classifier has no pooling to lack
     needed = [*([] if is_plain else ["modules.json"]), *needed_files(folder, files)]
     return [file for file in needed if file not in files]
 

@@ -57,8 +57,9 @@ def test_real_minilm(num_labels, max_length, tmp_path):
 @pytest.mark.parametrize("name", ["st5/ce", "st6/ce", "st6/ce2"])
 def test_folders(name, tmp_path):
     ours, other = CrossEncoder(DATA / "folders" / name), theirs(DATA / "folders" / name)
+    other.max_seq_length = ours.max_length  # 62 of a tiny RoBERTa, whose own files say 64, which has no position
     close(ours.predict(TINY), other.predict(TINY))
-    assert ours.max_length == other.max_seq_length and ours.id2label == other.config.id2label
+    assert ours.id2label == other.config.id2label
     assert type(ours.activation_fn) is type(other.activation_fn)
     found, expected = (model.rank("the cat", ["sat", "a", "b", "a"], top_k=3) for model in (ours, other))
     assert [hit["corpus_id"] for hit in found] == [hit["corpus_id"] for hit in expected]
@@ -73,7 +74,7 @@ def test_families_there_and_back(family, tmp_path):
     """A plain checkpoint, and what is saved, in three libraries."""
     path = DATA / "enc" / f"{family}_cls"
     ours = CrossEncoder(path)
-    close(ours.predict(TINY), theirs(path).predict(TINY))
+    close(ours.predict(TINY), theirs(path, max_length=ours.max_length).predict(TINY))
     ours.id2label = {0: "matches"}
     ours.save(tmp_path / "ours")
     other = theirs(tmp_path / "ours")

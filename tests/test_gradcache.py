@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from minist.batch import Batch
 from minist.losses import MultipleNegativesRankingLoss
 from minist.training.gradcache import gradcache
+from minist.training.run import set_dropout
 
 TEXTS = (sentences(14, seed=1), sentences(14, seed=2, longest=20), sentences(14, seed=3))
 LOSS = MultipleNegativesRankingLoss(scale=5.0)
@@ -15,7 +16,7 @@ LOSS = MultipleNegativesRankingLoss(scale=5.0)
 
 def model_and_columns(dtype, dropout=0.0):
     model = tiny_model().to(dtype).train()
-    model.set_dropout(dropout, dropout)
+    set_dropout(model, dropout, dropout)
     return model, [model.tokenizer(texts).packed() for texts in TEXTS]
 
 

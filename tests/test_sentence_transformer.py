@@ -15,6 +15,7 @@ from minist.models import text_model as module
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
 from minist.quantization import merge_ranges, quantize
+from minist.training.run import set_dropout
 
 TEXTS = ["", *sentences(30, seed=2, longest=40)]
 
@@ -169,10 +170,10 @@ def test_encode_leaves_the_mode_as_it_was():
 
 def test_set_dropout():
     model = tiny_model()
-    model.set_dropout(0.3, None)
+    set_dropout(model, 0.3, None)
     layer = model.stack[0].layers[1]
     assert (layer.dropout.p, layer.attention_dropout.p, model.stack[0].embeddings.dropout.p) == (0.3, 0.0, 0.3)
-    model.set_dropout(None, 0.2)
+    set_dropout(model, None, 0.2)
     assert (layer.dropout.p, layer.attention_dropout.p) == (0.3, 0.2)
 
 
@@ -343,6 +344,7 @@ def test_rows_leave_the_device_chunk_by_chunk(model, embeddings, monkeypatch):
 FORK = """
 import multiprocessing, sys
 from minist import SentenceTransformer
+from minist.training.run import set_dropout
 
 model = SentenceTransformer(sys.argv[1], device="cpu")
 texts = ["read write sort file list number"] * 3000

@@ -27,7 +27,11 @@ def lists(n=30):
 def classes(n=30):
     for i in range(n):
         same = i % 2 == 0
-        yield {"a": TEXTS[i], "b": TEXTS[i] if same else TEXTS[i + 50], "word": ["other", "same", "x"][1 if same else 0]}
+        yield {
+            "a": TEXTS[i],
+            "b": TEXTS[i] if same else TEXTS[i + 50],
+            "word": ["other", "same", "x"][1 if same else 0],
+        }
 
 
 CONFIG = f"""
@@ -98,7 +102,10 @@ def test_the_first_loss_by_hand(folder):
     order = torch.randperm(30, generator=torch.Generator().manual_seed(42))[:7].tolist()
     pairs = [(rows[i]["q"], d) for i in order for d in rows[i]["d"]]
     logits = torch.from_numpy(model.predict(pairs, activation_fn="Identity"))[:, None]
-    labels, counts = torch.tensor([s for i in order for s in rows[i]["s"]]), torch.tensor([len(rows[i]["d"]) for i in order])
+    labels, counts = (
+        torch.tensor([s for i in order for s in rows[i]["s"]]),
+        torch.tensor([len(rows[i]["d"]) for i in order]),
+    )
     expected = LambdaLoss(weighting_scheme="NDCGLoss2PPScheme")
     expected.weighting_scheme.mu = 3.0
     value = expected([logits], Batch(labels=labels, counts=(counts,)))

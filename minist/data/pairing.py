@@ -8,16 +8,32 @@ token types          0   0    0       0     0  1       1     1      0   0    0  
 A query that is ranked with a thousand documents is tokenized once, and the thousand pairs are put together by index.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from minist.data.packed import Packed, ranges
-from minist.data.tokenizer import NO_LIMIT, Tokenizer
+from minist.data.tokenizer import NO_LIMIT, Tokenizer, text_fault
 from minist.data.transforms import uniform
+
+
+def checked_pairs(pairs: Any) -> tuple[list[tuple[str, str]], bool]:
+    """`pairs` as a list of tuples, and whether it was one pair alone. ValueError names the first that is no pair."""
+    given = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise ValueError(f"pairs is {repr(given)[:60]}: give a list of pairs of texts")
+    many = list(given)
+    is_one = isinstance(next(iter(many), None), str)  # a tuple, or a list, of two texts
+    many = [many] if is_one else many
+    for i, pair in enumerate(many):
+        fault = text_fault(tuple(pair) if isinstance(pair, list | tuple) else pair, may_pair=True)
+        if fault or isinstance(pair, str):
+            raise ValueError(f"pairs[{i}] is {fault or repr(pair)[:60]}: a pair is a tuple or list of two texts")
+    return [(first, second) for first, second in many], is_one
 
 
 class Pairing:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,15 +20,15 @@ from torch import Tensor
 from minist.batch import Batch
 from minist.checks import listing, number
 from minist.data.packed import Packed
-from minist.data.pairing import Pairing
-from minist.data.tokenizer import Texts, text_fault
+from minist.data.pairing import Pairing, checked_pairs
+from minist.data.tokenizer import Texts
 from minist.diagnostics import describe_scores
 from minist.models.device import find_device
-from minist.models.folder import Content, load_folder
-from minist.models.hub import find_model
+from minist.models.folder import Content
+from minist.models.parallel import embedder
 from minist.models.reading import read_optional
 from minist.models.stack import Stack
-from minist.models.text_model import TextModel
+from minist.models.text_model import TextModel, find_content
 from minist.models.weight_files import read_weights
 from minist.modules.classification_head import Activation, ClassificationHead, default_labels, find_activation
 from minist.progress import progress_bar
@@ -72,7 +72,7 @@ class CrossEncoder(TextModel):
         a warning says so; a head of another number gets a new last layer. `activation_fn`, a module of torch.nn or its
         name, is applied to the scores; None: the folder's, else a sigmoid for one label and nothing for several.
         ValueError for a bi-encoder without `num_labels`: its head would be an unexpected one."""
-        content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        content = find_content(source, revision, token)
         super().__init__(
             with_head(content, num_labels),
             device=device if content is source else find_device(device),
@@ -91,9 +91,7 @@ class CrossEncoder(TextModel):
 
     @property
     def head(self) -> ClassificationHead:
-        head = self.stack[-1]
-        assert isinstance(head, ClassificationHead), "checked by TextModel"
-        return head
+        return cast(ClassificationHead, self.stack[-1])  # TextModel has checked what the stack gives
 
     @property
     def num_labels(self) -> int:
@@ -160,7 +158,7 @@ class CrossEncoder(TextModel):
         for name in theirs:
             raise ValueError(f"predict has no argument {name}: {THEIRS.get(name, 'help(model.predict) lists them')}")
         many, is_one = checked_pairs(pairs)
-        embed, prefix = self.embed_on(device), self.find_prompt(prompt_name, prompt)
+        embed, prefix = embedder(self, device), self.find_prompt(prompt_name, prompt)
         with progress_bar(len(many), "pairs", "scoring", show_progress_bar) as bar:
             logits, _ = embed(many, prefix, batch_tokens, bar.update, None)
         scores = (self.activation_fn if activation_fn is None else find_activation(activation_fn))(logits)
@@ -188,7 +186,7 @@ class CrossEncoder(TextModel):
         ValueError for a model of several labels."""
         if self.num_labels != 1:
             raise ValueError(f"rank needs a model of one label, this one has {self.num_labels}: use predict")
-        if not isinstance(query, str) or isinstance(documents, str):
+        if isinstance(documents, str):  # each of its letters would be one
             raise ValueError("rank takes one query, and a list of documents: use predict for other pairs")
         scores = self.predict(
             [(query, document) for document in documents],
@@ -202,21 +200,6 @@ class CrossEncoder(TextModel):
         order = np.argsort(-np.asarray(scores), kind="stable")[:top_k].tolist()
         found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
         return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found
-
-
-def checked_pairs(pairs: Any) -> tuple[list[tuple[str, str]], bool]:
-    """`pairs` as a list of tuples, and whether it was one pair alone. ValueError names the first that is no pair."""
-    given = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
-        raise ValueError(f"pairs is {repr(given)[:60]}: give a list of pairs of texts")
-    many = list(given)
-    is_one = bool(many) and isinstance(many[0], str)
-    many = [many] if is_one else many
-    for i, pair in enumerate(many):
-        fault = text_fault(tuple(pair) if isinstance(pair, list | tuple) else pair, may_pair=True)
-        if fault or isinstance(pair, str):
-            raise ValueError(f"pairs[{i}] is {fault or repr(pair)[:60]}: a pair is a tuple or list of two texts")
-    return [(first, second) for first, second in many], is_one
 
 
 def with_head(content: Content, num_labels: int | None) -> Content:

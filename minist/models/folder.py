@@ -28,29 +28,21 @@ from typing import Any
 
 import torch
 
-from minist.checks import listing, number, pick
+from minist.checks import listing, pick
 from minist.data.tokenizer import Tokenizer
 from minist.files import files_into, write_json
 from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
+from minist.models.settings import SCORES, SETTINGS, VERSION, has_head, load_settings, old_activation
 from minist.models.stack import Stack, before_pooling, check_path
-from minist.models.tokenizer_files import LENGTH_FILES, load_tokenizer, save_tokenizer, transformer_settings
+from minist.models.tokenizer_files import LENGTH_FILES, load_tokenizer, save_tokenizer
 from minist.models.weight_files import read_weights, write_weights
 from minist.module import Module
 from minist.modules import MODULES
-from minist.modules.classification_head import ClassificationHead
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 
-SETTINGS = "config_sentence_transformers.json"
-VERSION = "5.2.0"  # of sentence-transformers, whose format is written
-SCORES: dict[str, Any] = {  # what version 6 wants to know of an encoder with a ClassificationHead
-    "transformer_task": "sequence-classification",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-    "module_output_name": "scores",
-}
 OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
-TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn")  # settings that are a text
 
 
 @dataclass
@@ -90,9 +82,9 @@ def load_folder(folder: Path) -> Content:
         modules.append(load_module("ClassificationHead", modules[0].folder))
     with reading(file):
         stack = Stack(modules)
-    settings = _load_settings(folder / SETTINGS)
+    settings = load_settings(folder / SETTINGS)
     if stack.gives == "scores":
-        settings = {"model_type": "CrossEncoder", "activation_fn": _old_activation(modules[0].folder)} | settings
+        settings = {"model_type": "CrossEncoder", "activation_fn": old_activation(modules[0].folder)} | settings
     elif has_list:
         settings = {"model_type": "SentenceTransformer"} | settings
     for path in stack.paths.values() if has_list else ():
@@ -206,35 +198,6 @@ def holds_scores(folder: Path) -> bool:
     file = folder / "modules.json"
     modules = listed_modules(file) if is_file(file) else [("Transformer", folder)]
     return [name for name, _ in modules] == ["Transformer"] and has_head(modules[0][1])
-
-
-def has_head(folder: Path) -> bool:
-    """Whether an encoder's folder holds a ClassificationHead that is used: as version 6 says it, or a checkpoint."""
-    task = transformer_settings(folder).get("transformer_task")
-    names = read_optional(folder / "config.json").get("architectures") or [] if task is None else [f"{task}"]
-    with reading(folder / "config.json"):
-        return str(names[0]).endswith((ClassificationHead.within, "sequence-classification")) if names else False
-
-
-def _old_activation(folder: Path) -> Any:
-    """What a CrossEncoder's config.json says of its activation: version 4 and 5, or before."""
-    config = read_optional(folder / "config.json")
-    with reading(folder / "config.json"):
-        new = (config.get("sentence_transformers") or {}).get("activation_fn")
-        return new or config.get("sbert_ce_default_activation_function")
-
-
-def _load_settings(file: Path) -> dict[str, Any]:
-    settings = read_optional(file)
-    with reading(file):
-        prompts = settings.get("prompts") or {}
-        texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
-        for name, text in texts.items():
-            if type(text) not in (str, type(None)):
-                raise ValueError(f"{name} is {repr(text)[:60]}: it must be a text or null")
-        if settings.get("truncate_dim") is not None:
-            number("truncate_dim", settings["truncate_dim"], 1)
-    return settings
 
 
 # ---------------------------------------------------------------- writing

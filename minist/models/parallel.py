@@ -1,9 +1,10 @@
 """Encoding on several devices of one machine: a process for each, the texts shared out among them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,21 @@ from torch import Tensor
 from torch.multiprocessing import get_context
 
 from minist.data.tokenizer import Texts
+from minist.models.device import find_device
 from minist.progress import Update
 
 SHARES = 8  # parts of the texts for each device: a fast one takes more of them
 
 _model: Any = None  # in a worker: given once, and not with each part of the texts
+
+
+def embedder(model: Any, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
+    """`model.embed` on these devices; one alone is where the model stays."""
+    if isinstance(device, str | torch.device):
+        model.to(find_device(device))
+    elif device:
+        return partial(embed_on, [str(find_device(d)) for d in device], model)
+    return model.embed
 
 
 def embed_on(

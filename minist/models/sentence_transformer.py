@@ -15,6 +15,7 @@ from torch import Tensor
 from minist.checks import pick
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
+from minist.models.parallel import embedder
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, quantize
@@ -75,7 +76,7 @@ class SentenceTransformer(TextModel):
         pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start
-        embed = self.embed_on(device)
+        embed = embedder(self, device)
         with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
             embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
         result = embeddings[:, : self.kept_dim(truncate_dim)]

@@ -5,7 +5,6 @@ A role, "query" or "document" mostly, says what a text is. It picks a route, whe
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, TypeVar
@@ -24,7 +23,6 @@ from minist.encoders.encoder import Encoder
 from minist.models.device import find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder, save_folder
 from minist.models.hub import find_model, push_folder
-from minist.models.parallel import embed_on
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.modules.pooling import Pooling
 from minist.progress import Update
@@ -43,6 +41,10 @@ THEIRS = {
     "model_card_data": "write a README.md beside the saved model",
 }
 T = TypeVar("T")
+
+
+def find_content(source: str | Path | Content, revision: str | None, token: str | None) -> Content:
+    return source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
 
 
 class TextModel(nn.Module):
@@ -70,7 +72,7 @@ class TextModel(nn.Module):
         None is float32, "auto" is bfloat16 where that is fast. `keep_layers` keeps these layers of the encoder, the
         first is 0; `truncate_dim` the first dimensions of what a user gets; `prompts` are added to the folder's."""
         super().__init__()
-        content = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        content = find_content(source, revision, token)
         if content.stack.gives != self.gives:
             raise ValueError(f"{source} gives {content.stack.gives}, no {self.gives}: open it with CrossEncoder")
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
@@ -113,8 +115,6 @@ class TextModel(nn.Module):
         if name in THEIRS:
             raise AttributeError(f"a model has no {name} here: {THEIRS[name]}")
         return super().__getattr__(name)
-
-    # ------------------------------------------------------------ what it is
 
     @property
     def width(self) -> int:
@@ -172,7 +172,7 @@ class TextModel(nn.Module):
     # ------------------------------------------------------------ texts to vectors
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
-        """Several columns of texts: [N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
+        """[N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
         return self.stack.forward(columns, roles, outputs)
 
     def name_labels(self, classes: list[str]) -> list[str]:
@@ -236,16 +236,6 @@ class TextModel(nn.Module):
             own = collectives.gather(own.to(self.device)).cpu()
         return own, cut
 
-    def embed_on(self, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
-        """`embed` on these devices; one alone is where the model stays."""
-        if isinstance(device, str | torch.device):
-            self.to(find_device(device))
-        elif device:
-            return partial(embed_on, [str(find_device(d)) for d in device], self)
-        return self.embed
-
-    # ------------------------------------------------------------ prompts
-
     def find_prompt(self, prompt_name: str | None, prompt: str | None, role: str | None = None) -> str:
         """What goes before each text: `prompt`, else the one named, else the role's, else the default one."""
         if prompt is None and prompt_name is None and role is not None:
@@ -263,8 +253,6 @@ class TextModel(nn.Module):
             pick("the role", role, dict.fromkeys([*ROLE_PROMPTS, *self.prompts]))
         return next((self.prompts[name] for name in ROLE_PROMPTS.get(role, (role,)) if self.prompts.get(name)), "")
 
-    # ------------------------------------------------------------ changed for training
-
     def keep_layers(self, numbers: Sequence[int]) -> None:
         """Keep only these layers of every encoder, the first is 0. ValueError for layers that it has not."""
         encoders = self._encoders()
@@ -273,15 +261,6 @@ class TextModel(nn.Module):
         for change in (Encoder.check_layers, Encoder.keep_layers):  # all are checked before the first is changed
             for encoder in encoders:
                 change(encoder, numbers)
-
-    def set_dropout(self, hidden: float | None, attention: float | None) -> None:
-        """Change the probabilities; None leaves one as the encoder's config says."""
-        for name, part in self.named_modules():
-            wanted = attention if name.endswith("attention_dropout") else hidden
-            if isinstance(part, nn.Dropout) and wanted is not None:
-                part.p = wanted
-
-    # ------------------------------------------------------------ saving
 
     def content(self) -> Content:
         own = {"model_type": type(self).__name__, "similarity_fn_name": self.similarity_name, "prompts": self.prompts}

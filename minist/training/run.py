@@ -101,10 +101,18 @@ def introduce(run: Run) -> None:
 
 
 def ready(model: TextModel, settings: TrainConfig) -> None:
-    model.set_dropout(*(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
+    set_dropout(model, *(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
     for module in model.modules():
         if isinstance(module, Encoder):
             module.checkpoint_layers = settings.checkpoint_layers
+
+
+def set_dropout(model: nn.Module, hidden: float | None, attention: float | None) -> None:
+    """Change the probabilities; None leaves one as the encoder's config says."""
+    for name, part in model.named_modules():
+        wanted = attention if name.endswith("attention_dropout") else hidden
+        if isinstance(part, nn.Dropout) and wanted is not None:
+            part.p = wanted
 
 
 def go_on(run: Run, checkpoint: Path) -> None:

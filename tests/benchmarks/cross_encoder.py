@@ -127,7 +127,9 @@ def main() -> None:
             lambda: train_ours(rows, our_model(place)), lambda: train_theirs(rows, their_model(place)), args.rounds
         )
     tokens = [len(e) for e in ours.tokenizer.backend.encode_batch([(query, d) for d in documents])]
-    print(f"pairs of {np.mean(tokens):.0f} tokens in the mean, {max(tokens)} at most, {torch.get_num_threads()} threads")
+    print(
+        f"pairs of {np.mean(tokens):.0f} tokens in the mean, {max(tokens)} at most, {torch.get_num_threads()} threads"
+    )
     print_table("a cross-encoder, fp32", {"rank 1,000": ranked, f"{args.steps} steps": trained})
 
 

@@ -36,6 +36,7 @@ from minist.losses.base import total  # noqa: E402
 from minist.modules.pooling import MODES, Pooling  # noqa: E402
 from minist.training.gradcache import gradcache  # noqa: E402
 from minist.training.optimizer import make_optimizer  # noqa: E402
+from minist.training.run import set_dropout  # noqa: E402
 
 Values = Sequence[Tensor]
 HALF = {torch.bfloat16: 3e-2, torch.float16: 4e-3}  # what their rounding makes of a result
@@ -187,7 +188,7 @@ LOSS = MultipleNegativesRankingLoss(scale=5.0)
 def prepared(device: torch.device, dropout: float) -> tuple[Any, list[Packed]]:
     """A tiny model in training, and two columns of texts."""
     model = tiny_model().to(device).train()
-    model.set_dropout(dropout, dropout)
+    set_dropout(model, dropout, dropout)
     return model, [model.tokenizer(texts).packed() for texts in COLUMNS]
 
 

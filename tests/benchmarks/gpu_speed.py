@@ -23,6 +23,7 @@ from minist import Batch
 from minist.losses import MultipleNegativesRankingLoss
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.training.optimizer import make_optimizer
+from minist.training.run import set_dropout
 
 SHAPES = {
     "MiniLM-L6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -69,7 +70,7 @@ def encode_ours(model: Any, texts: list[str]) -> Callable[[], object]:
 
 def train_ours(model: Any, texts: list[str], dropout: float) -> Callable[[], None]:
     """Eight steps in autocast; each a batch of pairs, the first line of a docstring and the whole."""
-    model.train().set_dropout(dropout, dropout)
+    set_dropout(model.train(), dropout, dropout)
     optimizer = make_optimizer(list(model.named_parameters()), 2e-5, 0.0, {}, [])
 
     def steps() -> None:

@@ -2,7 +2,7 @@
 
 python tests/benchmarks/sick.py --data data/sick
 
-Trained on SICK_train.txt, measured on SICK_trial.txt, all-MiniLM-L6-v2 in all four rows, same batches, rates and epochs:
+Trained on SICK_train.txt, measured on SICK_trial.txt, all-MiniLM-L6-v2 in all four rows, same batches and epochs:
 accuracy of the three classes by CrossEntropyLoss and by SoftmaxLoss, Spearman correlation with the relatedness by
 BinaryCrossEntropyLoss (scores from 0 to 1) and by CoSENTLoss.
 """

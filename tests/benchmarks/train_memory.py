@@ -23,6 +23,7 @@ from minist.batch import Batch
 from minist.losses import MultipleNegativesRankingLoss
 from minist.training.gradcache import gradcache
 from minist.training.optimizer import make_optimizer
+from minist.training.run import set_dropout
 
 MIB = 2**20
 
@@ -36,7 +37,7 @@ def resident(field: str) -> int:
 def measure(pairs: int, batch: int, mini_batch_tokens: int, checkpoint_layers: bool) -> dict[str, float]:
     """Peak bytes of the steps, and those of one batch's embeddings and scores."""
     model = minist.SentenceTransformer(MODEL).train()
-    model.set_dropout(0.1, 0.1)
+    set_dropout(model, 0.1, 0.1)
     model.stack[0].checkpoint_layers = checkpoint_layers
     loss = MultipleNegativesRankingLoss()
     optimizer = make_optimizer(list(model.named_parameters()), 2e-5, 0.0, {}, [])

@@ -14,6 +14,7 @@ from torch import nn
 
 from minist import Batch, SentenceTransformer, losses
 from minist.encoders.weights import checkpoint_names
+from minist.training.run import set_dropout
 from minist.training.step import Objective
 
 WORDS = "the cat sat on mat quiz zebra a b sat. read, write 7 ?".split()  # noqa: SIM905
@@ -57,7 +58,7 @@ def our_step(wrapper, name, texts, dtype):
     """Value, and gradients by the names of the checkpoint."""
     model = SentenceTransformer(DATA / "enc" / "bert", device="cpu")
     prepare(model, dtype)
-    model.set_dropout(0.0, 0.0)
+    set_dropout(model, 0.0, 0.0)
     loss, columns, labels = inner(name, losses, ())
     loss = WRAPPERS[wrapper](losses, (), loss)
     outputs = loss.outputs(0, model.num_layers)

@@ -90,7 +90,7 @@ def encode(args: argparse.Namespace) -> None:
 
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
-    kind = "embedding" if model.gives == "embeddings" else "score" if width == 1 else "scores"
+    kind = model.gives.removesuffix("s")  # embedding or score
     out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored], kind)
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
@@ -142,7 +142,8 @@ def find_texts(args: argparse.Namespace, folder: Path, rank: int) -> Texts:
         if not args.column:
             texts = replace(texts, columns=texts.pair_columns())
             header = "" if isinstance(texts.columns[0], str) else ", without a header: the first line is a pair too"
-            print(f"pairs are the columns {texts.columns[0]} and {texts.columns[1]}{header}") if rank == 0 else None
+            if rank == 0:
+                print(f"pairs are the columns {texts.columns[0]} and {texts.columns[1]}{header}")
     if len(texts.columns) not in ((2,) if holds_scores(folder) else (0, 1, 2)):
         raise ValueError(f"--column is given {len(texts.columns)} times: once for texts, twice for pairs")
     texts.check()

@@ -32,6 +32,8 @@ def describe_scores(
     accuracy, confidence  with several labels: share of right classes, and mean probability of the class that is chosen
     """
     x = logits.detach().float()
+    if labels is not None and labels.dim() == 2 and x.shape[1] > 1:
+        labels = labels.argmax(1)  # of shares of each class
     if not len(x) or not x.isfinite().all():
         return {}
     if x.shape[1] > 1:

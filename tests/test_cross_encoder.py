@@ -28,7 +28,9 @@ def new_model(num_labels=1, seed=0, **options):
     torch.manual_seed(seed)
     with pytest.warns(UserWarning, match=f"a new head, of {num_labels} labels: train it"):
         model = CrossEncoder(encoder.content(), num_labels=num_labels, **options)
-    nn.init.normal_(model.head.scores.weight, generator=torch.Generator().manual_seed(seed))  # so that scores differ
+    nn.init.normal_(
+        model.head.classifier.weight, generator=torch.Generator().manual_seed(seed)
+    )  # so that scores differ
     return model
 
 
@@ -94,7 +96,7 @@ def test_dropout_of_heads(model_type, config, dropout):
 def test_where_dropout_falls(model_type, before):
     """With a probability of 1 nothing of the input is left where it falls before the dense layer."""
     head, packed = head_of(model_type).train(), tiny_model().tokenizer(["read"]).packed()
-    head.dropout.p, head.scores, head.dense.bias.data = 1.0, nn.Identity(), torch.zeros(4)
+    head.dropout.p, head.classifier, head.dense.bias.data = 1.0, nn.Identity(), torch.zeros(4)
     seen = []
     head.dense.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     head(torch.ones(len(packed.input_ids), 4), packed)
@@ -107,7 +109,7 @@ def test_a_modernbert_may_average_its_tokens():
     torch.manual_seed(0)
     head = head_of("modernbert", classifier_pooling="mean").eval()
     means = torch.stack([part.mean(0) for part in x.split(packed.lengths.tolist())])
-    expected = head.scores(head.norm(torch.nn.functional.gelu(head.dense(means))))
+    expected = head.classifier(head.norm(torch.nn.functional.gelu(head.dense(means))))
     torch.testing.assert_close(head(x, packed), expected)
     assert head.dense.bias is None and head.norm.bias is None
 
@@ -122,7 +124,7 @@ def test_no_pair_at_all_gives_a_zero_gradient():
     (logits,) = model([model.read([], "", None)[0]])[0]
     assert logits.shape == (0, 1)
     logits.sum().backward()
-    assert all(p.grad is not None and not p.grad.any() for p in model.head.scores.parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in model.head.classifier.parameters())
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_a_new_head_depends_on_the_seed_alone():
         torch.manual_seed(seed)
         torch.randn(draws)
         with pytest.warns(UserWarning, match="a new head"):
-            return CrossEncoder(DATA / "enc" / "bert", num_labels=2).head.scores.weight
+            return CrossEncoder(DATA / "enc" / "bert", num_labels=2).head.classifier.weight
 
     assert scores(1).equal(scores(1, draws=7)) and not scores(1).equal(scores(2))
     assert 0.01 < scores(1).std() < 0.03
@@ -422,3 +424,56 @@ def test_keeping_layers():
 
 def test_names_of_activations():
     assert type(find_activation("torch.nn.modules.activation.GELU")) is nn.GELU
+
+
+@pytest.mark.parametrize(
+    ("activation", "kept"), [(nn.LeakyReLU(0.5), False), (nn.LeakyReLU(), True), (nn.PReLU(), False)]
+)
+def test_an_activation_is_saved_by_its_name(activation, kept, tmp_path):
+    model = new_model(activation_fn=activation)
+    assert model.predict(PAIRS).dtype == np.float32
+    if kept:
+        model.save(tmp_path)
+        close(CrossEncoder(tmp_path).predict(PAIRS), model.predict(PAIRS), 0)
+    else:
+        with pytest.warns(UserWarning, match="only the name is saved: give it again"):
+            model.save(tmp_path)
+
+
+def test_a_bi_encoder_leaves_its_settings_behind(tmp_path):
+    bi = tiny_model()
+    bi.truncate_dim, bi.default_prompt_name = 8, "query"
+    bi.prompts["query"] = "sort "
+    bi.save(tmp_path)
+    with pytest.warns(UserWarning, match="a new head"):
+        model = CrossEncoder(tmp_path, num_labels=1)
+    close(model.predict(PAIRS), model.predict(PAIRS, prompt=""), 0)
+    assert model.out_width == 1
+
+
+def test_the_shortest_maximum_length():
+    assert new_model(max_length=4).predict(PAIRS).shape == (len(PAIRS),)
+
+
+def test_labels_of_one_name():
+    with pytest.raises(ValueError, match="id2label gives two labels one name"):
+        read_labels({"id2label": {"0": "a", "1": "a"}})
+
+
+def test_an_error_names_the_folder_and_shows_no_model():
+    with pytest.raises(ValueError) as error:
+        open_model(DATA / "folders/st6/ce", "SentenceTransformer")
+    assert len(str(error.value)) < 200 and "st6/ce gives scores, no embeddings: open it with CrossEncoder" in str(
+        error.value
+    )
+
+
+def test_a_generator_of_documents():
+    model = new_model()
+    assert model.rank("read", (d for d in DOCUMENTS), return_documents=True) == model.rank(
+        "read", DOCUMENTS, return_documents=True
+    )
+    with pytest.raises(ValueError, match="top_k is -1"):
+        model.rank("read", DOCUMENTS, top_k=-1)
+    with pytest.raises(ValueError, match="predict has no argument batch_size"):
+        model.rank("read", DOCUMENTS, batch_size=8)

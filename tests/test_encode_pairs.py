@@ -29,7 +29,7 @@ def models(tmp_path_factory):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = CrossEncoder(tiny_model().content(), num_labels=n)
-        nn.init.normal_(model.head.scores.weight, generator=torch.Generator().manual_seed(0))
+        nn.init.normal_(model.head.classifier.weight, generator=torch.Generator().manual_seed(0))
         found[n] = tmp_path_factory.mktemp("models") / str(n)
         model.save(found[n])
     return found
@@ -109,11 +109,11 @@ def test_other_outputs(models, here):
     encode(models[1], file, output="one.jsonl")
     close(np.float32([json.loads(line)["score"] for line in Path("one.jsonl").read_text().splitlines()]), expected[1])
     encode(models[3], file, output="three.jsonl")
-    close(
-        np.float32([json.loads(line)["scores"] for line in Path("three.jsonl").read_text().splitlines()]), expected[3]
-    )
+    close(np.float32([json.loads(line)["score"] for line in Path("three.jsonl").read_text().splitlines()]), expected[3])
     encode(models[1], file, output="one.safetensors")
     close(load_file("one.safetensors")["scores"], expected[1])
+    encode(models[3], file, output="three.safetensors")
+    close(load_file("three.safetensors")["scores"], expected[3])
 
 
 def test_prompts_and_lengths(models, here):

@@ -191,3 +191,8 @@ def test_wrong_rows(tmp_path, columns, label, loss, changes, message):
 def test_what_is_for_texts_alone(tmp_path, entry):
     with pytest.raises(ValueError, match=f"{next(iter(entry))} in .* is not for a CrossEncoder"):
         open_rows(tmp_path, LISTS, **entry)
+
+
+def test_a_query_is_one_text(tmp_path):
+    with pytest.raises(ValueError, match="the column documents holds lists: the first one has a single query"):
+        open_rows(tmp_path, {"documents": "d", "query": "q"})

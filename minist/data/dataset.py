@@ -85,8 +85,10 @@ class Dataset:
             return
         wrong = np.flatnonzero((labels < 0) | (labels >= count) | (labels != labels.astype(np.int64)))
         if len(wrong):
-            given = f"the label of row {wrong[0] + 1:,} is {labels[wrong[0]]:g}"
-            raise ValueError(f"{given}, classes are the whole numbers from 0 to {count - 1}: set num_labels to more")
+            label = float(labels[wrong[0]])
+            way = "set num_labels to more" if label >= count and label.is_integer() else "leave such rows out"
+            given = f"the label of row {wrong[0] + 1:,} is {label:g}"
+            raise ValueError(f"{given}, classes are the whole numbers from 0 to {count - 1}: {way}")
 
     def tokens(self, rows: Tensor) -> Tensor:
         """Tokens of each of `rows` in all columns, [n] int64."""

@@ -44,7 +44,7 @@ class EmbeddingFile:
     """The result `output` while it is made, of rows of `width` numbers of type `dtype`; a leader starts and ends it."""
 
     def __init__(self, output: Path, width: int, dtype: np.dtype, kind: str = "embedding") -> None:
-        """`kind` "score": rows are single numbers, and what is written of N rows is [N] and not [N, 1]."""
+        """`kind` "score": of one number in each row [N] is written, and not [N, 1]."""
         self.kind = kind
         self.output, self.width, self.dtype = output, width, dtype
         self.folder = output.with_name(f".{output.name}.unfinished")
@@ -162,7 +162,7 @@ class EmbeddingFile:
         with complete_file(self.result) as partial, open(partial, "wb") as stream:
             if self.output.suffix == ".jsonl":
                 for chunk in chunks:
-                    shown = (chunk[:, 0] if self.kind == "score" else chunk).tolist()
+                    shown = chunk.reshape(self._shape(*chunk.shape)).tolist()
                     stream.writelines(f'{{"{self.kind}": {json.dumps(row)}}}\n'.encode() for row in shown)
             else:
                 stream.write(header(self.output.suffix, self._shape(rows, width), dtype, self.kind))
@@ -171,7 +171,7 @@ class EmbeddingFile:
         self._publish()
 
     def _shape(self, rows: int, width: int) -> tuple[int, ...]:
-        return (rows,) if self.kind == "score" else (rows, width)
+        return (rows,) if self.kind == "score" and width == 1 else (rows, width)
 
     def _publish(self) -> None:
         with complete_file(self.finished) as partial:  # before the rename: --resume then knows what the result is

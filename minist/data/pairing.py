@@ -1,4 +1,4 @@
-"""Pairs of texts from texts that were tokenized once: who is paired with whom, and what a pair looks like.
+"""RowPairs of texts from texts that were tokenized once: who is paired with whom, and what a pair looks like.
 
 texts            a: how much protein     b: it depends     c: two cups
 pairs            (a, b)  (a, c)
@@ -45,7 +45,7 @@ class Pairing:
         self.whole = tokenizer  # its max_length may still be set
         # of one text, whole: how a pair is cut depends on both, and must not count special tokens
         self.tokenizer = Tokenizer(Backend.from_str(tokenizer.backend.to_str()), NO_LIMIT, special_tokens=False)
-        pair = tokenizer.backend.encode("x", "x")
+        pair = self.tokenizer.backend.encode("x", "x")
         if not {0, 1} <= set(pair.sequence_ids):
             raise ValueError("the tokenizer makes no token of the letter x: it cannot show how it joins pairs")
         places, ids, types = pair.sequence_ids, torch.tensor(pair.ids), torch.tensor(pair.type_ids)
@@ -95,7 +95,8 @@ class Pairing:
 
 def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
     """How many tokens stay of the first and the second text of pairs that are n and m long, [P] each, "longest first":
-    one by one the longer text loses its last token, the second where both are as long, until both fit."""
+    the longer text loses its last tokens until both fit. Of an odd number of places the text that was longer has one
+    more, the second where both were as long."""
     less = torch.minimum(torch.minimum(n, m), torch.tensor(room // 2))  # the shorter text; the longer has the rest
     kept_n, kept_m = torch.where(n > m, room - less, less), torch.where(n > m, less, room - less)
     fits = n + m <= room
@@ -105,7 +106,7 @@ def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
 # ---------------------------------------------------------------- who is paired with whom
 
 
-class Pairs(NamedTuple):
+class RowPairs(NamedTuple):
     """The pairs of some rows, those of a row side by side."""
 
     queries: Tensor  # [P] places of their rows
@@ -113,15 +114,15 @@ class Pairs(NamedTuple):
     counts: Tensor  # [rows] pairs of each row
 
 
-def pair_rows(columns: Sequence[Tensor]) -> Pairs:
+def pair_rows(columns: Sequence[Tensor]) -> RowPairs:
     """Each row's query with all texts of the row, column after column. `columns` has for each column of texts the
     number of texts in each row, [rows]."""
     rows = torch.cat([torch.arange(len(n)).repeat_interleave(n) for n in columns])  # of each text
     order = rows.argsort(stable=True)  # stable: column after column within a row
-    return Pairs(rows[order], order, rows.bincount(minlength=len(columns[0])))
+    return RowPairs(rows[order], order, rows.bincount(minlength=len(columns[0])))
 
 
-def add_negatives(pairs: Pairs, rows: Tensor, most: int | None, seed: int, step: int) -> Pairs:
+def add_negatives(pairs: RowPairs, rows: Tensor, most: int | None, seed: int, step: int) -> RowPairs:
     """After each row's own pairs, its query with up to `most` texts of the other rows (None: all), none twice.
 
     `rows` [rows] are the numbers of the rows in the data set: the draw depends on them, `seed` and `step` alone, and
@@ -136,4 +137,4 @@ def add_negatives(pairs: Pairs, rows: Tensor, most: int | None, seed: int, step:
     drawn = kept >= 0
     queries = torch.cat([pairs.queries, torch.arange(len(rows)).repeat_interleave(drawn.sum(1))])
     order = queries.argsort(stable=True)  # own pairs first
-    return Pairs(queries[order], torch.cat([pairs.texts, texts[drawn]])[order], pairs.counts + drawn.sum(1))
+    return RowPairs(queries[order], torch.cat([pairs.texts, texts[drawn]])[order], pairs.counts + drawn.sum(1))

@@ -16,10 +16,10 @@ from minist.files import check_file
 
 T = TypeVar("T")
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
-# how people call the columns of pairs: the first two of which a file has both
-PAIRS: tuple[tuple[str, str], ...] = (("query", "document"), ("query", "passage"), ("query", "text"))
-PAIRS += (("question", "answer"), ("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2"))
-PAIRS += (("premise", "hypothesis"), ("anchor", "positive"))
+# how people call the two columns of pairs, in small letters
+FIRST = ["query", "question", "anchor", "premise", "sentence1", "sentence_a", "text1", "text_a"]
+SECOND = ["document", "passage", "text", "answer", "positive", "context", "hypothesis"]
+SECOND += ["sentence2", "sentence_b", "text2", "text_b"]
 # a block of texts is the share of work that a process takes at once: about 500,000 tokens
 BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21
 
@@ -50,8 +50,10 @@ class Texts:
             if file != STANDARD_INPUT:
                 check_file(file)
             if (kind == "txt") == bool(self.columns):
-                wanted = "has no columns: leave --column out, or name a --format" if kind == "txt" else "has columns"
-                raise ValueError(f"{file} is read as {kind}, which {wanted}: name the one with the text, --column")
+                way = "has columns: name the one with the text, --column"
+                if kind == "txt":
+                    way = "has no columns: leave --column out, or name a --format"
+                raise ValueError(f"{file} is read as {kind}, which {way}")
 
     def __iter__(self) -> Iterator[Text]:
         """Every text or pair of every input, in order. ValueError names file and line of what is none."""
@@ -64,26 +66,23 @@ class Texts:
                 yield (first, second[0]) if second else first
 
     def pair_columns(self) -> tuple[Column, Column]:
-        """Where pairs are, as the first input looks: under names that people use for them, else the first two columns
-        of a table that has no others, and no header. ValueError where that is not so."""
+        """Where pairs are, as the first input looks: under names that people use for them, else the two columns of a
+        table that has no others, and no header. ValueError where that is not so."""
         file = self.inputs[0]
         kind, sources = self.format_of(file), list[Column]()
         if kind == "txt" or file == STANDARD_INPUT:
-            raise ValueError(
-                f"{file}: pairs are two columns of jsonl, json, csv, tsv or parquet: name them by --column"
-            )
+            wanted = "pairs are two columns of jsonl, json, csv, tsv or parquet"
+            raise ValueError(f"{file}: {wanted}: name them by --column, twice")
         if kind in ("csv", "tsv"):
             sources = [0, 1]  # without a header, the first line is a row
         row = next(rows.read_rows(file, sources, kind))
-        names = list(row.values() if sources else row)
-        for first, second in PAIRS:
-            if {first, second} <= set(names):
-                return first, second
-        if not sources or len(names) != 2:
-            raise ValueError(
-                f"{file} has the columns {listing(map(str, names))}: name those of a pair by --column, twice"
-            )
-        return 0, 1
+        names = list(map(str, row.values() if sources else row))
+        first, second = ([name for name in names if name.lower() in known] for known in (FIRST, SECOND))
+        if len(first) == len(second) == 1:
+            return first[0], second[0]
+        if sources and len(names) == 2 and not first and not second:
+            return 0, 1
+        raise ValueError(f"{file} has the columns {listing(names)}: name those of a pair by --column, twice")
 
     def count(self) -> int | None:
         """How many there are, for a progress bar: a table whose cells hold line ends has fewer. None if not known."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from minist.module import WeightError, checked, on_cpu
 
 
-def initialize(module: nn.Module, std: float) -> None:
+def initialize(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
     """BERT's random start: matrices normal(0, std), biases 0, norms 1."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.normal_(part.weight, std=std)
+            nn.init.normal_(part.weight, std=std, generator=generator)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
 

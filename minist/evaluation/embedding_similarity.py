@@ -21,6 +21,7 @@ class EmbeddingSimilarityEvaluator:
     """
 
     columns = ("text1", "text2", "score")
+    of = "embeddings"  # what it asks a model for
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class InformationRetrievalEvaluator:
     """
 
     columns = ("query", "document")
+    of = "embeddings"  # what it asks a model for
 
     def __init__(
         self,

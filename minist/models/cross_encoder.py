@@ -30,7 +30,13 @@ from minist.models.reading import read_optional
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel, find_content
 from minist.models.weight_files import read_weights
-from minist.modules.classification_head import Activation, ClassificationHead, default_labels, find_activation
+from minist.modules.classification_head import (
+    ACTIVATIONS,
+    Activation,
+    ClassificationHead,
+    default_labels,
+    find_activation,
+)
 from minist.progress import progress_bar
 
 THEIRS = {  # arguments in sentence-transformers, and what to do here
@@ -41,7 +47,8 @@ THEIRS = {  # arguments in sentence-transformers, and what to do here
     "sentences": "the pairs come first, without a name",
     "inputs": "the pairs come first, without a name",
 }
-Pairs = Iterable[Sequence[str]]
+# settings of a bi-encoder that mean nothing to a cross-encoder, or something else
+OF_EMBEDDINGS = ("model_type", "truncate_dim", "prompts", "default_prompt_name")
 
 
 class CrossEncoder(TextModel):
@@ -110,16 +117,22 @@ class CrossEncoder(TextModel):
 
     def name_labels(self, classes: list[str]) -> list[str]:
         """The order of words that are labels: the model's own, if it has names. Else it takes these and saves them."""
-        if not classes or set(classes) <= set(self.head.labels):
-            return self.head.labels if classes else []
-        if self.head.labels != default_labels(len(classes)):
-            own = listing(self.head.labels)
-            raise ValueError(f"the labels are {listing(classes)}, the model's {own}: set num_labels to {len(classes)}")
+        own = self.head.labels
+        if not classes or set(classes) <= set(own):
+            return own if classes else []
+        if own != default_labels(len(classes)):
+            way = "spell them as the model does, or set its id2label"
+            if len(own) != len(classes):
+                way = f"set num_labels to {len(classes)}"
+            raise ValueError(f"the labels are {listing(classes)}, the model's {listing(own)}: {way}")
         self.head.labels = list(classes)
         return classes
 
     def content(self) -> Content:
-        name = f"{type(self.activation_fn).__module__}.{type(self.activation_fn).__name__}"
+        kind = type(self.activation_fn)
+        name = f"{kind.__module__}.{kind.__name__}"
+        if ACTIVATIONS.get(kind.__name__) is not kind or repr(kind()) != repr(self.activation_fn):
+            warnings.warn(f"of activation_fn {self.activation_fn} only the name is saved: give it again", stacklevel=2)
         content = super().content()
         return replace(content, settings=content.settings | {"activation_fn": name, "similarity_fn_name": None})
 
@@ -137,7 +150,7 @@ class CrossEncoder(TextModel):
 
     def predict(
         self,
-        pairs: Pairs,
+        pairs: Iterable[Sequence[str]],
         *,
         activation_fn: Activation | None = None,
         apply_softmax: bool = False,
@@ -161,7 +174,7 @@ class CrossEncoder(TextModel):
         embed, prefix = embedder(self, device), self.find_prompt(prompt_name, prompt)
         with progress_bar(len(many), "pairs", "scoring", show_progress_bar) as bar:
             logits, _ = embed(many, prefix, batch_tokens, bar.update, None)
-        scores = (self.activation_fn if activation_fn is None else find_activation(activation_fn))(logits)
+        scores = (self.activation_fn if activation_fn is None else find_activation(activation_fn))(logits).detach()
         scores = scores.softmax(dim=1) if apply_softmax and self.num_labels > 1 else scores
         scores = scores[:, 0] if self.num_labels == 1 else scores
         scores = scores[0] if is_one else scores
@@ -180,6 +193,7 @@ class CrossEncoder(TextModel):
         batch_tokens: int = 0,
         show_progress_bar: bool | None = None,
         device: str | torch.device | Sequence[str] | None = None,
+        **theirs: Any,
     ) -> list[dict[str, Any]]:
         """The documents from the best to the worst for `query`: [{"corpus_id": place in `documents`, "score": ..}, ..],
         at most `top_k`, with their "text" if `return_documents`; of equal scores the earlier document comes first.
@@ -188,6 +202,7 @@ class CrossEncoder(TextModel):
             raise ValueError(f"rank needs a model of one label, this one has {self.num_labels}: use predict")
         if isinstance(documents, str):  # each of its letters would be one
             raise ValueError("rank takes one query, and a list of documents: use predict for other pairs")
+        documents, most = list(documents), None if top_k is None else int(number("top_k", top_k, 1))
         scores = self.predict(
             [(query, document) for document in documents],
             activation_fn=activation_fn,
@@ -196,8 +211,9 @@ class CrossEncoder(TextModel):
             batch_tokens=batch_tokens,
             show_progress_bar=show_progress_bar,
             device=device,
+            **theirs,
         )
-        order = np.argsort(-np.asarray(scores), kind="stable")[:top_k].tolist()
+        order = np.argsort(-np.asarray(scores), kind="stable")[:most].tolist()
         found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
         return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found
 
@@ -211,7 +227,7 @@ def with_head(content: Content, num_labels: int | None) -> Content:
         head: Any = stack[-1]
         if labels not in (None, head.out_width):
             head.new_labels(default_labels(labels), std)
-            warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
+            warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=2)
         return content
     folder = vars(reader).get("folder")
     if labels is None and "model_type" in content.settings:
@@ -222,8 +238,9 @@ def with_head(content: Content, num_labels: int | None) -> Content:
     head = ClassificationHead(encoder_config(reader, folder), default_labels(labels or 1))
     from_file = head.draw(read_weights(folder) if folder else {}, std)
     kept = " (but for its dense layer, the checkpoint's pooler)" if from_file else ""
-    warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=3)
-    return replace(content, stack=Stack([reader, head]))
+    warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=2)
+    own = {key: value for key, value in content.settings.items() if key not in OF_EMBEDDINGS}
+    return replace(content, stack=Stack([reader, head]), settings=own)
 
 
 def encoder_config(encoder: Any, folder: Path | None) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class TextModel(nn.Module):
         super().__init__()
         content = find_content(source, revision, token)
         if content.stack.gives != self.gives:
-            raise ValueError(f"{source} gives {content.stack.gives}, no {self.gives}: open it with CrossEncoder")
+            where = vars(content.stack.reader()).get("folder", "the model")
+            raise ValueError(f"{where} gives {content.stack.gives}, no {self.gives}: open it with CrossEncoder")
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
         self.activation_fn: nn.Module = nn.Identity()  # of what `forward` gives, for a user

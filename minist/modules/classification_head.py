@@ -26,7 +26,7 @@ class Form(NamedTuple):
     """How a family builds its head, and what a checkpoint calls the layers."""
 
     dense: str
-    scores: str
+    classifier: str
     act: Callable[[Tensor], Tensor] | None  # None: config.json names it
     dropout: tuple[str, ...]  # in config.json; the first that is there and not null
     norm: str = ""  # none, where it has no name
@@ -34,7 +34,7 @@ class Form(NamedTuple):
 
 
 POOLER = Form("bert.pooler.dense", "classifier", torch.tanh, ("classifier_dropout", "hidden_dropout_prob"))
-ROBERTA = POOLER._replace(dense="classifier.dense", scores="classifier.out_proj", drops_input=True)
+ROBERTA = POOLER._replace(dense="classifier.dense", classifier="classifier.out_proj", drops_input=True)
 FORMS = {
     "bert": POOLER,
     "roberta": ROBERTA,
@@ -74,19 +74,19 @@ class ClassificationHead(Module):
         """A new last layer, with a score for each of these."""
         assert self.in_width is not None
         self.labels, self.out_width = list(labels), len(labels)
-        self.scores = nn.Linear(self.in_width, len(labels))
+        self.classifier = nn.Linear(self.in_width, len(labels))
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """[T, D] -> [N, C], logits."""
         if not len(x):  # no text: no scores, that still hang on the graph, so that backward runs
-            return self.scores(self.dense(x))
+            return self.classifier(self.dense(x))
         x = pool(self.pooling, x, packed, torch.zeros_like(packed.prompt_lengths))
         x = self.dropout(x) if self.form.drops_input else x
-        return self.scores(self.dropout(self.norm(self.act(self.dense(x)))))
+        return self.classifier(self.dropout(self.norm(self.act(self.dense(x)))))
 
     def names(self) -> dict[str, str]:
         """Our layers -> theirs in a checkpoint."""
-        names = {"dense": self.form.dense, "norm": self.form.norm, "scores": self.form.scores}
+        names = {"dense": self.form.dense, "norm": self.form.norm, "classifier": self.form.classifier}
         return {ours: theirs for ours, theirs in names.items() if theirs}
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -113,19 +113,19 @@ class ClassificationHead(Module):
 
     def new_labels(self, labels: Sequence[str], std: float) -> None:
         self.set_labels(labels)
-        draw(self.scores, std)
+        draw(self.classifier, std)
 
 
 def draw(module: nn.Module, std: float) -> None:
     """Random weights that depend on torch's seed alone, and not on what was drawn before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch.initial_seed())
-        initialize(module, std)
+    initialize(module, std, torch.Generator().manual_seed(torch.initial_seed()))
 
 
 def read_labels(config: Mapping[str, Any]) -> list[str]:
     """The names of the labels 0, 1, .. in a config.json; transformers means two where nothing is said of them."""
     names = {int(i): str(name) for i, name in (config.get("id2label") or {}).items()}
+    if len(set(names.values())) < len(names):
+        raise ValueError("id2label gives two labels one name")
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"id2label has the numbers {sorted(names)}, they must be 0, 1, 2 ..")
     count = int(number("num_labels", config.get("num_labels", len(names) or 2), 1, 10**6))
@@ -150,6 +150,6 @@ def find_activation(given: Activation) -> nn.Module:
     ValueError for another: code that a folder names is not run."""
     if isinstance(given, nn.Module):
         return given
-    name = str(given).removeprefix("torch.nn.modules.activation.").removeprefix("torch.nn.modules.linear.")
+    name = str(given).rpartition(".")[2] if str(given).startswith("torch.nn.") else given
     found: nn.Module = pick("activation_fn", name, ACTIVATIONS)()
     return found

@@ -55,7 +55,7 @@ class ModelConfig:
     path: str = ""  # a folder, or a name on the Hugging Face hub
     revision: str = ""  # of a model on the hub: branch, tag or commit
     keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
-    num_labels: int = limited(0)  # scores that a CrossEncoder gives of a pair; 0: as the model in path, else 1
+    num_labels: int = limited(0)  # scores that a CrossEncoder gives of a pair; 0: as the cross-encoder in path, else 1
     max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json

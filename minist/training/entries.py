@@ -16,7 +16,7 @@ from minist.models import open_model
 from minist.models.text_model import TextModel
 from minist.training.config import Config, EvalConfig, RowsConfig
 from minist.training.construct import Table, make
-from minist.training.evaluations import Evaluation, LossEvaluation, make_evaluator
+from minist.training.evaluations import Evaluation, LossEvaluation, check_kind, make_evaluator
 from minist.training.guide import Guide
 from minist.training.pair_rows import PairRows
 from minist.training.start import plain_weights
@@ -38,7 +38,8 @@ def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:
 
 def make_guides(config: Config, device: torch.device) -> Guides:
     given = [(k, table) for k, table in (("guide", config.guide), ("teacher", config.teacher)) if table.model]
-    return {k: (open_model(t.model, revision=t.revision or None, device=device), t.cache) for k, t in given}
+    kind = "SentenceTransformer"  # losses compare embeddings with its
+    return {k: (open_model(t.model, kind, revision=t.revision or None, device=device), t.cache) for k, t in given}
 
 
 def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
@@ -152,7 +153,9 @@ def make_evaluation(
 ) -> Evaluation:
     """An evaluator, or the mean of a loss over rows: that of a task, if a [[data]] entry writes it alike."""
     if entry.evaluator:
-        return make_evaluator(entry)
+        evaluator = make_evaluator(entry)
+        check_kind(entry, evaluator, model)
+        return evaluator
     pairs = zip(config.data, tasks, strict=True)
     same = next((task for other, task in pairs if other.loss == entry.loss), None)
     loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed, model).to(model.device)

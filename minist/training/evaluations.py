@@ -54,6 +54,15 @@ def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:
     return len(left) == len(wanted) and all(len(left.intersection(column.split(" or "))) == 1 for column in wanted)
 
 
+def check_kind(entry: EvalConfig, evaluator: Any, model: TextModel) -> None:
+    """ValueError for an evaluator of another kind of model: found at the end of the training, it would be too late."""
+    gives = [model.gives, "one score"] if model.gives == "scores" and model.width == 1 else [model.gives]
+    match evaluator:
+        case object(of=str(of)) if of not in gives:  # a class of a user's own need not say
+            name = entry.evaluator["name"]
+            raise ValueError(f"config: {name} in {entry.where} is for models that give {of}, this one gives {gives[0]}")
+
+
 class LossEvaluation:
     """The mean of a loss over the rows of a data set, in batches as in training, since it may compare their rows."""
 

@@ -16,7 +16,7 @@ from minist.batch import Batch
 from minist.data.batches import balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
-from minist.data.pairing import Pairing, Pairs, add_negatives, pair_rows
+from minist.data.pairing import Pairing, RowPairs, add_negatives, pair_rows
 from minist.losses.base import Loss
 from minist.training.task import TrainingRows
 
@@ -28,8 +28,9 @@ class PairRows(TrainingRows):
         """ValueError where a cell of the first column is a list: a row has one query."""
         super().__init__(dataset, {}, device, seed=seed)
         if dataset.columns[0].rows is not None:
-            raise ValueError(f"{dataset.names[0]} holds lists of texts: the first column has one query in each row")
+            raise ValueError(f"the column {dataset.names[0]} holds lists: the first one has a single query in each row")
         self.pairing, self.negatives, self.label_lists, self.roles = pairing, loss.negatives, loss.label_lists, (None,)
+        self.are_single = loss.negatives == 0 and len(dataset.columns) == 2 and dataset.columns[1].rows is None
 
     def batch(self, rows: Tensor, epoch: int, step: int, progress: float) -> Batch:
         rows = rows[balance(self.dataset.tokens(rows), distributed.world_size())]
@@ -37,8 +38,8 @@ class PairRows(TrainingRows):
         pairs, (queries, *others) = self._pairs(rows, step), self.dataset.take(rows)
         own = torch.isin(pairs.queries, share)
         column = self.pairing.join(queries, Packed.cat(others), pairs.queries[own], pairs.texts[own])
-        counts, labels = self._counts_and_labels(rows, step)
-        return Batch((column,), self.roles, labels, counts, progress=progress, step=step)
+        counts = None if self.are_single else pairs.counts.to(self.device)
+        return Batch((column,), self.roles, self._labels(rows), (counts,), progress=progress, step=step)
 
     def cut(self, rows: Tensor) -> dict[str, int]:
         own = pair_rows(self._texts_in_rows(rows))  # without those that are drawn
@@ -50,15 +51,17 @@ class PairRows(TrainingRows):
         """For each column but the first how many texts each row has, [rows]."""
         return [torch.ones_like(rows) if n is None else n for n in self.dataset.counts(rows)[1:]]
 
-    def _pairs(self, rows: Tensor, step: int) -> Pairs:
+    def _pairs(self, rows: Tensor, step: int) -> RowPairs:
         """Of all ranks' rows, since a row's negatives are texts of any other."""
         pairs = pair_rows(self._texts_in_rows(rows))
         return pairs if self.negatives == 0 else add_negatives(pairs, rows, self.negatives, self.seed, step)
 
     def _counts_and_labels(self, rows: Tensor, step: int) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
-        are_single = self.negatives == 0 and len(self.dataset.names) == 2 and self.dataset.counts(rows)[1] is None
-        counts = None if are_single else self._pairs(rows, step).counts.to(self.device)
+        counts = None if self.are_single else self._pairs(rows, step).counts.to(self.device)
+        return (counts,), self._labels(rows)
+
+    def _labels(self, rows: Tensor) -> Tensor | None:
         labels = self.dataset.labels(rows)
         if labels is not None and labels.dim() == 2 and self.label_lists:
             labels = labels[~labels.isnan()]  # row by row, as the pairs; NaN only fills up the lists of a table
-        return (counts,), None if labels is None else labels.to(self.device)
+        return None if labels is None else labels.to(self.device)

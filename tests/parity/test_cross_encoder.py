@@ -25,7 +25,7 @@ def new_model(path, **options):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         model = CrossEncoder(path, **options)
-    torch.nn.init.normal_(model.head.scores.weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.head.classifier.weight, std=0.5, generator=torch.Generator().manual_seed(0))
     return model
 
 
@@ -121,7 +121,7 @@ def test_gradients_of_a_batch_of_lists(tmp_path):
     ours.backward()
     assert ours.item() == pytest.approx(loss.item(), abs=1e-6)
     head = other[0].model.classifier.weight.grad
-    torch.testing.assert_close(model.head.scores.weight.grad, head, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.head.classifier.weight.grad, head, atol=1e-5, rtol=0)
     words = other[0].model.bert.embeddings.word_embeddings.weight.grad
     torch.testing.assert_close(model.stack[0].embeddings.word.weight.grad, words, atol=1e-5, rtol=0)
     assert words.abs().max() > 1e-3

@@ -23,17 +23,13 @@ from minist.data.batches import Place
 from minist.models import open_model
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
-from minist.training.evaluations import evaluate, report
+from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, CollapseWatch, Meter
 from minist.training.optimizer import learning_rate
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
 from minist.training.step import Objective, check_finite
-
-# those shown, of many: of rankings, of correlations, of classes
-RANKINGS, SCORES = ("ndcg@10", "mrr@10", "accuracy@1"), ("spearman_cosine", "spearman_dot", "_spearman")
-HEADLINES = (*RANKINGS, *SCORES, "_accuracy", "_f1_macro", "_average_precision", "_loss")
 
 
 def parse() -> argparse.Namespace:
@@ -168,8 +164,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
-    texts, result = ("some.txt", "some.npy") if model.gives == "embeddings" else ("pairs.tsv", "scores.npy")
-    run.say(f"  python encode.py --model {folder} {texts} --output {result}")
+    run.say(f"  python encode.py --model {folder} {model.example}")
     return metrics
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minist.diagnostics import ROWS, describe_batch, effective_rank
+from minist.diagnostics import ROWS, describe_batch, describe_scores, effective_rank
 from minist.training.log import ALIKE, APART, LOOKS, CollapseWatch
 
 PAIRS = {"positive", "alignment", "negative", "accuracy"}
@@ -186,3 +186,45 @@ def test_batches_of_which_nothing_is_known():
     one_row = describe_batch([torch.ones(1, 4)] * 2)
     assert not any(said(watch, *[{}, one_row] * 20))
     assert said(watch, *[ALIKE_BATCH, {}] * LOOKS)[-2]
+
+
+# ---------------------------------------------------------------- scores of pairs
+
+
+def scores(*values):
+    return torch.tensor(values)[:, None]
+
+
+def test_scores_of_lists():
+    """Three rows: the relevant one first; not; a row of one pair, which says nothing."""
+    logits, counts = scores(2.0, 1.0, 0.0, -1.0, 3.0, 9.0), torch.tensor([3, 2, 1])
+    labels = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 1.0])
+    found = describe_scores(logits, torch.sigmoid, labels, counts)
+    assert found["best_is_relevant"] == 0.5
+    assert found["spread"] == pytest.approx((math.sqrt(2 / 3) + 2.0) / 2)
+    assert found["predicted"] == pytest.approx(torch.sigmoid(logits).mean().item()) and found["label"] == 0.5
+    positives_first = describe_scores(logits, torch.sigmoid, None, counts)
+    assert positives_first["best_is_relevant"] == 0.5 and "label" not in positives_first
+    margins = describe_scores(logits, torch.sigmoid, torch.tensor([[1.0, 2.0]] * 3), counts)
+    assert margins["best_is_relevant"] == 0.5 and "label" not in margins
+    tied = describe_scores(scores(0.0, 1.0), torch.sigmoid, torch.tensor([2.0, 2.0]), torch.tensor([2]))
+    assert tied["best_is_relevant"] == 1.0  # either is one with the highest label
+
+
+def test_scores_of_single_pairs():
+    found = describe_scores(scores(1.0, -1.0), torch.nn.Identity(), torch.tensor([1.0, 0.0]), None)
+    assert found == {"predicted": 0.0, "label": 0.5, "spread": 1.0}
+
+
+def test_scores_of_several_labels():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
+    found = describe_scores(logits, torch.nn.Identity(), torch.tensor([0, 2]), None)
+    assert found["accuracy"] == 0.5
+    assert found["confidence"] == pytest.approx(logits.softmax(1).amax(1).mean().item())
+    shares = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.2, 0.6]])
+    assert describe_scores(logits, torch.nn.Identity(), shares, None) == found
+
+
+@pytest.mark.parametrize("logits", [torch.empty(0, 1), scores(float("nan"), 1.0)])
+def test_scores_of_which_nothing_can_be_said(logits):
+    assert describe_scores(logits, torch.sigmoid, None, None) == {}

@@ -226,6 +226,12 @@ def test_wrong_configs(folder):
     assert "'CoSENTLoss', known are ADRMSELoss, BinaryCrossEntropyLoss" in wrong(folder, dense)
     plain = PAIRS.replace('type = "CrossEncoder"', 'type = "SentenceTransformer"')
     assert "num_labels is 3, but a SentenceTransformer gives no scores: use a CrossEncoder" in wrong(folder, plain)
+    other = CONFIG.replace('"CrossEncoderRerankingEvaluator"', '"EmbeddingSimilarityEvaluator"')
+    other = other.replace('query = "q", positive = "p", documents = "d" }', 'text1 = "q", text2 = "p", score = "m" }')
+    write_jsonl(folder / "lists.jsonl", [{**row, "m": 1.0} for row in lists()])
+    assert "EmbeddingSimilarityEvaluator in [[eval]] held is for models that give embeddings, this one gives" in wrong(
+        folder, other
+    )
     write_jsonl(folder / "lists.jsonl", [*lists(3), {"q": "a", "d": ["b", "c"], "s": [1], "p": "b", "m": [1]}])
     message = wrong(folder, CONFIG)
     assert "lists.jsonl, row 4: 's' is [1], but the row has 2 documents: give a list with a number for each" in message

@@ -59,7 +59,7 @@ class CrossEncoder(TextModel):
     model.rank("a query", ["a document", "another"])  # [{"corpus_id": 1, "score": 0.98}, ..]
     """
 
-    gives = "scores"
+    gives, example = "scores", "pairs.tsv --output scores.npy"
 
     def __init__(
         self,

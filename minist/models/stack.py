@@ -35,7 +35,8 @@ class Stack(nn.ModuleList):
         widths = {}
         for route, path in self.paths.items():
             try:
-                widths[route] = check_path(path)[1]
+                kinds, widths[route] = check_path(path)
+                self.gives = kinds[-1]  # "embeddings" or "scores"
             except ValueError as e:
                 raise ValueError(str(e) if route is None else f"the route {route!r}: {e}") from None
         if len(set(widths.values())) > 1:  # their embeddings are compared with one another
@@ -67,11 +68,6 @@ class Stack(nn.ModuleList):
     @property
     def out_width(self) -> int:
         return check_path(next(iter(self.paths.values())))[1]  # looked up again: keep_layers and append change modules
-
-    @property
-    def gives(self) -> str:
-        """ "embeddings" or "scores"."""
-        return check_path(next(iter(self.paths.values())))[0][-1]
 
     @property
     def num_layers(self) -> int:

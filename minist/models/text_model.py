@@ -51,6 +51,7 @@ class TextModel(nn.Module):
     """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
     gives: ClassVar[str] = "embeddings"  # what its last module must give
+    example: ClassVar[str] = "some.txt --output some.npy"  # for encode.py
     pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
     ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
 
@@ -169,8 +170,6 @@ class TextModel(nn.Module):
     @property
     def default_batch_tokens(self) -> int:
         return 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
-
-    # ------------------------------------------------------------ texts to vectors
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
         """[N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""

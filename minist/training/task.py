@@ -1,10 +1,10 @@
 """A task: the rows of one [[data]] entry, the loss that is to fall on them, and the way to its gradient."""
 
+import random
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from minist.batch import Batch
 from minist.data.batches import Place, balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
-from minist.data.transforms import delete_words, draw_pairs, uniform, word_starts
+from minist.data.transforms import delete_words, draw_pairs, word_starts
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.training.guide import Guide
@@ -99,8 +99,7 @@ class Task(NamedTuple):
         """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
         batch = self.rows.batch(place.rows, place.epoch, place.step, place.step / total)
         objective = Objective(self.loss, batch, self.weight, self.loss.outputs(place.step, setup.model.num_layers))
-        # dropout: other masks on every rank and in every step, and the same again in a resumed run. On a CPU torch
-        # takes the last 32 bits of a seed alone: so all of ours are mixed into them
-        ranks = np.array([distributed.world_size()]), np.array([distributed.rank()])
-        self.step(setup, objective, int(uniform(seed, place.step, *ranks)[0] * 2**32))
+        # dropout: other masks on every rank and in every step, and the same again in a resumed run
+        source = random.Random(f"{seed} {place.step} {distributed.world_size()} {distributed.rank()}")
+        self.step(setup, objective, source.getrandbits(32))  # of a longer one, torch on a CPU takes the last 32 bits
         return objective

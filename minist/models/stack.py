@@ -24,8 +24,7 @@ Outputs = tuple[Tensor, ...]
 
 
 class Stack(nn.ModuleList):
-    """From texts to embeddings or scores. `role`, such as "query" or None, picks a path; where there is one it does
-    not matter."""
+    """From texts to embeddings or scores. `role`, such as "query" or None, picks a path where there are several."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         """ValueError for an order or widths that do not fit together."""

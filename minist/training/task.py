@@ -70,8 +70,7 @@ class TrainingRows:
         return counts, None if labels is None else labels.to(self.device)
 
     def cut(self, rows: Tensor) -> dict[str, int]:
-        """By column, how many texts of these rows were cut at the maximum length."""
-        return self.dataset.cut(rows)
+        return self.dataset.cut(rows)  # by column, how many texts were cut at the maximum length
 
     def check(self, loss: Loss, model: TextModel, batch_size: int) -> None:
         """ValueError, with what it takes, if a loss cannot take these columns and labels: tried on zeros."""

@@ -13,6 +13,7 @@ import copy
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +30,11 @@ from shelf import SHELF, random_columns  # noqa: E402
 from test_encoders import FAMILIES, tiny_encoder  # noqa: E402
 from tiny import sentences, tiny_model  # noqa: E402
 
-from minist import Batch, Packed  # noqa: E402
+from minist import Batch, CrossEncoder, Packed  # noqa: E402
 from minist.encoders.attention import attention  # noqa: E402
 from minist.losses import MultipleNegativesRankingLoss, row_blocks  # noqa: E402
 from minist.losses.base import total  # noqa: E402
+from minist.losses.cross_encoder import LambdaLoss  # noqa: E402
 from minist.modules.pooling import MODES, Pooling  # noqa: E402
 from minist.training.gradcache import gradcache  # noqa: E402
 from minist.training.optimizer import make_optimizer  # noqa: E402
@@ -293,6 +295,32 @@ def check_encode(device: torch.device) -> Iterator[Pair]:
 
 # ---------------------------------------------------------------- the table
 
+LISTS = {"read": ["write read", "sort a list", ""], "sort": ["file"], "wait": ["thread " * 40, "wait " * 9, "socket"]}
+
+
+def check_cross_encoder(device: torch.device) -> Iterator[Pair]:
+    """Scores of pairs, and the gradients of a loss of lists of different length."""
+    (wanted, *slopes), (found, *others) = (score_lists(place) for place in (torch.device("cpu"), device))
+    yield Pair("scores", [found], [wanted], 1e-5)
+    yield Pair("gradients of LambdaLoss", others, slopes, 1e-4)
+
+
+def score_lists(device: torch.device) -> list[Tensor]:
+    """Scores of all pairs, the loss, and the gradients of all parameters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the new head
+        torch.manual_seed(0)
+        model = CrossEncoder(tiny_model().content(), num_labels=1).to(device)
+    torch.nn.init.constant_(model.head.classifier.weight, 0.3)
+    pairs = [(query, document) for query, documents in LISTS.items() for document in documents]
+    scores = model.predict(pairs, convert_to_tensor=True)
+    ((logits,),) = model([model.read(pairs, "", None)[0]])
+    counts = torch.tensor([len(documents) for documents in LISTS.values()], device=device)
+    value = LambdaLoss()([logits], Batch(labels=torch.arange(len(pairs), device=device) % 3, counts=(counts,)))
+    value.backward()
+    return [torch.as_tensor(scores), value, *gradients(model)]
+
+
 CHECKS: list[Callable[[torch.device], Iterator[Pair]]] = [
     check_attention,
     check_pooling,
@@ -301,6 +329,7 @@ CHECKS: list[Callable[[torch.device], Iterator[Pair]]] = [
     check_gradcache,
     check_steps,
     check_encode,
+    check_cross_encoder,
 ]
 
 

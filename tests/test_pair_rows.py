@@ -11,6 +11,7 @@ from minist.data.rows import read_rows
 from minist.losses.base import Loss
 from minist.training.config import Config, DataConfig
 from minist.training.entries import make_rows
+from minist.training.pair_rows import PairRows
 
 TEXTS = sentences(60, seed=4)
 ROWS = [
@@ -140,6 +141,16 @@ def grouped(values):
             groups.append([])
         groups[-1].append(value)
     return groups
+
+
+def test_how_many_pairs_are_cut(tmp_path):
+    shorter = cross_encoder()
+    shorter.max_length = 9
+    rows = open_rows(tmp_path, LISTS, loss=Example(3), model=shorter)
+    assert type(rows) is PairRows
+    chosen = torch.tensor([6, 1, 4])
+    pairs = [(ROWS[i]["q"], d) for i in chosen.tolist() for d in ROWS[i]["d"]]
+    assert rows.cut(chosen) == {"pairs": shorter.read(pairs, "", None)[1]} != {"pairs": 0}
 
 
 def test_the_cache_does_not_depend_on_the_maximum_length(tmp_path):

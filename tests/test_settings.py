@@ -1,4 +1,4 @@
-"""What a folder says of itself: whether its encoder has a head that is used, in each generation's way; wrong settings."""
+"""What a folder says of itself: whether its encoder has a head that is used, as each generation says it."""
 
 import json
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -21,9 +20,8 @@ MINE = """Find hard negatives for the pairs of a file, with the embeddings of a 
 python -m minist mine --model M --pairs pairs.jsonl --output triplets.jsonl --relative-margin 0.05
 python -m minist mine --model M --pairs p.tsv --corpus docs.txt --output t.jsonl --format n-tuple --num-negatives 5
 
-Equal queries are one with several positives. Negatives are texts of --corpus, and positives of other queries.
-The embeddings stay beside the output, in .triplets.jsonl.embeddings: a run that was killed goes on from there, and one
-with other limits begins with them. Delete the folder when you need it no more."""
+Equal queries are one with several positives. Negatives are texts of --corpus, and positives of other queries. The
+embeddings stay in .triplets.jsonl.embeddings, for a run that was killed or has other limits, until you delete them."""
 OPTIONS = [f for f in fields(Options) if "help" in f.metadata]
 SHORT = {"output_format": "format", "sampling_strategy": "sampling"}  # other names on the command line
 
@@ -39,8 +37,7 @@ def parse() -> argparse.Namespace:
     plain = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="python -m minist", description=__doc__, formatter_class=plain)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("mine", help="find hard negatives", description=MINE, formatter_class=plain)
-    add = command.add_argument
+    add = commands.add_parser("mine", help="find hard negatives", description=MINE, formatter_class=plain).add_argument
     add("--model", required=True, help="a model folder, or a name on the Hugging Face hub")
     add("--revision", help="branch, tag or commit of a model on the hub")
     add("--pairs", type=Path, required=True, help="jsonl, json, csv, tsv, parquet: a query and a positive in each row")
@@ -50,9 +47,9 @@ def parse() -> argparse.Namespace:
     add("--output", type=Path, required=True, help="the file to write, .jsonl")
     add("--cross-encoder", help="a model folder or name: its scores replace the similarities of the nearest candidates")
     for f in OPTIONS:
-        kinds = (*get_args(f.type), f.type)  # int of `int | None`
+        kinds = (*get_args(f.type), f.type)  # the first is int, of `int | None` too
         what = {"action": "store_true"} if f.type is bool else {"type": kinds[0], "choices": f.metadata["known"]}
-        text = f.metadata["help"] + (f" ({f.default})" if f.default else "")
+        text = f.metadata["help"] + ("" if f.default is None or f.type is bool else f" ({f.default})")
         add("--" + SHORT.get(f.name, f.name).replace("_", "-"), dest=f.name, default=f.default, help=text, **what)
     add("--device", help="cpu, cuda, cuda:1 .. (default: the GPU if there is one)")
     add("--dtype", default="float32", help="float32 (default); bfloat16; auto: bfloat16 where the device is fast at it")
@@ -61,8 +58,7 @@ def parse() -> argparse.Namespace:
 
 
 def mine(args: argparse.Namespace) -> None:
-    """Read, mine, write: the output appears when it is complete."""
-    check_output(args.output, [file for file in (args.pairs, args.corpus) if file])
+    check_output(args.output, [file for file in (args.pairs, args.corpus) if file])  # before anything is loaded
     options = Options(**{f.name: vars(args)[f.name] for f in OPTIONS})
     options.cache_folder = args.output.with_name(f".{args.output.name}.embeddings")
     queries, positives = read_pairs(args.pairs, args.query_column, args.positive_column)
@@ -74,13 +70,12 @@ def mine(args: argparse.Namespace) -> None:
     print(summary)
     if not rows:
         raise ValueError("no row is left: ask for fewer negatives, or give a larger --corpus or milder limits")
-    with complete_file(args.output) as partial, open(partial, "w", encoding="utf-8") as stream:
+    with complete_file(args.output) as partial, open(partial, "w", encoding="utf-8") as stream:  # whole, or not there
         stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     print(f"written to {args.output}")
 
 
-def check_output(output: Path, read: Iterable[Path]) -> None:
-    """ValueError before anything is loaded, where the output cannot be written or would replace what is read."""
+def check_output(output: Path, read: list[Path]) -> None:
     if output.suffix != ".jsonl" or output.is_dir():
         raise ValueError(f"--output is {output}: it must be a file, and end in .jsonl")
     if output.exists() and any(file.exists() and file.samefile(output) for file in read):
@@ -101,10 +96,8 @@ def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[lis
 
 
 def read_corpus(file: Path) -> list[str]:
-    """The documents of a file; blank ones, such as a last line, are left out, since they teach nothing."""
     texts = Texts((file,), () if format_of(file, "", "txt") == "txt" else ("text",))
-    texts.check()
-    documents = [text for text in map(str, texts) if text.strip()]
+    documents = [text for text in map(str, texts) if text.strip()]  # blank ones, as a last line, teach nothing
     number(f"the number of texts in {file}", len(documents), 1)
     return documents
 

@@ -277,7 +277,7 @@ def test_the_summary_says_why():
     limits = {"absolute_margin": 0.3, "max_score": 0.5, "min_score": -0.5, "range_min": 1, "range_max": 8}
     rows, summary = mine(Table(vectors), queries, positives, corpus, **limits)
     most = Counter(query for query, _ in set(zip(queries, positives, strict=True))).most_common(1)[0][1]
-    assert summary.candidates == len(set(queries)) * (8 + most), "each is counted once"
+    assert summary.kept + summary.left_out.total() == len(set(queries)) * (8 + most), "each is counted once"
     assert summary.left_out["positives of the query"] > 0
     lines = str(summary).splitlines()
     assert lines[0].startswith(f"{len(rows)} rows, of {len(set(queries))} queries with ")

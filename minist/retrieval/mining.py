@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +28,9 @@ from minist.similarity import PAIRWISE_SIMILARITIES, SIMILARITIES
 
 QUERIES, PAIRS = 1024, 4096  # queries, and pairs of embeddings, that are compared at a time, at most
 DOCUMENTS = 256  # or a multiple of it: a matrix product of an odd width takes up to half as long again
-# what one score takes at most, with what its similarity and the search for the best of them need beside it; and what a
-# candidate takes, with its document's number, what sorting needs, and Python's view of those that are chosen
-SCORE_BYTES, CANDIDATE_BYTES = 24, 256
+SCORE_BYTES, CANDIDATE_BYTES = 24, 256  # of one at most, with all that similarity, search and sorting need beside it
 Texts = Sequence[str]
 Row = dict[str, Any]
-Scored = list[tuple[str, float]]  # documents with their scores, best first
 SAMPLING: dict[str, Callable[..., list[int]]] = {  # n of the columns that may be chosen
     "top": lambda columns, n, draw: columns[:n],
     "random": lambda columns, n, draw: sorted(draw.sample(columns, min(n, len(columns)))),
@@ -49,8 +45,7 @@ FORMATS = {  # what is in a row; with output_scores labels become similarities, 
 
 
 def option(default: Any, text: str, least: float | None = None, known: dict[str, Any] | None = None) -> Any:
-    """A field of Options with a line for --help, and the smallest number or the names that it may be."""
-    return field(default=default, metadata={"help": text, "least": least, "known": known})
+    return field(default=default, metadata={"help": text, "least": least, "known": known})  # for --help, and checks
 
 
 @dataclass
@@ -111,28 +106,25 @@ class Summary(NamedTuple):
     documents: int
     wanted: int  # negatives of each
     kept: int
-    candidates: int  # the nearest documents of all queries
     lacking: int  # queries with fewer negatives than wanted
     without: int  # those among them that have none
-    left_out: Counter[str]  # reason -> candidates
+    left_out: Counter[str]  # why the other candidates were not -> how many
 
     def __str__(self) -> str:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
-        less = f"\n{self.lacking:,} queries lack negatives, {self.without:,} of them have none: "
-        return (
-            f"{self.rows:,} rows, of {self.queries:,} queries with {self.positives:,} positives, "
-            f"{self.documents:,} documents\n{self.kept:,} negatives of {self.queries * self.wanted:,} wanted, "
-            f"from {self.candidates:,} candidates\nthe other candidates: {reasons or 'none'}"
-        ) + (less + "a larger range_max or milder limits find more" if self.lacking else "")
+        s, reasons = self, ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+        text = f"{s.rows:,} rows, of {s.queries:,} queries with {s.positives:,} positives, {s.documents:,} documents\n"
+        text += f"{s.kept:,} negatives of {s.wanted * s.queries:,} wanted, "
+        text += f"from {s.kept + s.left_out.total():,} candidates\nthe other candidates: {reasons or 'none'}"
+        less = f"\n{s.lacking:,} queries lack negatives, {s.without:,} of them have none: "
+        return text + (f"{less}a larger range_max or milder limits find more" if s.lacking else "")
 
 
 def mine_hard_negatives(
     model: Any, queries: Texts, positives: Texts, corpus: Texts | None = None, options: Options | None = None
 ) -> tuple[list[Row], Summary]:
-    """Find negatives for each of `queries`, whose positives stand beside them; equal queries are one.
-
-    Candidates are the texts of `corpus` and all positives, each text once. The nearest are those by the similarity of
-    `model`, a SentenceTransformer, of embeddings of length one. ValueError where there is no pair, or half a pair."""
+    """Rows with negatives for each of `queries`, whose positives stand beside them; equal ones are one. Candidates are
+    the texts of `corpus` and all positives, each once: the nearest, by the similarity of embeddings of length one of
+    `model`, a SentenceTransformer. ValueError for no pairs, half a pair, or what is no text."""
     o = options or Options()
     queries, documents, own = number_texts(queries, positives, corpus or [])
     most = max(map(len, own))
@@ -145,14 +137,11 @@ def mine_hard_negatives(
         for block in nearest(model, q, d, own, ranks.stop + most, o.memory_mb):  # `most` of them may be positives
             block = block if o.cross_encoder is None else rescore(block, queries, documents, o)
             for i, columns in enumerate(choose(block, o, ranks, draw, left_out)):
-                golds = with_texts(documents, block.own[i], block.own_scores[i])
-                negatives = with_texts(documents, block.rows[i, columns], block.scores[i, columns])
-                rows += make_rows(queries[block.first + i], golds, negatives, o)
+                rows += make_rows(queries[block.first + i], documents, block, i, columns, o)
                 counts.append(len(columns))
             bar.update(len(block.rows))
-    texts, n = (len(queries), sum(map(len, own)), len(documents)), o.num_negatives
-    found = sum(counts), sum(counts) + left_out.total(), sum(count < n for count in counts), counts.count(0)
-    return rows, Summary(len(rows), *texts, n, *found, left_out)
+    sizes = len(rows), len(queries), sum(map(len, own)), len(documents), o.num_negatives, sum(counts)
+    return rows, Summary(*sizes, sum(count < o.num_negatives for count in counts), counts.count(0), left_out)
 
 
 def number_texts(queries: Texts, positives: Texts, corpus: Texts) -> tuple[list[str], list[str], list[list[int]]]:
@@ -181,21 +170,19 @@ class Block(NamedTuple):
     own_scores: Tensor  # [q, P]; inf there
 
 
-def nearest(
-    model: Any, queries: Tensor, documents: Tensor, own: list[list[int]], k: int, memory_mb: int
-) -> Iterator[Block]:
-    """The k nearest of `documents` [M, D] to each of `queries` [Q, D], by the model's similarity, on its device."""
+def nearest(model: Any, q: Tensor, d: Tensor, own: list[list[int]], k: int, memory_mb: int) -> Iterator[Block]:
+    """The k nearest of documents d [M, D] to each of queries q [Q, D], by the model's similarity, on its device."""
     name = model.similarity_name.replace("cosine", "dot")  # which is the same for vectors of length one
-    score: Callable[[Tensor, Tensor], Tensor] = lambda a, b: SIMILARITIES[name](a, b.to(a.device))  # noqa: E731
-    many, at_once = block_sizes(min(k, len(documents)), memory_mb)
-    for first in range(0, len(queries), many):
-        part = queries[first : first + many]
-        scores, rows = search_block(part.to(model.device), documents, k, score, at_once)
-        golds = pad_sequence([torch.tensor(numbers) for numbers in own[first : first + many]], True, -1)
-        couples = [couple.T for couple in (golds >= 0).nonzero().split(PAIRS)]
-        found = [PAIRWISE_SIMILARITIES[name](part[q], documents[golds[q, i]]) for q, i in couples]
-        own_scores = torch.full(golds.shape, torch.inf).masked_scatter(golds >= 0, torch.cat(found))
-        shift = torch.arange(len(part))[:, None] * (len(documents) + 1)  # one number for each query and document, or -1
+    similar, similar_pairs = SIMILARITIES[name], PAIRWISE_SIMILARITIES[name]
+    many, at_once = block_sizes(min(k, len(d)), memory_mb)
+    for first in range(0, len(q), many):
+        part = q[first : first + many]
+        scores, rows = search_block(part.to(model.device), d, k, lambda a, b: similar(a, b.to(a.device)), at_once)
+        golds = pad_sequence([*map(torch.tensor, own[first : first + many])], batch_first=True, padding_value=-1)
+        pairs = [pair.T for pair in (golds >= 0).nonzero().split(PAIRS)]
+        found = torch.cat([similar_pairs(part[i], d[golds[i, j]]) for i, j in pairs])
+        own_scores = torch.full(golds.shape, torch.inf).masked_scatter(golds >= 0, found)
+        shift = torch.arange(len(part))[:, None] * (len(d) + 1)  # a number for each query and document, or -1
         yield Block(first, rows, scores, torch.isin(rows + shift, golds + shift), golds, own_scores)
 
 
@@ -209,8 +196,8 @@ def block_sizes(k: int, memory_mb: int) -> tuple[int, int]:
 
 def rescore(block: Block, queries: Texts, documents: Texts, o: Options) -> Block:
     """The block with the cross-encoder's scores, in their order. Of equal scores the lower document comes first."""
-    k, asked = block.rows.shape[1], block.scores > -torch.inf  # no text whose embedding is NaN
-    asked &= ~block.is_positive | o.include_positives  # else they are no candidates, and asked for once, at the end:
+    k, asked = block.rows.shape[1], block.scores > -torch.inf  # not the texts whose embedding is NaN
+    asked &= ~block.is_positive | o.include_positives  # positives may be no candidates; their own scores come last:
     asked, rows = torch.cat([asked, block.own >= 0], 1), torch.cat([block.rows, block.own], 1)
     numbers = zip(asked.nonzero()[:, 0].tolist(), rows[asked].tolist(), strict=True)
     pairs = [(queries[block.first + i], documents[row]) for i, row in numbers]
@@ -255,25 +242,25 @@ def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out
     return chosen
 
 
-def with_texts(documents: Texts, rows: Tensor, scores: Tensor) -> Scored:
-    return [(documents[row], score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True) if row >= 0]
-
-
-def make_rows(query: str, positives: Scored, negatives: Scored, o: Options) -> list[Row]:
-    texts, scores, rows = [text for text, _ in negatives], [score for _, score in negatives], list[Row]()
-    if o.output_format == "reranking":  # as CrossEncoderRerankingEvaluator takes it
-        rows = [{"positive": [text for text, _ in positives], "documents": texts, "scores": scores}]
-    elif o.output_format == "labeled-pair":
-        labels = [1] * len(positives) + [0] * len(negatives)
-        pairs = zip(positives + negatives, labels, strict=True)
-        rows = [{"document": text, "label": label, "score": score} for (text, score), label in pairs]
-    elif o.output_format == "triplet":  # the scores of a positive and of its negatives, as MarginMSELoss takes them
-        rows = [{"positive": a, "negative": b, "scores": [p, s]} for (a, p), (b, s) in product(positives, negatives)]
+def make_rows(query: str, documents: Texts, block: Block, i: int, columns: list[int], o: Options) -> list[Row]:
+    """Of the query in row i of the block, with its positives and the candidates in `columns`."""
+    scored = zip(block.own[i].tolist(), block.own_scores[i].tolist(), strict=True)
+    positives, rows = [(documents[row], score) for row, score in scored if row >= 0], list[Row]()
+    near, near_scores = block.rows[i].tolist(), block.scores[i].tolist()
+    negatives = [(documents[near[column]], near_scores[column]) for column in columns]  # best first
+    texts, scores = [text for text, _ in negatives], [score for _, score in negatives]
+    if o.output_format == "triplet":  # the scores of a positive and of its negatives, as MarginMSELoss takes them
+        rows = [{"positive": a, "negative": b, "scores": [p, s]} for a, p in positives for b, s in negatives]
     elif o.output_format == "n-tuple" and len(texts) == o.num_negatives:  # a column of some rows only would be none
-        numbered = {f"negative_{i}": text for i, text in enumerate(texts, 1)}
+        numbered = {f"negative_{rank}": text for rank, text in enumerate(texts, 1)}
         rows = [{"positive": a, **numbered, "scores": [p, *scores]} for a, p in positives]
+    elif o.output_format == "labeled-pair":
+        found = enumerate(positives + negatives)
+        rows = [{"document": a, "label": int(n < len(positives)), "score": score} for n, (a, score) in found]
     elif o.output_format == "labeled-list" and texts:  # a list of one has nothing to rank
         labels = [1] + [0] * len(texts)
         rows = [{"documents": [a, *texts], "labels": labels, "scores": [p, *scores]} for a, p in positives]
+    elif o.output_format == "reranking":  # as CrossEncoderRerankingEvaluator takes it
+        rows = [{"positive": [text for text, _ in positives], "documents": texts, "scores": scores}]
     dropped = ("label", "labels") if o.output_scores else ("score", "scores")
     return [{"query": query} | {key: row[key] for key in row if key not in dropped} for row in rows]

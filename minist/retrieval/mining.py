@@ -122,9 +122,9 @@ class Summary(NamedTuple):
 def mine_hard_negatives(
     model: Any, queries: Texts, positives: Texts, corpus: Texts | None = None, options: Options | None = None
 ) -> tuple[list[Row], Summary]:
-    """Rows with negatives for each of `queries`, whose positives stand beside them; equal ones are one. Candidates are
-    the texts of `corpus` and all positives, each once: the nearest, by the similarity of embeddings of length one of
-    `model`, a SentenceTransformer. ValueError for no pairs, half a pair, or what is no text."""
+    """Rows with negatives for each of `queries`, whose positives stand beside them; equal queries are one. Candidates
+    are the texts of `corpus` and all positives, each once; how near they are, the similarity of `model` says, a
+    SentenceTransformer, of embeddings of length one. ValueError for no pairs, half a pair, or what is no text."""
     o = options or Options()
     queries, documents, own = number_texts(queries, positives, corpus or [])
     most = max(map(len, own))

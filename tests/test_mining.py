@@ -9,11 +9,8 @@ import pytest
 import torch
 from tiny import sentences, tiny_model
 
-from minist.retrieval import candidates
-from minist.retrieval.candidates import block_sizes
-from minist.retrieval.choice import Limits
-from minist.retrieval.mined_rows import FORMATS
-from minist.retrieval.mining import mine_hard_negatives
+from minist.retrieval import mining
+from minist.retrieval.mining import FORMATS, Block, Options, block_sizes, choose, mine_hard_negatives
 from minist.similarity import SIMILARITIES
 
 
@@ -46,6 +43,10 @@ class Scorer:
     def predict(self, pairs):
         self.asked.update(pairs)
         return np.array([self.score(*pair) for pair in pairs], np.float32)
+
+
+def mine(model, queries, positives, corpus, **given):
+    return mine_hard_negatives(model, queries, positives, corpus, Options(**given))
 
 
 def make_data(seed, kind):
@@ -153,7 +154,7 @@ def check(data, name="cosine", output_format="triplet", output_scores=False, sco
     shape = "n-tuple" if given.get("include_positives") and not ranked else output_format
     n = given.get("num_negatives", 3)
     options = {"output_format": output_format, "output_scores": output_scores, "cross_encoder": scorer}
-    rows, summary = mine_hard_negatives(Table(vectors, name), queries, positives, corpus, **options, **given)
+    rows, summary = mine(Table(vectors, name), queries, positives, corpus, **options, **given)
     wanted = list(rows_of(found, shape, n, output_scores))
     assert [texts_of(row.items()) for row in rows] == [texts_of(row) for row in wanted]
     assert [list(row) for row in rows] == [[key for key, _ in row] for row in wanted]
@@ -229,10 +230,10 @@ def drawn_options(draw):
 def test_options_together(seed, monkeypatch):
     """In blocks of a few queries and a few documents, which make no difference."""
     draw = random.Random(seed)
-    monkeypatch.setattr(candidates, "QUERIES", draw.choice([1, 5, 1024]))
-    monkeypatch.setattr(candidates, "SCORE_BYTES", draw.choice([24, 2**15]))
-    monkeypatch.setattr(candidates, "DOCUMENTS", draw.choice([1, 8, 256]))
-    monkeypatch.setattr(candidates, "PAIRS", draw.choice([1, 4, 4096]))
+    monkeypatch.setattr(mining, "QUERIES", draw.choice([1, 5, 1024]))
+    monkeypatch.setattr(mining, "SCORE_BYTES", draw.choice([24, 2**15]))
+    monkeypatch.setattr(mining, "DOCUMENTS", draw.choice([1, 8, 256]))
+    monkeypatch.setattr(mining, "PAIRS", draw.choice([1, 4, 4096]))
     check(
         make_data(seed, draw.choice(["ties", "any"])),
         draw.choice(list(SIMILARITIES)),
@@ -251,7 +252,7 @@ def test_options_together(seed, monkeypatch):
 def test_no_positive_is_a_negative(given):
     vectors, queries, positives, corpus = make_data(1, "any")
     own = set(zip(queries, positives, strict=True))
-    rows, _ = mine_hard_negatives(Table(vectors), queries, positives, corpus + positives * 2, **given)
+    rows, _ = mine(Table(vectors), queries, positives, corpus + positives * 2, **given)
     assert rows and not {(row["query"], row["negative"]) for row in rows} & own
     assert all(count == 1 for count in Counter(map(str, rows)).values()), "nothing is repeated"
 
@@ -259,23 +260,24 @@ def test_no_positive_is_a_negative(given):
 def test_margins_count_from_the_least_similar_positive():
     vectors = {"q": (1, 0, 0), "near": (1, 0.1, 0), "far": (0.5, 1, 0), "between": (1, 0.5, 0), "below": (0, 1, 1)}
     model = Table({text: np.array(vector, float) for text, vector in vectors.items()})
-    rows, summary = mine_hard_negatives(model, ["q", "q"], ["near", "far"], ["between", "below"], absolute_margin=0.0)
+    rows, summary = mine(model, ["q", "q"], ["near", "far"], ["between", "below"], absolute_margin=0.0)
     assert [(row["positive"], row["negative"]) for row in rows] == [("near", "below"), ("far", "below")]
     assert summary.left_out["within absolute_margin"] == 1
 
 
 def test_a_negative_positive_score():
     """The relative margin is a share of |p|: a threshold below p, not above it."""
-    (_, broken) = next(Limits(relative_margin=0.5).broken(torch.tensor([[-0.4, -1.4, -1.6]]), torch.tensor([[-1.0]])))
-    assert broken.tolist() == [[True, True, False]]
+    rows, scores = torch.tensor([[0, 1, 2]]), torch.tensor([[-0.4, -1.4, -1.6]])
+    block = Block(0, rows, scores, torch.zeros(1, 3, dtype=torch.bool), torch.tensor([[3]]), torch.tensor([[-1.0]]))
+    assert choose(block, Options(relative_margin=0.5), range(9), random.Random(0), Counter()) == [[2]]
 
 
 def test_the_summary_says_why():
     vectors, queries, positives, corpus = make_data(2, "any")
     limits = {"absolute_margin": 0.3, "max_score": 0.5, "min_score": -0.5, "range_min": 1, "range_max": 8}
-    rows, summary = mine_hard_negatives(Table(vectors), queries, positives, corpus, **limits)
+    rows, summary = mine(Table(vectors), queries, positives, corpus, **limits)
     most = Counter(query for query, _ in set(zip(queries, positives, strict=True))).most_common(1)[0][1]
-    assert summary.candidates == len(set(queries)) * (8 + most), "each is counted once"
+    assert summary.kept + summary.left_out.total() == len(set(queries)) * (8 + most), "each is counted once"
     assert summary.left_out["positives of the query"] > 0
     lines = str(summary).splitlines()
     assert lines[0].startswith(f"{len(rows)} rows, of {len(set(queries))} queries with ")
@@ -287,7 +289,7 @@ def test_the_summary_says_why():
 def test_a_cross_encoder_reads_each_pair_once():
     vectors, queries, positives, corpus = make_data(3, "any")
     scorer = Scorer()
-    mine_hard_negatives(Table(vectors), queries, positives, corpus, cross_encoder=scorer)
+    mine(Table(vectors), queries, positives, corpus, cross_encoder=scorer)
     assert set(scorer.asked.values()) == {1}
     assert set(zip(queries, positives, strict=True)) < scorer.asked.keys()
 
@@ -297,14 +299,14 @@ def test_a_cross_encoder_of_several_labels():
     scorer = Scorer()
     scorer.predict = lambda pairs: torch.zeros(len(pairs), 3)
     with pytest.raises(ValueError, match=r"the cross-encoder gives scores \[\d+, 3\] for \d+ pairs: use one with a s"):
-        mine_hard_negatives(Table(vectors), queries, positives, corpus, cross_encoder=scorer)
+        mine(Table(vectors), queries, positives, corpus, cross_encoder=scorer)
 
 
 def test_an_embedding_that_is_no_number():
     vectors, queries, positives, corpus = make_data(4, "any")
     bad = next(text for text in corpus if text not in positives)
-    wanted, _ = mine_hard_negatives(Table(vectors), queries, positives, [text for text in corpus if text != bad])
-    rows, summary = mine_hard_negatives(Table(vectors | {bad: np.full(3, np.nan)}), queries, positives, corpus)
+    wanted, _ = mine(Table(vectors), queries, positives, [text for text in corpus if text != bad])
+    rows, summary = mine(Table(vectors | {bad: np.full(3, np.nan)}), queries, positives, corpus)
     assert rows == wanted
     assert summary.left_out["positives of the query"] > 0
 
@@ -313,7 +315,7 @@ def test_an_embedding_that_is_no_number():
 def test_blocks_fit_into_the_memory(k, memory_mb):
     queries, documents = block_sizes(k, memory_mb)
     assert queries >= 1 and documents >= 1
-    used = queries * documents * candidates.SCORE_BYTES + queries * k * candidates.CANDIDATE_BYTES
+    used = queries * documents * mining.SCORE_BYTES + queries * k * mining.CANDIDATE_BYTES
     assert used <= memory_mb * 2**20 or queries == 1
 
 
@@ -326,7 +328,7 @@ def test_the_prompts_and_roles_of_a_model():
         ({"query_prompt_name": "other"}, {"prompt_name": "other"}, {}),
         ({"corpus_prompt": "key "}, {}, {"prompt": "key "}),
     ]:
-        rows, _ = mine_hard_negatives(model, texts[:20], texts[20:40], texts[40:], output_scores=True, **given)
+        rows, _ = mine(model, texts[:20], texts[20:40], texts[40:], output_scores=True, **given)
         a = model.encode_query([row["query"] for row in rows], normalize_embeddings=True, **q)
         b = model.encode_document([row["negative"] for row in rows], normalize_embeddings=True, **d)
         np.testing.assert_allclose([row["scores"][1] for row in rows], (a * b).sum(1), atol=1e-5)
@@ -362,5 +364,5 @@ def test_wrong_arguments(given, message):
     vectors, *_ = make_data(0, "any")
     arguments = {"queries": ["q0", "q1"], "positives": ["d0", "d1"], "corpus": ["d2"]} | given
     with pytest.raises(ValueError) as error:
-        mine_hard_negatives(Table(vectors), **arguments)
+        mine(Table(vectors), **arguments)
     assert str(error.value) == message

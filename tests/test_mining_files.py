@@ -17,8 +17,8 @@ from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 from minist.__main__ import read_corpus, read_pairs
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.retrieval import embedding_cache
-from minist.retrieval.embedding_cache import UnitEmbeddings, seal
-from minist.retrieval.mining import mine_hard_negatives
+from minist.retrieval.embedding_cache import seal, unit_embeddings
+from minist.retrieval.mining import Options, mine_hard_negatives
 
 QUERIES, POSITIVES, CORPUS = sentences(30, seed=1), sentences(30, seed=2), sentences(50, seed=3)
 
@@ -65,10 +65,10 @@ def refused(saved, *arguments, pairs="p.jsonl", output="out.jsonl"):
 
 def test_mine(saved, here):
     rows, printed = mine(saved, "--corpus", "c.txt")
-    wanted = mine_hard_negatives(SentenceTransformer(saved), QUERIES, POSITIVES, CORPUS)
-    assert rows == wanted.rows
+    wanted, summary = mine_hard_negatives(SentenceTransformer(saved), QUERIES, POSITIVES, CORPUS)
+    assert rows == wanted
     assert list(rows[0]) == ["query", "positive", "negative"]
-    assert printed == f"{wanted.summary}\nwritten to out.jsonl\n"
+    assert printed == f"{summary}\nwritten to out.jsonl\n"
     assert sorted(path.name for path in here.iterdir()) == [".out.jsonl.embeddings", "c.txt", "out.jsonl", "p.jsonl"]
 
 
@@ -96,7 +96,8 @@ SAME = [
 def test_options_are_those_of_the_function(saved, here, options, given):
     rows, _ = mine(saved, "--corpus", "c.txt", *options.split())
     given |= {"range_max": 20} if "random" in options else {}
-    wanted, _ = mine_hard_negatives(SentenceTransformer(saved), QUERIES, POSITIVES, CORPUS, output_scores=True, **given)
+    asked = Options(output_scores=True, **given)
+    wanted, _ = mine_hard_negatives(SentenceTransformer(saved), QUERIES, POSITIVES, CORPUS, asked)
     assert [list(row) for row in rows] == [list(row) for row in wanted]
     for ours, theirs in zip(rows, wanted, strict=True):
         np.testing.assert_allclose(ours.pop("scores"), theirs.pop("scores"), atol=1e-6)
@@ -225,21 +226,21 @@ def embedded(model, monkeypatch):
     return found
 
 
-def run(model, folder, corpus=tuple(CORPUS), **given):
-    return mine_hard_negatives(
-        model, QUERIES, POSITIVES, list(corpus), cache_folder=folder, output_scores=True, **given
-    )
+def run(model, folder, **given):
+    """The rows."""
+    options = Options(cache_folder=folder, output_scores=True, **given)
+    return mine_hard_negatives(model, QUERIES, POSITIVES, CORPUS, options)[0]
 
 
 def test_a_second_run_embeds_nothing(tmp_path, monkeypatch):
     model = tiny_model()
-    wanted = mine_hard_negatives(model, QUERIES, POSITIVES, CORPUS, output_scores=True)
+    wanted = run(model, None)
     texts = embedded(model, monkeypatch)
-    assert run(model, tmp_path).rows == wanted.rows
+    assert run(model, tmp_path) == wanted
     assert sorted(texts) == sorted([*set(QUERIES), *{*CORPUS, *POSITIVES}]), "each text once"
     texts.clear()
-    assert run(model, tmp_path).rows == wanted.rows
-    assert run(model, tmp_path, relative_margin=0.1, num_negatives=2).rows != wanted.rows
+    assert run(model, tmp_path) == wanted
+    assert run(model, tmp_path, relative_margin=0.1, num_negatives=2) != wanted
     assert texts == []
 
 
@@ -260,7 +261,7 @@ def test_what_an_interrupted_run_embedded_is_not_embedded_again(tmp_path, monkey
         run(model, tmp_path)
     model = tiny_model()
     texts = embedded(model, monkeypatch)
-    assert run(model, tmp_path).rows == wanted.rows
+    assert run(model, tmp_path) == wanted
     assert not {text for block in blocks[:3] for text in block} & set(texts[: len({*CORPUS, *POSITIVES}) - 24])
     assert len(texts) == len({*CORPUS, *POSITIVES}) - 24 + len(set(QUERIES))
     assert not list(tmp_path.glob("*.unfinished"))
@@ -269,21 +270,20 @@ def test_what_an_interrupted_run_embedded_is_not_embedded_again(tmp_path, monkey
 def test_a_damaged_block_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(embedding_cache, "BLOCK_TEXTS", 8)
     model = tiny_model()
-    embed = UnitEmbeddings(model, 0, tmp_path, False)
-    wanted = embed(CORPUS, "", "document")
+    wanted = unit_embeddings(model, 0, tmp_path, False, CORPUS, "", "document")
     for file in tmp_path.iterdir():
         file.unlink()
     with (
         mock.patch.object(embedding_cache.EmbeddingFile, "finish", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
-        embed(CORPUS, "", "document")
+        unit_embeddings(model, 0, tmp_path, False, CORPUS, "", "document")
     (rows,) = tmp_path.glob(".*.unfinished/rows")
     content = bytearray(rows.read_bytes())
     content[500] ^= 1
     rows.write_bytes(content)
     texts = embedded(model, monkeypatch)
-    assert torch.equal(embed(CORPUS, "", "document"), wanted)
+    assert torch.equal(unit_embeddings(model, 0, tmp_path, False, CORPUS, "", "document"), wanted)
     assert len(texts) == 8
 
 
@@ -291,7 +291,7 @@ def test_rows_have_length_one_after_the_cut(tmp_path):
     model = tiny_model()
     model.truncate_dim = 5
     for folder in (None, tmp_path):
-        found = UnitEmbeddings(model, 0, folder, False)(CORPUS, "", "document")
+        found = unit_embeddings(model, 0, folder, False, CORPUS, "", "document")
         assert found.shape == (len(CORPUS), 5)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(len(CORPUS)))
 

@@ -30,11 +30,12 @@ def make_texts(queries: int, documents: int) -> tuple[list[str], list[str]]:
 
 def ours(queries: Sequence[str], documents: Sequence[str], folder: str, memory_mb: int) -> int:
     from minist import SentenceTransformer
-    from minist.retrieval.mining import mine_hard_negatives
+    from minist.retrieval.mining import Options, mine_hard_negatives
 
     model = SentenceTransformer(MODEL, device="cpu")
-    given = {"cache_folder": folder, "memory_mb": memory_mb, **OPTIONS}
-    return len(mine_hard_negatives(model, queries, documents[: len(queries)], documents, **given).rows)
+    options = Options(cache_folder=folder, memory_mb=memory_mb, **OPTIONS)
+    rows, _ = mine_hard_negatives(model, queries, documents[: len(queries)], documents, options)
+    return len(rows)
 
 
 def theirs(queries: Sequence[str], documents: Sequence[str], folder: str, memory_mb: int) -> int:

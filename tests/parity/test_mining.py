@@ -13,7 +13,7 @@ from models import docstrings, real_model
 from sentence_transformers.util import mine_hard_negatives as their_mining
 
 from minist import SentenceTransformer
-from minist.retrieval.mining import mine_hard_negatives
+from minist.retrieval.mining import Options, mine_hard_negatives
 
 pytestmark = pytest.mark.real_model
 
@@ -63,11 +63,11 @@ def check(several, scorer=None, with_corpus=True, **given):
     queries, positives, corpus = texts(several)
     dataset = Dataset.from_dict({"query": queries, "positive": positives})
     corpus = corpus if with_corpus else None
-    given |= {"cache_folder": kept_embeddings().name}
-    found = mine_hard_negatives(ours, queries, positives, corpus, cross_encoder=scorer, **given)
-    wanted = their_mining(dataset, theirs, corpus=corpus, cross_encoder=scorer, verbose=False, **given)
-    assert len(found.rows) == len(wanted) > 20
-    for row, other in zip(found.rows, wanted, strict=True):
+    given |= {"cache_folder": kept_embeddings().name, "cross_encoder": scorer}
+    found, _ = mine_hard_negatives(ours, queries, positives, corpus, Options(**given))
+    wanted = their_mining(dataset, theirs, corpus=corpus, verbose=False, **given)
+    assert len(found) == len(wanted) > 20
+    for row, other in zip(found, wanted, strict=True):
         (values, scores), (their_values, their_scores) = flat(row), flat(other)
         assert values == their_values
         np.testing.assert_allclose(scores, their_scores, atol=1e-5)

@@ -91,6 +91,7 @@ def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[lis
     query, positive = query or names[0], positive or names[1]
     if query == positive:
         raise ValueError(f"queries and positives are both the column {query!r}: name the other one too")
+    print(f"queries are the column {query!r}, positives {positive!r}")  # a header that is none would show here
     queries, positives = map(list, zip(*Texts((file,), (query, positive)), strict=True))
     return queries, positives
 

@@ -94,6 +94,7 @@ def slowly(vectors, queries, positives, corpus, name, cross_encoder=None, **give
             near = [d for d in ordered(documents, score) if d in near]
         lowest = min(score[gold] for gold in golds)
         left = [d for d in near if given.get("include_positives") or d not in golds]
+        left = [d for d in left if d != query or d in golds]
         left = [d for d in left if score[d] <= given.get("max_score", 9) and score[d] >= given.get("min_score", -9)]
         if "absolute_margin" in given:
             left = [d for d in left if score[d] + given["absolute_margin"] <= lowest]
@@ -268,7 +269,7 @@ def test_margins_count_from_the_least_similar_positive():
 def test_a_negative_positive_score():
     """The relative margin is a share of |p|: a threshold below p, not above it."""
     rows, scores = torch.tensor([[0, 1, 2]]), torch.tensor([[-0.4, -1.4, -1.6]])
-    block = Block(0, rows, scores, torch.zeros(1, 3, dtype=torch.bool), torch.tensor([[3]]), torch.tensor([[-1.0]]))
+    block = Block(0, rows, scores, torch.zeros(1, 3, dtype=torch.bool), torch.tensor([[3]]), torch.tensor([[-1.0]]), torch.tensor([[-1]]))
     assert choose(block, Options(relative_margin=0.5), range(9), random.Random(0), Counter()) == [[2]]
 
 

@@ -126,7 +126,7 @@ def mine_hard_negatives(
     are the texts of `corpus` and all positives, each once; how near they are, the similarity of `model` says, a
     SentenceTransformer, of embeddings of length one. ValueError for no pairs, half a pair, or what is no text."""
     o = options or Options()
-    queries, documents, own = number_texts(queries, positives, corpus or [])
+    queries, documents, own, same = number_texts(queries, positives, corpus or [])
     most = max(map(len, own))
     ranks, query_prompt = o.ranks(most), model.find_prompt(o.query_prompt_name, o.query_prompt, "query")
     corpus_prompt = model.find_prompt(o.corpus_prompt_name, o.corpus_prompt, "document")
@@ -134,7 +134,7 @@ def mine_hard_negatives(
     d, q = embed(documents, corpus_prompt, "document"), embed(queries, query_prompt, "query")
     rows, counts, left_out, draw = list[Row](), list[int](), Counter[str](), random.Random(o.seed)
     with progress_bar(len(queries), "queries", "mining", o.show_progress_bar) as bar:
-        for block in nearest(model, q, d, own, ranks.stop + most, o.memory_mb):  # `most` of them may be positives
+        for block in nearest(model, q, d, own, same, ranks.stop + most, o.memory_mb):  # `most` may be positives
             block = block if o.cross_encoder is None else rescore(block, queries, documents, o)
             for i, columns in enumerate(choose(block, o, ranks, draw, left_out)):
                 rows += make_rows(queries[block.first + i], documents, block, i, columns, o)
@@ -144,8 +144,11 @@ def mine_hard_negatives(
     return rows, Summary(*sizes, sum(count < o.num_negatives for count in counts), counts.count(0), left_out)
 
 
-def number_texts(queries: Texts, positives: Texts, corpus: Texts) -> tuple[list[str], list[str], list[list[int]]]:
-    """Queries and documents, no text twice, and the numbers of each query's positives among the documents."""
+def number_texts(
+    queries: Texts, positives: Texts, corpus: Texts
+) -> tuple[list[str], list[str], list[list[int]], Tensor]:
+    """Queries and documents, no text twice; the numbers of each query's positives among the documents; and of the
+    query's own text [Q], -1 where it is no document."""
     if len(queries) != len(positives) or not queries:
         raise ValueError(f"there are {len(queries)} queries and {len(positives)} positives: give as many, and some")
     for name, texts in (("queries", queries), ("positives", positives), ("corpus", corpus)):
@@ -156,7 +159,7 @@ def number_texts(queries: Texts, positives: Texts, corpus: Texts) -> tuple[list[
     own: dict[str, dict[int, None]] = {}  # a dict for its order: a pair that stands twice is one
     for query, positive in zip(queries, positives, strict=True):
         own.setdefault(query, {})[numbers[positive]] = None
-    return list(own), list(numbers), list(map(list, own.values()))
+    return list(own), list(numbers), list(map(list, own.values())), torch.tensor([numbers.get(q, -1) for q in own])
 
 
 class Block(NamedTuple):
@@ -168,6 +171,7 @@ class Block(NamedTuple):
     is_positive: Tensor  # [q, K]
     own: Tensor  # [q, P] numbers of the positives; -1 where there are fewer
     own_scores: Tensor  # [q, P]; inf there
+    same: Tensor  # [q, 1] the number of the query's own text, -1 where that is no document
 
 
 def nearest(model: Any, q: Tensor, d: Tensor, own: list[list[int]], k: int, memory_mb: int) -> Iterator[Block]:
@@ -183,7 +187,8 @@ def nearest(model: Any, q: Tensor, d: Tensor, own: list[list[int]], k: int, memo
         found = torch.cat([similar_pairs(part[i], d[golds[i, j]]) for i, j in pairs])
         own_scores = torch.full(golds.shape, torch.inf).masked_scatter(golds >= 0, found)
         shift = torch.arange(len(part))[:, None] * (len(d) + 1)  # a number for each query and document, or -1
-        yield Block(first, rows, scores, torch.isin(rows + shift, golds + shift), golds, own_scores)
+        is_positive = torch.isin(rows + shift, golds + shift)
+        yield Block(first, rows, scores, is_positive, golds, own_scores, same[first : first + many, None])
 
 
 def block_sizes(k: int, memory_mb: int) -> tuple[int, int]:
@@ -211,7 +216,7 @@ def rescore(block: Block, queries: Texts, documents: Texts, o: Options) -> Block
     by_row = block.rows.argsort(dim=1)
     order = by_row.gather(1, scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
     rows, scores, is_positive = (x.gather(1, order) for x in (block.rows, scores, block.is_positive))
-    return Block(block.first, rows, scores, is_positive, block.own, own_scores)
+    return block._replace(rows=rows, scores=scores, is_positive=is_positive, own_scores=own_scores)
 
 
 def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out: Counter[str]) -> list[list[int]]:
@@ -225,6 +230,7 @@ def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out
 
     if not o.include_positives:
         leave_out("positives of the query", block.is_positive)
+    leave_out("the query itself", (block.rows == block.same) & ~block.is_positive)  # questions of which two say the same
     leave_out("without a score", scores == -torch.inf)  # of a text whose embedding is NaN
     if o.absolute_margin is not None:
         leave_out("within absolute_margin", scores + o.absolute_margin > p)

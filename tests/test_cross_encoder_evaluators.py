@@ -488,7 +488,7 @@ def test_nano_beir_folders_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match=r"data set in .*sets is 'nq', known are arguana"):
         CrossEncoderNanoBEIREvaluator(folder, ["NQ"])
     (folder / "NanoArguAna" / "qrels" / "b.tsv").write_text("")
-    with pytest.raises(ValueError, match=r"qrels has a.tsv, b.tsv: it takes test.tsv, or a single .tsv"):
+    with pytest.raises(ValueError, match=r"qrels is .test.tsv., known are a.tsv, b.tsv"):
         CrossEncoderNanoBEIREvaluator(folder, ["ArguAna"])
     with pytest.raises(ValueError, match="rerank_k is 0: use a number at least 1"):
         CrossEncoderNanoBEIREvaluator(folder, rerank_k=0)

@@ -184,7 +184,7 @@ class CrossEncoderNanoBEIREvaluator:
         self.evaluators: dict[str, CrossEncoderRerankingEvaluator] = {}
         for short, at in _data_sets(Path(folder), dataset_names).items():
             candidates = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
-            found = {file.name: file for file in (at / "qrels").glob("*.tsv")}
+            found = {file.name: file for file in sorted((at / "qrels").glob("*.tsv"))}
             only = next(iter(found)) if len(found) == 1 else "test.tsv"
             qrels = pick(f"file of {at / 'qrels'}", only, found)
             given = CrossEncoderRerankingEvaluator.of_files(

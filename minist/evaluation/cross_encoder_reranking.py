@@ -17,15 +17,11 @@ from minist.retrieval.bm25 import BM25
 
 Samples = Sequence[Mapping[str, Any]]
 RERANK_K = 100  # candidates of a query, where a collection is given instead of lists
-OF_ARGUMENTS = (
-    "NanoArguAna",
-    "NanoTouche2020",
-)  # what counters a claim is relevant there, another task than all others
+OF_ARGUMENTS = ("NanoArguAna", "NanoTouche2020")  # what counters a claim is relevant there, another task
 NANO_BEIR = (
-    *("ArguAna", "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ"),
-    *("QuoraRetrieval", "SCIDOCS", "SciFact", "Touche2020"),
+    "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact Touche2020"
 )
-SPELLING = {name.lower(): f"Nano{name}" for name in NANO_BEIR}
+SPELLING = {name.lower(): f"Nano{name}" for name in NANO_BEIR.split()}
 
 
 class CrossEncoderRerankingEvaluator:
@@ -85,11 +81,10 @@ class CrossEncoderRerankingEvaluator:
         given = InformationRetrievalEvaluator.of_files(queries, corpus, qrels)
         texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
         judged = {i: query for i, query in texts.items() if relevant.get(i)}
-        ranked = _read_candidates(candidates, documents) if candidates else _bm25(judged, documents, rerank_k)
-        samples = []
+        ranked, samples = _first_stage(candidates, judged, documents, rerank_k), []
         for i in [i for i in judged if ranked.get(i)]:
             positive = [documents[j] for j in sorted(relevant[i]) if j in documents]
-            samples.append({"query": texts[i], "positive": positive, "documents": ranked[i][:rerank_k]})
+            samples.append({"query": texts[i], "positive": positive, "documents": ranked[i]})
         if not samples:
             raise ValueError(f"no query of {queries} has both a judgement and candidates: do the ids agree?")
         notes, lost = [given["note"]], len(texts) - len(samples)
@@ -129,34 +124,32 @@ def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[P
     known, base = set(positive), []
     relevant = [text in known for text in others]
     if "documents" in sample:
-        base = relevant + [True] * (len(positive) - sum(relevant) if any(relevant) else 0)
+        base = relevant + [True] * (len(positive) - sum(relevant) if any(relevant) else 0)  # missed: at the end
         others = [text for text in others if not (always and text in known)]
     if always or "negative" in sample:
         others, relevant = positive + others, [True] * len(positive) + [False] * len(others)
     return [(sample["query"], text) for text in others], relevant, base
 
 
-def _bm25(queries: Mapping[str, str], documents: Mapping[str, str], k: int) -> dict[str, list[str]]:
+def _first_stage(
+    file: Path | None, queries: Mapping[str, str], documents: Mapping[str, str], k: int
+) -> dict[str, list[str]]:
+    """query-id -> its first k documents in a file, or of BM25; of equal scores the earlier document comes first."""
+    if file:
+        found = {}
+        for place in read_places([file], {name: name for name in ("query-id", "corpus-ids")}):
+            what, ids = f"{file}, row {place.number}: a corpus-id", check_texts(place, "corpus-ids", True)
+            found[str(place.row["query-id"])] = [pick(what, document, documents) for document in ids][:k]
+        return found
     texts = list(documents.values())
-    search, found = BM25(texts), {}
-    for i, query in queries.items():
-        order = search.scores(query).argsort(descending=True, stable=True)  # of equal scores the earlier one first
-        found[i] = [texts[row] for row in order[:k].tolist()]
-    return found
-
-
-def _read_candidates(file: Path, documents: Mapping[str, str]) -> dict[str, list[str]]:
-    """query-id -> documents, best first. ValueError for a document that the corpus has not."""
-    found = {}
-    for place in read_places([file], {name: name for name in ("query-id", "corpus-ids")}):
-        what, ids = f"{file}, row {place.number}: a corpus-id", check_texts(place, "corpus-ids", True)
-        found[str(place.row["query-id"])] = [pick(what, document, documents) for document in ids]
-    return found
+    search = BM25(texts)
+    order = {i: search.scores(query).argsort(descending=True, stable=True)[:k] for i, query in queries.items()}
+    return {i: [texts[row] for row in rows.tolist()] for i, rows in order.items()}
 
 
 class CrossEncoderNanoBEIREvaluator:
     """Metrics `Nano.._R{rerank_k}_{metric}` of each data set and `NanoBEIR_R{rerank_k}_{aggregate_key}_{metric}` over
-    all: those of a CrossEncoderRerankingEvaluator. With a `name` all begin with `{name}_`.
+    all, with the metrics of a CrossEncoderRerankingEvaluator. With a `name` all begin with `{name}_`.
 
     <folder>/<data set>/queries.jsonl, corpus.jsonl, qrels/test.tsv   as in BEIR; another .tsv if it is the only one
     <folder>/<data set>/bm25.jsonl or bm25.parquet                    query-id, corpus-ids: candidates, best first
@@ -180,16 +173,15 @@ class CrossEncoderNanoBEIREvaluator:
     ) -> None:
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
         depth, self.prefix = index(number("rerank_k", rerank_k, least=1)), f"{name}_" if name else ""
-        self.depth, self.mean, self.aggregate_fn = f"_R{depth}_", f"NanoBEIR_R{depth}_{aggregate_key}_", aggregate_fn
+        self.depth, self.mean = f"_R{depth}_", f"{self.prefix}NanoBEIR_R{depth}_{aggregate_key}_"
+        self.aggregate_fn = aggregate_fn
         self.evaluators: dict[str, CrossEncoderRerankingEvaluator] = {}
         for short, at in _data_sets(Path(folder), dataset_names).items():
             candidates = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
             found = {file.name: file for file in sorted((at / "qrels").glob("*.tsv"))}
-            only = next(iter(found)) if len(found) == 1 else "test.tsv"
-            qrels = pick(f"file of {at / 'qrels'}", only, found)
-            given = CrossEncoderRerankingEvaluator.of_files(
-                at / "queries.jsonl", at / "corpus.jsonl", qrels, candidates, depth
-            )
+            qrels = pick(f"file of {at / 'qrels'}", next(iter(found)) if len(found) == 1 else "test.tsv", found)
+            files = (at / "queries.jsonl", at / "corpus.jsonl", qrels, candidates)
+            given = CrossEncoderRerankingEvaluator.of_files(*files, depth)
             one = CrossEncoderRerankingEvaluator(given["samples"], at_k, always_rerank_positives, note=given["note"])
             self.evaluators[SPELLING.get(short, at.name)] = one
         self.note = "; ".join(f"{label}: {one.note}" for label, one in self.evaluators.items() if one.note)
@@ -200,9 +192,7 @@ class CrossEncoderNanoBEIREvaluator:
             for metric, value in evaluator(model).items():
                 found[f"{self.prefix}{label}{self.depth}{metric}"] = value
                 values.setdefault(metric, []).append(value)
-        return found | {
-            f"{self.prefix}{self.mean}{metric}": float(self.aggregate_fn(of)) for metric, of in values.items()
-        }
+        return found | {f"{self.mean}{metric}": float(self.aggregate_fn(of)) for metric, of in values.items()}
 
 
 def _data_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:

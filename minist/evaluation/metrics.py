@@ -25,8 +25,7 @@ def mrr_at(hits: np.ndarray, k: int) -> float:
 
 
 def ndcg_at(hits: np.ndarray, k: int, relevant: int) -> float:
-    """DCG / best possible DCG, with DCG = sum over relevant results of 1 / log2(rank + 1), ranks from 1. `hits` may
-    also be shares of relevance, [k or more] float."""
+    """DCG / best possible DCG, with DCG = sum over relevant results of 1 / log2(rank + 1), ranks from 1."""
     discounts = 1 / np.log2(np.arange(2, k + 2))  # rank 1 counts whole, rank 3 half
     found = hits[:k]
     return float((found * discounts[: len(found)]).sum() / discounts[: min(k, relevant)].sum())
@@ -62,11 +61,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def class_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy and F1 of class numbers [N]. The F1 of a class is 2 hits / (labels + predictions that name it).
-
-    f1_macro is the mean over classes that either names, f1_weighted that over labels; f1_micro, of all classes
-    together, is the accuracy, as each pair has one label and one prediction.
-    """
+    """Accuracy and F1 of class numbers [N]. The F1 of a class is 2 hits / (labels + predictions that name it);
+    f1_macro is its mean over the classes that either names, f1_weighted over labels; f1_micro is the accuracy."""
     classes = 1 + max(labels.max(), predicted.max())
     hits, labelled, named = (
         np.bincount(x, minlength=classes) for x in (labels[labels == predicted], labels, predicted)
@@ -75,9 +71,6 @@ def class_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]
     macro, weighted = f1.sum() / np.count_nonzero(labelled + named), (f1 * labelled).sum() / len(labels)
     accuracy = float(hits.sum() / len(labels))
     return {"f1_macro": float(macro), "f1_micro": accuracy, "f1_weighted": float(weighted), "accuracy": accuracy}
-
-
-# ---------------------------------------------------------------- scores of what is positive and what is not
 
 
 def cuts(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

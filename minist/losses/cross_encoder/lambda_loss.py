@@ -55,21 +55,24 @@ class WeightingScheme(nn.Module):
 
 
 class NoWeightingScheme(WeightingScheme):
+    """The number of pairs in the wrong order goes down, wherever in the list they are."""
+
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        return gains.new_ones(1, 1, 1)  # the number of pairs in the wrong order goes down, wherever they are
+        return gains.new_ones(1, 1, 1)
 
 
 class LambdaRankScheme(WeightingScheme):
+    """By how much nDCG would change if i and j changed places."""
+
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        return gaps(gains).abs() * gaps(1 / discounts).abs()  # so much nDCG changes if i and j change places
+        return gaps(gains).abs() * gaps(1 / discounts).abs()
 
 
 class NDCGLoss2Scheme(WeightingScheme):
     """A tighter bound on nDCG than NDCGLoss1: neighbours matter most, wherever in the list they are."""
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        ranks = torch.arange(len(discounts), device=gains.device)
-        apart = (ranks[:, None] - ranks).abs()  # d [n, n]
+        apart = gaps(torch.arange(len(discounts), device=gains.device)).abs()  # d [n, n]
         # rank d is at d - 1; for d = 0 that is the last one, which does no harm: a document's gain equals its own
         steps = 1 / discounts[apart - 1] - 1 / discounts[apart]
         return gaps(gains).abs() * steps.abs()
@@ -151,7 +154,6 @@ class LambdaLoss(ListLoss):
 class RankNetLoss(LambdaLoss):
     """LambdaLoss with w_ij = 1 (Burges et al. 2005, doi:10.1145/1102351.1102363):
         loss = mean over (i, j) of  log_b( 1 + exp(-sigma (s_i - s_j)) )
-
     sigmoid(sigma (s_i - s_j)) is the model's probability that i is above j, and the loss its cross entropy.
     """
 

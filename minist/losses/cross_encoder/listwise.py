@@ -90,8 +90,7 @@ class PListMLELoss(ListLoss):
 
 class ListMLELoss(PListMLELoss):
     """PListMLELoss in which each rank counts alike (Xia et al. 2008, doi:10.1145/1390156.1390306):
-    loss = mean over lists of  - sum_r log( exp(s_r) / sum over t >= r of exp(s_t) )
-    """
+    loss = mean over lists of  - sum_r log( exp(s_r) / sum over t >= r of exp(s_t) )"""
 
     def __init__(self, activation_fn: str | nn.Module = "Identity", respect_input_order: bool = True) -> None:
         super().__init__(None, activation_fn, respect_input_order)

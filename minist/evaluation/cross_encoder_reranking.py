@@ -82,7 +82,7 @@ class CrossEncoderRerankingEvaluator:
         texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
         judged = {i: query for i, query in texts.items() if relevant.get(i)}
         ranked, samples = _first_stage(candidates, judged, documents, rerank_k), []
-        for i in [i for i in judged if ranked.get(i)]:
+        for i in (i for i in judged if ranked.get(i)):
             positive = [documents[j] for j in sorted(relevant[i]) if j in documents]
             samples.append({"query": texts[i], "positive": positive, "documents": ranked[i]})
         if not samples:
@@ -174,8 +174,7 @@ class CrossEncoderNanoBEIREvaluator:
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
         depth, self.prefix = index(number("rerank_k", rerank_k, least=1)), f"{name}_" if name else ""
         self.depth, self.mean = f"_R{depth}_", f"{self.prefix}NanoBEIR_R{depth}_{aggregate_key}_"
-        self.aggregate_fn = aggregate_fn
-        self.evaluators: dict[str, CrossEncoderRerankingEvaluator] = {}
+        self.aggregate_fn, self.evaluators = aggregate_fn, dict[str, CrossEncoderRerankingEvaluator]()
         for short, at in _data_sets(Path(folder), dataset_names).items():
             candidates = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
             found = {file.name: file for file in sorted((at / "qrels").glob("*.tsv"))}
@@ -199,10 +198,9 @@ def _data_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
     """Short name -> folder. ValueError where there is none, or not the one that is asked for."""
     folders = sorted(file.parent for file in folder.glob("*/corpus.jsonl"))
     known = {found.name.lower().removeprefix("nano"): found for found in folders}
-    if names is None:
-        names = [name for name in known if SPELLING.get(name) not in OF_ARGUMENTS]
-    if not names:
+    own = [name for name in known if SPELLING.get(name) not in OF_ARGUMENTS]
+    chosen = [name.lower().removeprefix("nano") for name in (own if names is None else names)]
+    if not chosen:
         rule = "a data set is a folder in it with a corpus.jsonl"
         raise ValueError(f"no data set of {folder} is chosen: {rule}, and it has {listing(known)}")
-    chosen = [name.lower().removeprefix("nano") for name in names]
     return {name: pick(f"data set in {folder}", name, known) for name in chosen}

@@ -22,7 +22,7 @@ from minist.modules.classification_head import find_activation
 
 class PairLoss(Loss):
     """`forward([logits], batch)`: logits [P, num_labels] of all ranks' pairs, the pairs of a row side by side; scores,
-    or a logit for each class. batch.counts[0] [rows] says how many pairs each row has; it is None where all have one."""
+    or a logit for each class. batch.counts[0] [rows] says how many pairs a row has; it is None where all have one."""
 
     columns = "two texts"
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from minist.evaluation import binary_metrics, metrics
+from minist.evaluation import metrics
 
 CASES = [(seed, k) for seed in range(6) for k in (1, 3, 10, 50)]
 
@@ -120,17 +120,17 @@ def test_average_precision_against_loops(seed):
         taken = [yes for yes, score in zip(positive, scores, strict=True) if score >= least]
         total += sum(taken) / len(taken) * (sum(taken) / sum(positive) - recall)
         recall = sum(taken) / sum(positive)
-    assert binary_metrics.average_precision(positive, scores) == pytest.approx(total, abs=1e-12)
+    assert metrics.average_precision(positive, scores) == pytest.approx(total, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_best_thresholds_against_loops(seed):
     """A threshold gives what is said of it, and no other one gives more; it is halfway between two scores."""
     positive, scores = random_scores(seed)
-    accuracy, at = binary_metrics.best_accuracy(positive, scores)
+    accuracy, at = metrics.best_accuracy(positive, scores)
     assert accuracy == np.mean((scores >= at) == positive)
     assert accuracy == max(np.mean((scores >= least) == positive) for least in thresholds(scores))
-    best = binary_metrics.best_f1(positive, scores)
+    best = metrics.best_f1(positive, scores)
 
     def f1(least):
         hits = np.sum(positive & (scores >= least))
@@ -150,12 +150,12 @@ def test_thresholds_at_the_ends():
     up = np.array([1.0, 2.0, 3.0], dtype=np.float32)
     none, all_of_them = np.zeros(3, dtype=bool), np.ones(3, dtype=bool)
     just_above = float(np.nextafter(np.float32(3), np.float32(4)))
-    assert binary_metrics.best_accuracy(none, up) == (1.0, just_above)  # nothing is taken
-    assert binary_metrics.best_accuracy(all_of_them, up) == (1.0, 1.0)  # the least score, and nothing below it
-    assert binary_metrics.best_accuracy(np.array([True, False, False]), up) == (2 / 3, just_above)
-    assert binary_metrics.best_f1(all_of_them, up) == {"f1": 1, "f1_threshold": 1, "precision": 1, "recall": 1}
-    assert set(binary_metrics.best_f1(none, up).values()) == {0.0}
-    assert binary_metrics.average_precision(none, up) == binary_metrics.ndcg_of_scores(none, up, 3) == 0
+    assert metrics.best_accuracy(none, up) == (1.0, just_above)  # nothing is taken
+    assert metrics.best_accuracy(all_of_them, up) == (1.0, 1.0)  # the least score, and nothing below it
+    assert metrics.best_accuracy(np.array([True, False, False]), up) == (2 / 3, just_above)
+    assert metrics.best_f1(all_of_them, up) == {"f1": 1, "f1_threshold": 1, "precision": 1, "recall": 1}
+    assert set(metrics.best_f1(none, up).values()) == {0.0}
+    assert metrics.average_precision(none, up) == metrics.ndcg_of_scores(none, up, 3) == 0
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -164,8 +164,8 @@ def test_a_threshold_between_neighbouring_floats(step):
     low = np.float32(1 + step * 2.0**-23)
     scores = np.array([low, np.nextafter(low, np.float32(2))])
     positive = np.array([False, True])
-    assert binary_metrics.best_accuracy(positive, scores) == (1.0, float(scores[1]))
-    assert binary_metrics.best_f1(positive, scores)["f1_threshold"] == float(scores[1])
+    assert metrics.best_accuracy(positive, scores) == (1.0, float(scores[1]))
+    assert metrics.best_f1(positive, scores)["f1_threshold"] == float(scores[1])
 
 
 @pytest.mark.parametrize("scores", [[1, 1, 1, 1, 1], [3, 1, 1, 1, 0], [2, 2, 0, 0, 0], [5, 4, 3, 2, 1]])
@@ -175,11 +175,11 @@ def test_ndcg_is_the_mean_over_orders_of_equal_scores(scores, positive, k):
     scores, positive, relevant = np.array(scores, dtype=np.float32), np.array(positive, dtype=bool), sum(positive)
     orders = [list(o) for o in itertools.permutations(range(5)) if all(np.diff(scores[list(o)]) <= 0)]
     mean = np.mean([metrics.ndcg_at(positive[order], k, relevant) for order in orders])
-    assert binary_metrics.ndcg_of_scores(positive, scores, k) == pytest.approx(mean, abs=1e-12)
+    assert metrics.ndcg_of_scores(positive, scores, k) == pytest.approx(mean, abs=1e-12)
 
 
 def test_scores_that_are_no_numbers():
     positive, scores = np.array([True, False, True]), np.array([1.0, np.nan, 3.0])
-    found = [*binary_metrics.best_accuracy(positive, scores), *binary_metrics.best_f1(positive, scores).values()]
-    found += [binary_metrics.average_precision(positive, scores), binary_metrics.ndcg_of_scores(positive, scores, 2)]
+    found = [*metrics.best_accuracy(positive, scores), *metrics.best_f1(positive, scores).values()]
+    found += [metrics.average_precision(positive, scores), metrics.ndcg_of_scores(positive, scores, 2)]
     assert np.isnan(found).all()

@@ -1,77 +1,79 @@
 """Evaluators of scores for pairs: do a cross-encoder's agree with classes, or with human scores?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from minist.checks import listing
+from minist.checks import pick
 from minist.data.rows import Place, check_text, parse_number
-from minist.evaluation.binary_metrics import average_precision, best_accuracy, best_f1
 from minist.evaluation.embedder import Pair, Scorer, one_score_each
 from minist.evaluation.embedding_similarity import EmbeddingSimilarityEvaluator
-from minist.evaluation.metrics import class_metrics, pearson, spearman
+from minist.evaluation.metrics import average_precision, best_accuracy, best_f1, class_metrics, pearson, spearman
+
+Labels = Sequence[int] | Sequence[str]  # numbers of classes, or their names
 
 
 class CrossEncoderClassificationEvaluator:
-    """Metrics `{name}_..` of a classifier of pairs.
+    """Metrics `{name}_..` of a classifier of pairs, from scores as `predict` gives them; all are nan if a score is.
 
-    one score      accuracy, accuracy_threshold, f1, f1_threshold, precision, recall, average_precision: the labels are
-                   0 and 1, and a score from the threshold on is a 1. The threshold is the best one for these pairs.
-    several        f1_macro, f1_micro, f1_weighted, accuracy: the class with the highest score is the predicted one.
-
-    Scores are as `predict` gives them, thus after the model's activation. All metrics are nan if a score is.
+    one score   accuracy, accuracy_threshold, f1, f1_threshold, precision, recall, average_precision: labels are 0 and
+                1, and a score from the threshold on is a 1. The threshold is the best one for these pairs.
+    several     f1_macro, f1_micro, f1_weighted, accuracy: the class with the highest score is the predicted one.
     """
 
     columns = ("text1", "text2", "label")
 
-    def __init__(
-        self, pairs: Sequence[Pair], labels: Sequence[int] | Sequence[str], name: str = "", note: str = ""
-    ) -> None:
-        """`labels` are numbers of classes, or their names; `note` is what a person should know of the rows."""
-        self.pairs, self.labels, self.prefix, self.note = pairs, labels, f"{name}_" if name else "", note
+    def __init__(self, pairs: Sequence[Pair], labels: Labels, name: str = "", note: str = "") -> None:
+        """`note` is what a person should know of the rows."""
         _check_lengths(pairs, "labels", labels)
+        self.pairs, self.labels, self.prefix, self.note = pairs, labels, f"{name}_" if name else "", note
 
     @staticmethod
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
         """Arguments: each row is a pair with the number or the name of its class."""
-        pairs, labels = [], list[int | str]()
-        for place in rows:
-            pairs.append((check_text(place, "text1"), check_text(place, "text2")))
-            labels.append(_check_label(place))
-            if type(labels[-1]) is not type(labels[0]):
-                raise place.error("label", f"the labels before are {'names' if type(labels[0]) is str else 'numbers'}")
-        return {"pairs": pairs, "labels": labels}
+        places = list(rows)
+        pairs = [(check_text(place, "text1"), check_text(place, "text2")) for place in places]
+        return {"pairs": pairs, "labels": [_check_class(place, places[0]) for place in places]}
 
     def __call__(self, model: Scorer) -> dict[str, float]:
         scores = np.asarray(model.predict(self.pairs))
-        classes = scores.shape[1] if scores.ndim > 1 else 2
-        labels = class_numbers(self.labels, model.id2label, classes)
-        found = class_metrics(labels, scores.argmax(1)) if scores.ndim > 1 else _binary_metrics(labels == 1, scores)
+        labels = class_numbers(self.labels, model.id2label, scores.shape[1] if scores.ndim > 1 else 2)
+        if scores.ndim > 1:
+            found = class_metrics(labels, scores.argmax(1))
+        else:
+            accuracy, threshold = best_accuracy(labels == 1, scores)
+            found = {"accuracy": accuracy, "accuracy_threshold": threshold, **best_f1(labels == 1, scores)}
+            found["average_precision"] = average_precision(labels == 1, scores)
         lost = np.isnan(scores).any()  # to argmax the largest number is nan
         return {f"{self.prefix}{metric}": float("nan") if lost else value for metric, value in found.items()}
 
 
-def _binary_metrics(positive: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    accuracy, threshold = best_accuracy(positive, scores)
-    found = {"accuracy": accuracy, "accuracy_threshold": threshold, **best_f1(positive, scores)}
-    return found | {"average_precision": average_precision(positive, scores)}
+def _check_class(place: Place, first: Place) -> int | str:
+    """The class in a row. Text stays text: a class may be called "2", see class_numbers."""
+    cell, is_text = place.row["label"], isinstance(place.row["label"], str)
+    number = parse_number(check_text(place, "label")) if is_text else cell
+    is_whole = isinstance(number, int | float) and float(number).is_integer()
+    if is_text != isinstance(first.row["label"], str) or not (is_whole or (cell and number is None)):
+        raise place.error("label", "a class is a whole number or a name, as in the first row")
+    return cell if is_text else int(cell)
 
 
-def _check_label(place: Place) -> int | str:
-    cell = place.row["label"]
-    number = parse_number(cell) if isinstance(cell, str) else cell
-    if isinstance(number, int | float) and float(number).is_integer():
-        return cell if isinstance(cell, str) else int(number)  # a class may be called "2", see class_numbers
-    if isinstance(cell, str) and cell and number is None:
-        return check_text(place, "label")
-    raise place.error("label", "a class is a whole number or a name")
+def class_numbers(labels: Labels, id2label: dict[int, str], classes: int) -> np.ndarray:
+    """The class of each label, [N] int64. ValueError for a label that is no class of the model.
 
-
-def class_numbers(labels: Sequence[int] | Sequence[str], id2label: dict[int, str], classes: int) -> np.ndarray:
-    """The class of each label, [N] int64. ValueError for a label that is no class of the model."""
-    numbers = _number_names(sorted({label for label in labels if isinstance(label, str)}), id2label)
-    found = np.array([numbers[label] if isinstance(label, str) else label for label in labels])
+    Names that the model knows are its own. Else names that spell numbers, as all cells of a table, are these. Else
+    they count in alphabetical order, as in training, if the model has no names that would contradict.
+    """
+    names = sorted({label for label in labels if isinstance(label, str)})
+    numbers: dict[str, float] = {name: number for number, name in id2label.items()}
+    if not numbers.keys() >= set(names):
+        spelled = {name: number for name in names if (number := parse_number(name)) is not None}
+        if len(spelled) == len(names):
+            numbers = spelled
+        elif all(name == f"LABEL_{i}" for i, name in id2label.items()):  # what transformers writes for want of names
+            numbers = {name: i for i, name in enumerate(names)}
+    found = np.array([pick("a label", label, numbers) if isinstance(label, str) else label for label in labels])
     outside = (found < 0) | (found >= classes) | (found % 1 != 0)
     if outside.any():
         first = labels[int(outside.argmax())]
@@ -79,44 +81,27 @@ def class_numbers(labels: Sequence[int] | Sequence[str], id2label: dict[int, str
     return found.astype(np.int64)
 
 
-def _number_names(names: Sequence[str], id2label: dict[int, str]) -> Mapping[str, float]:
-    """Those that the model knows are its own. Else names that spell numbers, as all cells of a table, are these. Else
-    they count in alphabetical order, as in training, if the model has no names that would contradict."""
-    known = {name: number for number, name in id2label.items()}
-    if known.keys() >= set(names):
-        return known
-    spelled = {name: number for name in names if (number := parse_number(name)) is not None}
-    if len(spelled) == len(names):
-        return spelled
-    if all(name == f"LABEL_{number}" for name, number in known.items()):  # what transformers writes for want of names
-        return {name: i for i, name in enumerate(names)}
-    unknown = next(name for name in names if name not in known)
-    raise ValueError(f"the labels have {unknown!r}, the classes of the model are {listing(map(repr, known))}")
-
-
 class CrossEncoderCorrelationEvaluator:
     """Metrics `{name}_pearson` and `{name}_spearman` of a model's scores and human ones; nan where either is constant,
     or a score of the model is nan."""
 
-    columns = ("text1", "text2", "score")
+    columns = EmbeddingSimilarityEvaluator.columns
 
     def __init__(self, pairs: Sequence[Pair], scores: Sequence[float], name: str = "", note: str = "") -> None:
-        """`note` is what a person should know of the rows."""
         _check_lengths(pairs, "scores", scores)
         self.pairs, self.scores = pairs, np.asarray(scores, dtype=np.float64)
         self.prefix, self.note = f"{name}_" if name else "", note
 
     @staticmethod
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
-        """Arguments: each row is a pair with its score. `note` says how many have none, and are left out."""
+        """Arguments, as there, with the texts in pairs."""
         found = EmbeddingSimilarityEvaluator.of_rows(rows)
-        pairs = list(zip(found["texts1"], found["texts2"], strict=True))
-        return {"pairs": pairs, "scores": found["scores"], "note": found["note"]}
+        return {"pairs": list(zip(found.pop("texts1"), found.pop("texts2"), strict=True)), **found}
 
     def __call__(self, model: Scorer) -> dict[str, float]:
         predicted = one_score_each(model, self.pairs).astype(np.float64)
-        of = {"pearson": pearson, "spearman": spearman}
-        return {f"{self.prefix}{kind}": correlate(self.scores, predicted) for kind, correlate in of.items()}
+        found = {"pearson": pearson(self.scores, predicted), "spearman": spearman(self.scores, predicted)}
+        return {f"{self.prefix}{kind}": value for kind, value in found.items()}
 
 
 def _check_lengths(pairs: Sequence[Pair], what: str, values: Sequence[Any]) -> None:

@@ -1,30 +1,27 @@
-"""CrossEncoderRerankingEvaluator: do relevant documents come first when the model orders the candidates of a query?"""
+"""Evaluators of re-ranking: do relevant documents come first when the model orders the candidates of a query?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
-from minist.checks import listing, number
-from minist.data.rows import Place, check_text, check_texts, read_rows
-from minist.evaluation.binary_metrics import average_precision, ndcg_of_scores
-from minist.evaluation.embedder import Scorer, one_score_each
+from minist.checks import listing, number, pick
+from minist.data.rows import Place, check_text, check_texts, read_places
+from minist.evaluation.embedder import Pair, Scorer, one_score_each
 from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
-from minist.evaluation.metrics import mrr_at
+from minist.evaluation.metrics import average_precision, mrr_at, ndcg_of_scores
 from minist.retrieval.bm25 import BM25
 
+Samples = Sequence[Mapping[str, Any]]
 RERANK_K = 100  # candidates of a query, where a collection is given instead of lists
-
-
-class Candidates(NamedTuple):
-    """What is ordered for one query."""
-
-    query: str
-    documents: list[str]
-    relevant: np.ndarray  # [documents] bool
-    base: np.ndarray | None  # the same in the order of the first stage, None if there is no such
+OF_ARGUMENTS = ("NanoArguAna", "NanoTouche2020")  # what counters a claim is relevant there, another task
+NANO_BEIR = (
+    "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact Touche2020"
+)
+SPELLING = {name.lower(): f"Nano{name}" for name in NANO_BEIR.split()}
 
 
 class CrossEncoderRerankingEvaluator:
@@ -35,34 +32,23 @@ class CrossEncoderRerankingEvaluator:
     found, best first, positives among it. What it did not find counts by the rules of sentence-transformers 6.2:
 
     always_rerank_positives  all positives are ordered along with the documents, found or not: the best possible is 1
-    else                     the documents alone are; a positive that was not found is not missed either, but a query
-                             of which none was found counts 0
+    else                     the documents alone are; a positive that was not found is not missed either
     base_                    positives that were not found stand behind the last document; 0 if none was found
 
-    A query without positives counts 0. One without anything beside positives is an error, as there is nothing to order.
-
-    Equal scores: MAP takes them all at once, nDCG is averaged over their orders, MRR has the later one first, so
-    that equal scores for all do not look good because the positives are given first. All metrics of a query are nan if
-    a score is.
+    A query without a positive in its list counts 0. Of equal scores MAP takes all at once, nDCG is the mean over their
+    orders, and MRR has the later one first: positives are given first, and equal scores for all must not look good.
     """
 
     columns = ("query", "positive", "negative or documents")
 
     def __init__(
-        self,
-        samples: Sequence[Mapping[str, Any]],
-        at_k: int = 10,
-        always_rerank_positives: bool = True,
-        name: str = "",
-        note: str = "",
+        self, samples: Samples, at_k: int = 10, always_rerank_positives: bool = True, name: str = "", note: str = ""
     ) -> None:
         """`note` is what a person should know of the rows. ValueError for a sample that is none, by its place."""
+        number("number of samples", len(samples), least=1)
         self.at_k = index(number("at_k", at_k, least=1))  # index: 2.5 is no rank
-        if not samples:
-            raise ValueError("there are no samples to evaluate on")
         self.lists = [_candidates(i, sample, always_rerank_positives) for i, sample in enumerate(samples)]
-        self.prefix = f"{name}_" if name else ""
-        lost = sum(not sample["positive"] for sample in samples)
+        self.prefix, lost = f"{name}_" if name else "", sum(not sample["positive"] for sample in samples)
         without = f"{lost:,} queries of {len(samples):,} have no positive and count 0" if lost else ""
         self.note = "; ".join(filter(None, [note, without]))
 
@@ -70,10 +56,18 @@ class CrossEncoderRerankingEvaluator:
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
         """Arguments: a cell is a text or a list of texts. Rows of the same query are one sample, in which a text
         counts once, and a positive is no negative."""
-        places: dict[str, list[Place]] = {}  # query -> its rows
+        known, samples = dict[str, tuple[Place, dict[str, None], dict[str, None]]](), []  # keys: texts, each once
         for place in rows:
-            places.setdefault(check_text(place, "query"), []).append(place)
-        return {"samples": [{"query": query, **_join(of)} for query, of in places.items()]}
+            other = "documents" if "documents" in place.row else "negative"
+            texts = known.setdefault(check_text(place, "query"), (place, {}, {}))[1:]
+            for column, of in zip(("positive", other), texts, strict=True):
+                of.update(dict.fromkeys(check_texts(place, column, isinstance(place.row[column], list))))
+        for query, (place, positive, others) in known.items():
+            found = [text for text in others if other == "documents" or text not in positive]
+            if not found:
+                raise place.error(other, "there is nothing to order for this query but positives")
+            samples.append({"query": query, "positive": list(positive), other: found})
+        return {"samples": samples}
 
     @staticmethod
     def of_files(
@@ -86,112 +80,127 @@ class CrossEncoderRerankingEvaluator:
         """
         given = InformationRetrievalEvaluator.of_files(queries, corpus, qrels)
         texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
-        judged = [i for i in texts if relevant.get(i)]
-        if candidates:
-            ranked = _read_candidates(candidates, documents, rerank_k)
-        else:
-            ranked = _bm25({i: texts[i] for i in judged}, documents, rerank_k)
-        samples = [
-            {
-                "query": texts[i],
-                "positive": [documents[j] for j in sorted(relevant[i]) if j in documents],
-                "documents": [documents[j] for j in ranked[i]],
-            }
-            for i in judged
-            if ranked.get(i)
-        ]
+        judged = {i: query for i, query in texts.items() if relevant.get(i)}
+        ranked, samples = _first_stage(candidates, judged, documents, rerank_k), []
+        for i in (i for i in judged if ranked.get(i)):
+            positive = [documents[j] for j in sorted(relevant[i]) if j in documents]
+            samples.append({"query": texts[i], "positive": positive, "documents": ranked[i]})
         if not samples:
             raise ValueError(f"no query of {queries} has both a judgement and candidates: do the ids agree?")
-        lost = len(texts) - len(samples)
-        notes = [
-            given["note"],
-            f"{lost:,} queries of {len(texts):,} left out: they have no judgement or no candidates" if lost else "",
-            "" if candidates else f"the candidates are the first {rerank_k:,} of BM25",
-        ]
+        notes, lost = [given["note"]], len(texts) - len(samples)
+        if lost:
+            notes.append(f"{lost:,} queries of {len(texts):,} left out: they have no judgement or no candidates")
+        if not candidates:
+            notes.append(f"the candidates are the first {rerank_k:,} of BM25")
         return {"samples": samples, "note": "; ".join(filter(None, notes))}
 
     def __call__(self, model: Scorer) -> dict[str, float]:
-        pairs = [(one.query, document) for one in self.lists for document in one.documents]
-        ends = np.cumsum([len(one.documents) for one in self.lists])
-        scores = np.split(one_score_each(model, pairs), ends[:-1])
-        found = self._mean("", [(one.relevant, of) for one, of in zip(self.lists, scores, strict=True)])
-        base = [one.base for one in self.lists if one.base is not None]
-        return found | self._mean("base_", [(hits, -np.arange(len(hits))) for hits in base])
+        pairs, relevant, base = zip(*self.lists, strict=True)
+        scores = one_score_each(model, [pair for of in pairs for pair in of])
+        found = self._means("", relevant, np.split(scores, np.cumsum([len(of) for of in pairs])[:-1]))
+        if np.isnan(scores).any():  # to argsort the largest number is nan
+            found = dict.fromkeys(found, float("nan"))
+        ranked = [hits for hits in base if hits]
+        return found | self._means("base_", ranked, [-np.arange(len(hits)) for hits in ranked])
 
-    def _mean(self, kind: str, rankings: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-        """Metrics of (relevant, scores) of each query; nothing where there are none."""
-        if not rankings:
-            return {}
-        values = np.mean([measure(relevant, scores, self.at_k) for relevant, scores in rankings], axis=0)
-        names = ("map", f"mrr@{self.at_k}", f"ndcg@{self.at_k}")
-        return {f"{self.prefix}{kind}{metric}": float(value) for metric, value in zip(names, values, strict=True)}
-
-
-def measure(relevant: np.ndarray, scores: np.ndarray, k: int) -> tuple[float, float, float]:
-    """Average precision of all, reciprocal rank and nDCG of the first k."""
-    if np.isnan(scores).any():
-        return (float("nan"),) * 3
-    later_first = np.argsort(scores, kind="stable")[::-1]  # of equal scores
-    return average_precision(relevant, scores), mrr_at(relevant[later_first], k), ndcg_of_scores(relevant, scores, k)
+    def _means(self, kind: str, relevant: Sequence[list[bool]], scores: Sequence[np.ndarray]) -> dict[str, float]:
+        """Metrics of lists of documents; nothing where there are none."""
+        lists, k = [(np.array(hits), of) for hits, of in zip(relevant, scores, strict=True)], self.at_k
+        found = {
+            "map": [average_precision(hits, of) for hits, of in lists],
+            f"mrr@{k}": [mrr_at(hits[of.argsort(kind="stable")[::-1]], k) for hits, of in lists],  # later first
+            f"ndcg@{k}": [ndcg_of_scores(hits, of, k) for hits, of in lists],
+        }
+        return {f"{self.prefix}{kind}{metric}": fmean(values) for metric, values in found.items() if values}
 
 
-def _join(places: Sequence[Place]) -> dict[str, list[str]]:
-    """The sample of one query, from its rows."""
-    first = places[0]
-    other = "documents" if "documents" in first.row else "negative"
-    positive, others = (
-        list(dict.fromkeys(text for place in places for text in check_texts(place, column, _is_list(place, column))))
-        for column in ("positive", other)
-    )
-    if other == "negative":
-        known = set(positive)
-        others = [text for text in others if text not in known]  # the negative of a row may be the positive of another
-    if not others:
-        raise first.error(other, "there is nothing to order for this query but positives")
-    return {"positive": positive, other: others}
-
-
-def _is_list(place: Place, column: str) -> bool:
-    return isinstance(place.row[column], list)
-
-
-def _candidates(i: int, sample: Mapping[str, Any], always_rerank_positives: bool) -> Candidates:
-    if not {"query", "positive"} <= sample.keys() or len(sample.keys() & {"negative", "documents"}) != 1:
-        wanted = "query, positive, and one of negative and documents"
+def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[Pair], list[bool], list[bool]]:
+    """The pairs to order, which are relevant, and which of the first stage were, if there was one."""
+    kinds, cell = sample.keys() & {"negative", "documents"}, sample.get("documents", sample.get("negative"))
+    if not {"query", "positive"} <= sample.keys() or len(kinds) != 1 or not cell:
+        wanted = "query, positive, and one of negative and documents, not empty"
         raise ValueError(f"sample {i} has {listing(sample)}: it takes {wanted}")
-    column = "documents" if "documents" in sample else "negative"
-    positive, others = (
-        [sample[key]] if isinstance(sample[key], str) else list(sample[key]) for key in ("positive", column)
-    )
-    if not others:
-        raise ValueError(f"sample {i}: {column} is empty, there is nothing to order")
-    known = set(positive)
-    hits = np.array([text in known for text in others])
-    if column == "documents":
-        missed = len(positive) - hits.sum() if hits.any() else 0  # they stand behind the last document
-        base = np.append(hits, np.ones(max(missed, 0), dtype=bool))
-        if not always_rerank_positives:
-            return Candidates(sample["query"], others, hits, base)
-        others = [text for text in others if text not in known]
-    documents, relevant = positive + others, np.arange(len(positive) + len(others)) < len(positive)
-    return Candidates(sample["query"], documents, relevant, base if column == "documents" else None)
+    positive, others = ([x] if isinstance(x, str) else list(x) for x in (sample["positive"], cell))
+    known, base = set(positive), []
+    relevant = [text in known for text in others]
+    if "documents" in sample:
+        base = relevant + [True] * (len(positive) - sum(relevant) if any(relevant) else 0)  # missed: at the end
+        others = [text for text in others if not (always and text in known)]
+    if always or "negative" in sample:
+        others, relevant = positive + others, [True] * len(positive) + [False] * len(others)
+    return [(sample["query"], text) for text in others], relevant, base
 
 
-def _bm25(queries: Mapping[str, str], documents: Mapping[str, str], k: int) -> dict[str, list[str]]:
-    ids, search, found = list(documents), BM25(list(documents.values())), {}
-    for i, query in queries.items():
-        order = search.scores(query).argsort(descending=True, stable=True)  # of equal scores the earlier one first
-        found[i] = [ids[row] for row in order[:k].tolist()]
-    return found
+def _first_stage(
+    file: Path | None, queries: Mapping[str, str], documents: Mapping[str, str], k: int
+) -> dict[str, list[str]]:
+    """query-id -> its first k documents in a file, or of BM25; of equal scores the earlier document comes first."""
+    if file:
+        found = {}
+        for place in read_places([file], {name: name for name in ("query-id", "corpus-ids")}):
+            what, ids = f"{file}, row {place.number}: a corpus-id", check_texts(place, "corpus-ids", True)
+            found[str(place.row["query-id"])] = [pick(what, document, documents) for document in ids][:k]
+        return found
+    texts = list(documents.values())
+    search = BM25(texts)
+    order = {i: search.scores(query).argsort(descending=True, stable=True)[:k] for i, query in queries.items()}
+    return {i: [texts[row] for row in rows.tolist()] for i, rows in order.items()}
 
 
-def _read_candidates(file: Path, documents: Mapping[str, str], k: int) -> dict[str, list[str]]:
-    """query-id -> corpus-ids, best first. ValueError for a document that the corpus has not."""
-    found = {}
-    for i, row in enumerate(read_rows(file, ["query-id", "corpus-ids"]), 1):
-        place = Place(file, i, row)
-        ids = check_texts(place, "corpus-ids", True)
-        if unknown := [document for document in ids if document not in documents]:
-            raise place.error("corpus-ids", f"the corpus has no document {unknown[0]!r}")
-        found[str(row["query-id"])] = ids[:k]
-    return found
+class CrossEncoderNanoBEIREvaluator:
+    """Metrics `Nano.._R{rerank_k}_{metric}` of each data set and `NanoBEIR_R{rerank_k}_{aggregate_key}_{metric}` over
+    all, with the metrics of a CrossEncoderRerankingEvaluator. With a `name` all begin with `{name}_`.
+
+    <folder>/<data set>/queries.jsonl, corpus.jsonl, qrels/test.tsv   as in BEIR; another .tsv if it is the only one
+    <folder>/<data set>/bm25.jsonl or bm25.parquet                    query-id, corpus-ids: candidates, best first
+
+    Where there is no such list, our own BM25 makes one, and `note` says so: its numbers differ from published ones.
+    A data set of NanoBEIR may be called msmarco or NanoMSMARCO; of any other the folder's name begins its metrics.
+    """
+
+    columns = ()  # it reads its own files
+
+    def __init__(
+        self,
+        folder: str | Path,
+        dataset_names: Sequence[str] | None = None,
+        rerank_k: int = RERANK_K,
+        at_k: int = 10,
+        always_rerank_positives: bool = True,
+        aggregate_fn: Callable[[Sequence[float]], float] = fmean,
+        aggregate_key: str = "mean",
+        name: str = "",
+    ) -> None:
+        """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
+        depth, self.prefix = index(number("rerank_k", rerank_k, least=1)), f"{name}_" if name else ""
+        self.depth, self.mean = f"_R{depth}_", f"{self.prefix}NanoBEIR_R{depth}_{aggregate_key}_"
+        self.aggregate_fn, self.evaluators = aggregate_fn, dict[str, CrossEncoderRerankingEvaluator]()
+        for short, at in _data_sets(Path(folder), dataset_names).items():
+            candidates = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
+            found = {file.name: file for file in sorted((at / "qrels").glob("*.tsv"))}
+            qrels = pick(f"file of {at / 'qrels'}", next(iter(found)) if len(found) == 1 else "test.tsv", found)
+            files = (at / "queries.jsonl", at / "corpus.jsonl", qrels, candidates)
+            given = CrossEncoderRerankingEvaluator.of_files(*files, depth)
+            one = CrossEncoderRerankingEvaluator(given["samples"], at_k, always_rerank_positives, note=given["note"])
+            self.evaluators[SPELLING.get(short, at.name)] = one
+        self.note = "; ".join(f"{label}: {one.note}" for label, one in self.evaluators.items() if one.note)
+
+    def __call__(self, model: Scorer) -> dict[str, float]:
+        found, values = dict[str, float](), dict[str, list[float]]()
+        for label, evaluator in self.evaluators.items():
+            for metric, value in evaluator(model).items():
+                found[f"{self.prefix}{label}{self.depth}{metric}"] = value
+                values.setdefault(metric, []).append(value)
+        return found | {f"{self.mean}{metric}": float(self.aggregate_fn(of)) for metric, of in values.items()}
+
+
+def _data_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
+    """Short name -> folder. ValueError where there is none, or not the one that is asked for."""
+    folders = sorted(file.parent for file in folder.glob("*/corpus.jsonl"))
+    known = {found.name.lower().removeprefix("nano"): found for found in folders}
+    own = [name for name in known if SPELLING.get(name) not in OF_ARGUMENTS]
+    chosen = [name.lower().removeprefix("nano") for name in (own if names is None else names)]
+    if not chosen:
+        rule = "a data set is a folder in it with a corpus.jsonl"
+        raise ValueError(f"no data set of {folder} is chosen: {rule}, and it has {listing(known)}")
+    return {name: pick(f"data set in {folder}", name, known) for name in chosen}

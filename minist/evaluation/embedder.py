@@ -14,23 +14,17 @@ class Embedder(Protocol):
 
     similarity_name: str
 
-    def encode(self, texts: Sequence[str], /) -> np.ndarray | Tensor:
-        """Texts that are neither queries nor documents."""
-
-    def encode_query(self, texts: Sequence[str], /) -> np.ndarray | Tensor:
-        """Queries, with their prompt and by their route."""
-
-    def encode_document(self, texts: Sequence[str], /) -> np.ndarray | Tensor:
-        """Documents, likewise."""
+    def encode(self, texts: Sequence[str], /) -> np.ndarray | Tensor: ...
+    def encode_query(self, texts: Sequence[str], /) -> np.ndarray | Tensor: ...  # with the prompt of queries
+    def encode_document(self, texts: Sequence[str], /) -> np.ndarray | Tensor: ...
 
 
 class Scorer(Protocol):
-    """A CrossEncoder, or anything else that scores pairs of texts."""
+    """A CrossEncoder, or anything else that gives each pair a score, [N], or one for each label, [N, labels]."""
 
     id2label: dict[int, str]
 
-    def predict(self, pairs: Sequence[Pair], /) -> np.ndarray | Tensor:
-        """[N], or [N, number of labels] where there are several."""
+    def predict(self, pairs: Sequence[Pair], /) -> np.ndarray | Tensor: ...
 
 
 def one_score_each(model: Scorer, pairs: Sequence[Pair]) -> np.ndarray:

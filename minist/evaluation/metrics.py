@@ -1,4 +1,4 @@
-"""Metrics of rankings, correlations and classes, from their definitions."""
+"""Metrics of rankings, correlations, classes and scores, from their definitions."""
 
 import numpy as np
 
@@ -61,21 +61,58 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def class_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy and F1 of class numbers [N]. The F1 of a class is 2 hits / (labels + predictions that name it).
-
-    f1_macro     mean over the classes that a label or a prediction names
-    f1_micro     of all hits, labels and predictions together; as each pair has one of both, this is the accuracy
-    f1_weighted  mean over labels: a class counts as often as it is one
-    """
+    """Accuracy and F1 of class numbers [N]. The F1 of a class is 2 hits / (labels + predictions that name it);
+    f1_macro is its mean over the classes that either names, f1_weighted over labels; f1_micro is the accuracy."""
     classes = 1 + max(labels.max(), predicted.max())
     hits, labelled, named = (
         np.bincount(x, minlength=classes) for x in (labels[labels == predicted], labels, predicted)
     )
     f1 = 2 * hits / np.maximum(labelled + named, 1)  # 0 for a class that nothing names
+    macro, weighted = f1.sum() / np.count_nonzero(labelled + named), (f1 * labelled).sum() / len(labels)
     accuracy = float(hits.sum() / len(labels))
-    return {
-        "f1_macro": float(f1.sum() / np.count_nonzero(labelled + named)),
-        "f1_micro": accuracy,
-        "f1_weighted": float((f1 * labelled).sum() / len(labels)),
-        "accuracy": accuracy,
-    }
+    return {"f1_macro": float(macro), "f1_micro": accuracy, "f1_weighted": float(weighted), "accuracy": accuracy}
+
+
+def cuts(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ways to take the best of N scores, fewest first: a threshold, how many are taken, how many of them are
+    positive, [C] each. Equal scores are on the same side of a threshold. With a nan all metrics of cuts are nan."""
+    if np.isnan(scores).any():  # nothing is above or below it
+        positive, scores = np.full((2, len(scores)), np.nan)
+    lowest, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
+    lowest = -lowest  # of those taken, best first; with all taken it is the threshold, else this is halfway to the next
+    halfway = (lowest[:-1] + lowest[1:]) / 2
+    halfway = np.where(halfway == lowest[1:], lowest[:-1], halfway)  # no float is between: not the next one itself
+    return np.append(halfway, lowest[-1:]), sizes.cumsum(), np.bincount(group, weights=positive).cumsum()
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Sum over cuts of precision * the recall that the cut adds; 0 where nothing is positive."""
+    _, taken, found = cuts(positive, scores)
+    return float((found / taken * np.diff(found, prepend=0)).sum() / max(found[-1], 1))
+
+
+def best_accuracy(positive: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Largest share that is on its side of a threshold, and that threshold: the highest one of several."""
+    thresholds, taken, found = cuts(positive, scores)
+    above_all = np.nextafter(scores.max(), np.inf, dtype=scores.dtype)  # takes nothing: all count as negative
+    right = np.append(0, found - (taken - found)) + np.count_nonzero(~positive)
+    best = right.argmax()
+    return float(right[best] / len(positive)), float(np.append(above_all, thresholds)[best])
+
+
+def best_f1(positive: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Largest F1 = 2 precision recall / (precision + recall) over cuts, with its threshold, precision and recall; all
+    are 0 where nothing is positive."""
+    thresholds, taken, found = cuts(positive, scores)
+    precision, recall = found / taken, found / max(found[-1], 1)
+    f1 = 2 * precision * recall / np.where(found == 0, 1, precision + recall)  # without any found 0, not 0 / 0
+    at = {"f1": f1, "f1_threshold": np.where(found[-1] == 0, 0, thresholds), "precision": precision, "recall": recall}
+    return {name: float(values[f1.argmax()]) for name, values in at.items()}
+
+
+def ndcg_of_scores(positive: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """nDCG@k, averaged over all orders of equal scores (McSherry and Najork 2008); 0 where nothing is positive."""
+    _, taken, found = cuts(positive, scores)
+    sizes = np.diff(taken, prepend=0)  # of equal scores each may stand at any of their ranks
+    shares = np.repeat(np.diff(found, prepend=0) / sizes, sizes)  # how often a positive is at rank 1, 2 ..
+    return ndcg_at(shares, k, positive.sum()) if positive.any() else 0.0

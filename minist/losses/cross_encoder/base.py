@@ -21,27 +21,27 @@ from minist.modules.classification_head import find_activation
 
 
 class PairLoss(Loss):
-    """`forward([logits], batch)`: logits [P, num_labels] of all ranks' pairs, the pairs of a row side by side.
+    """`forward([logits], batch)`: logits [P, num_labels] of all ranks' pairs, the pairs of a row side by side; scores,
+    or a logit for each class. batch.counts[0] [rows] says how many pairs a row has; it is None where all have one."""
 
-    batch.counts[0] [rows] says how many pairs each row has; it is None, or left out, where all have one. A model with
-    one label gives scores, one with several gives a logit for each class.
-    """
+    columns = "two texts"
 
     def __init__(self, activation_fn: str | nn.Module = "Identity") -> None:
-        """`activation_fn`, a module of torch.nn or the name of one, is applied to the logits first."""
+        """`activation_fn`, a module of torch.nn or the name of one, is applied to the logits first, also before the
+        sigmoid or softmax of a formula, where it is seldom wanted."""
         super().__init__()
         self.activation_fn = find_activation(activation_fn)
 
-    def scores(
-        self, embeddings: Sequence[Tensor], batch: Batch, *, several: bool = False, label_dims: Sequence[int] = (1,)
-    ) -> Tensor:
-        """activation_fn(logits) of a model with one label, [P]. The arguments are those of check_pairs."""
-        check_pairs(self, embeddings, batch, several, label_dims)
-        # the first of several logits, or their mean, could be trained as well, but nobody would have meant it
-        if (width := embeddings[0].shape[1]) != 1:
+    def scores_and_labels(
+        self, embeddings: Sequence[Tensor], batch: Batch, *, several: bool = False, dims: Sequence[int] = (1,)
+    ) -> tuple[Tensor, Tensor]:
+        """activation_fn(logits) of a model with one label, [P], and labels of their type; see check_pairs."""
+        check_pairs(self, embeddings, batch, several, dims)
+        if (width := embeddings[0].shape[1]) != 1:  # to train the first of several, or their mean, nobody would mean
             why = f"takes a model with num_labels = 1, this one has {width}: CrossEntropyLoss is for several"
             raise ValueError(f"{type(self).__name__} {why}")
-        return self.activation_fn(embeddings[0][:, 0])
+        scores = self.activation_fn(embeddings[0][:, 0])
+        return scores, scores.new_empty(0) if batch.labels is None else batch.labels.to(scores.dtype)
 
 
 class ListLoss(PairLoss):
@@ -53,10 +53,9 @@ class ListLoss(PairLoss):
 
     def lists(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores and labels [rows, longest], 0 where there is no document, and where there is one."""
-        scores = self.scores(embeddings, batch, several=True)
-        assert batch.labels is not None
-        there = cells(batch.counts[0], scores.device)  # both stand pair by pair, so they go to the same cells
-        return table(scores, there), table(batch.labels.to(scores.dtype), there), there
+        scores, labels = self.scores_and_labels(embeddings, batch, several=True)
+        there = cells(batch.counts[0], scores.device)
+        return table(scores, there), table(labels, there), there  # both stand pair by pair: they go to the same cells
 
 
 def cells(counts: Tensor | None, device: torch.device) -> Tensor:
@@ -77,16 +76,13 @@ def log_softmax_of_rows(scores: Tensor, there: Tensor) -> Tensor:
     return scores.masked_fill(~there, lowest).log_softmax(1)
 
 
-def check_pairs(
-    loss: Loss, embeddings: Sequence[Tensor], batch: Batch, several: bool, label_dims: Sequence[int]
-) -> None:
-    """ValueError unless rows have `several` pairs, or else one, and labels so many dimensions: 0: none, 1: one for each
-    row (of a list: for each document), 2: several for each row."""
+def check_pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch, several: bool, dims: Sequence[int]) -> None:
+    """ValueError unless rows have `several` pairs, or one, and labels `dims`: 0 none, 1 [rows] or [P], 2 [rows, k]."""
     (logits,), labels, counts = embeddings, batch.labels, counts_of(batch, 0)  # a pair is one input: one column
     wanted = len(logits) if counts is None or loss.label_lists else len(counts)
     if several != (counts is not None):
         wrong = f"got rows of {'one pair' if several else 'several pairs'} of texts"
-    elif (0 if labels is None else labels.dim()) not in label_dims:
+    elif (0 if labels is None else labels.dim()) not in dims:
         wrong = "got no labels" if labels is None else f"got labels of shape {list(labels.shape)}"
     elif labels is not None and len(labels) != wanted:
         wrong = f"there are {len(labels)} labels for {wanted} {'documents' if loss.label_lists else 'rows'}"

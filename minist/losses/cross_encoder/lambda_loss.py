@@ -46,62 +46,40 @@ from minist.batch import Batch
 from minist.checks import number, pick
 from minist.losses.cross_encoder.base import ListLoss
 
-LOGARITHMS = {"binary": math.log(2), "natural": 1.0}  # of the base
-
 
 class WeightingScheme(nn.Module):
-    """How much each pair of documents counts. For one of your own, write a subclass."""
+    """How much each pair of documents counts. A subclass, also one of your own, has forward(gains, discounts): from
+    G [rows, n] and D [n], documents in the model's order, it gives w that broadcasts to [rows, n, n], at [.., i, j]."""
 
     all_pairs = False  # whether every i and j count, and not only those with y_i > y_j
 
-    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        """G [rows, n] and D [n], documents in the model's order -> w that broadcasts to [rows, n, n], at [.., i, j]."""
-        raise NotImplementedError
-
 
 class NoWeightingScheme(WeightingScheme):
-    """w_ij = 1: the number of pairs in the wrong order goes down, wherever in the list they are."""
+    """The number of pairs in the wrong order goes down, wherever in the list they are."""
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
         return gains.new_ones(1, 1, 1)
 
 
-class NDCGLoss1Scheme(WeightingScheme):
-    """w_ij = G_i / D_i, of every i and j: the loosest of the bounds on nDCG here, kept for comparison.
-
-    A good document is pushed above all others, also above better ones. It is even paired with itself, which has no
-    gradient, but counts in the mean.
-    """
-
-    all_pairs = True
+class LambdaRankScheme(WeightingScheme):
+    """By how much nDCG would change if i and j changed places."""
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        return (gains / discounts)[:, :, None]
+        return gaps(gains).abs() * gaps(1 / discounts).abs()
 
 
 class NDCGLoss2Scheme(WeightingScheme):
-    """w_ij = |G_i - G_j| |1/D_d - 1/D_(d+1)|, d = |i - j|: neighbours matter most, wherever in the list they are.
-
-    It follows from a tighter bound on nDCG.
-    """
+    """A tighter bound on nDCG than NDCGLoss1: neighbours matter most, wherever in the list they are."""
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        ranks = torch.arange(len(discounts), device=gains.device)
-        apart = (ranks[:, None] - ranks).abs()  # d [n, n]
+        apart = gaps(torch.arange(len(discounts), device=gains.device)).abs()  # d [n, n]
         # rank d is at d - 1; for d = 0 that is the last one, which does no harm: a document's gain equals its own
         steps = 1 / discounts[apart - 1] - 1 / discounts[apart]
-        return steps.abs() * gaps(gains).abs()
-
-
-class LambdaRankScheme(WeightingScheme):
-    """w_ij = |G_i - G_j| |1/D_i - 1/D_j|: by how much nDCG would change if i and j changed places."""
-
-    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
-        return gaps(1 / discounts).abs() * gaps(gains).abs()
+        return gaps(gains).abs() * steps.abs()
 
 
 class NDCGLoss2PPScheme(WeightingScheme):
-    """w_ij = mu NDCGLoss2 + LambdaRank, the best of the paper: what is near, and what is at the top."""
+    """Both together, what is near and what is at the top: the best of the paper."""
 
     def __init__(self, mu: float = 10.0) -> None:
         super().__init__()
@@ -112,18 +90,25 @@ class NDCGLoss2PPScheme(WeightingScheme):
         return self.mu * self.by_distance(gains, discounts) + self.by_rank(gains, discounts)
 
 
-SCHEMES = {
-    kind.__name__: kind
-    for kind in (NoWeightingScheme, NDCGLoss1Scheme, NDCGLoss2Scheme, LambdaRankScheme, NDCGLoss2PPScheme)
-}
+class NDCGLoss1Scheme(WeightingScheme):
+    """The loosest of the bounds on nDCG here, kept for comparison: a good document is pushed above all others, also
+    above better ones. It is even paired with itself, which has no gradient, but counts in the mean."""
+
+    all_pairs = True
+
+    def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
+        return (gains / discounts)[:, :, None]
+
+
+KINDS = (NoWeightingScheme, NDCGLoss1Scheme, NDCGLoss2Scheme, LambdaRankScheme, NDCGLoss2PPScheme)
+SCHEMES = {kind.__name__: kind for kind in KINDS}
 
 
 class LambdaLoss(ListLoss):
     """A document shall be above those with smaller labels, above all where nDCG gains by it (Wang et al. 2018).
 
     Columns: query, list of documents. Labels [P]: a number for each document; below 0 it gains nothing. Over all pairs
-    (i, j) of the batch that are in the same list and count, see above; b is 2 for reduction_log = "binary", e for
-    "natural":
+    of the batch that count, see above; b is 2 for reduction_log = "binary", e for "natural":
         loss = mean over (i, j) of  w_ij log_b( 1 + exp(-sigma (s_i - s_j)) )
     """
 
@@ -143,42 +128,32 @@ class LambdaLoss(ListLoss):
         self.weighting_scheme = weighting_scheme
         self.k = None if k is None else number("k", k, least=1)
         self.sigma, self.eps = number("sigma", sigma, above=0), number("eps", eps, above=0)
-        self.log_of_base = pick("reduction_log", reduction_log, LOGARITHMS)
+        self.log_of_base = pick("reduction_log", reduction_log, {"binary": math.log(2), "natural": 1.0})
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
         # the model's order: of equal scores the first given first, and cells without a document last
         order = scores.masked_fill(~there, float("-inf")).argsort(dim=1, descending=True, stable=True)
         scores, labels, there = (x.gather(1, order) for x in (scores, labels, there))
-        discounts = torch.arange(2, 2 + scores.shape[1]).to(scores).log2()  # of ranks 1 .. n
-        pairs = self._pairs(labels, there)
+        ranks = torch.arange(1, 1 + scores.shape[1], device=scores.device)
+        first, discounts = ranks <= (self.k or len(ranks)), (1 + ranks).to(scores.dtype).log2()
+        pairs = there[:, :, None] & there[:, None, :] & (first[:, None] | first)  # which count, [rows, n, n]
+        pairs = pairs & ((gaps(labels) > 0) | self.weighting_scheme.all_pairs)
         weights = self.weighting_scheme(self._gains(labels, discounts), discounts).expand_as(pairs)
         losses = -weights[pairs] * F.logsigmoid(self.sigma * gaps(scores)[pairs])  # of what counts only, [pairs]
         return losses.sum() / (max(len(losses), 1) * self.log_of_base)
 
-    def _pairs(self, labels: Tensor, there: Tensor) -> Tensor:
-        """Which pairs (i, j) count, [rows, n, n]."""
-        counts = there[:, :, None] & there[:, None, :]
-        if not self.weighting_scheme.all_pairs:
-            counts = counts & (gaps(labels) > 0)
-        first = torch.arange(labels.shape[1], device=labels.device) < (self.k or labels.shape[1])
-        return counts & (first[:, None] | first)
-
     def _gains(self, labels: Tensor, discounts: Tensor) -> Tensor:
-        """G of each document, [rows, n]."""
         labels = labels.clamp(min=0)  # 0, also the label of a cell without a document, gains 2^0 - 1 = 0
         top = labels.amax(1, keepdim=True)
         gains = torch.exp2(labels - top) - torch.exp2(-top)  # 2^y - 1 over 2^top: 2^200 would be too large, and the
         best = gains.sort(1, descending=True).values / discounts  # factor falls out of the ratio
-        return gains / best[:, : self.k].sum(1, keepdim=True).clamp(min=self.eps)
+        return gains / best[:, : self.k].sum(1, keepdim=True).clamp(min=self.eps)  # G of each document, [rows, n]
 
 
 class RankNetLoss(LambdaLoss):
-    """LambdaLoss in which all pairs count alike (Burges et al. 2005, doi:10.1145/1102351.1102363).
-
-    Columns, labels and options as there. Over all pairs (i, j) of the same list with y_i > y_j:
+    """LambdaLoss with w_ij = 1 (Burges et al. 2005, doi:10.1145/1102351.1102363):
         loss = mean over (i, j) of  log_b( 1 + exp(-sigma (s_i - s_j)) )
-
     sigmoid(sigma (s_i - s_j)) is the model's probability that i is above j, and the loss its cross entropy.
     """
 
@@ -194,5 +169,4 @@ class RankNetLoss(LambdaLoss):
 
 
 def gaps(x: Tensor) -> Tensor:
-    """x_i - x_j of all i, j, [.., n] -> [.., n, n]."""
-    return x[..., :, None] - x[..., None, :]
+    return x[..., :, None] - x[..., None, :]  # x_i - x_j at [.., i, j]

@@ -1,7 +1,5 @@
-"""Losses of a query with one text that answers it, the positive, and with others that do not, the negatives.
-
-A row's pairs are (query, positive), (query, negative 1), (query, negative 2) ..; rows may differ in length.
-"""
+"""Losses of a query with one text that answers it, the positive, and with others that do not, the negatives: a row's
+pairs are (query, positive), (query, negative 1), (query, negative 2) .., and rows may differ in length."""
 
 from collections.abc import Sequence
 
@@ -17,28 +15,23 @@ class MarginMSELoss(PairLoss):
     """A positive shall be scored above a negative by as much as a teacher does (Hofstaetter 2020, arXiv:2010.02666).
 
     Columns: query, positive, and one or more negatives, or lists of them. Labels: the teacher's margins
-    score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]; rows with
-    fewer than k negatives have NaN at their end. With s the model's scores:
+    score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k], of which
+    only differences count; rows with fewer than k negatives have NaN at their end. With s the model's scores:
         loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
-
-    Only differences of the teacher's scores count: the model need not take over where its zero is.
     """
 
     columns = "query, positive, one or more negatives"
     labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        flat = self.scores(embeddings, batch, several=True, label_dims=(1, 2))
+        flat, wanted = self.scores_and_labels(embeddings, batch, several=True, dims=(1, 2))
         there = cells(batch.counts[0], flat.device)
         scores, k = table(flat, there), there.shape[1] - 1  # [rows, 1 + k]
-        assert batch.labels is not None
-        wanted = batch.labels.to(flat.dtype)
         wanted = wanted[:, None] if wanted.dim() == 1 else wanted  # [rows, k or 1 + k or more]
         forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
         if form_of_labels(self, wanted, f"{k} negatives", forms).endswith("scores"):
             wanted = wanted[:, :1] - wanted[:, 1:]
-        margins, wanted, there = scores[:, :1] - scores[:, 1:], wanted[:, :k], there[:, 1:]
-        errors = margins[there] - wanted[there]
+        errors = (scores[:, :1] - scores[:, 1:] - wanted[:, :k])[there[:, 1:]]  # of the negatives that there are
         return (errors**2).sum() / max(len(errors), 1)
 
 
@@ -64,7 +57,7 @@ class MultipleNegativesRankingLoss(PairLoss):
         self.scale = number("scale", scale, above=0)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        flat = self.scores(embeddings, batch, several=True, label_dims=(0,))
+        flat, _ = self.scores_and_labels(embeddings, batch, several=True, dims=(0,))
         there = cells(batch.counts[0], flat.device)
         log_shares = log_softmax_of_rows(self.scale * table(flat, there), there)  # [rows, 1 + negatives]
         return -log_shares[:, 0][there[:, 0]].sum() / max(len(there), 1)  # a row without any pair has no positive

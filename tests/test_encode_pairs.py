@@ -162,14 +162,14 @@ def test_what_is_for_embeddings(models, here, options, message):
 
 def test_files_without_pairs(models, here):
     Path("t.txt").write_text("a\n")
-    assert "pairs are two columns of jsonl, json, csv, tsv or parquet: name them by --column" in refusal(
+    assert "t.txt has no columns that can be looked at: name the two of a pair by --column, twice" in refusal(
         models[1], "t.txt"
     )
-    assert "name them by --column" in refusal(models[1], "-")
+    assert "name the two of a pair by --column" in refusal(models[1], "-")
     wide = tsv("wide.tsv", [("a", "b", "c")])
-    assert "wide.tsv has the columns a, b, c: name those of a pair by --column, twice" in refusal(models[1], wide)
+    assert "wide.tsv has the columns a, b, c: name the two of a pair by --column, twice" in refusal(models[1], wide)
     other = write_jsonl(here / "o.jsonl", [{"a": "x", "b": "y"}])
-    assert "o.jsonl has the columns a, b: name those of a pair" in refusal(models[1], other)
+    assert "o.jsonl has the columns a, b: name the two of a pair" in refusal(models[1], other)
     one = tsv("one.tsv", [("a",)])
     assert "one.tsv, row 1: there is no column 1" in refusal(models[1], one)
     bad = write_jsonl(here / "bad.jsonl", [{"query": "x", "document": "y"}, {"query": "x", "document": None}])

@@ -269,7 +269,15 @@ def test_margins_count_from_the_least_similar_positive():
 def test_a_negative_positive_score():
     """The relative margin is a share of |p|: a threshold below p, not above it."""
     rows, scores = torch.tensor([[0, 1, 2]]), torch.tensor([[-0.4, -1.4, -1.6]])
-    block = Block(0, rows, scores, torch.zeros(1, 3, dtype=torch.bool), torch.tensor([[3]]), torch.tensor([[-1.0]]), torch.tensor([[-1]]))
+    block = Block(
+        0,
+        rows,
+        scores,
+        torch.zeros(1, 3, dtype=torch.bool),
+        torch.tensor([[3]]),
+        torch.tensor([[-1.0]]),
+        torch.tensor([[-1]]),
+    )
     assert choose(block, Options(relative_margin=0.5), range(9), random.Random(0), Counter()) == [[2]]
 
 

@@ -68,21 +68,18 @@ class Texts:
     def pair_columns(self) -> tuple[Column, Column]:
         """Where pairs are, as the first input looks: under names that people use for them, else the two columns of a
         table that has no others, and no header. ValueError where that is not so."""
-        file = self.inputs[0]
-        kind, sources = self.format_of(file), list[Column]()
-        if kind == "txt" or file == STANDARD_INPUT:
-            wanted = "pairs are two columns of jsonl, json, csv, tsv or parquet"
-            raise ValueError(f"{file}: {wanted}: name them by --column, twice")
-        if kind in ("csv", "tsv"):
-            sources = [0, 1]  # without a header, the first line is a row
-        row = next(rows.read_rows(file, sources, kind))
-        names = list(map(str, row.values() if sources else row))
+        file, names, is_table = self.inputs[0], list[str](), self.format_of(self.inputs[0]) in ("csv", "tsv")
+        if self.format_of(file) != "txt" and file != STANDARD_INPUT:
+            sources: list[Column] = [0, 1] if is_table else []  # by number: the first line is a row
+            row = next(rows.read_rows(file, sources, self.format_of(file)))
+            names = list(map(str, row.values() if is_table else row))
         first, second = ([name for name in names if name.lower() in known] for known in (FIRST, SECOND))
         if len(first) == len(second) == 1:
             return first[0], second[0]
-        if sources and len(names) == 2 and not first and not second:
+        if is_table and len(names) == 2 and not first and not second:
             return 0, 1
-        raise ValueError(f"{file} has the columns {listing(names)}: name those of a pair by --column, twice")
+        found = f"the columns {listing(names)}" if names else "no columns that can be looked at"
+        raise ValueError(f"{file} has {found}: name the two of a pair by --column, twice")
 
     def count(self) -> int | None:
         """How many there are, for a progress bar: a table whose cells hold line ends has fewer. None if not known."""

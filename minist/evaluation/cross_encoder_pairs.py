@@ -23,6 +23,7 @@ class CrossEncoderClassificationEvaluator:
     """
 
     columns = ("text1", "text2", "label")
+    of = "scores"
 
     def __init__(self, pairs: Sequence[Pair], labels: Labels, name: str = "", note: str = "") -> None:
         """`note` is what a person should know of the rows."""
@@ -86,6 +87,7 @@ class CrossEncoderCorrelationEvaluator:
     or a score of the model is nan."""
 
     columns = EmbeddingSimilarityEvaluator.columns
+    of = "one score"
 
     def __init__(self, pairs: Sequence[Pair], scores: Sequence[float], name: str = "", note: str = "") -> None:
         _check_lengths(pairs, "scores", scores)

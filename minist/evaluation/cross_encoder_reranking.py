@@ -40,6 +40,7 @@ class CrossEncoderRerankingEvaluator:
     """
 
     columns = ("query", "positive", "negative or documents")
+    of = "one score"
 
     def __init__(
         self, samples: Samples, at_k: int = 10, always_rerank_positives: bool = True, name: str = "", note: str = ""
@@ -159,6 +160,7 @@ class CrossEncoderNanoBEIREvaluator:
     """
 
     columns = ()  # it reads its own files
+    of = "one score"
 
     def __init__(
         self,

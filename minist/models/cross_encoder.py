@@ -25,10 +25,11 @@ from minist.data.tokenizer import Texts
 from minist.diagnostics import describe_scores
 from minist.models.device import find_device
 from minist.models.folder import Content
+from minist.models.hub import find_content
 from minist.models.parallel import embedder
 from minist.models.reading import read_optional
 from minist.models.stack import Stack
-from minist.models.text_model import TextModel, find_content
+from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
 from minist.modules.classification_head import (
     ACTIVATIONS,

@@ -21,8 +21,8 @@ from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.models.device import find_device, find_dtype
-from minist.models.folder import Content, content_of, load_folder, save_folder
-from minist.models.hub import find_model, push_folder
+from minist.models.folder import Content, content_of, save_folder
+from minist.models.hub import find_content, push_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.modules.pooling import Pooling
 from minist.progress import Update
@@ -43,8 +43,10 @@ THEIRS = {
 T = TypeVar("T")
 
 
-def find_content(source: str | Path | Content, revision: str | None, token: str | None) -> Content:
-    return source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+def check_gives(content: Content, wanted: str) -> None:
+    if (gives := content.stack.gives) != wanted:
+        where = vars(content.stack.reader()).get("folder", "the model")
+        raise ValueError(f"{where} gives {gives}, no {wanted}: open it with CrossEncoder")
 
 
 class TextModel(nn.Module):
@@ -74,9 +76,7 @@ class TextModel(nn.Module):
         first is 0; `truncate_dim` the first dimensions of what a user gets; `prompts` are added to the folder's."""
         super().__init__()
         content = find_content(source, revision, token)
-        if content.stack.gives != self.gives:
-            where = vars(content.stack.reader()).get("folder", "the model")
-            raise ValueError(f"{where} gives {content.stack.gives}, no {self.gives}: open it with CrossEncoder")
+        check_gives(content, self.gives)
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
         self.activation_fn: nn.Module = nn.Identity()  # of what `forward` gives, for a user

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minist.checks import number, pick
+from minist.checks import listing, number, pick
 from minist.data.packed import Packed
 from minist.encoders.config import activation
 from minist.encoders.weights import initialize, load_weights, modernize, save_weights
@@ -124,10 +124,8 @@ def draw(module: nn.Module, std: float) -> None:
 def read_labels(config: Mapping[str, Any]) -> list[str]:
     """The names of the labels 0, 1, .. in a config.json; transformers means two where nothing is said of them."""
     names = {int(i): str(name) for i, name in (config.get("id2label") or {}).items()}
-    if len(set(names.values())) < len(names):
-        raise ValueError("id2label gives two labels one name")
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"id2label has the numbers {sorted(names)}, they must be 0, 1, 2 ..")
+    if sorted(names) != list(range(len(set(names.values())))):
+        raise ValueError(f"id2label is {listing(names.values())} for {sorted(names)}: give 0, 1, 2 .. a name each")
     count = int(number("num_labels", config.get("num_labels", len(names) or 2), 1, 10**6))
     return [names.get(i, f"LABEL_{i}") for i in range(len(names) or count)]
 

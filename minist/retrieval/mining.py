@@ -174,7 +174,9 @@ class Block(NamedTuple):
     same: Tensor  # [q, 1] the number of the query's own text, -1 where that is no document
 
 
-def nearest(model: Any, q: Tensor, d: Tensor, own: list[list[int]], k: int, memory_mb: int) -> Iterator[Block]:
+def nearest(
+    model: Any, q: Tensor, d: Tensor, own: list[list[int]], same: Tensor, k: int, memory_mb: int
+) -> Iterator[Block]:
     """The k nearest of documents d [M, D] to each of queries q [Q, D], by the model's similarity, on its device."""
     name = model.similarity_name.replace("cosine", "dot")  # which is the same for vectors of length one
     similar, similar_pairs = SIMILARITIES[name], PAIRWISE_SIMILARITIES[name]
@@ -230,7 +232,9 @@ def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out
 
     if not o.include_positives:
         leave_out("positives of the query", block.is_positive)
-    leave_out("the query itself", (block.rows == block.same) & ~block.is_positive)  # questions of which two say the same
+    leave_out(
+        "the query itself", (block.rows == block.same) & ~block.is_positive
+    )  # questions of which two say the same
     leave_out("without a score", scores == -torch.inf)  # of a text whose embedding is NaN
     if o.absolute_margin is not None:
         leave_out("within absolute_margin", scores + o.absolute_margin > p)

@@ -68,7 +68,8 @@ def test_mine(saved, here):
     wanted, summary = mine_hard_negatives(SentenceTransformer(saved), QUERIES, POSITIVES, CORPUS)
     assert rows == wanted
     assert list(rows[0]) == ["query", "positive", "negative"]
-    assert printed == f"{summary}\nwritten to out.jsonl\n"
+    columns = "queries are the column 'question', positives 'answer'"
+    assert printed == f"{columns}\n{summary}\nwritten to out.jsonl\n"
     assert sorted(path.name for path in here.iterdir()) == [".out.jsonl.embeddings", "c.txt", "out.jsonl", "p.jsonl"]
 
 

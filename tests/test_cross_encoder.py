@@ -181,6 +181,12 @@ def test_a_head_of_another_size_gets_a_new_last_layer(tmp_path):
         assert CrossEncoder(tmp_path, num_labels=3).num_labels == 3
 
 
+def test_other_labels_have_another_activation():
+    with pytest.warns(UserWarning, match="the last layer of the head is a new one"):
+        model = CrossEncoder(DATA / "folders/st6/ce", num_labels=3)
+    assert type(model.activation_fn) is nn.Identity  # the folder says Sigmoid, of its one label
+
+
 # ---------------------------------------------------------------- folders
 
 

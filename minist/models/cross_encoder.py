@@ -226,10 +226,12 @@ def with_head(content: Content, num_labels: int | None) -> Content:
     std = vars(reader.config).get("initializer_range", 0.02) if reader.num_layers else 0.0
     if stack.gives == "scores":
         head: Any = stack[-1]
-        if labels not in (None, head.out_width):
-            head.new_labels(default_labels(labels), std)
-            warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=2)
-        return content
+        if labels in (None, head.out_width):
+            return content
+        head.new_labels(default_labels(labels), std)
+        warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
+        # the activation was that of the old labels
+        return replace(content, settings={k: v for k, v in content.settings.items() if k != "activation_fn"})
     folder = vars(reader).get("folder")
     if labels is None and "model_type" in content.settings:
         what = f"{folder} is a bi-encoder: open it with {content.settings['model_type']}"

@@ -215,9 +215,8 @@ class TextModel(nn.Module):
         """The tokens of N texts, and how many texts were cut."""
         tokenizer = self.tokenizer_for(role)
         tokens = tokenizer(texts, prompt)
-        return tokens.packed(tokenizer.prompt_length(prompt)), int(
-            tokens.was_cut.sum()
-        )  # a pooling may skip the prompt
+        packed = tokens.packed(tokenizer.prompt_length(prompt))  # a pooling may leave the prompt's tokens out
+        return packed, int(tokens.was_cut.sum())
 
     def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""

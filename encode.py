@@ -152,7 +152,7 @@ def find_texts(args: argparse.Namespace, folder: Path, rank: int) -> Texts:
 
 def check(args: argparse.Namespace, world: int) -> None:
     """What can be wrong before anything is loaded: a mistake should not cost the time that takes."""
-    for value in [*args.input, *map(str, vars(args).values())]:
+    for value in map(str, [*args.input, *(args.column or ()), *vars(args).values()]):
         if not is_unicode(value):  # it could not be written to the settings, nor shown
             raise ValueError(f"{value!r} is not UTF-8 text: rename the file, or write it otherwise")
     if args.output.suffix not in FORMATS or args.output.is_dir():

@@ -133,8 +133,8 @@ def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -
 
 def find_texts(args: argparse.Namespace, folder: Path, rank: int) -> Texts:
     """The inputs with their columns, found where a cross-encoder needs two and none are given."""
-    texts = Texts(tuple(map(Path, args.input)), tuple(args.column or ()), args.format)
-    if holds_scores(folder):
+    texts, of_pairs = Texts(tuple(map(Path, args.input)), tuple(args.column or ()), args.format), holds_scores(folder)
+    if of_pairs:
         for option in ("normalize", "truncate_dim", "ranges", "role"):
             if vars(args)[option]:
                 raise ValueError(f"--{option.replace('_', '-')} is for embeddings, but {args.model} gives scores")
@@ -144,7 +144,7 @@ def find_texts(args: argparse.Namespace, folder: Path, rank: int) -> Texts:
             header = "" if isinstance(texts.columns[0], str) else ", without a header: the first line is a pair too"
             if rank == 0:
                 print(f"pairs are the columns {texts.columns[0]} and {texts.columns[1]}{header}")
-    if len(texts.columns) not in ((2,) if holds_scores(folder) else (0, 1, 2)):
+    if len(texts.columns) not in ((2,) if of_pairs else (0, 1, 2)):
         raise ValueError(f"--column is given {len(texts.columns)} times: once for texts, twice for pairs")
     texts.check()
     return texts

@@ -7,6 +7,7 @@ import torch
 from tiny import WORDS, sentences
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from tokenizers.processors import BertProcessing, RobertaProcessing, TemplateProcessing
 
@@ -104,10 +105,10 @@ def test_the_longer_text_is_cut_first(room):
 
 
 def test_a_tokenizer_that_drops_letters_is_refused():
-    backend = Backend(WordLevel({"[UNK]": 0, "y": 1}, unk_token="[UNK]"))
-    tokenizer = Tokenizer(backend, 10)
-    tokenizer.backend.normalizer = None
-    assert Pairing(tokenizer, False).room == 10
+    tokenizer = make(PROCESSORS["bert"], 10)
+    tokenizer.backend.normalizer = Replace("x", "")
+    with pytest.raises(ValueError, match="the tokenizer makes no token of the letter x"):
+        Pairing(tokenizer, False)
 
 
 def test_no_pairs():

@@ -1,4 +1,4 @@
-"""RowPairs of texts from texts that were tokenized once: who is paired with whom, and what a pair looks like.
+"""Pairs of texts from texts that were tokenized once: who is paired with whom, and what a pair looks like.
 
 texts            a: how much protein     b: it depends     c: two cups
 pairs            (a, b)  (a, c)

@@ -1,6 +1,6 @@
 """What a model folder says of itself beside its modules: settings, and what of a cross-encoder each generation needs.
 
-    config_sentence_transformers.json  prompts, similarity, kind of model; in version 6 a cross-encoder's activation
+config_sentence_transformers.json  prompts, similarity, kind of model; in version 6 a cross-encoder's activation
 sentence_bert_config.json          in version 6 whether the encoder has a ClassificationHead
 config.json                        in version 5 both: its architecture, and `sentence_transformers.activation_fn`
 """

@@ -25,11 +25,11 @@ from minist.training.checkpoint import check_weights, log, open_run, save_checkp
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, CollapseWatch, Meter
-from minist.training.optimizer import learning_rate
+from minist.training.optimizer import check_finite, learning_rate
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
-from minist.training.step import Objective, check_finite
+from minist.training.step import Objective
 
 
 def parse() -> argparse.Namespace:

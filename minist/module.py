@@ -37,6 +37,7 @@ class Module(nn.Module):
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
     config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
+    first_only: bool = False  # whether it looks at the first token of each text alone
     in_width: int | None = None  # None: any
     out_width: int | None = None  # None: as it comes in
     special_tokens = True  # whether texts that it reads begin and end with those of its tokenizer

@@ -164,7 +164,7 @@ FIND = 'evaluator = "InformationRetrievalEvaluator"\n'
         ('loss = "CoSENTLoss"\nroles = { quer = "query" }', "roles in .* names 'quer', the columns are query, doc"),
         ('loss = "CoSENTLoss"\ndelete_words = { query = 2 }', "query in delete_words in .* is 2: use a number"),
         ('loss = "CoSENTLoss"\ndraw_pairs = 4', "draw_pairs in .* eval is 4: it takes 2 or more, one column"),
-        ('loss = "CoSENTLoss"\nbm25 = true', "bm25 and searches in .* eval belong to an Information"),
+        ('loss = "CoSENTLoss"\nbm25 = true', "bm25 in .* eval belongs to InformationRetrievalEvaluator or Cross"),
         (FIND + EVAL + FIND, r"two entries are \[\[eval\]\] eval"),
     ],
 )

@@ -19,7 +19,7 @@ from minist.evaluation.cross_encoder_pairs import class_numbers
 from minist.evaluation.embedder import Scorer
 from minist.retrieval.bm25 import BM25
 from minist.training.config import Config, EvalConfig, load_config
-from minist.training.evaluations import make_evaluator
+from minist.training.evaluations import make_evaluator, report
 
 
 class Fake:
@@ -244,6 +244,22 @@ def test_the_base_is_that_of_the_documents_alone():
     samples = [sample("0.9", negative=["0.1"]), sample("0.5", documents=["0.5", "0.8"])]
     found = CrossEncoderRerankingEvaluator(samples)(Fake(written))
     assert (found["base_map"], found["map"]) == (1, 0.75)
+
+
+def test_the_report_has_the_first_stage_and_bm25_on_the_same_lists(tmp_path):
+    """BM25 finds the word of the query; the first stage had it second, and this reranker has it last."""
+    row = {"query": "sort", "positive": "sort a list", "documents": ["read a file", "sort a list", "wait"]}
+    files = [str(write_jsonl(tmp_path / "r.jsonl", [row, row | {"query": "wait", "positive": "wait"}]))]
+    columns = {name: name for name in row}
+    about = {"name": "CrossEncoderRerankingEvaluator", "always_rerank_positives": False}
+    entry, lines = EvalConfig(name="held", files=files, columns=columns, evaluator=about, bm25=True), list[str]()
+    evaluator, model = make_evaluator(entry), Fake(lambda a, b: -float(a in b))
+    model.gives = "scores"
+    report(entry, evaluator, model, evaluator(model), lines.append)
+    first = (1 / math.log2(3) + 1 / 2) / 2
+    assert lines == [
+        f"\nnDCG@10 on held: 0.5000   first stage: {first:.4f}, difference: {0.5 - first:+.4f}   BM25 on the same lists: 1.0000"
+    ]
 
 
 def slow_metrics(ranked, relevant, k):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 import warnings
 from pathlib import Path
 from unittest import mock
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from test_encode import ROOT, run
 from tiny import run_script, sentences, tiny_model, write_jsonl
 from torch import nn
 
 from minist import CrossEncoder
 from minist.data import texts
 from minist.data.embedding_file import EmbeddingFile
+from minist.data.texts import BLOCK_TEXTS
 
 PAIRS = [*zip(sentences(20, seed=1), sentences(20, seed=2), strict=True), ("", "read"), ('say "sort"', "a,b")]
 
@@ -158,6 +161,19 @@ def test_a_killed_run_goes_on(models, here):
 )
 def test_what_is_for_embeddings(models, here, options, message):
     assert re.search(message, refusal(models[1], tsv("pairs.tsv", PAIRS), *options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2 * BLOCK_TEXTS + 77, 1])
+def test_two_processes_make_the_file_of_one(models, here, count):
+    firsts, seconds = (sentences(count, seed=seed) for seed in (3, 4))
+    file, start = tsv("pairs.tsv", zip(firsts, seconds, strict=True)), [sys.executable, "-m", "torch.distributed.run"]
+    for output, processes in (("one.npy", []), ("two.npy", [*start, "--nproc_per_node=2"])):
+        arguments = [ROOT / "encode.py", file, "--model", models[3], "--output", output]
+        done = run([*(processes or [sys.executable]), *arguments], OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+    assert np.load("two.npy").shape == (count, 3)
+    assert Path("two.npy").read_bytes() == Path("one.npy").read_bytes()
 
 
 def test_files_without_pairs(models, here):

@@ -175,7 +175,7 @@ def test_hidden_states(model_type):
 def test_forward_keeps_no_other_state_alive():
     seen = []
 
-    def states(packed):
+    def states(packed, kept):
         for i in range(4):
             assert all(x() is None for x in seen[:-1])  # the one before is still held where this one is made
             x = torch.full((2,), i)
@@ -183,6 +183,18 @@ def test_forward_keeps_no_other_state_alive():
             yield x
 
     assert Encoder.forward(SimpleNamespace(hidden_states=states), None).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_some_tokens_of_the_last_layer(model_type):
+    """They are what they are among all tokens, and so are the gradients that they give."""
+    encoder, packed, kept = tiny_encoder(model_type), tiny_texts(), torch.tensor([0, 7, 8, 20])
+    found, whole = encoder(packed, kept), encoder(packed)[kept]
+    torch.testing.assert_close(found, whole, atol=1e-6, rtol=0)
+    weights, names = list(encoder.parameters()), [name for name, _ in encoder.named_parameters()]
+    gradients = [torch.autograd.grad(x.square().sum(), weights) for x in (found, whole)]
+    for name, a, b in zip(names, *gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("numbers", [[0], [0, 1], [0, 2], [0, 1, 2, 3], (0, 3), range(3)])

@@ -50,6 +50,29 @@ def seed():
     torch.manual_seed(0)
 
 
+# ---------------------------------------------------------------- first tokens alone
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 6], [0, 4, 0, 6, 0], [0], []])
+def test_a_pooling_of_first_tokens(lengths):
+    """The last layer makes no others, and what comes of them is the same, also where a text is empty."""
+    first, pooling = encoder(), Pooling(8, ("cls",))
+    texts = Packed.of(torch.arange(sum(lengths)) % 17 + 3, torch.tensor(lengths, dtype=torch.long))
+    seen = []
+    pooling.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    (found,) = Stack([first, pooling]).embed(texts)
+    assert seen == [sum(length > 0 for length in lengths)]
+    torch.testing.assert_close(found, pooling(first(texts), texts), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", [Pooling(8, ("cls",), False), Pooling(8, ("cls", "mean")), Pooling(8)])
+def test_other_poolings_see_all_tokens(pooling):
+    seen = []
+    pooling.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    Stack([encoder(), pooling]).embed(packed())
+    assert seen == [10]
+
+
 # ---------------------------------------------------------------- what is refused
 
 PARTS = {  # fresh ones each time

@@ -7,7 +7,8 @@ from tiny import sentences, tiny_model
 from minist.batch import Batch
 from minist.losses.base import Loss
 from minist.training.guide import embed_in_parts
-from minist.training.step import Objective, check_finite
+from minist.training.optimizer import check_finite
+from minist.training.step import Objective
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 

@@ -70,6 +70,12 @@ class Packed(NamedTuple):
         """The texts a, a+1, .. b-1."""
         return self.take(torch.arange(a, b, device=self.cu_seqlens.device))
 
+    def firsts(self) -> tuple[Tensor, "Packed"]:
+        """Where the texts' first tokens are, [M], and those tokens as N texts, of which an empty one stays empty."""
+        lengths = self.lengths.clamp(max=1)
+        at = self.cu_seqlens[:-1][lengths > 0].long()
+        return at, Packed.of(self.input_ids[at], lengths)
+
     @staticmethod
     def cat(parts: Sequence["Packed"]) -> "Packed":
         """All texts of `parts`, in order."""

@@ -64,15 +64,18 @@ class BertLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)  # set_dropout finds it by its name
 
-    def forward(self, x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
-        """[T, D] -> [T, D]. `bias` [H, max_seqlen, max_seqlen] is added to the attention scores: see mpnet.py."""
-        return self.perceptron(self.self_attention(x, packed, bias))
+    def forward(self, x: Tensor, packed: Packed, kept: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D], or [M, D] of the tokens `kept` alone. `bias` [H, max_seqlen, max_seqlen]: see mpnet.py."""
+        return self.perceptron(self.self_attention(x, packed, kept, bias))
 
-    def self_attention(self, x: Tensor, packed: Packed, bias: Tensor | None = None, causal: bool = False) -> Tensor:
+    def self_attention(
+        self, x: Tensor, packed: Packed, kept: Tensor | None = None, bias: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
         """The first half, [T, D] -> [T, D]. In a decoder, see decoder.py, it is `causal`."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # [T, 3D] -> 3 x [T, H, D/H]
         dropout = self.attention_dropout.p if self.training else 0.0  # of the scores, inside the kernel
         mixed = attention(q, k, v, packed, bias=bias, causal=causal, dropout=dropout)
+        x, mixed = (x, mixed) if kept is None else (x[kept], mixed[kept])
         return self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))  # heads side by side, [T, D]
 
     def perceptron(self, x: Tensor) -> Tensor:

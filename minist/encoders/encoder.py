@@ -46,25 +46,25 @@ class Encoder(Module):
     def vocab_size(self) -> int:
         return len(self.embeddings.word.weight)  # and not the config's: a tokenizer may give any id that has a vector
 
-    def forward(self, packed: Packed) -> Tensor:
-        return deque(self.hidden_states(packed), maxlen=1).pop()  # the last; none of the earlier ones is kept alive
+    def forward(self, packed: Packed, kept: Tensor | None = None) -> Tensor:
+        """[T, D]; or [M, D], of the tokens `kept` [M] alone, for which the last layer has less to do."""
+        return deque(self.hidden_states(packed, kept), maxlen=1).pop()  # the last; none of the earlier is kept alive
 
-    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
-        """The output of the embeddings, then of each layer: L + 1 times [T, D]."""
-        return self.states(packed)
+    def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]; the last of `kept` alone, if given."""
+        return self.states(packed, kept)
 
-    def states(self, packed: Packed, *more: object) -> Iterator[Tensor]:
+    def states(self, packed: Packed, kept: Tensor | None, *more: object) -> Iterator[Tensor]:
         """The same; `more` is what an architecture's layers take beside the texts."""
         x = self.embeddings(packed)
         yield x
-        for layer in self.layers:
-            x = self.run_layer(layer, x, packed, *more)
+        for i, layer in enumerate(self.layers, 1):
+            x = self.run_layer(layer, x, packed, kept if i == len(self.layers) else None, *more)
             yield x
 
     def run_layer(self, layer: nn.Module, x: Tensor, packed: Packed, *more: object) -> Tensor:
-        """`layer(x, packed, ..)`, [T, D] -> [T, D]. With `checkpoint_layers` backward keeps only `x`, and runs the
-        layer a second time with the same dropout: less memory, a third more time (Chen et al. 2016, arXiv:1604.06174).
-        """
+        """`layer(x, packed, ..)`, [T, D] -> [T, D]. With `checkpoint_layers` backward keeps just `x`, and runs it
+        again with the same dropout: less memory, a third more time (Chen et al. 2016, arXiv:1604.06174)."""
         if self.checkpoint_layers and torch.is_grad_enabled():  # without gradients nothing is kept anyway
             y: Tensor = checkpoint(layer, x, packed, *more, use_reentrant=False, preserve_rng_state=True)
         else:

@@ -128,12 +128,15 @@ class ModernBertLayer(nn.Module):
         self.dropout = nn.Dropout(config.mlp_dropout)
         self.attention_dropout = nn.Dropout(config.attention_dropout)  # of the scores and of the output
 
-    def forward(self, x: Tensor, packed: Packed, rotations: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """[T, D] -> [T, D]. `rotations`: by kind of layer."""
+    def forward(
+        self, x: Tensor, packed: Packed, kept: Tensor | None, rotations: dict[str, tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """[T, D] -> [T, D]; of the tokens `kept` [M] alone, if given, [M, D]. `rotations`: by kind of layer."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1)).unbind(1)  # 3 x [T, H, D/H]
         q, k = (rotate(x, rotations[self.kind]) for x in (q, k))  # q k^T then depends on the tokens' distance
         dropout = self.attention_dropout.p if self.training else 0.0
         mixed = attention(q, k, v, packed, window=self.window, dropout=dropout)
+        x, mixed = (x, mixed) if kept is None else (x[kept], mixed[kept])
         x = x + self.attention_dropout(self.attention_out(mixed.flatten(1)))
         up, gate = self.up(self.mlp_norm(x)).chunk(2, dim=1)
         return x + self.down(self.dropout(self.act(up) * gate))
@@ -172,11 +175,11 @@ class ModernBertEncoder(Encoder):
         self.layers = nn.ModuleList(ModernBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = _norm(config)
 
-    def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
+    def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
         thetas = {FULL: self.config.global_rope_theta, SLIDING: self.config.local_rope_theta}
         size = self.width // self.config.num_attention_heads
         rotations = {kind: angles(packed, size, thetas[kind]) for kind in set(self.config.kinds)}
-        for place, x in enumerate(self.states(packed, rotations)):
+        for place, x in enumerate(self.states(packed, kept, rotations)):
             yield x if place < len(self.layers) else self.final_norm(x)  # the states between come as they are
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

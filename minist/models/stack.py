@@ -88,8 +88,7 @@ class Stack(nn.ModuleList):
         """Embed several columns of texts: [N_c texts] -> ([N_c, D], ..) for each column c.
 
         `roles` has the role of each column, () is None for all. `outputs` are what a loss wants beside the embeddings,
-        and stand behind them in each tuple, [N_c, ..], see `embed`. The columns may lie on the CPU.
-        """
+        and stand behind them in each tuple, [N_c, ..], see `embed`. The columns may lie on the CPU."""
         roles = roles or [None] * len(columns)
         groups: dict[str | None, list[int]] = {}  # the columns of one route go through the model together
         for c, role in zip(range(len(columns)), roles, strict=True):
@@ -108,8 +107,7 @@ class Stack(nn.ModuleList):
         """Packed -> the embeddings [N, D], and after them each of `outputs`, [N, ..] too.
 
         "layer 3" is the embedding that the model would give if its encoder ended behind layer 3; layer 0 is what the
-        encoder's layers start from. ValueError for an output that there is not.
-        """
+        encoder's layers start from. ValueError for an output that there is not."""
         path = self.paths[self.route(role)]
         if not outputs:
             return (run(path, packed),)  # keeps no layer alive but the last
@@ -125,6 +123,9 @@ def run(path: Sequence[Module], packed: Packed) -> Tensor:
     reader, rest = path[0], path[1:]
     if rest and "layers" in rest[0].takes:  # all of the encoder's layers, not just the last
         return behind_reader(rest[1:], rest[0](reader.hidden_states(packed)), packed)
+    if rest and rest[0].first_only:  # a sixth less work in 6 layers: the last one need not go on with other tokens
+        at, firsts = packed.firsts()
+        return behind_reader(rest, reader(packed, at), firsts)
     return behind_reader(rest, reader(packed), packed)
 
 

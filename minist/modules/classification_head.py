@@ -62,6 +62,7 @@ class ClassificationHead(Module):
         self.pooling = pick(
             "classifier_pooling", config.get("classifier_pooling", "cls"), {"cls": "cls", "mean": "mean"}
         )
+        self.first_only = self.pooling == "cls"
         bias = not self.form.norm or bool(config.get("classifier_bias", False))  # ModernBERT's layers have none
         self.dense = nn.Linear(width, width, bias=bias)
         self.act = self.form.act or activation(config.get("classifier_activation", "gelu"), "classifier_activation")

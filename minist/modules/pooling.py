@@ -43,6 +43,7 @@ class Pooling(Module):
             pick("pooling mode", mode, FLAGS)
         self.in_width, self.out_width = width, width * len(modes)
         self.modes, self.include_prompt = modes, include_prompt
+        self.first_only = tuple(modes) == ("cls",) and include_prompt
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """[T, D] -> [N, D * number of modes]."""

@@ -16,6 +16,7 @@ from minist.training.construct import Table, build, read_table
 from minist.training.optimizer import SCHEDULES
 from minist.training.task import PARTNER
 
+RANKING = ("InformationRetrievalEvaluator", "CrossEncoderRerankingEvaluator")  # with which BM25 can be compared
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of autocast, where there is one
 
 
@@ -228,8 +229,9 @@ def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
     of_a_loss = (entry.label != "", entry.roles, entry.prompts, entry.delete_words, entry.draw_pairs)  # 0 is a label
     if entry.evaluator and any(of_a_loss):
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
-    if (entry.bm25 or entry.searches) and entry.evaluator.get("name") != "InformationRetrievalEvaluator":
-        yield f"bm25 and searches in {where} belong to an InformationRetrievalEvaluator"
+    name = entry.evaluator.get("name")
+    if (entry.bm25 and name not in RANKING) or (entry.searches and name != RANKING[0]):
+        yield f"bm25 in {where} belongs to {' or '.join(RANKING)}, searches to the first of them"
     if "folder" in entry.evaluator:  # it reads files of its own
         if any(collection) or entry.files or entry.columns:
             yield f"folder in {where} says where its files are: it takes no files, columns, queries, corpus and qrels"

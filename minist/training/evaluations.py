@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from minist import collectives, distributed, evaluation
@@ -117,9 +118,27 @@ def bm25_metrics(evaluator: evaluation.InformationRetrievalEvaluator) -> dict[st
     return evaluator.measure(ranking.numpy(), "bm25")
 
 
+class WordMatch:
+    """BM25 as a scorer of pairs, over all documents in them: what a reranker has to beat."""
+
+    id2label: dict[int, str] = {}  # noqa: RUF012  it has none
+
+    def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        numbers = {text: i for i, text in enumerate(dict.fromkeys(document for _, document in pairs))}
+        index = BM25(list(numbers))
+        scores = {query: index.scores(query) for query in dict.fromkeys(query for query, _ in pairs)}
+        return np.array([scores[query][numbers[document]].item() for query, document in pairs])
+
+
 def report(entry: EvalConfig, evaluator: Any, model: Any, metrics: dict[str, float], say: Say) -> None:
-    """Show nDCG@10 beside BM25's, and some searches with their hits, where the config asks for it."""
-    if entry.bm25:
+    """Show nDCG beside BM25's, of a reranker also its first stage's, and some searches, where the config asks for it."""
+    if entry.bm25 and model.gives == "scores":
+        metric = f"ndcg@{evaluator.at_k}"
+        ours, theirs = metrics[f"{entry.name}_{metric}"], evaluator(WordMatch())[f"{entry.name}_{metric}"]
+        first = metrics.get(f"{entry.name}_base_{metric}")
+        before = "" if first is None else f"   first stage: {first:.4f}, difference: {ours - first:+.4f}"
+        say(f"\nnDCG@{evaluator.at_k} on {entry.name}: {ours:.4f}{before}   BM25 on the same lists: {theirs:.4f}")
+    elif entry.bm25:
         ours = metrics[f"{entry.name}_{model.similarity_name}_ndcg@10"]
         theirs = bm25_metrics(evaluator)[f"{entry.name}_bm25_ndcg@10"]
         say(f"\nnDCG@10 on {entry.name}: {ours:.4f}   BM25: {theirs:.4f}   difference: {ours - theirs:+.4f}")

@@ -1,10 +1,11 @@
-"""AdamW: what is trained, at which rate, with which decay; and the course of the rate over a run."""
+"""AdamW: what is trained, at which rate and decay; the course of the rate over a run; and which steps are not taken."""
 
 import math
 import re
 from collections.abc import Callable, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the steps behind the warmup to a factor
@@ -66,3 +67,13 @@ def learning_rate(step: int, total: int, warmup: float, schedule: str) -> float:
     if step < rising:
         return step / rising
     return SCHEDULES[schedule](min(1.0, (step - rising) / max(1, total - rising)))
+
+
+def check_finite(value: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, where: str) -> None:
+    """ValueError if a loss, or the norm of its gradient, is no number. `where` names step and data set."""
+    if not math.isfinite(value.item()):
+        hint = "try a lower learning rate or another dtype, and look at that data set's rows and labels"
+        raise ValueError(f"the loss is {value.item()} at {where}; the weights are still those before it: {hint}")
+    # in float16 a gradient may be too large: the scaler leaves that step out and scales less, until it cannot
+    if not math.isfinite(norm.item()) and not (scaler.is_enabled() and scaler.get_scale() >= 1):
+        raise ValueError(f"the gradient is not finite at {where}, though the loss is: try a lower learning rate")

@@ -7,7 +7,6 @@
 Each rank embeds its share of the batch, and computes the loss of the whole batch, see distributed.py.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -116,13 +115,3 @@ def mini_batches(columns: Sequence[Packed], max_tokens: int) -> Iterator[tuple[P
     lengths = torch.stack([column.lengths for column in columns]).sum(0).tolist()
     for a, b in pairwise(split_points(lengths, max_tokens or sum(lengths))):
         yield tuple(column.slice(a, b) for column in columns)
-
-
-def check_finite(value: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, where: str) -> None:
-    """ValueError if a loss, or the norm of its gradient, is no number. `where` names step and data set."""
-    if not math.isfinite(value.item()):
-        hint = "try a lower learning rate or another dtype, and look at that data set's rows and labels"
-        raise ValueError(f"the loss is {value.item()} at {where}; the weights are still those before it: {hint}")
-    # in float16 a gradient may be too large: the scaler leaves that step out and scales less, until it cannot
-    if not math.isfinite(norm.item()) and not (scaler.is_enabled() and scaler.get_scale() >= 1):
-        raise ValueError(f"the gradient is not finite at {where}, though the loss is: try a lower learning rate")

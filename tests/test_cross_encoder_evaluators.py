@@ -247,8 +247,9 @@ def test_the_base_is_that_of_the_documents_alone():
 
 
 def test_the_report_has_the_first_stage_and_bm25_on_the_same_lists(tmp_path):
-    """BM25 finds the word of the query; the first stage had it second, and this reranker has it last."""
+    """BM25 finds the word of the query; the first stage had it second or third, and this reranker has it last."""
     row = {"query": "sort", "positive": "sort a list", "documents": ["read a file", "sort a list", "wait"]}
+    row |= {"scores": [5, 4.9, 0]}
     files = [str(write_jsonl(tmp_path / "r.jsonl", [row, row | {"query": "wait", "positive": "wait"}]))]
     columns = {name: name for name in row}
     about = {"name": "CrossEncoderRerankingEvaluator", "always_rerank_positives": False}
@@ -258,8 +259,37 @@ def test_the_report_has_the_first_stage_and_bm25_on_the_same_lists(tmp_path):
     report(entry, evaluator, model, evaluator(model), lines.append)
     first = (1 / math.log2(3) + 1 / 2) / 2
     assert lines == [
-        f"\nnDCG@10 on held: 0.5000   first stage: {first:.4f}, difference: {0.5 - first:+.4f}   BM25 on the same lists: 1.0000"
+        f"\nnDCG@10 on held: 0.5000   first stage: {first:.4f}   both fused: 0.5000   BM25 on the same lists: 1.0000"
     ]
+
+
+def test_fused_with_the_first_stage_by_hand():
+    """Each alone has the positive second; their sum has it first. Scores of another scale count the same."""
+    given = sample("0.5", documents=["0.8", "0.5", "0.1"])
+    for scores in ([0.5, 1.5, 2.0], [105, 115, 120]):  # -1.34, 0.27, 1.07, and of the model 1.16, 0.12, -1.28
+        samples = [given | {"scores": scores}]
+        found = CrossEncoderRerankingEvaluator(samples, always_rerank_positives=False)(Fake(written))
+        assert (found["fused_map"], found["fused_mrr@10"], found["fused_ndcg@10"]) == (1, 1, 1)
+        assert found["map"] == found["base_map"] == 1 / 2
+    constant = CrossEncoderRerankingEvaluator(samples, always_rerank_positives=False)(CONSTANT)
+    assert constant["fused_map"] == 1 / 2, "a model that says nothing leaves the first stage's order"
+    undefined = CrossEncoderRerankingEvaluator(samples, always_rerank_positives=False)(Fake(lambda a, b: math.nan))
+    assert math.isnan(undefined["fused_map"])
+
+
+def test_scores_of_rows():
+    """Of equal queries the lists are joined, scores with their documents; numbers may be spelled as text."""
+    rows = [sample("0.5", documents=["0.8", "0.5"], scores=["3", 1]), sample("0.4", documents=["0.4"], scores=[2])]
+    evaluator = of_rows(CrossEncoderRerankingEvaluator, rows, always_rerank_positives=False)
+    assert [scores.tolist() for scores in evaluator.first] == [[3, 1, 2]]
+    for wrong, message in (
+        (0.5, "'scores' is 0.5, but a list of 2 numbers is wanted"),
+        ([1], r"'scores' is \[1\], but a list of 2 numbers"),
+        ([1, "x"], "'scores' is \"x\", but a number is wanted"),
+        ([1, math.nan], "'scores' is NaN, but a number is finite"),
+    ):
+        with pytest.raises(ValueError, match=f"a.jsonl, row 1: {message}"):
+            of_rows(CrossEncoderRerankingEvaluator, [rows[0] | {"scores": wrong}], always_rerank_positives=False)
 
 
 def slow_metrics(ranked, relevant, k):
@@ -292,6 +322,17 @@ def test_ragged_lists_against_loops(seed):
         ([], {}, "number of samples is 0: use a number at least 1"),
         ([{"query": "q", "positive": "p"}], {}, "sample 0 has query, positive: it takes query, positive, and one of"),
         ([sample("p", negative="n"), {"query": "q", "negative": "n"}], {}, "sample 1 has query, negative: it takes"),
+        ([sample("p", documents=["d"], scores=[1])], {}, "scores are .*, with always_rerank_positives = false"),
+        (
+            [sample("p", documents=["d"], scores=[1, 2])],
+            {"always_rerank_positives": False},
+            "scores are a number for each of the documents",
+        ),
+        (
+            [sample("p", documents=["d"], scores=[1]), sample("p", documents=["d"])],
+            {"always_rerank_positives": False},
+            "scores are a number for each of the documents",
+        ),
         ([sample("p", negative="n", documents="d")], {}, "it takes query, positive, and one of negative and documents"),
         (
             [sample("p", negative=[])],
@@ -547,7 +588,7 @@ def test_an_entry_of_lists(tmp_path, other):
     ],
 )
 def test_columns_that_make_no_list(tmp_path, columns):
-    wanted = "CrossEncoderRerankingEvaluator takes query, positive, negative or documents$"
+    wanted = "CrossEncoderRerankingEvaluator takes query, positive, negative or documents, scores .optional.$"
     with pytest.raises(ValueError, match=wanted):
         make_evaluator(entry(tmp_path, "CrossEncoderRerankingEvaluator", columns, [{"q": "q", "p": "p", "n": "n"}]))
 

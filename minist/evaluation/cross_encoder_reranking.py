@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minist.checks import listing, number, pick
-from minist.data.rows import Place, check_text, check_texts, read_places
+from minist.data.rows import Place, check_number, check_text, check_texts, read_places
 from minist.evaluation.embedder import Pair, Scorer, one_score_each
 from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
 from minist.evaluation.metrics import average_precision, mrr_at, ndcg_of_scores
@@ -35,11 +35,15 @@ class CrossEncoderRerankingEvaluator:
     else                     the documents alone are; a positive that was not found is not missed either
     base_                    positives that were not found stand behind the last document; 0 if none was found
 
+    A sample may also have `scores`, those of the first stage for its documents. Then `{name}_fused_map`, .. are of the
+    order by the sum of both scores, each less its mean and divided by its standard deviation in the list (Fox and Shaw
+    1994 sum scores): what one of them misses, the other may see.
+
     A query without a positive in its list counts 0. Of equal scores MAP takes all at once, nDCG is the mean over their
     orders, and MRR has the later one first: positives are given first, and equal scores for all must not look good.
     """
 
-    columns = ("query", "positive", "negative or documents")
+    columns = ("query", "positive", "negative or documents", "scores (optional)")
     of = "one score"
 
     def __init__(
@@ -49,6 +53,10 @@ class CrossEncoderRerankingEvaluator:
         number("number of samples", len(samples), least=1)
         self.at_k = index(number("at_k", at_k, least=1))  # index: 2.5 is no rank
         self.lists = [_candidates(i, sample, always_rerank_positives) for i, sample in enumerate(samples)]
+        self.first = [np.array(sample["scores"], np.float64) for sample in samples if "scores" in sample]
+        shapes = [(len(pairs),) for pairs, *_ in self.lists]
+        if self.first and (always_rerank_positives or [scores.shape for scores in self.first] != shapes):
+            raise ValueError("scores are a number for each of the documents, with always_rerank_positives = false")
         self.prefix, lost = f"{name}_" if name else "", sum(not sample["positive"] for sample in samples)
         without = f"{lost:,} queries of {len(samples):,} have no positive and count 0" if lost else ""
         self.note = "; ".join(filter(None, [note, without]))
@@ -57,17 +65,21 @@ class CrossEncoderRerankingEvaluator:
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
         """Arguments: a cell is a text or a list of texts. Rows of the same query are one sample, in which a text
         counts once, and a positive is no negative."""
-        known, samples = dict[str, tuple[Place, dict[str, None], dict[str, None]]](), []  # keys: texts, each once
+        known = dict[str, tuple[Place, dict[str, Any], dict[str, Any]]]()  # texts, each once; of documents the score
         for place in rows:
-            other = "documents" if "documents" in place.row else "negative"
-            texts = known.setdefault(check_text(place, "query"), (place, {}, {}))[1:]
-            for column, of in zip(("positive", other), texts, strict=True):
-                of.update(dict.fromkeys(check_texts(place, column, isinstance(place.row[column], list))))
+            other, query = "documents" if "documents" in place.row else "negative", check_text(place, "query")
+            positive, others = known.setdefault(query, (place, {}, {}))[1:]
+            positive.update(dict.fromkeys(check_texts(place, "positive", isinstance(place.row["positive"], list))))
+            texts = check_texts(place, other, isinstance(place.row[other], list))
+            others.update(zip(texts, _first_scores(place, len(texts)), strict=True))
+        samples = list[dict[str, Any]]()
         for query, (place, positive, others) in known.items():
             found = [text for text in others if other == "documents" or text not in positive]
             if not found:
                 raise place.error(other, "there is nothing to order for this query but positives")
             samples.append({"query": query, "positive": list(positive), other: found})
+            if "scores" in place.row:
+                samples[-1]["scores"] = list(others.values())
         return {"samples": samples}
 
     @staticmethod
@@ -98,7 +110,9 @@ class CrossEncoderRerankingEvaluator:
     def __call__(self, model: Scorer) -> dict[str, float]:
         pairs, relevant, base = zip(*self.lists, strict=True)
         scores = one_score_each(model, [pair for of in pairs for pair in of])
-        found = self._means("", relevant, np.split(scores, np.cumsum([len(of) for of in pairs])[:-1]))
+        own = np.split(scores, np.cumsum([len(of) for of in pairs])[:-1])
+        fused = [_standard(a) + _standard(b) for a, b in zip(self.first, own, strict=False)]  # none of none
+        found = self._means("", relevant, own) | self._means("fused_", relevant[: len(fused)], fused)
         if np.isnan(scores).any():  # to argsort the largest number is nan
             found = dict.fromkeys(found, float("nan"))
         ranked = [hits for hits in base if hits]
@@ -130,6 +144,20 @@ def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[P
     if always or "negative" in sample:
         others, relevant = positive + others, [True] * len(positive) + [False] * len(others)
     return [(sample["query"], text) for text in others], relevant, base
+
+
+def _first_scores(place: Place, count: int) -> list[Any]:
+    """The cell `scores`, a number for each of `count` documents; None for each where there is no such column."""
+    cell = place.row.get("scores", [None] * count)
+    if not isinstance(cell, list) or len(cell) != count:
+        raise place.error("scores", f"a list of {count} numbers is wanted, one for each document")
+    return [x if "scores" not in place.row else check_number(place._replace(row={"scores": x}), "scores") for x in cell]
+
+
+def _standard(scores: np.ndarray) -> np.ndarray:
+    """With mean 0 and standard deviation 1, or all 0 where there is no difference."""
+    centered = scores - scores.mean()
+    return centered / (scores.std() or 1.0)
 
 
 def _first_stage(

@@ -53,9 +53,11 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
 
 
 def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:
-    """Whether an evaluator's `columns` are there, and no other: each is a name, or "negative or documents"."""
-    left = set(given)
-    return len(left) == len(wanted) and all(len(left.intersection(column.split(" or "))) == 1 for column in wanted)
+    """Whether an evaluator's `columns` are there, and no other: each is a name, or "negative or documents", or
+    "scores (optional)"."""
+    extra = {column.removesuffix(" (optional)") for column in wanted if column.endswith(" (optional)")}
+    left, must = set(given) - extra, [column for column in wanted if not column.endswith(" (optional)")]
+    return len(left) == len(must) and all(len(left.intersection(column.split(" or "))) == 1 for column in must)
 
 
 def check_kind(entry: EvalConfig, evaluator: Any, model: TextModel) -> None:
@@ -131,13 +133,13 @@ class WordMatch:
 
 
 def report(entry: EvalConfig, evaluator: Any, model: Any, metrics: dict[str, float], say: Say) -> None:
-    """Show nDCG beside BM25's, of a reranker also its first stage's, and some searches, where the config asks for it."""
+    """Show nDCG beside BM25's, of a reranker its first stage's too, and some searches, where the config asks for it."""
     if entry.bm25 and model.gives == "scores":
         metric = f"ndcg@{evaluator.at_k}"
         ours, theirs = metrics[f"{entry.name}_{metric}"], evaluator(WordMatch())[f"{entry.name}_{metric}"]
-        first = metrics.get(f"{entry.name}_base_{metric}")
-        before = "" if first is None else f"   first stage: {first:.4f}, difference: {ours - first:+.4f}"
-        say(f"\nnDCG@{evaluator.at_k} on {entry.name}: {ours:.4f}{before}   BM25 on the same lists: {theirs:.4f}")
+        named = {"first stage": f"{entry.name}_base_{metric}", "both fused": f"{entry.name}_fused_{metric}"}
+        others = "".join(f"   {what}: {metrics[key]:.4f}" for what, key in named.items() if key in metrics)
+        say(f"\nnDCG@{evaluator.at_k} on {entry.name}: {ours:.4f}{others}   BM25 on the same lists: {theirs:.4f}")
     elif entry.bm25:
         ours = metrics[f"{entry.name}_{model.similarity_name}_ndcg@10"]
         theirs = bm25_metrics(evaluator)[f"{entry.name}_bm25_ndcg@10"]

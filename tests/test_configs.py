@@ -28,6 +28,14 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / f"data/sick/SICK_{name}.txt").write_text(
             "sentence_A\tsentence_B\tentailment_judgment\n" + "".join(rows)
         )
+    lists = [sentences(5, seed) for seed in range(30)]
+    mined = [{"query": a, "documents": others, "labels": [1, 0, 0, 0]} for a, *others in lists]
+    write_jsonl(tmp_path / "data/rerank_train.jsonl", mined)
+    found = [{"query": a, "positive": b, "documents": [c, b], "scores": [0.9, 0.8]} for a, b, c, *_ in lists]
+    write_jsonl(tmp_path / "data/rerank_heldout.jsonl", found)
+    keys = ("query", "positive", "negative_1", "negative_2", "negative_3", "negative_4")
+    scored = [dict(zip(keys, [*texts, "wait"], strict=True)) | {"scores": [0.9, 0.2, 0.3, 0.1, 0]} for texts in lists]
+    write_jsonl(tmp_path / "data/distill_reranker.jsonl", scored)
     tiny_model(encoder={"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 4}).save(tmp_path / "tiny")
     return tmp_path
 

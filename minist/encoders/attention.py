@@ -1,8 +1,7 @@
 """Attention over a packed token stream: every token sees the tokens of its own text and no others.
 
 softmax(q k^T / sqrt(D/H) + bias) v within each text; with a window, within each token's neighbours; causal, within
-the tokens up to it. This is the only file that knows how a kernel wants its texts laid out, and the only one that
-may pad. There are two layouts, and a test holds them equal:
+the tokens up to it. Only this file knows how kernels want texts laid out, and may pad. Tests hold its layouts equal:
 
     stream       flash attention on a GPU: one kernel reads the whole stream, and cu_seqlens
     rectangles   everything else: texts that lie next to each other and are equally long, on a GPU similarly long,
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.data.packed import Packed
+from minist.encoders.dropout import attention_with_dropout
 from minist.encoders.window import ALL, Sides, in_blocks, is_long, sees
 
 
@@ -74,7 +74,8 @@ def _rectangles(
         if is_long(longest, sides):
             out = in_blocks(qr, kr, vr, ends, sides[0], dropout)
         else:
-            out = F.scaled_dot_product_attention(qr, kr, vr, _mask(longest, ends, bias, sides, q), dropout)
+            attend = F.scaled_dot_product_attention if padding or not dropout else attention_with_dropout
+            out = attend(qr, kr, vr, _mask(longest, ends, bias, sides, q), dropout)
         out = out.transpose(1, 2).flatten(0, 1)  # [n longest, H, D/H]
         outputs.append(out if places is None else out.index_select(0, places))
     return torch.cat(outputs)

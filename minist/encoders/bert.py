@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
 from minist.encoders.config import EncoderConfig, activation
+from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
@@ -41,7 +42,7 @@ class BertEmbeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, width)
         self.token_type = nn.Embedding(config.type_vocab_size, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, packed: Packed) -> Tensor:
         x = self.word(packed.input_ids) + self.token_type(packed.token_type_ids) + self.position(packed.position_ids)
@@ -61,8 +62,8 @@ class BertLayer(nn.Module):
         self.act = activation(config.hidden_act)
         self.down = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)  # set_dropout finds it by its name
+        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.attention_dropout = Dropout(config.attention_probs_dropout_prob)  # set_dropout finds it by its name
 
     def forward(self, x: Tensor, packed: Packed, kept: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D], or [M, D] of the tokens `kept` alone. `bias` [H, max_seqlen, max_seqlen]: see mpnet.py."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from minist.data.packed import Packed
 from minist.encoders.bert import BertLayer
 from minist.encoders.config import EncoderConfig, activation, check_heads, check_values
+from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
@@ -72,7 +73,7 @@ class PlainEmbeddings(nn.Module):
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, packed: Packed) -> Tensor:
         return self.dropout(self.norm(self.word(packed.input_ids) + self.position(packed.position_ids)))

@@ -15,6 +15,7 @@ from minist.checks import number
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
 from minist.encoders.config import EncoderConfig, activation, check_heads, check_values
+from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
@@ -103,7 +104,7 @@ class ModernBertEmbeddings(nn.Module):
         super().__init__()
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.norm = _norm(config)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
 
     def forward(self, packed: Packed) -> Tensor:
         return self.dropout(self.norm(self.word(packed.input_ids)))
@@ -125,8 +126,8 @@ class ModernBertLayer(nn.Module):
         self.up = nn.Linear(width, 2 * config.intermediate_size, bias=config.mlp_bias)  # half of it is the gate
         self.act = activation(config.hidden_activation)
         self.down = nn.Linear(config.intermediate_size, width, bias=config.mlp_bias)
-        self.dropout = nn.Dropout(config.mlp_dropout)
-        self.attention_dropout = nn.Dropout(config.attention_dropout)  # of the scores and of the output
+        self.dropout = Dropout(config.mlp_dropout)
+        self.attention_dropout = Dropout(config.attention_dropout)  # of the scores and of the output
 
     def forward(
         self, x: Tensor, packed: Packed, kept: Tensor | None, rotations: dict[str, tuple[Tensor, Tensor]]

@@ -47,9 +47,8 @@ class MultipleNegativesRankingLoss(Loss):
     "hard_negatives", the row's own (Schechter Vera et al. 2025, arXiv:2509.20354, strength 5); "all_negatives", both.
 
     `in_batch_negatives` = False: only the row's own documents are candidates. The positive is then told from the
-    row's negatives, of which there must be some, and nothing keeps unrelated texts apart.
-
-    The scores are never all in memory, so a batch may have tens of thousands of rows: see row_blocks.py.
+    row's negatives, of which there must be some, and nothing keeps unrelated texts apart. The scores are never all
+    in memory, so a batch may have tens of thousands of rows: see row_blocks.py.
     """
 
     columns = "anchor, positive, any negatives"

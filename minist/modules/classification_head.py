@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from minist.checks import listing, number, pick
 from minist.data.packed import Packed
 from minist.encoders.config import activation
+from minist.encoders.dropout import Dropout
 from minist.encoders.weights import initialize, load_weights, modernize, save_weights
 from minist.module import Module, unfilled
 from minist.modules.pooling import pool
@@ -68,7 +69,7 @@ class ClassificationHead(Module):
         self.act = self.form.act or activation(config.get("classifier_activation", "gelu"), "classifier_activation")
         eps, norm_bias = config.get("norm_eps", 1e-5), config.get("norm_bias", False)
         self.norm = nn.LayerNorm(width, eps=eps, bias=norm_bias) if self.form.norm else nn.Identity()
-        self.dropout = nn.Dropout(number("dropout of the classification head", dropout, 0, 1))
+        self.dropout = Dropout(number("dropout of the classification head", dropout, 0, 1))
         self.set_labels(labels)
 
     def set_labels(self, labels: Sequence[str]) -> None:

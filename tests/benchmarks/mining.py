@@ -1,18 +1,20 @@
-"""Hard negative mining beside the real library: time and memory, for docstrings and all-MiniLM-L6-v2.
+"""Hard negative mining beside the real library: time and memory, for docstrings.
 
-python tests/benchmarks/mining.py --documents 39000
+python tests/benchmarks/mining.py --documents 39000 --model runs/quickstart/model
 
 Each library runs in processes of its own: first from the texts, then again with the embeddings it has kept, which is
 the mining alone. Memory is the peak of this second run above what the process had before, without the embeddings.
 """
 
 import argparse
+import json
 import random
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from side_by_side import MODEL, ROOT, docstrings, processor
@@ -28,22 +30,22 @@ def make_texts(queries: int, documents: int) -> tuple[list[str], list[str]]:
     return [f"{i} {text}" for i, text in enumerate(asked)], [f"{i} {text}" for i, text in enumerate(texts)]
 
 
-def ours(queries: Sequence[str], documents: Sequence[str], folder: str, memory_mb: int) -> int:
+def ours(queries: Sequence[str], documents: Sequence[str], folder: str, args: argparse.Namespace) -> int:
     from minist import SentenceTransformer
     from minist.retrieval.mining import Options, mine_hard_negatives
 
-    model = SentenceTransformer(MODEL, device="cpu")
-    options = Options(cache_folder=folder, memory_mb=memory_mb, **OPTIONS)
+    model = SentenceTransformer(args.model, device="cpu")
+    options = Options(cache_folder=folder, memory_mb=args.memory_mb, **OPTIONS)
     rows, _ = mine_hard_negatives(model, queries, documents[: len(queries)], documents, options)
     return len(rows)
 
 
-def theirs(queries: Sequence[str], documents: Sequence[str], folder: str, memory_mb: int) -> int:
+def theirs(queries: Sequence[str], documents: Sequence[str], folder: str, args: argparse.Namespace) -> int:
     import sentence_transformers
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives
 
-    model = sentence_transformers.SentenceTransformer(str(MODEL), device="cpu")
+    model = sentence_transformers.SentenceTransformer(str(args.model), device="cpu")
     pairs = Dataset.from_dict({"query": queries, "positive": documents[: len(queries)]})
     return len(mine_hard_negatives(pairs, model, corpus=documents, cache_folder=folder, verbose=False, **OPTIONS))
 
@@ -60,15 +62,21 @@ def measure(side: str, args: argparse.Namespace) -> None:
     """Print seconds, and MB beside the embeddings."""
     queries, documents = make_texts(args.queries, args.documents)
     with TemporaryDirectory() as empty:
-        SIDES[side](queries[:10], documents[:100], empty, args.memory_mb)  # what is loaded once
+        SIDES[side](queries[:10], documents[:100], empty, args)  # what is loaded once
     before, started = peak(), time.perf_counter()
-    rows = SIDES[side](queries, documents, args.cache, args.memory_mb)
-    embeddings = (len(queries) + len(documents)) * 384 * 4 / 2**20
+    rows = SIDES[side](queries, documents, args.cache, args)
+    width = json.loads((args.model / "config.json").read_text())["hidden_size"]
+    embeddings = (len(queries) + len(documents)) * width * 4 / 2**20
     print(f"{time.perf_counter() - started:.1f} {peak() - before - embeddings:.0f} {rows}")
 
 
 def run(side: str, cache: str, args: argparse.Namespace) -> tuple[float, float, int]:
-    sizes = [f"--documents={args.documents}", f"--queries={args.queries}", f"--memory-mb={args.memory_mb}"]
+    sizes = [
+        f"--documents={args.documents}",
+        f"--queries={args.queries}",
+        f"--memory-mb={args.memory_mb}",
+        f"--model={args.model.resolve()}",
+    ]
     command = [sys.executable, __file__, *sizes, f"--side={side}", f"--cache={cache}"]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     seconds, memory, rows = done.stdout.splitlines()[-1].split()
@@ -77,6 +85,7 @@ def run(side: str, cache: str, args: argparse.Namespace) -> tuple[float, float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL, help="a folder that both libraries open")
     parser.add_argument("--documents", type=int, default=39_000)
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--memory-mb", type=int, default=256, help="what ours may take beside the embeddings")
@@ -85,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.side:
         return measure(args.side, args)
-    print(f"{args.queries:,} queries, {args.documents:,} documents, {processor()}", flush=True)
+    print(f"{args.queries:,} queries, {args.documents:,} documents, {args.model.name}, {processor()}", flush=True)
     times = {}
     for side in SIDES:
         with TemporaryDirectory() as cache:

@@ -123,7 +123,7 @@ def run(path: Sequence[Module], packed: Packed) -> Tensor:
     reader, rest = path[0], path[1:]
     if rest and "layers" in rest[0].takes:  # all of the encoder's layers, not just the last
         return behind_reader(rest[1:], rest[0](reader.hidden_states(packed)), packed)
-    if rest and rest[0].first_only:  # a sixth less work in 6 layers: the last one need not go on with other tokens
+    if rest and rest[0].first_only:  # an eighth less work in 6 layers: the last needs no others after its attention
         at, firsts = packed.firsts()
         return behind_reader(rest, reader(packed, at), firsts)
     return behind_reader(rest, reader(packed), packed)

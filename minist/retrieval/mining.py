@@ -232,9 +232,8 @@ def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out
 
     if not o.include_positives:
         leave_out("positives of the query", block.is_positive)
-    leave_out(
-        "the query itself", (block.rows == block.same) & ~block.is_positive
-    )  # questions of which two say the same
+    own_text = (block.rows == block.same) & ~block.is_positive  # of questions, of which two say the same
+    leave_out("the query itself", own_text)
     leave_out("without a score", scores == -torch.inf)  # of a text whose embedding is NaN
     if o.absolute_margin is not None:
         leave_out("within absolute_margin", scores + o.absolute_margin > p)

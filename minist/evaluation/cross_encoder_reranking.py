@@ -148,10 +148,12 @@ def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[P
 
 def _first_scores(place: Place, count: int) -> list[Any]:
     """The cell `scores`, a number for each of `count` documents; None for each where there is no such column."""
-    cell = place.row.get("scores", [None] * count)
+    if "scores" not in place.row:
+        return [None] * count
+    cell = place.row["scores"]
     if not isinstance(cell, list) or len(cell) != count:
         raise place.error("scores", f"a list of {count} numbers is wanted, one for each document")
-    return [x if "scores" not in place.row else check_number(place._replace(row={"scores": x}), "scores") for x in cell]
+    return [check_number(place._replace(row={"scores": x}), "scores") for x in cell]
 
 
 def _standard(scores: np.ndarray) -> np.ndarray:

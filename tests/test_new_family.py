@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from tiny import FROM_SCRATCH, ROOT, sentences, write_jsonl
 from torch import nn
@@ -76,6 +77,7 @@ train = {{ batch_size = 8, mini_batch_tokens = 20, lr = 0.02, epochs = 3 }}
 {FROM_SCRATCH}"""
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own(tmp_path, monkeypatch):
     texts = sentences(64)
     write_jsonl(tmp_path / "texts.jsonl", [{"words": text} for text in texts])

@@ -129,6 +129,7 @@ def test_the_first_loss_by_hand(folder):
     assert records(folder / "runs/one")[0]["loss"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(folder):
     # with a smaller rate: each step of Adam makes rounding errors of the gradients, some of which are 0 but for
     # rounding, as large as the rate, and a norm of 3 to 7 shows it

@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from minist.checks import number
+from minist.checks import listing, number
 from minist.cli import run_command
 from minist.data.rows import format_of, read_rows
-from minist.data.texts import Texts
+from minist.data.texts import FIRST, SECOND, Texts
 from minist.files import complete_file
 from minist.models import open_model
 from minist.models.sentence_transformer import SentenceTransformer
@@ -41,8 +41,8 @@ def parse() -> argparse.Namespace:
     add("--model", required=True, help="a model folder, or a name on the Hugging Face hub")
     add("--revision", help="branch, tag or commit of a model on the hub")
     add("--pairs", type=Path, required=True, help="jsonl, json, csv, tsv, parquet: a query and a positive in each row")
-    add("--query-column", help="its name; else it is the first column")
-    add("--positive-column", help="its name; else it is the second column")
+    add("--query-column", help="its name; else it has a usual one, such as query, or is the first column")
+    add("--positive-column", help="its name; else it has a usual one, such as positive, or is the second column")
     add("--corpus", type=Path, help="more documents: lines of text, or a file with a column `text`")
     add("--output", type=Path, required=True, help="the file to write, .jsonl")
     add("--cross-encoder", help="a model folder or name: its scores replace the similarities of the nearest candidates")
@@ -83,17 +83,22 @@ def check_output(output: Path, read: list[Path]) -> None:
 
 
 def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[list[str], list[str]]:
-    """Queries and positives, side by side; of the columns that are not named, the first and the second of the file."""
+    """Queries and positives, side by side. Columns that are not named are those with names that people use for them,
+    else the first and the second of the file."""
     names = list(next(iter(read_rows(file, []))))
-    if len(names) < 2 and not (query and positive):
-        shown = f"the column {names[0]!r} alone" if names else "no columns without their names"
-        raise ValueError(f"{file} has {shown}: queries and positives are two, --query-column and --positive-column")
-    query, positive = query or names[0], positive or names[1]
-    if query == positive:
-        raise ValueError(f"queries and positives are both the column {query!r}: name the other one too")
+    usual = [[name for name in names if name.lower() in known] for known in (FIRST, SECOND)]
+    first, second = usual[0] + usual[1] if [len(found) for found in usual] == [1, 1] else [*names, "", ""][:2]
+    query, positive = query or first, positive or second
+    if not query or not positive or query == positive:
+        given = f"queries are {query!r}, positives {positive!r}, of the columns {listing(names)} of {file}"
+        raise ValueError(f"{given}: name two by --query-column and --positive-column")
     print(f"queries are the column {query!r}, positives {positive!r}")  # a header that is none would show here
-    queries, positives = map(list, zip(*Texts((file,), (query, positive)), strict=True))
-    return queries, positives
+    pairs: list[Any] = list(Texts((file,), (query, positive)))
+    full = [pair for pair in pairs if all(text.strip() for text in pair)]  # an empty positive would be mined
+    if lost := len(pairs) - len(full):
+        print(f"{lost:,} pairs of {len(pairs):,} left out: a text is empty")
+    number(f"the number of pairs in {file}", len(full), 1)
+    return [a for a, _ in full], [b for _, b in full]
 
 
 def read_corpus(file: Path) -> list[str]:

@@ -34,3 +34,10 @@ def number(what: str, value: Any, least: float = -math.inf, most: float = math.i
     limits = [f"{word} {limit:g}" for word, limit in (("at least", least), ("at most", most), ("above", above))]
     wanted = " and ".join(text for text in limits if "inf" not in text)
     raise ValueError(f"{what} is {value!r}: use a number {wanted}".rstrip())
+
+
+def whole(what: str, value: Any, least: float = -math.inf, most: float = math.inf) -> int:
+    """The same for what counts something. ValueError for 2.5 too; 2.0 is 2."""
+    if number(what, value, least, most) % 1:
+        raise ValueError(f"{what} is {value!r}: use a whole number")
+    return int(value)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from minist.checks import SHOWN, listing, number, pick
+from minist.checks import SHOWN, listing, number, pick, whole
 
 TABLE = {"cosine": 1, "dot": 2}
 
@@ -35,8 +35,17 @@ def test_numbers(value, limits):
 
 @pytest.mark.parametrize("value", ["1", None, True, [1], math.nan, math.inf, -math.inf])
 def test_what_is_no_number(value):
-    with pytest.raises(ValueError, match=r"^x is .*: use a number$"):
-        number("x", value)
+    for check in (number, whole):
+        with pytest.raises(ValueError, match=r"^x is .*: use a number$"):
+            check("x", value)
+
+
+def test_whole_numbers():
+    assert [whole("x", 3, 1), whole("x", 2.0)] == [3, 2] and type(whole("x", 2.0)) is int
+    with pytest.raises(ValueError, match=r"^x is 2.5: use a whole number$"):
+        whole("x", 2.5, 1, 3)
+    with pytest.raises(ValueError, match="x is 4: use a number at least 1 and at most 3"):
+        whole("x", 4, 1, 3)
 
 
 @pytest.mark.parametrize(

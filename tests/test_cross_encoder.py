@@ -248,7 +248,7 @@ def test_activations_of_older_folders(changes, activation, tmp_path):
 def test_code_that_a_folder_names_is_not_run(tmp_path):
     changes = {"sentence_transformers": {"activation_fn": "os.Sigmoid"}}
     folder = edited(DATA / "enc" / "bert_cls", tmp_path / "bad", **changes)
-    with pytest.raises(ValueError, match=r"activation_fn .*'os.Sigmoid', known are Identity, Sigmoid"):
+    with pytest.raises(ValueError, match=r"activation_fn, .* is 'os.Sigmoid', known are Identity, Sigmoid"):
         CrossEncoder(folder)
     assert type(CrossEncoder(folder, activation_fn="Identity").activation_fn) is nn.Identity
 
@@ -260,8 +260,10 @@ def test_several_labels_have_no_activation_of_their_own(tmp_path):
     model.save(tmp_path)
     found = CrossEncoder(tmp_path)
     assert found.id2label == {0: "no", 1: "maybe", 2: "yes"} and found.num_labels == 3
-    with pytest.raises(ValueError, match=r"id2label has the keys \[1\], the labels are 0 to 2"):
+    with pytest.raises(ValueError, match=r"id2label is \{1: 'no'\}: give 0 to 2 a name each, no two the same"):
         model.id2label = {1: "no"}
+    with pytest.raises(ValueError, match=r"id2label is .*: give 0 to 2 a name each, no two the same"):
+        model.id2label = {0: "no", 1: "no", 2: "yes"}
 
 
 @pytest.mark.parametrize("missing", ["classifier.weight", "bert.pooler.dense.bias"])
@@ -392,6 +394,20 @@ def test_rank():
         DOCUMENTS[hit["corpus_id"]] for hit in found[:2]
     ]
     assert model.rank("read", []) == []
+    with pytest.raises(ValueError, match=r"top_k is 2\.5: use a whole number"):
+        model.rank("read", DOCUMENTS, top_k=2.5)
+
+
+def test_equal_documents_score_alike(monkeypatch):
+    """What a score is in its last bits depends on its batch: each document is scored once."""
+    model, asked = new_model(), []
+    predict = model.predict
+    monkeypatch.setattr(model, "predict", lambda pairs, **options: asked.extend(pairs) or predict(pairs, **options))
+    found = model.rank("read", ["a", "a long text", "a", "a"])
+    scores = {hit["corpus_id"]: hit["score"] for hit in found}
+    assert scores[0] == scores[2] == scores[3] and len(asked) == 2
+    places = [hit["corpus_id"] for hit in found]
+    assert [place for place in places if place != 1] == [0, 2, 3], "the earlier first"
 
 
 def test_equal_scores_keep_their_order():

@@ -96,7 +96,6 @@ UNNAMED = {i: f"LABEL_{i}" for i in range(3)}
     ("labels", "id2label", "numbers"),
     [
         (["entailment", "neutral", "entailment"], NLI, [2, 1, 2]),  # as the model has it
-        (["entailment", "neutral", "contradiction"], UNNAMED, [1, 2, 0]),  # as in the alphabet
         (["2", "0", "2.0"], UNNAMED, [2, 0, 2]),  # the cells of a table
         (["2", "1"], {0: "1", 1: "2", 2: "3"}, [1, 0]),  # names that look like numbers
         ([2, 1], {0: "1", 1: "2", 2: "3"}, [2, 1]),  # numbers that look like names
@@ -114,8 +113,12 @@ def test_numbers_of_classes(labels, id2label, numbers):
         ([0, -1], NLI, "the labels have -1"),
         ([0, 0.7], NLI, "the labels have 0.7"),
         (["0", "5"], UNNAMED, "the labels have '5', but the model has 3 classes"),
-        (["a", "b", "c", "d"], UNNAMED, "the labels have 'd', but the model has 3 classes: 0 to 2"),
-        (["neutral", "maybe"], NLI, "a label is 'maybe', known are contradiction, neutral, entailment"),
+        (
+            ["entailment", "neutral", "contradiction"],
+            UNNAMED,
+            "a label, .*, is 'entailment', known are LABEL_0, LABEL_1",
+        ),
+        (["neutral", "maybe"], NLI, "a label, .*, is 'maybe', known are contradiction, neutral, entailment"),
     ],
 )
 def test_labels_that_are_no_classes(labels, id2label, message):
@@ -139,12 +142,13 @@ def test_classes_from_rows():
         [True, False, True, False],
         [1.0, 0.0, 1.0, 0],
         ["1.0", "0", "1", "0"],
-        "ynyn",
     ):
         assert evaluator(*labels)(Fake(written)) == wanted
     for label in (0.5, "0.5", None, "", [1], math.nan, math.inf, "nan"):
         with pytest.raises(ValueError, match=r"a.jsonl, row 2: 'label' is .*, but a "):
             evaluator(1, label)
+    with pytest.raises(ValueError, match=r"a label, a number or a name in the model's id2label, is 'y', known are"):
+        evaluator(*"ynyn")(Fake(written))
     with pytest.raises(ValueError, match=r"row 3: 'label' is \"x\", but a class is .*, as in the first row"):
         evaluator(1, 0, "x")
     with pytest.raises(ValueError, match=r"row 2: 'label' is 1, but a class is .*, as in the first row"):
@@ -158,6 +162,9 @@ def test_pairs_and_values_that_do_not_fit(kind):
     for pairs, values in ((ZERO_PAIRS, [1, 0]), ([], [])):
         with pytest.raises(ValueError, match=f"{len(pairs)} pairs and {len(values)} .*: must be equal, and not 0"):
             kind(pairs, values)
+    for lost in (None, math.nan):
+        with pytest.raises(ValueError, match=rf"\[2\] is {lost}: leave such pairs out"):
+            kind(ZERO_PAIRS, [1, 0, lost, 0])
 
 
 # ---------------------------------------------------------------- correlation
@@ -278,10 +285,14 @@ def test_fused_with_the_first_stage_by_hand():
 
 
 def test_scores_of_rows():
-    """Of equal queries the lists are joined, scores with their documents; numbers may be spelled as text."""
+    """Of equal queries the lists are joined, best first; numbers may be spelled as text."""
     rows = [sample("0.5", documents=["0.8", "0.5"], scores=["3", 1]), sample("0.4", documents=["0.4"], scores=[2])]
     evaluator = of_rows(CrossEncoderRerankingEvaluator, rows, always_rerank_positives=False)
-    assert [scores.tolist() for scores in evaluator.first] == [[3, 1, 2]]
+    assert [scores.tolist() for scores in evaluator.first] == [[3, 2, 1]]
+    assert [[document for _, document in pairs] for pairs, *_ in evaluator.lists] == [["0.8", "0.4", "0.5"]]
+    twice = sample("0.5", documents=["0.8", "0.5", "0.8"], scores=[3, 2, 1])
+    given = CrossEncoderRerankingEvaluator.of_rows(places(twice))["samples"][0]
+    assert (given["documents"], given["scores"]) == (["0.8", "0.5"], [3, 2]), "where it was best"
     for wrong, message in (
         (0.5, "'scores' is 0.5, but a list of 2 numbers is wanted"),
         ([1], r"'scores' is \[1\], but a list of 2 numbers"),

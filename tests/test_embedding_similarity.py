@@ -51,7 +51,7 @@ def test_the_models_own_similarity_and_a_name():
 
 
 def test_impossible_arguments():
-    with pytest.raises(ValueError, match="12 first texts, 11 second texts, 12 scores: must be equal"):
+    with pytest.raises(ValueError, match="12 pairs and 11 second texts: must be equal, and not 0"):
         EmbeddingSimilarityEvaluator(FIRST, SECOND[:11], SCORES)
     with pytest.raises(ValueError, match="similarity is 'cos', known are cosine"):
         EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, similarities=["cos"])
@@ -134,7 +134,7 @@ def test_rows_without_a_score_are_left_out(tmp_path, ending):
     assert evaluator.scores.tolist() == [0.0, 0.5]
     assert evaluator.note == "1 rows of 3 left out: their score is empty"
     assert make_evaluator(entry(tmp_path, [0, 1, 0.5], ending)).note == ""
-    with pytest.raises(ValueError, match="0 first texts"):
+    with pytest.raises(ValueError, match="0 pairs"):
         make_evaluator(entry(tmp_path, [""] * 3, ending))
 
 

@@ -19,6 +19,8 @@ class Table:
 
     device, out_width = torch.device("cpu"), 3
 
+    gives = "embeddings"
+
     def __init__(self, vectors, similarity_name="cosine"):
         self.vectors, self.similarity_name = vectors, similarity_name
 
@@ -301,6 +303,20 @@ def test_a_cross_encoder_reads_each_pair_once():
     mine(Table(vectors), queries, positives, corpus, cross_encoder=scorer)
     assert set(scorer.asked.values()) == {1}
     assert set(zip(queries, positives, strict=True)) < scorer.asked.keys()
+
+
+def test_what_is_no_list_of_texts_or_no_model():
+    vectors, queries, positives, corpus = make_data(3, "any")
+    model = Table(vectors)
+    with pytest.raises(ValueError, match="corpus is one text: give a list"):
+        mine(model, queries, positives, "abc")
+    wanted, given = (mine(model, *map(kind, (queries, positives, corpus)))[0] for kind in (list, np.array))
+    assert given == wanted, "arrays of texts are lists of texts"
+    with pytest.raises(ValueError, match=r"num_negatives is 2\.5: use a whole number"):
+        Options(num_negatives=2.5)
+    model.gives = "scores"
+    with pytest.raises(ValueError, match="model gives scores: take a SentenceTransformer"):
+        mine(model, queries, positives, corpus)
 
 
 def test_a_cross_encoder_of_several_labels():

@@ -133,12 +133,31 @@ def test_what_is_read(here):
     assert read_pairs(Path("p.jsonl"), "answer", "question") == (POSITIVES, QUERIES)
 
 
+def test_columns_with_usual_names(here):
+    """In any order, and beside others."""
+    write_jsonl(Path("turned.jsonl"), [{"id": "1", "positive": "an answer", "query": "a question"}])
+    assert read_pairs(Path("turned.jsonl"), None, None) == (["a question"], ["an answer"])
+
+
+def test_pairs_with_an_empty_text(here, capsys):
+    """Which would be mined as a negative."""
+    write_jsonl(Path("holes.jsonl"), [{"a": "x", "b": "y"}, {"a": "x", "b": " "}, {"a": "", "b": "z"}])
+    assert read_pairs(Path("holes.jsonl"), None, None) == (["x"], ["y"])
+    assert "2 pairs of 3 left out: a text is empty" in capsys.readouterr().out
+    write_jsonl(Path("holes.jsonl"), [{"a": "x", "b": ""}])
+    with pytest.raises(ValueError, match=r"the number of pairs in holes.jsonl is 0: use a number at least 1"):
+        read_pairs(Path("holes.jsonl"), None, None)
+
+
 BAD = [
     (
         ["--query-column", "a"],
         "p.jsonl, row 1: there is no column 'a', it has question, answer, note (without a header",
     ),
-    (["--query-column", "answer"], "queries and positives are both the column 'answer': name the other one too"),
+    (
+        ["--query-column", "answer"],
+        "queries are 'answer', positives 'answer', of the columns question, answer, note of p",
+    ),
     (["--positive-column", "note"], "p.jsonl, row 1: 'note' is 1, but a text is wanted"),
     (["--corpus", "none.txt"], "there is no file none.txt"),
     (["--corpus", "p.jsonl"], "p.jsonl, row 1: there is no column 'text', it has question, answer, note"),
@@ -170,7 +189,11 @@ def test_bad_arguments(saved, here, arguments, message):
         ("none.jsonl", None, "there is no file none.jsonl"),
         ("empty.jsonl", "", "empty.jsonl is empty"),
         ("header.csv", "a,b\n", "header.csv is empty"),
-        ("one.jsonl", '{"a": "x"}\n', "one.jsonl has the column 'a' alone: queries and positives are two, --query-col"),
+        (
+            "one.jsonl",
+            '{"a": "x"}\n',
+            "queries are 'a', positives '', of the columns a of one.jsonl: name two by",
+        ),
         ("lines.xyz", "x\n", "lines.xyz: its ending is .xyz, known are "),
         ("half.jsonl", '{"a": "x", "b": "y"}\n{"a": "x"}\n', "half.jsonl, row 2: there is no column 'b', it has a"),
         ("list.jsonl", '{"a": "x", "b": ["y"]}\n', "list.jsonl, row 1: 'b' is [\"y\"], but a text is wanted"),

@@ -217,6 +217,24 @@ def wrong(folder, text, *arguments):
 
 
 @pytest.mark.filterwarnings("ignore:the model has a new head")
+def test_evaluators_that_do_not_go_with_the_model(folder):
+    """Said before the first step: after the last one, the training would be lost."""
+    write_jsonl(folder / "other.jsonl", [{"a": "x", "b": "y", "word": "opposite"}])
+    start, evaluation = PAIRS.replace("num_labels = 3", "num_labels = 2").split("[[eval]]")[:2]
+    message = wrong(folder, f"{start}[[eval]]{evaluation.replace('pairs.jsonl', 'other.jsonl')}")
+    assert "config: [[eval]] held: a label, " in message and "is 'opposite', known are other, same" in message
+    ranking = 'query = "a", positive = "b", negative = "word"'
+    evaluation = evaluation.replace("Classification", "Reranking").replace(
+        'text1 = "a", text2 = "b", label = "word"', ranking
+    )
+    message = wrong(folder, f"{start}[[eval]]{evaluation}")
+    assert (
+        "CrossEncoderRerankingEvaluator is for models that give one score, this one gives scores of width 2" in message
+    )
+    assert not (folder / "runs/pairs/metrics.jsonl").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the model has a new head")
 def test_wrong_configs(folder):
     other = PAIRS.replace("num_labels = 3", "num_labels = 5")
     assert "the labels are other, same, the model's LABEL_0, LABEL_1, LABEL_2" in wrong(folder, other)
@@ -229,7 +247,7 @@ def test_wrong_configs(folder):
     other = CONFIG.replace('"CrossEncoderRerankingEvaluator"', '"EmbeddingSimilarityEvaluator"')
     other = other.replace('query = "q", positive = "p", documents = "d" }', 'text1 = "q", text2 = "p", score = "m" }')
     write_jsonl(folder / "lists.jsonl", [{**row, "m": 1.0} for row in lists()])
-    assert "EmbeddingSimilarityEvaluator in [[eval]] held is for models that give embeddings, this one gives" in wrong(
+    assert "[[eval]] held: EmbeddingSimilarityEvaluator is for models that give embeddings, this one" in wrong(
         folder, other
     )
     write_jsonl(folder / "lists.jsonl", [*lists(3), {"q": "a", "d": ["b", "c"], "s": [1], "p": "b", "m": [1]}])

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from minist.checks import number
+from minist.checks import whole
 from minist.data.packed import Packed
 from minist.data.rows import is_unicode
 from minist.data.texts import Text, chunks, length_of
@@ -110,7 +110,7 @@ class Tokenizer:
     def max_length(self, length: int) -> None:
         specials = self.backend.num_special_tokens_to_add(is_pair=True)
         what = f"max_length, of which a pair's special tokens take {specials},"
-        self.backend.enable_truncation(int(number(what, length, specials + 1, self.longest)), strategy="longest_first")
+        self.backend.enable_truncation(whole(what, length, specials + 1, self.longest), strategy="longest_first")
 
     @cached_property
     def vocab_size(self) -> int:

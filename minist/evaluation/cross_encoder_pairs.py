@@ -8,7 +8,7 @@ import numpy as np
 from minist.checks import pick
 from minist.data.rows import Place, check_text, parse_number
 from minist.evaluation.embedder import Pair, Scorer, one_score_each
-from minist.evaluation.embedding_similarity import EmbeddingSimilarityEvaluator
+from minist.evaluation.embedding_similarity import EmbeddingSimilarityEvaluator, check_lengths
 from minist.evaluation.metrics import average_precision, best_accuracy, best_f1, class_metrics, pearson, spearman
 
 Labels = Sequence[int] | Sequence[str]  # numbers of classes, or their names
@@ -27,7 +27,7 @@ class CrossEncoderClassificationEvaluator:
 
     def __init__(self, pairs: Sequence[Pair], labels: Labels, name: str = "", note: str = "") -> None:
         """`note` is what a person should know of the rows."""
-        _check_lengths(pairs, "labels", labels)
+        check_lengths(len(pairs), "labels", labels)
         self.pairs, self.labels, self.prefix, self.note = pairs, labels, f"{name}_" if name else "", note
 
     @staticmethod
@@ -36,6 +36,10 @@ class CrossEncoderClassificationEvaluator:
         places = list(rows)
         pairs = [(check_text(place, "text1"), check_text(place, "text2")) for place in places]
         return {"pairs": pairs, "labels": [_check_class(place, places[0]) for place in places]}
+
+    def check_model(self, model: Scorer, labels: int) -> None:
+        """ValueError for a label that is no class of the model, which gives so many scores: known before a training."""
+        class_numbers(self.labels, model.id2label, max(labels, 2))
 
     def __call__(self, model: Scorer) -> dict[str, float]:
         scores = np.asarray(model.predict(self.pairs))
@@ -63,18 +67,16 @@ def _check_class(place: Place, first: Place) -> int | str:
 def class_numbers(labels: Labels, id2label: dict[int, str], classes: int) -> np.ndarray:
     """The class of each label, [N] int64. ValueError for a label that is no class of the model.
 
-    Names that the model knows are its own. Else names that spell numbers, as all cells of a table, are these. Else
-    they count in alphabetical order, as in training, if the model has no names that would contradict.
+    Names that the model knows are its own. Else names that spell numbers, as all cells of a table, are these. What
+    other names would mean to a model that has none of its own is no matter for a guess.
     """
     names = sorted({label for label in labels if isinstance(label, str)})
     numbers: dict[str, float] = {name: number for number, name in id2label.items()}
     if not numbers.keys() >= set(names):
         spelled = {name: number for name in names if (number := parse_number(name)) is not None}
-        if len(spelled) == len(names):
-            numbers = spelled
-        elif all(name == f"LABEL_{i}" for i, name in id2label.items()):  # what transformers writes for want of names
-            numbers = {name: i for i, name in enumerate(names)}
-    found = np.array([pick("a label", label, numbers) if isinstance(label, str) else label for label in labels])
+        numbers = spelled if len(spelled) == len(names) else numbers
+    what = "a label, a number or a name in the model's id2label,"
+    found = np.array([pick(what, label, numbers) if isinstance(label, str) else label for label in labels])
     outside = (found < 0) | (found >= classes) | (found % 1 != 0)
     if outside.any():
         first = labels[int(outside.argmax())]
@@ -90,7 +92,7 @@ class CrossEncoderCorrelationEvaluator:
     of = "one score"
 
     def __init__(self, pairs: Sequence[Pair], scores: Sequence[float], name: str = "", note: str = "") -> None:
-        _check_lengths(pairs, "scores", scores)
+        check_lengths(len(pairs), "scores", scores)
         self.pairs, self.scores = pairs, np.asarray(scores, dtype=np.float64)
         self.prefix, self.note = f"{name}_" if name else "", note
 
@@ -104,8 +106,3 @@ class CrossEncoderCorrelationEvaluator:
         predicted = one_score_each(model, self.pairs).astype(np.float64)
         found = {"pearson": pearson(self.scores, predicted), "spearman": spearman(self.scores, predicted)}
         return {f"{self.prefix}{kind}": value for kind, value in found.items()}
-
-
-def _check_lengths(pairs: Sequence[Pair], what: str, values: Sequence[Any]) -> None:
-    if not len(pairs) == len(values) > 0:
-        raise ValueError(f"{len(pairs)} pairs and {len(values)} {what}: must be equal, and not 0")

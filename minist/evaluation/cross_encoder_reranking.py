@@ -1,14 +1,13 @@
 """Evaluators of re-ranking: do relevant documents come first when the model orders the candidates of a query?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import index
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from minist.checks import listing, number, pick
+from minist.checks import listing, number, pick, whole
 from minist.data.rows import Place, check_number, check_text, check_texts, read_places
 from minist.evaluation.embedder import Pair, Scorer, one_score_each
 from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
@@ -51,7 +50,7 @@ class CrossEncoderRerankingEvaluator:
     ) -> None:
         """`note` is what a person should know of the rows. ValueError for a sample that is none, by its place."""
         number("number of samples", len(samples), least=1)
-        self.at_k = index(number("at_k", at_k, least=1))  # index: 2.5 is no rank
+        self.at_k = whole("at_k", at_k, least=1)
         self.lists = [_candidates(i, sample, always_rerank_positives) for i, sample in enumerate(samples)]
         self.first = [np.array(sample["scores"], np.float64) for sample in samples if "scores" in sample]
         shapes = [(len(pairs),) for pairs, *_ in self.lists]
@@ -65,21 +64,23 @@ class CrossEncoderRerankingEvaluator:
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
         """Arguments: a cell is a text or a list of texts. Rows of the same query are one sample, in which a text
         counts once, and a positive is no negative."""
-        known = dict[str, tuple[Place, dict[str, Any], dict[str, Any]]]()  # texts, each once; of documents the score
+        known = dict[str, tuple[Place, dict[str, None], dict[str, float]]]()  # texts, each once; of documents the score
         for place in rows:
             other, query = "documents" if "documents" in place.row else "negative", check_text(place, "query")
             positive, others = known.setdefault(query, (place, {}, {}))[1:]
             positive.update(dict.fromkeys(check_texts(place, "positive", isinstance(place.row["positive"], list))))
             texts = check_texts(place, other, isinstance(place.row[other], list))
-            others.update(zip(texts, _first_scores(place, len(texts)), strict=True))
+            for text, score in zip(texts, _first_scores(place, len(texts)), strict=True):
+                others[text] = max(score, others.get(text, score))  # one that stands twice is where it was best
         samples = list[dict[str, Any]]()
         for query, (place, positive, others) in known.items():
             found = [text for text in others if other == "documents" or text not in positive]
+            found.sort(key=others.__getitem__, reverse=True)  # rows of one query become one list, best first
             if not found:
                 raise place.error(other, "there is nothing to order for this query but positives")
             samples.append({"query": query, "positive": list(positive), other: found})
             if "scores" in place.row:
-                samples[-1]["scores"] = list(others.values())
+                samples[-1]["scores"] = [others[text] for text in found]
         return {"samples": samples}
 
     @staticmethod
@@ -146,10 +147,10 @@ def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[P
     return [(sample["query"], text) for text in others], relevant, base
 
 
-def _first_scores(place: Place, count: int) -> list[Any]:
-    """The cell `scores`, a number for each of `count` documents; None for each where there is no such column."""
+def _first_scores(place: Place, count: int) -> list[float]:
+    """The cell `scores`, a number for each of `count` documents; 0 for each where there is no such column."""
     if "scores" not in place.row:
-        return [None] * count
+        return [0.0] * count
     cell = place.row["scores"]
     if not isinstance(cell, list) or len(cell) != count:
         raise place.error("scores", f"a list of {count} numbers is wanted, one for each document")
@@ -204,7 +205,7 @@ class CrossEncoderNanoBEIREvaluator:
         name: str = "",
     ) -> None:
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
-        depth, self.prefix = index(number("rerank_k", rerank_k, least=1)), f"{name}_" if name else ""
+        depth, self.prefix = whole("rerank_k", rerank_k, least=1), f"{name}_" if name else ""
         self.depth, self.mean = f"_R{depth}_", f"{self.prefix}NanoBEIR_R{depth}_{aggregate_key}_"
         self.aggregate_fn, self.evaluators = aggregate_fn, dict[str, CrossEncoderRerankingEvaluator]()
         for short, at in _data_sets(Path(folder), dataset_names).items():

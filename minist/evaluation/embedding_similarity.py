@@ -33,9 +33,8 @@ class EmbeddingSimilarityEvaluator:
         note: str = "",
     ) -> None:
         """`similarities` None is the model's own; `note` is what a person should know of the rows."""
-        if not len(texts1) == len(texts2) == len(scores) > 0:
-            given = f"{len(texts1)} first texts, {len(texts2)} second texts, {len(scores)} scores"
-            raise ValueError(f"{given}: must be equal, and not 0")
+        check_lengths(len(texts1), "second texts", texts2)
+        check_lengths(len(texts1), "scores", scores)
         for similarity in similarities or ():
             pairwise_similarity(similarity)  # an unknown one is known before the run, not after it
         self.texts1, self.texts2, self.scores = list(texts1), list(texts2), np.asarray(scores, dtype=np.float64)
@@ -63,3 +62,11 @@ class EmbeddingSimilarityEvaluator:
             values = [found[f"{kind}_{name}"] for name in names]
             found[f"{kind}_max"] = float(np.fmax.reduce(values))  # of those that are no nan
         return {f"{self.prefix}{metric}": value for metric, value in found.items()}
+
+
+def check_lengths(pairs: int, what: str, values: Sequence[Any]) -> None:
+    """ValueError unless each of so many pairs, and there are some, has one of `values` that says something."""
+    if not pairs == len(values) > 0:
+        raise ValueError(f"{pairs} pairs and {len(values)} {what}: must be equal, and not 0")
+    if lost := [i for i, value in enumerate(values) if value is None or value != value]:
+        raise ValueError(f"{what}[{lost[0]}] is {values[lost[0]]}: leave such pairs out")

@@ -1,14 +1,13 @@
 """InformationRetrievalEvaluator: how well does the model find the relevant documents of each query?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from operator import index
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from minist.checks import number
+from minist.checks import whole
 from minist.data.rows import Place, check_number, check_text, read_rows
 from minist.evaluation import metrics
 from minist.evaluation.embedder import Embedder
@@ -59,7 +58,7 @@ class InformationRetrievalEvaluator:
         depths = (accuracy_at, precision_recall_at, precision_recall_at, ndcg_at, mrr_at, map_at)
         self.wanted: list[tuple[str, int]] = []  # metric and k
         for metric, ks in zip(METRICS, depths, strict=True):
-            self.wanted += [(metric, index(number(f"k of {metric}", k, least=1))) for k in ks]  # index: 2.5 is no rank
+            self.wanted += [(metric, whole(f"k of {metric}", k, least=1)) for k in ks]
         self.deepest = max((k for _, k in self.wanted), default=1)  # so far a search has to go
 
     @staticmethod

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.checks import listing, number
+from minist.checks import listing, whole
 from minist.data.packed import Packed
 from minist.data.pairing import Pairing, checked_pairs
 from minist.data.tokenizer import Texts
@@ -112,8 +112,8 @@ class CrossEncoder(TextModel):
 
     @id2label.setter
     def id2label(self, names: Mapping[int, str]) -> None:
-        if sorted(names) != list(range(self.num_labels)):
-            raise ValueError(f"id2label has the keys {sorted(names)}, the labels are 0 to {self.num_labels - 1}")
+        if sorted(names) != list(range(self.num_labels)) or len({*map(str, names.values())}) < len(names):
+            raise ValueError(f"id2label is {dict(names)}: give 0 to {self.num_labels - 1} a name each, no two the same")
         self.head.labels = [str(names[i]) for i in range(self.num_labels)]
 
     def name_labels(self, classes: list[str]) -> list[str]:
@@ -179,7 +179,7 @@ class CrossEncoder(TextModel):
         scores = scores.softmax(dim=1) if apply_softmax and self.num_labels > 1 else scores
         scores = scores[:, 0] if self.num_labels == 1 else scores
         scores = scores[0] if is_one else scores
-        return scores.to(self.device) if convert_to_tensor else scores.numpy()
+        return scores.to(self.device) if convert_to_tensor else scores.numpy()[()]  # of no dimension: a number
 
     def rank(
         self,
@@ -203,9 +203,10 @@ class CrossEncoder(TextModel):
             raise ValueError(f"rank needs a model of one label, this one has {self.num_labels}: use predict")
         if isinstance(documents, str):  # each of its letters would be one
             raise ValueError("rank takes one query, and a list of documents: use predict for other pairs")
-        documents, most = list(documents), None if top_k is None else int(number("top_k", top_k, 1))
+        documents, most = list(documents), None if top_k is None else whole("top_k", top_k, 1)
+        numbers = {text: i for i, text in enumerate(dict.fromkeys(documents))}  # each once: equal ones score alike
         scores = self.predict(
-            [(query, document) for document in documents],
+            [(query, document) for document in numbers],
             activation_fn=activation_fn,
             prompt_name=prompt_name,
             prompt=prompt,
@@ -214,14 +215,15 @@ class CrossEncoder(TextModel):
             device=device,
             **theirs,
         )
-        order = np.argsort(-np.asarray(scores), kind="stable")[:most].tolist()
+        scores = np.asarray(scores)[[numbers[document] for document in documents]]
+        order = np.argsort(-scores, kind="stable")[:most].tolist()
         found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
         return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found
 
 
 def with_head(content: Content, num_labels: int | None) -> Content:
     """The content of a cross-encoder: as it is, or with a new head where there is none of that size. It warns then."""
-    stack, labels = content.stack, None if num_labels is None else int(number("num_labels", num_labels, 1, 10**6))
+    stack, labels = content.stack, None if num_labels is None else whole("num_labels", num_labels, 1, 10**6)
     reader: Any = stack.reader()
     std = vars(reader.config).get("initializer_range", 0.02) if reader.num_layers else 0.0
     if stack.gives == "scores":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minist import collectives, distributed
 from minist.batch import Batch
-from minist.checks import number, pick
+from minist.checks import pick, whole
 from minist.data.packed import Packed
 from minist.data.pairing import Pairing
 from minist.data.tokenizer import Texts, Tokenizer, text_fault
@@ -129,7 +129,7 @@ class TextModel(nn.Module):
     def kept_dim(self, truncate_dim: int | None) -> int:
         """`truncate_dim`, else the model's own, else all."""
         chosen = self.truncate_dim if truncate_dim is None else truncate_dim
-        return self.width if chosen is None else int(number("truncate_dim", chosen, 1, self.width))
+        return self.width if chosen is None else whole("truncate_dim", chosen, 1, self.width)
 
     @property
     def num_layers(self) -> int:

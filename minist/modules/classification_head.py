@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minist.checks import listing, number, pick
+from minist.checks import listing, number, pick, whole
 from minist.data.packed import Packed
 from minist.encoders.config import activation
 from minist.encoders.dropout import Dropout
@@ -128,7 +128,7 @@ def read_labels(config: Mapping[str, Any]) -> list[str]:
     names = {int(i): str(name) for i, name in (config.get("id2label") or {}).items()}
     if sorted(names) != list(range(len(set(names.values())))):
         raise ValueError(f"id2label is {listing(names.values())} for {sorted(names)}: give 0, 1, 2 .. a name each")
-    count = int(number("num_labels", config.get("num_labels", len(names) or 2), 1, 10**6))
+    count = whole("num_labels", config.get("num_labels", len(names) or 2), 1, 10**6)
     return [names.get(i, f"LABEL_{i}") for i in range(len(names) or count)]
 
 
@@ -151,5 +151,5 @@ def find_activation(given: Activation) -> nn.Module:
     if isinstance(given, nn.Module):
         return given
     name = str(given).rpartition(".")[2] if str(given).startswith("torch.nn.") else given
-    found: nn.Module = pick("activation_fn", name, ACTIVATIONS)()
+    found: nn.Module = pick("activation_fn, a module of torch.nn or its name,", name, ACTIVATIONS)()
     return found

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from minist.checks import number, pick
+from minist.checks import number, pick, whole
 from minist.data.tokenizer import text_fault
 from minist.progress import progress_bar
 from minist.retrieval.embedding_cache import unit_embeddings
@@ -70,7 +70,7 @@ class Options:
     corpus_prompt_name: str | None = option(None, "put this prompt of the model before each document")
     batch_tokens: int = option(0, "tokens per forward pass: bounds the memory of the model", 0)
     memory_mb: int = option(256, "megabytes for scores and candidates, beside the embeddings", 1)
-    cross_encoder: Any = None  # of one label: its scores replace the similarities, of candidates and positives
+    cross_encoder: Any = None  # a model of one label: its scores replace similarities, of candidates and positives
     cache_folder: str | Path | None = None  # keeps the embeddings: a killed run goes on from there
     show_progress_bar: bool | None = None
 
@@ -80,7 +80,7 @@ class Options:
             if known is not None:
                 pick(f.name, value, known)
             elif least is not None and value is not f.default:  # None stands for no limit
-                number(f.name, value, least)
+                (number if "float" in str(f.type) else whole)(f.name, value, least)
         if self.max_score is not None and self.min_score is not None:
             number("min_score", self.min_score, most=self.max_score)
         least = self.range_min + self.num_negatives
@@ -126,7 +126,9 @@ def mine_hard_negatives(
     are the texts of `corpus` and all positives, each once; how near they are, the similarity of `model` says, a
     SentenceTransformer, of embeddings of length one. ValueError for no pairs, half a pair, or what is no text."""
     o = options or Options()
-    queries, documents, own, same = number_texts(queries, positives, corpus or [])
+    if model.gives != "embeddings":
+        raise ValueError(f"model gives {model.gives}: take a SentenceTransformer, and this one as cross_encoder")
+    queries, documents, own, same = number_texts(queries, positives, () if corpus is None else corpus)
     most = max(map(len, own))
     ranks, query_prompt = o.ranks(most), model.find_prompt(o.query_prompt_name, o.query_prompt, "query")
     corpus_prompt = model.find_prompt(o.corpus_prompt_name, o.corpus_prompt, "document")
@@ -149,12 +151,13 @@ def number_texts(
 ) -> tuple[list[str], list[str], list[list[int]], Tensor]:
     """Queries and documents, no text twice; the numbers of each query's positives among the documents; and of the
     query's own text [Q], -1 where it is no document."""
-    if len(queries) != len(positives) or not queries:
+    if len(queries) != len(positives) or not len(queries):
         raise ValueError(f"there are {len(queries)} queries and {len(positives)} positives: give as many, and some")
     for name, texts in (("queries", queries), ("positives", positives), ("corpus", corpus)):
-        for i, fault in enumerate(text_fault(text, may_pair=False) for text in texts):
-            if fault:
-                raise ValueError(f"{name}[{i}] is {fault}")
+        faults = [(f"[{i}]", text_fault(text, may_pair=False)) for i, text in enumerate(texts)]
+        faults = [("", "one text: give a list")] if isinstance(texts, str) else faults  # each letter would be a text
+        if found := next((f"{name}{place} is {fault}" for place, fault in faults if fault), ""):
+            raise ValueError(found)
     numbers = {text: i for i, text in enumerate(dict.fromkeys([*corpus, *positives]))}
     own: dict[str, dict[int, None]] = {}  # a dict for its order: a pair that stands twice is one
     for query, positive in zip(queries, positives, strict=True):

@@ -1,6 +1,7 @@
 """What the [[data]] and [[eval]] entries of a config become: tasks with their rows and losses, and evaluations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,15 +72,22 @@ def make_rows(
         found.delete_words(column, share, model)
     if loss.guide and not (loss.guide == "teacher" and entry.label != ""):  # labels may be the teacher's embeddings
         found.guide = _guide(config, entry, loss, guides)
-    try:
+    with located(entry):
         # an evaluation knows classes by their numbers in training, and a model by those that it has
         dataset.number_classes(same.rows.dataset.classes if same else model.name_labels(dataset.classes))
         if not same and entry.kind == "data":  # a loss that nothing trains has no weights
             loss.attach(model, found.roles, plain_weights(config.model) if loss.over_tokens else {})
         found.check(loss, model, config.train.batch_size)
-    except ValueError as e:  # of a loss, which does not know the config
-        raise ValueError(f"config: {entry.where}: {e}") from None
     return found
+
+
+@contextmanager
+def located(entry: RowsConfig) -> Iterator[None]:
+    """Errors of what does not know the config, as a loss, say which entry they are about."""
+    try:
+        yield
+    except ValueError as e:
+        raise ValueError(f"config: {entry.where}: {e}") from None
 
 
 def open_dataset(
@@ -154,7 +162,8 @@ def make_evaluation(
     """An evaluator, or the mean of a loss over rows: that of a task, if a [[data]] entry writes it alike."""
     if entry.evaluator:
         evaluator = make_evaluator(entry)
-        check_kind(entry, evaluator, model)
+        with located(entry):
+            check_kind(entry.evaluator["name"], evaluator, model)
         return evaluator
     pairs = zip(config.data, tasks, strict=True)
     same = next((task for other, task in pairs if other.loss == entry.loss), None)

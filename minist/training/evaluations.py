@@ -60,13 +60,16 @@ def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:
     return len(left) == len(must) and all(len(left.intersection(column.split(" or "))) == 1 for column in must)
 
 
-def check_kind(entry: EvalConfig, evaluator: Any, model: TextModel) -> None:
-    """ValueError for an evaluator of another kind of model: found at the end of the training, it would be too late."""
+def check_kind(name: str, evaluator: Any, model: TextModel) -> None:
+    """ValueError for an evaluator of another kind of model, or with labels that are no classes of this one: found at
+    the end of the training, it would be too late."""
     gives = [model.gives, "one score"] if model.gives == "scores" and model.width == 1 else [model.gives]
     match evaluator:
         case object(of=str(of)) if of not in gives:  # a class of a user's own need not say
-            name = entry.evaluator["name"]
-            raise ValueError(f"config: {name} in {entry.where} is for models that give {of}, this one gives {gives[0]}")
+            given = f"{model.gives} of width {model.width}"
+            raise ValueError(f"{name} is for models that give {of}, this one gives {given}")
+        case object(check_model=check_model):
+            check_model(model, model.width)
 
 
 class LossEvaluation:

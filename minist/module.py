@@ -5,6 +5,8 @@
     tokens      [T, D], one vector per token
     embeddings  [N, D], one vector per text
     scores      [N, C], one number per text for each of C labels, before any activation
+    words       Words, a score for each token and each word of the vocabulary
+    sparse      [N, V], one weight per text and word, or other dimension, most of them 0
 
 A part takes one of these and gives another, or the same: see Stack for how they follow one another.
 """
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,17 @@ from torch.overrides import TorchFunctionMode
 from minist.checks import listing
 from minist.data.packed import Packed
 
-ENDS = ("embeddings", "scores")  # what a model may give of a text
+OF_TEXTS = ("embeddings", "scores", "sparse")  # what a model may give of a text
+ENDS = (*OF_TEXTS, "words")
+
+
+class Words(NamedTuple):
+    """Scores [T, V] that are not multiplied out, since they would be the largest tensor of all: token t gives the word
+    v the score x[t] . weight[v] + bias[v]."""
+
+    x: Tensor  # [T, D]
+    weight: Tensor  # [V, D]
+    bias: Tensor  # [V]
 
 
 class Module(nn.Module):
@@ -34,6 +46,7 @@ class Module(nn.Module):
     takes: ClassVar[tuple[str, ...]] = ("embeddings",)
     gives: ClassVar[str] = ""  # "": what it takes, each vector by itself
     within: ClassVar[str] = ""  # "ForSequenceClassification": to files it is a part of the encoder, called so with it
+    package: ClassVar[str] = "sentence_transformers.models"  # where version 5 has its class
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
     config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
@@ -52,7 +65,10 @@ class Module(nn.Module):
     @property
     def pools(self) -> bool:
         """Whether it makes one vector of a text's tokens, and so must know where a text begins and ends."""
-        return self.gives in ENDS and "tokens" in self.takes
+        return self.gives in OF_TEXTS and not {"tokens", "words"}.isdisjoint(self.takes)
+
+    def attach(self, reader: "Module") -> None:
+        """Called once with the module that reads the texts, for what shares weights with it."""
 
     def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
         """What an encoder's layers give, one after the other; ValueError for anything else."""

@@ -10,10 +10,13 @@ from minist.models.cross_encoder import CrossEncoder, with_head
 from minist.models.device import find_device
 from minist.models.folder import Content, load_folder
 from minist.models.hub import find_model
+from minist.models.masked_lm import MaskedLM
 from minist.models.sentence_transformer import SentenceTransformer
+from minist.models.sparse_encoder import SparseEncoder
 from minist.models.text_model import TextModel
 
-MODELS: dict[str, type[TextModel]] = {"SentenceTransformer": SentenceTransformer, "CrossEncoder": CrossEncoder}
+KINDS = (SentenceTransformer, SparseEncoder, CrossEncoder, MaskedLM)
+MODELS: dict[str, type[TextModel]] = {kind.__name__: kind for kind in KINDS}
 
 
 def open_model(

@@ -23,6 +23,7 @@ and the file config.json; version 6 adds `route_mappings` to the parameters.
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from minist.checks import listing, pick
 from minist.data.tokenizer import Tokenizer
 from minist.files import files_into, write_json
 from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
-from minist.models.settings import SCORES, SETTINGS, VERSION, has_head, load_settings, old_activation
+from minist.models.settings import SCORES, SETTINGS, VERSION, has_head, load_settings, old_activation, scores_words
 from minist.models.stack import Stack, before_pooling, check_path
 from minist.models.tokenizer_files import LENGTH_FILES, load_tokenizer, save_tokenizer
 from minist.models.weight_files import read_weights, write_weights
@@ -41,8 +42,7 @@ from minist.modules import MODULES
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
-
-OLD_TYPES = "sentence_transformers.models"  # where version 5 has its classes
+from minist.modules.splade import SpladePooling
 
 
 @dataclass
@@ -77,7 +77,8 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
 def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
-    modules = [load_module(*part) for part in listed_modules(file)] if has_list else _default_modules(folder)
+    listed = listed_modules(file) if has_list else []
+    modules = [module for part in listed for module in load_part(*part)] or _default_modules(folder)
     if has_list and holds_scores(folder):
         modules.append(load_module("ClassificationHead", modules[0].folder))
     with reading(file):
@@ -86,12 +87,19 @@ def load_folder(folder: Path) -> Content:
     if stack.gives == "scores":
         settings = {"model_type": "CrossEncoder", "activation_fn": old_activation(modules[0].folder)} | settings
     elif has_list:
-        settings = {"model_type": "SentenceTransformer"} | settings
+        settings = {"model_type": "SparseEncoder" if stack.gives == "sparse" else "SentenceTransformer"} | settings
     for path in stack.paths.values() if has_list else ():
         _check_inputs(path)
     loaded = {path[0]: load_tokenizer(path[0].folder, path[0]) for path in stack.paths.values()}
     tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items()}
     return Content(stack, tokenizers, settings)
+
+
+def load_part(name: str, folder: Path) -> list[Module]:
+    """The module of class `name` in a folder, and the head that is in its files, if that scores words."""
+    module = load_module(name, folder)
+    words = name == "MLMTransformer" or (module.gives == "layers" and scores_words(folder))
+    return [module, load_module("MaskedLMHead", folder)] if words else [module]
 
 
 def load_module(name: str, folder: Path) -> Module:
@@ -148,9 +156,9 @@ def _load_router(folder: Path) -> Router:
         mappings = read_mappings(parameters.get("route_mappings") or {})
         if Router in (MODULES[kind] for kind, _ in used.values()):  # it might lead back to this one, for ever
             raise ValueError("a route leads to another Router: only one is possible, with longer routes")
-    modules = {name: load_module(*place) for name, place in used.items()}  # a shared one once
+    modules = {name: load_part(*place) for name, place in used.items()}  # a shared one once
     with reading(file):
-        routes = {route: [modules[name] for name in names] for route, names in structure.items()}
+        routes = {route: [part for name in names for part in modules[name]] for route, names in structure.items()}
         default = parameters.get("default_route")
         return Router(routes, first if default is None else default, mappings)
 
@@ -215,8 +223,9 @@ def write_folder(content: Content, folder: Path) -> None:
     """Write the files of a model into a folder that exists."""
     entries = []
     for i, module in enumerate(module for module in list[Any](content.stack) if not module.within):
-        path = f"{i}_{module.name}" if i else ""  # the first in the root, where other libraries look for an encoder
-        entries.append({"idx": i, "name": str(i), "path": path, "type": f"{OLD_TYPES}.{module.name}"})
+        package, name = class_of(module, content)
+        path = f"{i}_{name}" if i else ""  # the first in the root, where other libraries look for an encoder
+        entries.append({"idx": i, "name": str(i), "path": path, "type": f"{package}.{name}"})
         (folder / path).mkdir(exist_ok=True)
         save = _save_router if module is content.stack.router else _save_part
         save(module, folder / path, content)
@@ -226,14 +235,24 @@ def write_folder(content: Content, folder: Path) -> None:
     write_json(folder / "modules.json", entries)
 
 
+def class_of(module: Module, content: Content) -> tuple[str, str]:
+    """Package and name of a module's class in version 5, which has one more for an encoder whose words are scored."""
+    followers = [after for path in content.stack.paths.values() for before, after in pairwise(path) if before is module]
+    if any(after.gives == "words" for after in followers):
+        return SpladePooling.package, "MLMTransformer"
+    return module.package, module.name
+
+
 def _save_part(module: Module, folder: Path, content: Content) -> None:
     config, weights = module.to_folder()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
     for head in (part for path in paths.values() for part in path[1:2] if part.within and module is path[0]):
         architecture = type(module).__name__.replace("Encoder", head.within)  # BertForSequenceClassification
         own, theirs = head.to_folder()
-        about = {"activation_fn": content.settings.get("activation_fn"), "version": VERSION}  # version 5 reads it here
-        config |= own | {"architectures": [architecture], "sentence_transformers": about}
+        config |= own | {"architectures": [architecture]}
+        if head.gives == "scores":  # version 5 reads it here
+            about = {"activation_fn": content.settings.get("activation_fn"), "version": VERSION}
+            config["sentence_transformers"] = about
         weights = {f"{module.prefix}{name}": weight for name, weight in weights.items()} | theirs
     if not module.gives and any(module in before_pooling(path) for path in paths.values()):
         # which only the newer generation reads: without it, the module acts on the text's embedding
@@ -247,23 +266,24 @@ def _save_part(module: Module, folder: Path, content: Content) -> None:
     for route, path in paths.items():
         if module is path[0]:
             save_tokenizer(content.tokenizers[route], folder, module)
-        if module is path[0] and path[-1].within:  # version 6 finds the head by it
+        if module is path[0] and path[-1].gives == "scores":  # version 6 finds the head by it
             write_json(folder / LENGTH_FILES[0], read_table(folder / LENGTH_FILES[0]) | SCORES)
 
 
 def _save_router(router: Router, folder: Path, content: Content) -> None:
     """Write router_config.json, and the modules of all routes; a shared one has the name that its first gives it."""
     names: dict[Module, str] = {}
-    for route in router.routes:
-        for i, module in enumerate(router.modules_of(route)):
-            names.setdefault(module, f"{route}_{i}_{module.name}")
+    routes = {route: [module for module in router.modules_of(route) if not module.within] for route in router.routes}
+    for route, modules in routes.items():
+        for i, module in enumerate(modules):
+            names.setdefault(module, f"{route}_{i}_{class_of(module, content)[1]}")
     default = router.default_route
     parameters: dict[str, Any] = {"default_route": default, "allow_empty_key": default is not None}
     if router.mappings:  # version 5 would not open a model that has this key
         parameters["route_mappings"] = {str((role, "text")): route for role, route in router.mappings.items()}
     about = {
-        "types": {name: f"{OLD_TYPES}.{module.name}.{module.name}" for module, name in names.items()},
-        "structure": {route: [names[module] for module in router.modules_of(route)] for route in router.routes},
+        "types": {name: "{0}.{1}.{1}".format(*class_of(module, content)) for module, name in names.items()},
+        "structure": {route: [names[module] for module in modules] for route, modules in routes.items()},
         "parameters": parameters,
     }
     write_json(folder / "router_config.json", about)

@@ -43,17 +43,28 @@ def embed_on(
         free.put(device)
     on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()  # its weights lie in shared memory
     threads = max(1, torch.get_num_threads() // len(devices))
-    embeddings, row, cut = torch.empty(len(texts), model.width), 0, 0
+    parts, cut = [model.embed([], prompt, 0, done, role)[0]], 0  # no rows, of the right kind
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
             for part, cut_here in pool.map(_work, jobs):  # in the order of the texts
-                embeddings[row : row + len(part)] = torch.from_numpy(part)
-                row, cut = row + len(part), cut + cut_here
-                done(len(part))
+                parts.append(from_arrays(*part))
+                done(len(parts[-1]))
+                cut += cut_here
     except BrokenProcessPool:
         what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
         raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
-    return embeddings, cut
+    return torch.cat(parts), cut
+
+
+def to_arrays(x: Tensor) -> tuple[Any, ...]:
+    """To be sent to another process: an array is sent as bytes, a tensor as an open file, of which there are few."""
+    return (x.indices().numpy(), x.values().numpy(), tuple(x.shape)) if x.is_sparse else (x.numpy(),)
+
+
+def from_arrays(first: np.ndarray, *more: Any) -> Tensor:
+    if not more:
+        return torch.from_numpy(first)
+    return torch.sparse_coo_tensor(torch.from_numpy(first), torch.from_numpy(more[0]), more[1], is_coalesced=True)
 
 
 def _start(model: Any, free: Any, threads: int) -> None:
@@ -62,7 +73,7 @@ def _start(model: Any, free: Any, threads: int) -> None:
     _model = model.to(free.get())
 
 
-def _work(job: tuple[Texts, str, int, str | None]) -> tuple[np.ndarray, int]:
+def _work(job: tuple[Texts, str, int, str | None]) -> tuple[tuple[Any, ...], int]:
     texts, prompt, batch_tokens, role = job
     embeddings, cut = _model.embed(texts, prompt, batch_tokens, lambda n: None, role)
-    return embeddings.numpy(), cut  # an array is sent as bytes, a tensor as an open file, of which there are few
+    return to_arrays(embeddings), cut

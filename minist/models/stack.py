@@ -2,6 +2,9 @@
 
 encoder [T, D] -> (WeightedLayerPooling) -> (Dense, Normalize) -> Pooling [N, D] -> (Dense, Normalize, LayerNorm, ..)
 encoder [T, D] -> ClassificationHead [N, C]
+encoder [T, D] -> MaskedLMHead (Words) -> (SpladePooling [N, V])
+encoder [T, D] -> Pooling [N, D] -> SparseAutoEncoder [N, V]
+SparseStaticEmbedding [N, V]
 StaticEmbedding [N, D] -> (Dense, Normalize, LayerNorm, ..)
 
 Which order is possible follows from what each module says that it takes and gives, see module.py. A Router may stand
@@ -35,9 +38,12 @@ class Stack(nn.ModuleList):
         for route, path in self.paths.items():
             try:
                 kinds, widths[route] = check_path(path)
-                self.gives = kinds[-1]  # "embeddings" or "scores"
+                self.gives = kinds[-1]  # one of ENDS
             except ValueError as e:
                 raise ValueError(str(e) if route is None else f"the route {route!r}: {e}") from None
+        for path in self.paths.values():
+            for module in path[1:]:
+                module.attach(path[0])
         if len(set(widths.values())) > 1:  # their embeddings are compared with one another
             listed = ", ".join(f"{route} {width}" for route, width in widths.items())
             raise ValueError(f"the routes give embeddings of different widths ({listed}): make them equal by a Dense")
@@ -155,5 +161,5 @@ def check_path(path: Sequence[Module]) -> tuple[list[str], int]:
         kinds.append(module.gives or taken)  # "": each vector by itself
         width = module.out_width or width
     if kinds[-1] not in ENDS:
-        raise ValueError(f"{listed}: they must end in embeddings or scores, a Pooling or ClassificationHead gives them")
+        raise ValueError(f"{listed}: they must end in {' or '.join(ENDS)}, which a Pooling or a head gives")
     return kinds[1:], width

@@ -1,0 +1,62 @@
+"""MaskedLM: an encoder that says which word stands behind a mask (Devlin et al. 2019, arXiv:1810.04805).
+
+texts with masks -> Packed -> encoder [T, D] -> MaskedLMHead, scores of all words for each token
+
+It embeds nothing by itself. It is trained on plain text, see losses/masked_lm.py, and what it has learned of words is
+the start of models of all other kinds: what it saves is a plain checkpoint, which each of them opens.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minist.encoders.encoder import Encoder
+from minist.models.cross_encoder import encoder_config
+from minist.models.device import find_device
+from minist.models.folder import Content, content_of
+from minist.models.hub import find_content
+from minist.models.stack import Stack
+from minist.models.text_model import TextModel
+from minist.models.weight_files import read_weights
+from minist.modules.masked_lm_head import MaskedLMHead
+
+
+class MaskedLM(TextModel):
+    """model = MaskedLM("path/to/bert-base-uncased")"""
+
+    gives = "words"
+
+    def __init__(
+        self,
+        source: str | Path | Content,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        keep_layers: Sequence[int] | None = None,
+    ) -> None:
+        """As TextModel. An encoder without a head gets a new one, drawn by torch's seed, and a warning says so."""
+        content = find_content(source, revision, token)
+        if content.stack.gives != "words":
+            reader: Any = content.stack.reader()
+            content = content_of(Stack([reader, words_head(reader)]), content.tokenizer)
+        device = device if content is source else find_device(device)
+        super().__init__(content, device=device, dtype=dtype, keep_layers=keep_layers)
+
+
+def words_head(encoder: Encoder) -> MaskedLMHead:
+    """The MaskedLMHead in the files of an encoder, or a new one. ValueError for what is no encoder."""
+    folder = vars(encoder).get("folder")
+    if not encoder.num_layers:
+        raise ValueError(f"{folder} begins with {encoder.name}: scores of words need an encoder")
+    config, weights = encoder_config(encoder, folder), read_weights(folder) if folder else {}
+    head = MaskedLMHead(config)
+    if head.is_in(weights):
+        return MaskedLMHead.from_folder(config, weights)
+    warnings.warn("the model has a new head that scores words: train it", stacklevel=3)
+    head.draw(vars(encoder.config).get("initializer_range", 0.02))
+    return head

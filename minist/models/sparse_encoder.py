@@ -1,0 +1,225 @@
+"""SparseEncoder: one weight per text and word of the vocabulary, most of them 0; or per latent of an autoencoder.
+
+texts -> Packed -> encoder [T, D] -> MaskedLMHead -> SpladePooling [N, V]         SPLADE, arXiv:2107.05720
+texts -> Packed -> encoder [T, D] -> Pooling [N, D] -> SparseAutoEncoder [N, V]   CSR, arXiv:2503.01776
+queries -> SparseStaticEmbedding [N, V], documents as above                       arXiv:2411.04403
+
+A dense embedding is compared with all others. Of a sparse one, an inverted index looks at those alone that share a
+word with the query; and each weight has a name, so a person sees why a document was found.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partialmethod
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from minist import collectives, distributed
+from minist.checks import whole
+from minist.data.packed import Packed
+from minist.data.tokenizer import Texts, Tokenizer, checked_texts
+from minist.encoders.encoder import Encoder
+from minist.models.device import find_device
+from minist.models.folder import Content
+from minist.models.hub import find_content
+from minist.models.masked_lm import words_head
+from minist.models.parallel import embedder
+from minist.models.stack import Stack
+from minist.models.text_model import TextModel
+from minist.modules.splade import SpladePooling
+from minist.progress import Update, progress_bar
+from minist.similarity import pairwise_similarity, similarity
+
+THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
+    "batch_size": "memory is bounded by batch_tokens",
+    "chunk_size": "memory is bounded by batch_tokens",
+    "convert_to_tensor": "it always gives a sparse tensor",
+    "convert_to_sparse_tensor": "it always gives a sparse tensor, of which .to_dense() makes the other",
+    "save_to_cpu": "what it gives is on the CPU",
+    "pool": 'give several devices: device=["cuda:0", "cuda:1"]',
+    "task": "give the role: query or document",
+    "sentences": "the texts come first, without a name",
+    "inputs": "the texts come first, without a name",
+}
+
+
+ROWS = 256  # that are dense at a time
+
+
+class SparseEncoder(TextModel):
+    """A learned sparse retriever.
+
+    model = SparseEncoder("path/to/splade-v3")
+    embeddings = model.encode(["a text", "another"])  # [2, 30522], sparse
+    model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]
+    """
+
+    gives = "sparse"
+
+    def __init__(
+        self,
+        source: str | Path | Content,
+        *,
+        max_active_dims: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        keep_layers: Sequence[int] | None = None,
+        prompts: Mapping[str, str] | None = None,
+    ) -> None:
+        """As TextModel. A plain checkpoint of a masked language model gets a SpladePooling of its largest scores.
+        `max_active_dims` keeps the largest weights of each text alone; None: as the folder says, else all."""
+        content = find_content(source, revision, token)
+        super().__init__(
+            with_splade(content),
+            device=device if content is source else find_device(device),
+            dtype=dtype,
+            keep_layers=keep_layers,
+            prompts=prompts,
+        )
+        self.similarity_name = self.settings.get("similarity_fn_name") or "dot"
+        self.max_active_dims = self.settings.get("max_active_dims") if max_active_dims is None else max_active_dims
+        self.kept_active(None)
+
+    @classmethod
+    def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
+        """A SPLADE model round an encoder; `pooling` is "max" or "sum"."""
+        return cls.from_modules([encoder, words_head(encoder), SpladePooling(strategy=pooling)], tokenizer)
+
+    def kept_active(self, given: int | None) -> int:
+        """How many weights of a text are kept at most: `given`, else the model's own number, else all."""
+        chosen = self.max_active_dims if given is None else given
+        return self.width if chosen is None else min(whole("max_active_dims", chosen, 1), self.width)
+
+    def content(self) -> Content:
+        content = super().content()
+        content.settings["max_active_dims"] = self.max_active_dims
+        return content
+
+    # ------------------------------------------------------------ encoding
+
+    def encode(
+        self,
+        texts: str | Texts,
+        *,
+        role: str | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_tokens: int = 0,
+        max_active_dims: int | None = None,
+        device: str | torch.device | Sequence[str] | None = None,
+        show_progress_bar: bool | None = None,
+        **theirs: Any,
+    ) -> Tensor:
+        """Embeddings [N, V] of `texts`, a coalesced sparse tensor in float32 on the CPU; of a single string [V].
+
+        `role`, `prompt`, `prompt_name`, `batch_tokens` and `device` as in SentenceTransformer.encode;
+        `max_active_dims` keeps so many weights of each text, those that are farthest from 0. `theirs` are refused with
+        advice."""
+        for name in theirs:
+            raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
+        prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
+        kept = self.kept_active(max_active_dims)
+        self.stack.route(role)  # a role that it does not know is found before processes start
+        embed = embedder(self, device)
+        with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
+            embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
+        embeddings = embeddings if kept == self.width else largest_weights(embeddings, kept)
+        return embeddings[0].coalesce() if is_one else embeddings
+
+    encode_query = partialmethod(encode, role="query")
+    encode_document = partialmethod(encode, role="document")
+
+    def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
+        """The embeddings, sparse [N, V] on the CPU, and how many texts were cut. No more than a batch is ever dense."""
+        rank, ranks = (distributed.rank(), distributed.world_size()) if self.ranks_share else (0, 1)
+        start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
+        found, cut = [torch.empty(0, self.width).to_sparse()], 0
+
+        def compute(batch: Packed) -> Tensor:
+            return self([batch], [role])[0][0].float().to_sparse().cpu()
+
+        for places, parts, cut_here in self.rows(texts[start:end], prompt, role, batch_tokens, compute, done):
+            found.append(torch.cat(parts).index_select(0, places.argsort()))  # back into the order of the texts
+            cut += cut_here
+        own = torch.cat(found).coalesce()
+        return self._gathered(own, start, len(texts)) if self.ranks_share else own, cut
+
+    def _gathered(self, own: Tensor, start: int, count: int) -> Tensor:
+        """The rows of all ranks, [count, V], of which this one's begin at `start`."""
+        distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
+        places = own.indices().T + torch.tensor([start, 0])
+        indices, values = (collectives.gather(x.to(self.device)).cpu() for x in (places, own.values()))
+        return torch.sparse_coo_tensor(indices.T, values, (count, self.width)).coalesce()
+
+    # ------------------------------------------------------------ reading and comparing
+
+    def decode(self, embeddings: Tensor, top_k: int | None = None) -> list[Any]:
+        """Of each row [N, V] its tokens with their weights, the largest first, at most `top_k`; of [V] one such list.
+        What is active in an autoencoder has no word: there the tokens mean nothing."""
+        many = embeddings if embeddings.dim() == 2 else embeddings[None]
+        most = None if top_k is None else whole("top_k", top_k, 1)
+        found: list[list[tuple[str | None, float]]] = []
+        for row in many.cpu():
+            sparse = row.to_sparse().coalesce()
+            order = sparse.values().argsort(descending=True, stable=True)[:most]
+            ids, weights = sparse.indices()[0][order].tolist(), sparse.values()[order].tolist()
+            found.append([(self.tokenizer.backend.id_to_token(i), w) for i, w in zip(ids, weights, strict=True)])
+        return found if embeddings.dim() == 2 else found[0]
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """The model's own similarity of all pairs, [N, V], [M, V] -> [N, M], dense."""
+        score, (a, b) = similarity(self.similarity_name), (x if x.dim() == 2 else x[None] for x in (a, b))
+        return torch.cat([torch.cat([score(x, y) for y in dense_blocks(b)], dim=1) for x in dense_blocks(a)])
+
+    def similarity_pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        """The model's own similarity of each row with its partner, [N, V], [N, V] -> [N]."""
+        score = pairwise_similarity(self.similarity_name)
+        return torch.cat([score(x, y) for x, y in zip(dense_blocks(a), dense_blocks(b), strict=True)])
+
+
+def dense_blocks(x: Tensor) -> Iterator[Tensor]:
+    """A few rows at a time of what is sparse, as it would not fit into memory dense."""
+    for start in range(0, max(len(x), 1), ROWS):
+        yield x.index_select(0, torch.arange(start, min(start + ROWS, len(x)))).to_dense()
+
+
+def sparsity(embeddings: Tensor) -> dict[str, float]:
+    """How many numbers of a row are not 0 in the mean, `active_dims`, and what share of all is 0, `sparsity_ratio`."""
+    rows = len(embeddings) if embeddings.dim() == 2 else 1
+    active = embeddings.to_sparse().coalesce().values().count_nonzero().item() / max(rows, 1)
+    return {"active_dims": active, "sparsity_ratio": 1 - active / max(embeddings.shape[-1], 1)}
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """What one embedding a [V] shares with b [V] or each of b [M, V]: products of weights, where they are above 0."""
+    a, b = a.to_dense(), b.to_sparse().coalesce()
+    products = b.values() * a[b.indices()[-1]]
+    shared = products > 0
+    return torch.sparse_coo_tensor(b.indices()[:, shared], products[shared], b.shape).coalesce()
+
+
+def largest_weights(embeddings: Tensor, k: int) -> Tensor:
+    """The k numbers of each row that are farthest from 0, of a coalesced [N, V]; of equal ones the lower column."""
+    rows, values = embeddings.indices()[0], embeddings.values()
+    order = values.abs().argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]  # by row, and in each the largest first
+    counts = torch.bincount(rows, minlength=len(embeddings))
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)  # where its row begins
+    kept = order[torch.arange(len(order)) - first < k].sort().values
+    return torch.sparse_coo_tensor(embeddings.indices()[:, kept], values[kept], embeddings.shape).coalesce()
+
+
+def with_splade(content: Content) -> Content:
+    """The content of a sparse model: as it is, or a plain checkpoint with a SpladePooling. ValueError for another."""
+    if content.stack.gives == "sparse":
+        return content
+    reader: Any = content.stack.reader()
+    if "model_type" in content.settings:
+        what = f"{vars(reader).get('folder')} is no sparse model: open it with {content.settings['model_type']}"
+        raise ValueError(f"{what}, or begin with a plain checkpoint of a masked language model")
+    return replace(content, stack=Stack([reader, words_head(reader), SpladePooling()]))

@@ -1,0 +1,113 @@
+"""The head of a masked language model: which word could stand here? [T, D] -> Words, scores [T, V].
+
+norm(act(dense(h))) . word + bias        bert, roberta, xlm-roberta, mpnet, distilbert, modernbert
+
+The vector of a token is turned once more, and compared with the embeddings of all words: those that fit there score
+high. So the matrix is the encoder's own, and only `dense`, `norm` and `bias` are new (Devlin et al. 2019,
+arXiv:1810.04805). SPLADE makes a text's words of these scores, see splade.py, TSDAE writes texts by them, decoder.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from minist.checks import pick
+from minist.encoders.config import activation
+from minist.encoders.weights import initialize, modernize
+from minist.module import Module, Words, checked, on_cpu, unfilled
+
+
+class Form(NamedTuple):
+    """What a family calls the layers in a checkpoint."""
+
+    dense: str
+    norm: str
+    decoder: str  # its weight is the encoder's, unless config.json says otherwise
+    biases: tuple[str, ...]  # the first that is there
+
+
+BERT = "cls.predictions"
+ROBERTA = Form("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", ("lm_head.bias", "lm_head.decoder.bias"))
+FORMS = {
+    "bert": Form(
+        f"{BERT}.transform.dense",
+        f"{BERT}.transform.LayerNorm",
+        f"{BERT}.decoder",
+        (f"{BERT}.bias", f"{BERT}.decoder.bias"),
+    ),
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "mpnet": ROBERTA,
+    "distilbert": Form("vocab_transform", "vocab_layer_norm", "vocab_projector", ("vocab_projector.bias",)),
+    "modernbert": Form("head.dense", "head.norm", "decoder", ("decoder.bias",)),
+}
+# keys of config.json that say something of the head alone
+OWN = ("tie_word_embeddings", "classifier_activation", "classifier_bias")
+
+
+class MaskedLMHead(Module):
+    """Scores of all words of the vocabulary for each token, not multiplied out."""
+
+    takes, gives, within = ("tokens",), "words", "ForMaskedLM"
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """`config` is the encoder's config.json. ValueError for a family that has no such head."""
+        super().__init__()
+        kind = config.get("model_type")
+        self.form = pick("model_type of a masked language model", kind, FORMS)
+        self.config = {key: config[key] for key in OWN if key in config}
+        modern, width = kind == "modernbert", int(config["dim"] if "dim" in config else config["hidden_size"])
+        self.in_width, self.out_width = width, int(config["vocab_size"])
+        name = "classifier_activation" if modern else "activation" if kind == "distilbert" else "hidden_act"
+        # RoBERTa's and MPNet's heads know no other than gelu, whatever their encoders have
+        self.act = activation("gelu" if self.form is ROBERTA else config.get(name, "gelu"), name)
+        self.dense = nn.Linear(width, width, bias=not modern or bool(config.get("classifier_bias", False)))
+        eps = config.get("norm_eps" if modern else "layer_norm_eps", 1e-5 if modern else 1e-12)
+        self.norm = nn.LayerNorm(width, eps=eps, bias=not modern or bool(config.get("norm_bias", False)))
+        self.bias = nn.Parameter(torch.zeros(self.out_width))
+        tied = config.get("tie_word_embeddings", True)
+        self.decoder = None if tied else nn.Parameter(torch.zeros(self.out_width, width))
+        self.words: tuple[nn.Embedding, ...] = ()  # in a tuple: the encoder's weights are not among its own
+
+    def attach(self, reader: Any) -> None:
+        """`reader` is the encoder whose words it compares with."""
+        self.words = (reader.embeddings.word,)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """[T, D] -> [T, D], what is compared with the words."""
+        return self.norm(self.act(self.dense(x)))
+
+    def forward(self, x: Tensor) -> Words:
+        return Words(self.transform(x), self.words[0].weight if self.decoder is None else self.decoder, self.bias)
+
+    def names(self) -> dict[str, str]:
+        """Our parameters -> theirs in a checkpoint."""
+        layers = {"dense": self.form.dense, "norm": self.form.norm}
+        names = {f"{ours}.{kind}": f"{name}.{kind}" for ours, name in layers.items() for kind in ("weight", "bias")}
+        names |= {"bias": self.form.biases[0], "decoder": f"{self.form.decoder}.weight"}
+        return {ours: names[ours] for ours, _ in self.named_parameters()}
+
+    def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        parameters = dict(self.named_parameters())
+        return self.config, {theirs: on_cpu(parameters[ours]) for ours, theirs in self.names().items()}
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "MaskedLMHead":
+        with unfilled():
+            head = cls(config)
+        state, names = modernize(weights, ""), head.names()
+        names["bias"] = next((name for name in head.form.biases if name in state), names["bias"])
+        shapes = {ours: tuple(parameter.shape) for ours, parameter in head.named_parameters()}
+        found = {ours: checked(state, theirs, shapes[ours]) for ours, theirs in names.items()}
+        head.load_state_dict(found, assign=True)
+        return head
+
+    def is_in(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether a checkpoint with these weights has such a head."""
+        return f"{self.form.dense}.weight" in weights
+
+    def draw(self, std: float) -> None:
+        """New weights, as BERT draws them, that depend on torch's seed alone."""
+        initialize(self, std, torch.Generator().manual_seed(torch.initial_seed()))

@@ -24,8 +24,8 @@ from torch.overrides import TorchFunctionMode
 from minist.checks import listing
 from minist.data.packed import Packed
 
-OF_TEXTS = ("embeddings", "scores", "sparse")  # what a model may give of a text
-ENDS = (*OF_TEXTS, "words")
+# what a model may give, and the kind of model that does
+ENDS = {"embeddings": "SentenceTransformer", "sparse": "SparseEncoder", "scores": "CrossEncoder", "words": "MaskedLM"}
 
 
 class Words(NamedTuple):
@@ -65,7 +65,7 @@ class Module(nn.Module):
     @property
     def pools(self) -> bool:
         """Whether it makes one vector of a text's tokens, and so must know where a text begins and ends."""
-        return self.gives in OF_TEXTS and not {"tokens", "words"}.isdisjoint(self.takes)
+        return self.gives in ENDS and self.gives != "words" and not {"tokens", "words"}.isdisjoint(self.takes)
 
     def attach(self, reader: "Module") -> None:
         """Called once with the module that reads the texts, for what shares weights with it."""

@@ -203,7 +203,7 @@ def saved(tmp_path_factory):
     return folder
 
 
-SPARSE = "sentence_transformers.sparse_encoder.models.SparseStaticEmbedding.SparseStaticEmbedding"
+OTHER = "sentence_transformers.models.CLIPModel.CLIPModel"
 
 
 def renamed(content, name, other):
@@ -221,8 +221,8 @@ def drop(table, key):
         (lambda c: renamed(c, "query_1_Normalize", "../x"), r"router_config\.json: it names the path '\.\./x', which"),
         (lambda c: renamed(c, "query_1_Normalize", "/etc"), r"router_config\.json: it names the path '/etc', which l"),
         (
-            lambda c: c["types"].update(query_0_StaticEmbedding=SPARSE),
-            "router_config.json: the class of a module is 'SparseStaticEmbed",
+            lambda c: c["types"].update(query_0_StaticEmbedding=OTHER),
+            "router_config.json: the class of a module is 'CLIPModel'",
         ),
         (
             lambda c: c["types"].update(query_0_StaticEmbedding="os.system"),

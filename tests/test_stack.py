@@ -11,7 +11,7 @@ from minist.encoders.bert import BertConfig, BertEncoder
 from minist.encoders.weights import initialize
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.models.stack import Stack
-from minist.module import Module
+from minist.module import ENDS, Module
 from minist.modules import MODULES
 from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
 from minist.modules.pooling import MODES, Pooling
@@ -106,7 +106,7 @@ def build(order):
         ),
         (
             "Encoder",
-            "the modules are Transformer: they must end in embeddings or scores, a Pooling or",
+            "the modules are Transformer: they must end in embeddings or sparse or scores or words",
         ),
         ("Encoder Dense Normalize", "Transformer -> Dense -> Normalize: they must end in embeddings"),
         ("Encoder Pooling Pooling", "-> Pooling -> Pooling: Pooling takes tokens, and here it gets embeddings"),
@@ -360,7 +360,7 @@ def test_a_new_module_needs_a_line_in_the_table(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_every_module_says_what_it_takes_and_gives(kind):
-    known = {"texts", "layers", "tokens", "embeddings", "scores"}
+    known = {"texts", "layers", "tokens", *ENDS}
     assert issubclass(MODULES[kind], Module)
     assert set(MODULES[kind].takes) <= known
     assert MODULES[kind].gives in {"", *known}

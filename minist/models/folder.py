@@ -7,8 +7,8 @@
     1_Pooling/config.json, 2_Dense/{config.json, model.safetensors}, 3_Normalize/
     router_config.json                 where routes begin
 
-Both generations of the format are read (versions 2 to 5, and 6); the older one is written, because both can open it.
-Nothing in a folder is ever executed.
+Both generations of the format are read (versions 2 to 5, and 6); the older one is written, see saving.py, because both
+can open it. Nothing in a folder is ever executed.
 
 router_config.json names the routes of a Router, their modules, and the folder of each module:
 
@@ -23,26 +23,21 @@ and the file config.json; version 6 adds `route_mappings` to the parameters.
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minist.checks import listing, pick
 from minist.data.tokenizer import Tokenizer
-from minist.files import files_into, write_json
 from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
-from minist.models.settings import SCORES, SETTINGS, VERSION, has_head, load_settings, old_activation, scores_words
-from minist.models.stack import Stack, before_pooling, check_path
-from minist.models.tokenizer_files import LENGTH_FILES, load_tokenizer, save_tokenizer
-from minist.models.weight_files import read_weights, write_weights
+from minist.models.settings import SETTINGS, has_head, load_settings, old_activation, scores_words
+from minist.models.stack import Stack, check_path
+from minist.models.tokenizer_files import load_tokenizer
+from minist.models.weight_files import read_weights
 from minist.module import Module
 from minist.modules import MODULES
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
-from minist.modules.splade import SpladePooling
 
 
 @dataclass
@@ -69,9 +64,6 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
         known, same = listing(filter(None, paths)), "the same where routes begin with the same module"
         raise ValueError(f"the tokenizers are of {listing(given)}, the routes are {known}: give one for each, {same}")
     return Content(stack, given, {})
-
-
-# ---------------------------------------------------------------- reading
 
 
 def load_folder(folder: Path) -> Content:
@@ -206,87 +198,3 @@ def holds_scores(folder: Path) -> bool:
     file = folder / "modules.json"
     modules = listed_modules(file) if is_file(file) else [("Transformer", folder)]
     return [name for name, _ in modules] == ["Transformer"] and has_head(modules[0][1])
-
-
-# ---------------------------------------------------------------- writing
-
-
-def save_folder(content: Content, folder: Path) -> None:
-    """Files of other names that are there already stay."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder to save the model into")
-    with files_into(folder) as partial:
-        write_folder(content, partial)
-
-
-def write_folder(content: Content, folder: Path) -> None:
-    """Write the files of a model into a folder that exists."""
-    entries = []
-    for i, module in enumerate(module for module in list[Any](content.stack) if not module.within):
-        package, name = class_of(module, content)
-        path = f"{i}_{name}" if i else ""  # the first in the root, where other libraries look for an encoder
-        entries.append({"idx": i, "name": str(i), "path": path, "type": f"{package}.{name}"})
-        (folder / path).mkdir(exist_ok=True)
-        save = _save_router if module is content.stack.router else _save_part
-        save(module, folder / path, content)
-    settings = {"model_type": "SentenceTransformer"} | content.settings
-    settings["__version__"] = {"sentence_transformers": VERSION, "pytorch": torch.__version__}  # whose format this is
-    write_json(folder / SETTINGS, settings)
-    write_json(folder / "modules.json", entries)
-
-
-def class_of(module: Module, content: Content) -> tuple[str, str]:
-    """Package and name of a module's class in version 5, which has one more for an encoder whose words are scored."""
-    followers = [after for path in content.stack.paths.values() for before, after in pairwise(path) if before is module]
-    if any(after.gives == "words" for after in followers):
-        return SpladePooling.package, "MLMTransformer"
-    return module.package, module.name
-
-
-def _save_part(module: Module, folder: Path, content: Content) -> None:
-    config, weights = module.to_folder()
-    paths = {route: path for route, path in content.stack.paths.items() if module in path}
-    for head in (part for path in paths.values() for part in path[1:2] if part.within and module is path[0]):
-        architecture = type(module).__name__.replace("Encoder", head.within)  # BertForSequenceClassification
-        own, theirs = head.to_folder()
-        config |= own | {"architectures": [architecture]}
-        if head.gives == "scores":  # version 5 reads it here
-            about = {"activation_fn": content.settings.get("activation_fn"), "version": VERSION}
-            config["sentence_transformers"] = about
-        weights = {f"{module.prefix}{name}": weight for name, weight in weights.items()} | theirs
-    if not module.gives and any(module in before_pooling(path) for path in paths.values()):
-        # which only the newer generation reads: without it, the module acts on the text's embedding
-        config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
-    if module.gives == "layers" and any("layers" in other.takes for path in paths.values() for other in path):
-        config |= {"output_hidden_states": True}  # without it, the real library leaves WeightedLayerPooling out
-    if config:
-        write_json(folder / "config.json", config)
-    if weights:
-        write_weights(weights, folder)
-    for route, path in paths.items():
-        if module is path[0]:
-            save_tokenizer(content.tokenizers[route], folder, module)
-        if module is path[0] and path[-1].gives == "scores":  # version 6 finds the head by it
-            write_json(folder / LENGTH_FILES[0], read_table(folder / LENGTH_FILES[0]) | SCORES)
-
-
-def _save_router(router: Router, folder: Path, content: Content) -> None:
-    """Write router_config.json, and the modules of all routes; a shared one has the name that its first gives it."""
-    names: dict[Module, str] = {}
-    routes = {route: [module for module in router.modules_of(route) if not module.within] for route in router.routes}
-    for route, modules in routes.items():
-        for i, module in enumerate(modules):
-            names.setdefault(module, f"{route}_{i}_{class_of(module, content)[1]}")
-    default = router.default_route
-    parameters: dict[str, Any] = {"default_route": default, "allow_empty_key": default is not None}
-    if router.mappings:  # version 5 would not open a model that has this key
-        parameters["route_mappings"] = {str((role, "text")): route for role, route in router.mappings.items()}
-    about = {
-        "types": {name: "{0}.{1}.{1}".format(*class_of(module, content)) for module, name in names.items()},
-        "structure": {route: [names[module] for module in modules] for route, modules in routes.items()},
-        "parameters": parameters,
-    }
-    write_json(folder / "router_config.json", about)
-    for module, name in names.items():
-        (folder / name).mkdir()
-        _save_part(module, folder / name, content)

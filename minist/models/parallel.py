@@ -62,9 +62,13 @@ def to_arrays(x: Tensor) -> tuple[Any, ...]:
 
 
 def from_arrays(first: np.ndarray, *more: Any) -> Tensor:
-    if not more:
-        return torch.from_numpy(first)
-    return torch.sparse_coo_tensor(torch.from_numpy(first), torch.from_numpy(more[0]), more[1], is_coalesced=True)
+    x = torch.from_numpy(first)
+    return coo(x, torch.from_numpy(more[0]), more[1]) if more else x
+
+
+def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
 
 
 def _start(model: Any, free: Any, threads: int) -> None:

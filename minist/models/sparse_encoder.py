@@ -8,6 +8,7 @@ A dense embedding is compared with all others. Of a sparse one, an inverted inde
 word with the query; and each weight has a name, so a person sees why a document was found.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partialmethod
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from minist import collectives, distributed
+from minist.batch import Batch
 from minist.checks import whole
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, Tokenizer, checked_texts
@@ -26,7 +28,7 @@ from minist.models.device import find_device
 from minist.models.folder import Content
 from minist.models.hub import find_content
 from minist.models.masked_lm import words_head
-from minist.models.parallel import embedder
+from minist.models.parallel import coo, embedder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.modules.splade import SpladePooling
@@ -47,6 +49,7 @@ THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
 
 
 ROWS = 256  # that are dense at a time
+RAMP = 1 / 3  # of a training, until which regularizers have not their full weight, see losses/sparse.py
 
 
 class SparseEncoder(TextModel):
@@ -87,8 +90,8 @@ class SparseEncoder(TextModel):
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """A SPLADE model round an encoder; `pooling` is "max" or "sum"."""
-        return cls.from_modules([encoder, words_head(encoder), SpladePooling(strategy=pooling)], tokenizer)
+        """A SPLADE model round an encoder; `pooling` is "max", which "" is too, or "sum"."""
+        return cls.from_modules([encoder, words_head(encoder), SpladePooling(strategy=pooling or "max")], tokenizer)
 
     def kept_active(self, given: int | None) -> int:
         """How many weights of a text are kept at most: `given`, else the model's own number, else all."""
@@ -99,6 +102,23 @@ class SparseEncoder(TextModel):
         content = super().content()
         content.settings["max_active_dims"] = self.max_active_dims
         return content
+
+    def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
+        """How many words of a query, the first column, and of a document are active. It warns where training fails."""
+        active = [x.detach().count_nonzero().item() / max(len(x), 1) for x in embeddings]
+        if max(active) == 0:
+            warnings.warn(
+                "no text has an active word left: begin again with smaller weights of the regularizers, or a "
+                "lower learning rate",
+                stacklevel=2,
+            )
+        elif max(active) > self.width / 2 and batch.progress > RAMP:
+            warnings.warn(
+                "more than half of all words are active in a text: larger weights of the regularizers make it sparse",
+                stacklevel=2,
+            )
+        found = {"query_active_dims": active[0], "document_active_dims": sum(active[1:]) / max(len(active) - 1, 1)}
+        return found if len(active) > 1 else {"active_dims": active[0]}
 
     # ------------------------------------------------------------ encoding
 
@@ -154,7 +174,7 @@ class SparseEncoder(TextModel):
         distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
         places = own.indices().T + torch.tensor([start, 0])
         indices, values = (collectives.gather(x.to(self.device)).cpu() for x in (places, own.values()))
-        return torch.sparse_coo_tensor(indices.T, values, (count, self.width)).coalesce()
+        return coo(indices.T, values, (count, self.width))
 
     # ------------------------------------------------------------ reading and comparing
 
@@ -200,7 +220,7 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.to_dense(), b.to_sparse().coalesce()
     products = b.values() * a[b.indices()[-1]]
     shared = products > 0
-    return torch.sparse_coo_tensor(b.indices()[:, shared], products[shared], b.shape).coalesce()
+    return coo(b.indices()[:, shared], products[shared], b.shape)
 
 
 def largest_weights(embeddings: Tensor, k: int) -> Tensor:
@@ -211,7 +231,7 @@ def largest_weights(embeddings: Tensor, k: int) -> Tensor:
     counts = torch.bincount(rows, minlength=len(embeddings))
     first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)  # where its row begins
     kept = order[torch.arange(len(order)) - first < k].sort().values
-    return torch.sparse_coo_tensor(embeddings.indices()[:, kept], values[kept], embeddings.shape).coalesce()
+    return coo(embeddings.indices()[:, kept], values[kept], embeddings.shape)
 
 
 def with_splade(content: Content) -> Content:

@@ -21,9 +21,11 @@ from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.models.device import find_device, find_dtype
-from minist.models.folder import Content, content_of, save_folder
+from minist.models.folder import Content, content_of
 from minist.models.hub import find_content, push_folder
+from minist.models.saving import save_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
+from minist.module import ENDS
 from minist.modules.pooling import Pooling
 from minist.progress import Update
 from minist.similarity import similarity
@@ -46,7 +48,7 @@ T = TypeVar("T")
 def check_gives(content: Content, wanted: str) -> None:
     if (gives := content.stack.gives) != wanted:
         where = vars(content.stack.reader()).get("folder", "the model")
-        raise ValueError(f"{where} gives {gives}, no {wanted}: open it with CrossEncoder")
+        raise ValueError(f"{where} gives {gives}, no {wanted}: open it with {ENDS[gives]}")
 
 
 class TextModel(nn.Module):
@@ -105,8 +107,8 @@ class TextModel(nn.Module):
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """The usual model round an encoder; `pooling` is a mode."""
-        return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)
+        """The usual model round an encoder; `pooling` is a mode, "" is mean."""
+        return cls.from_modules([encoder, Pooling(encoder.width, (pooling or "mean",))], tokenizer)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in THEIRS:

@@ -33,9 +33,12 @@ def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
     if reader.special_tokens:
         tokenizer = _load_encoder_tokenizer(folder, reader)
     else:  # of a StaticEmbedding: only the maximum length that it holds itself
-        backend = _read_backend(folder / "tokenizer.json")
+        backend, config = _read_backend(folder / "tokenizer.json"), read_optional(folder / "tokenizer_config.json")
         limit = backend.truncation["max_length"] if backend.truncation else NO_LIMIT
+        if reader.has_config:  # of a SparseStaticEmbedding, whose tokenizer is one of transformers
+            limit = int(min(limit, number("model_max_length", config.get("model_max_length", NO_LIMIT), 1)))
         tokenizer = Tokenizer(backend, limit, special_tokens=False)
+        tokenizer.config = config
     _check_ids(tokenizer, reader.vocab_size, folder)
     return tokenizer
 
@@ -126,14 +129,15 @@ def _check_ids(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
     """Write tokenizer.json, and what transformers wants to know beside it."""
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
-    if not reader.special_tokens:
-        return
+    if not reader.special_tokens and not reader.has_config:
+        return  # of a StaticEmbedding nothing else is read
     known = tokenizer.backend.get_vocab()
     found = {name: next((t for t in tokens if t in known), None) for name, tokens in SPECIAL.items()}
     special = {name: token for name, token in found.items() if token is not None and not tokenizer.config.get(name)}
     # PreTrainedTokenizerFast reads any tokenizer.json, in all versions of transformers, and knows no special token
-    types = ["token_type_ids"] if reader.token_types and tokenizer.has_types else []
+    types = ["token_type_ids"] if reader.special_tokens and reader.token_types and tokenizer.has_types else []
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.max_length}
     about |= {"model_input_names": ["input_ids", *types, "attention_mask"]}
     write_json(folder / "tokenizer_config.json", tokenizer.config | special | about)
-    write_json(folder / LENGTH_FILES[0], {"max_seq_length": tokenizer.max_length, "do_lower_case": False})
+    if reader.special_tokens:
+        write_json(folder / LENGTH_FILES[0], {"max_seq_length": tokenizer.max_length, "do_lower_case": False})

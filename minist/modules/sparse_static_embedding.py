@@ -63,7 +63,7 @@ class SparseStaticEmbedding(Module):
 def inverse_document_frequencies(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, float]:
     """token -> log((M - m + 0.5) / (m + 0.5) + 1) for a token that stands in m of the M texts, as BM25 has it."""
     tokens = tokenizer(list(texts)).packed()
-    pairs = torch.stack([tokens.text_ids, tokens.input_ids]).unique(dim=1)  # each token of a text once
-    m = torch.bincount(pairs[1], minlength=tokenizer.vocab_size)
+    once = (tokens.text_ids * tokenizer.vocab_size + tokens.input_ids).unique()  # a number for each text and token
+    m = torch.bincount(once % tokenizer.vocab_size, minlength=tokenizer.vocab_size)
     idf = ((tokens.n - m + 0.5) / (m + 0.5) + 1).log().tolist()
     return {token: idf[i] for token, i in tokenizer.backend.get_vocab().items()}

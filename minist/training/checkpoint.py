@@ -23,7 +23,7 @@ from torch import nn
 from minist import distributed
 from minist.data.dataset import Dataset
 from minist.files import complete_folder, read_json, write_json
-from minist.models.folder import write_folder
+from minist.models.saving import write_folder
 from minist.models.text_model import TextModel
 from minist.training.config import Config
 from minist.training.construct import to_toml

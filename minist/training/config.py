@@ -45,7 +45,8 @@ class TokenizerConfig:
 class PoolingConfig:
     """How token vectors become one vector."""
 
-    mode: str = "mean"  # mean, cls, max, mean_sqrt_len_tokens, weightedmean or lasttoken
+    # mean, cls, max, mean_sqrt_len_tokens, weightedmean or lasttoken, "" is mean; of a SparseEncoder max ("") or sum
+    mode: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class ModelConfig:
     keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
     num_labels: int = limited(0)  # scores that a CrossEncoder gives of a pair; 0: as the cross-encoder in path, else 1
     max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
+    static_queries: bool = False  # of a SparseEncoder: a query is its words, by their rarity, and needs no encoder
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -1,6 +1,6 @@
 """The model that a run starts from: a saved one, or random weights and a WordPiece vocabulary of the texts at hand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 
 from tokenizers import Tokenizer as Backend
@@ -23,6 +23,7 @@ from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
+from minist.modules.sparse_static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build
 
@@ -32,14 +33,36 @@ FIRST, SECOND = "first", "second"  # the routes of twins
 
 def make_model(config: Config) -> TextModel:
     start = config.model
-    if not start.path:
-        files = [(file, entry.columns, entry.format) for entry in config.data for file in entry.paths()]
-        return new_model(start, (text for file in files for row in read_texts(*file) for text in row))
-    layers, labels = start.keep_layers or None, start.num_labels
-    model = open_model(start.path, start.type, revision=start.revision or None, keep_layers=layers, num_labels=labels)
-    if start.max_length:
+    if start.path:
+        layers, revision = start.keep_layers or None, start.revision or None
+        model = open_model(start.path, start.type, revision=revision, keep_layers=layers, num_labels=start.num_labels)
+    else:
+        model = new_model(start, texts_of(config, ()))
+    if start.path and start.max_length:
         model.max_length = start.max_length
+    if start.static_queries:
+        model = with_static_queries(model, texts_of(config, ("query",)))
     return make_twins(model) if start.twins else model
+
+
+def texts_of(config: Config, without: Sequence[str]) -> Iterator[str]:
+    """The texts of all training sets, but for columns with these roles."""
+    for entry in config.data:
+        columns = {name: source for name, source in entry.columns.items() if entry.roles.get(name) not in without}
+        for file in entry.paths():
+            for row in read_texts(file, columns, entry.format):
+                yield from row
+
+
+def with_static_queries(model: TextModel, texts: Iterable[str]) -> TextModel:
+    """A query goes no more through the encoder: its words weigh their rarity in `texts`, and are trained from there."""
+    pick("config: static_queries in [model] with type", type(model).__name__, {"SparseEncoder": "which it is for"})
+    same = Backend.from_str(model.tokenizer.backend.to_str())
+    tokenizer = Tokenizer(same, model.max_length, special_tokens=False)
+    queries = SparseStaticEmbedding.from_table(inverse_document_frequencies(texts, tokenizer), tokenizer)
+    router = Router({"query": [queries], "document": list(model.stack)}, "document")
+    tokenizers = {"query": tokenizer, "document": model.tokenizer}
+    return _like(model.from_modules([router], tokenizers), model)
 
 
 def plain_weights(start: ModelConfig) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ Larger is more similar, so distances come out negative. A vector [D] is one row.
 in fp32, two types in the wider one, and NaN stays NaN.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from minist.checks import pick
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
+ROWS = 256  # of sparse embeddings that are dense at a time
 NEAR, SAME = 0.1, 3e-7  # distances in lengths: below NEAR, fp32 has few digits of them; below SAME, not even fp64 has
 
 
@@ -113,3 +114,10 @@ def distance(name: str, functions: Table = SIMILARITIES) -> Similarity:
 
 
 pairwise_distance = partial(distance, functions=PAIRWISE_SIMILARITIES)
+
+
+def dense_blocks(x: Tensor) -> Iterator[Tensor]:
+    """The rows of [N, D], some at a time: of a sparse tensor the whole would not fit into memory dense."""
+    for start in range(0, max(len(x), 1), ROWS):
+        part = x.index_select(0, torch.arange(start, min(start + ROWS, len(x)), device=x.device))
+        yield part.to_dense() if x.is_sparse else part

@@ -4,6 +4,7 @@ from minist.evaluation.cross_encoder_pairs import CrossEncoderClassificationEval
 from minist.evaluation.cross_encoder_reranking import CrossEncoderNanoBEIREvaluator, CrossEncoderRerankingEvaluator
 from minist.evaluation.embedding_similarity import EmbeddingSimilarityEvaluator
 from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
+from minist.evaluation.rank_fusion import ReciprocalRankFusionEvaluator
 
 __all__ = [
     "CrossEncoderClassificationEvaluator",
@@ -12,4 +13,5 @@ __all__ = [
     "CrossEncoderRerankingEvaluator",
     "EmbeddingSimilarityEvaluator",
     "InformationRetrievalEvaluator",
+    "ReciprocalRankFusionEvaluator",
 ]

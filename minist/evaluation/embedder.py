@@ -1,10 +1,13 @@
 """What an evaluator asks of a model: that it embeds texts, or that it scores pairs of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from minist.models.sparse_encoder import sparsity
 
 Pair = tuple[str, str]
 
@@ -17,6 +20,20 @@ class Embedder(Protocol):
     def encode(self, texts: Sequence[str], /) -> np.ndarray | Tensor: ...
     def encode_query(self, texts: Sequence[str], /) -> np.ndarray | Tensor: ...  # with the prompt of queries
     def encode_document(self, texts: Sequence[str], /) -> np.ndarray | Tensor: ...
+
+
+def sparse_figures(embeddings: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of sparse embeddings [N, V], by what they are called: how many numbers are not 0, `{name}_active_dims`, and what
+    share is, `{name}_sparsity_ratio`; of two kinds `avg_flops`, the products that a query and a document take in the
+    mean, sum_v p_v q_v, with the shares of them that have the word v (Formal et al. 2021). Nothing of dense ones."""
+    found, shares = dict[str, float](), list[Tensor]()
+    for name, x in embeddings.items():
+        if not x.is_sparse:
+            return {}
+        found |= {f"{name}_{figure}": value for figure, value in sparsity(x).items()}
+        words = x.indices()[1][x.values() != 0]
+        shares.append(torch.bincount(words, minlength=x.shape[1]) / max(len(x), 1))
+    return found | ({"avg_flops": (shares[0] * shares[1]).sum().item()} if len(shares) == 2 else {})
 
 
 class Scorer(Protocol):

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from minist.data.rows import Place, check_number, check_text
-from minist.evaluation.embedder import Embedder
+from minist.evaluation.embedder import Embedder, sparse_figures
 from minist.evaluation.metrics import pearson, spearman
-from minist.similarity import pairwise_similarity
+from minist.similarity import dense_blocks, pairwise_similarity
 
 Texts = Sequence[str]
 
@@ -17,7 +17,8 @@ Texts = Sequence[str]
 class EmbeddingSimilarityEvaluator:
     """Metrics `{name}_pearson_{similarity}` and `{name}_spearman_{similarity}`.
 
-    With several similarities also the largest of each, `.._max`. A correlation with what is constant is nan.
+    Of a sparse model also how many dimensions are active, `{name}_active_dims`, and `{name}_sparsity_ratio`. With
+    several similarities also the largest of each, `.._max`. A correlation with what is constant is nan.
     """
 
     columns = ("text1", "text2", "score")
@@ -55,9 +56,13 @@ class EmbeddingSimilarityEvaluator:
         names = self.similarities or (model.similarity_name,)
         found = {}
         for name in names:
-            predicted = pairwise_similarity(name)(a, b).double().numpy()
+            blocks = zip(dense_blocks(a), dense_blocks(b), strict=True)
+            predicted = torch.cat([pairwise_similarity(name)(x, y) for x, y in blocks]).double().numpy()
             found[f"pearson_{name}"] = pearson(self.scores, predicted)
             found[f"spearman_{name}"] = spearman(self.scores, predicted)
+        if figures := sparse_figures({"text1": a, "text2": b}):
+            for name in ("active_dims", "sparsity_ratio"):
+                found[name] = (figures[f"text1_{name}"] + figures[f"text2_{name}"]) / 2
         for kind in ("pearson", "spearman") if len(names) > 1 else ():
             values = [found[f"{kind}_{name}"] for name in names]
             found[f"{kind}_max"] = float(np.fmax.reduce(values))  # of those that are no nan

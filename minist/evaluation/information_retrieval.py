@@ -10,7 +10,7 @@ import torch
 from minist.checks import whole
 from minist.data.rows import Place, check_number, check_text, read_rows
 from minist.evaluation import metrics
-from minist.evaluation.embedder import Embedder
+from minist.evaluation.embedder import Embedder, sparse_figures
 from minist.retrieval.search import search
 
 # of which of the results are relevant [depth], k, and how many documents are relevant
@@ -26,6 +26,8 @@ METRICS: dict[str, Callable[[np.ndarray, int, int], float]] = {
 
 class InformationRetrievalEvaluator:
     """Metrics `{name}_{similarity}_{metric}@k` for accuracy, precision, recall, mrr, ndcg and map.
+
+    Of a sparse model also how many dimensions are active, and the products that a search takes, see embedder.py.
 
     Queries and documents are given by id, `relevant` holds the ids of the relevant documents of each
     query; a query without any is left out. Of equal scores, the lower document id ranks first.
@@ -99,7 +101,9 @@ class InformationRetrievalEvaluator:
         queries = torch.as_tensor(model.encode_query(self.queries))
         documents = torch.as_tensor(model.encode_document(self.documents))
         _, rows = search(queries, documents, self.deepest, model.similarity_name)
-        return self.measure(rows.numpy(), model.similarity_name)
+        figures = sparse_figures({"query": queries, "corpus": documents})
+        more = {f"{self.prefix}{name}": value for name, value in figures.items()}
+        return self.measure(rows.numpy(), model.similarity_name) | more
 
     def measure(self, ranking: np.ndarray, by: str) -> dict[str, float]:
         """Metrics of a ranking made by any system: document numbers [queries, depth], best first."""

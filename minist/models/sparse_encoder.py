@@ -9,7 +9,7 @@ word with the query; and each weight has a name, so a person sees why a document
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
@@ -33,7 +33,7 @@ from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.modules.splade import SpladePooling
 from minist.progress import Update, progress_bar
-from minist.similarity import pairwise_similarity, similarity
+from minist.similarity import dense_blocks, pairwise_similarity, similarity
 
 THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
     "batch_size": "memory is bounded by batch_tokens",
@@ -48,7 +48,6 @@ THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
 }
 
 
-ROWS = 256  # that are dense at a time
 RAMP = 1 / 3  # of a training, until which regularizers have not their full weight, see losses/sparse.py
 
 
@@ -200,12 +199,6 @@ class SparseEncoder(TextModel):
         """The model's own similarity of each row with its partner, [N, V], [N, V] -> [N]."""
         score = pairwise_similarity(self.similarity_name)
         return torch.cat([score(x, y) for x, y in zip(dense_blocks(a), dense_blocks(b), strict=True)])
-
-
-def dense_blocks(x: Tensor) -> Iterator[Tensor]:
-    """A few rows at a time of what is sparse, as it would not fit into memory dense."""
-    for start in range(0, max(len(x), 1), ROWS):
-        yield x.index_select(0, torch.arange(start, min(start + ROWS, len(x)))).to_dense()
 
 
 def sparsity(embeddings: Tensor) -> dict[str, float]:

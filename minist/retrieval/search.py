@@ -1,10 +1,14 @@
 """Exact search: the best documents for each query by embedding."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from minist.similarity import Similarity, similarity
 
+T = TypeVar("T")
 QUERIES, DOCUMENTS = 1024, 8192  # scores are computed in blocks of at most this size: 32 MB
 
 
@@ -51,3 +55,13 @@ def in_order(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The first k of each row by score, largest first; equal ones stay in the order they have."""
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
     return scores.gather(1, order), rows.gather(1, order)
+
+
+def fuse_rankings(rankings: Sequence[Sequence[T]], k: float = 60) -> list[T]:
+    """One ranking of several, best first: a document scores the sum of 1 / (k + rank) over those that have it, ranks
+    from 1 (reciprocal rank fusion, Cormack et al. 2009). Of equal scores that of the earlier ranking comes first."""
+    scores: dict[T, float] = {}
+    for ranking in rankings:
+        for rank, document in enumerate(dict.fromkeys(ranking), 1):
+            scores[document] = scores.get(document, 0.0) + 1 / (k + rank)
+    return sorted(scores, key=scores.__getitem__, reverse=True)

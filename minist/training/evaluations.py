@@ -64,6 +64,7 @@ def check_kind(name: str, evaluator: Any, model: TextModel) -> None:
     """ValueError for an evaluator of another kind of model, or with labels that are no classes of this one: found at
     the end of the training, it would be too late."""
     gives = [model.gives, "one score"] if model.gives == "scores" and model.width == 1 else [model.gives]
+    gives = ["sparse", "embeddings"] if model.gives == "sparse" else gives  # which are embeddings too
     match evaluator:
         case object(of=str(of)) if of not in gives:  # a class of a user's own need not say
             given = f"{model.gives} of width {model.width}"

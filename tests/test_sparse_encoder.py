@@ -10,6 +10,7 @@ from models import DATA
 from minist import MaskedLM, SentenceTransformer, SparseEncoder
 from minist.batch import Batch
 from minist.models import open_model
+from minist.models.saving import class_of
 from minist.models.sparse_encoder import intersection, largest_weights, sparsity
 
 FOLDERS = ["st5/sparse", "st5/idf", "st6/sparse", "st6/idf"]
@@ -106,6 +107,16 @@ def test_folders(name, tmp_path):
     again = open_model(tmp_path / "m")
     for role in ("query", "document"):
         assert torch.equal(again.encode(TEXTS, role=role).to_dense(), model.encode(TEXTS, role=role).to_dense())
+
+
+def test_what_version_5_calls_them():
+    """It has another class for an encoder whose words are scored, and packages of its own for sparse modules."""
+    content = new_model().content()
+    names = [".".join(class_of(module, content)) for module in content.stack if not module.within]
+    package = "sentence_transformers.sparse_encoder.models"
+    assert names == [f"{package}.MLMTransformer", f"{package}.SpladePooling"]
+    dense = SentenceTransformer(DATA / "folders/st6/dense").content()
+    assert class_of(dense.stack[0], dense) == ("sentence_transformers.models", "Transformer")
 
 
 def test_a_plain_checkpoint():

@@ -29,9 +29,8 @@ class ReciprocalRankFusionEvaluator:
         """`rrf_k` lowers what the first ranks weigh. ValueError unless both have the same queries, in one order."""
         ids = [[sample["query_id"] for sample in samples] for samples in (dense_samples, sparse_samples)]
         if ids[0] != ids[1] or not ids[0]:
-            raise ValueError(
-                f"{len(ids[0])} dense and {len(ids[1])} sparse samples: give the same query_ids in one order"
-            )
+            given = f"{len(ids[0])} dense and {len(ids[1])} sparse samples"
+            raise ValueError(f"{given}: give the same query_ids in one order")
         self.pairs = list(zip(dense_samples, sparse_samples, strict=True))
         self.at_k, self.rrf_k = whole("at_k", at_k, 1), number("rrf_k", rrf_k, 0)
         self.prefix = f"{name}_" if name else ""

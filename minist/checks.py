@@ -6,6 +6,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# arguments of encode and predict in sentence-transformers, and what to do here
+ADVICE = {
+    "batch_size": "memory is bounded by batch_tokens",
+    "chunk_size": "memory is bounded by batch_tokens",
+    "convert_to_numpy": "numpy is what it gives, unless convert_to_tensor",
+    "pool": 'give several devices: device=["cuda:0", "cuda:1"]',
+    "task": "give the role: query or document",
+    "sentences": "what is to be encoded comes first, without a name",
+    "inputs": "what is to be encoded comes first, without a name",
+    "max_length": "set model.max_length",
+}
 SHOWN = 30  # names in a message: a table may have thousands of columns
 
 
@@ -41,3 +52,10 @@ def whole(what: str, value: Any, least: float = -math.inf, most: float = math.in
     if number(what, value, least, most) % 1:
         raise ValueError(f"{what} is {value!r}: use a whole number")
     return int(value)
+
+
+def refuse(given: Iterable[str], method: str, advice: Mapping[str, str]) -> None:
+    """ValueError for the first of `given`, arguments that `method` has not, with what to do instead."""
+    for name in given:
+        hint = (ADVICE | dict(advice)).get(name, f"help(model.{method}) lists them")
+        raise ValueError(f"{method} has no argument {name}: {hint}")

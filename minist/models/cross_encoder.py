@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from minist.batch import Batch
-from minist.checks import listing, whole
+from minist.checks import listing, refuse, whole
 from minist.data.packed import Packed
 from minist.data.pairing import Pairing, checked_pairs
 from minist.data.tokenizer import Texts
@@ -40,14 +40,6 @@ from minist.modules.classification_head import (
 )
 from minist.progress import progress_bar
 
-THEIRS = {  # arguments in sentence-transformers, and what to do here
-    "batch_size": "memory is bounded by batch_tokens",
-    "chunk_size": "memory is bounded by batch_tokens",
-    "convert_to_numpy": "numpy is what it gives, unless convert_to_tensor",
-    "pool": 'give several devices: device=["cuda:0", "cuda:1"]',
-    "sentences": "the pairs come first, without a name",
-    "inputs": "the pairs come first, without a name",
-}
 # settings of a bi-encoder that mean nothing to a cross-encoder, or something else
 OF_EMBEDDINGS = ("model_type", "truncate_dim", "prompts", "default_prompt_name")
 
@@ -169,8 +161,7 @@ class CrossEncoder(TextModel):
         model's own of that name, is put before the first text of each pair. The longer text of a pair is cut first,
         until both fit into `max_length` tokens. `batch_tokens` bounds the memory and does not change the result.
         Several in `device` share the pairs, see parallel.py. `theirs` are refused with advice."""
-        for name in theirs:
-            raise ValueError(f"predict has no argument {name}: {THEIRS.get(name, 'help(model.predict) lists them')}")
+        refuse(theirs, "predict", {})
         many, is_one = checked_pairs(pairs)
         embed, prefix = embedder(self, device), self.find_prompt(prompt_name, prompt)
         with progress_bar(len(many), "pairs", "scoring", show_progress_bar) as bar:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minist.checks import pick
+from minist.checks import pick, refuse
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
 from minist.models.parallel import embedder
@@ -22,16 +22,8 @@ from minist.quantization import PRECISIONS, quantize
 from minist.similarity import pairwise_similarity, similarity
 
 THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
-    "batch_size": "memory is bounded by batch_tokens",
-    "chunk_size": "memory is bounded by batch_tokens",
     "output_value": "encode_tokens gives the vectors of tokens",
-    "convert_to_numpy": "numpy is what it gives, unless convert_to_tensor",
     "normalize": "it is called normalize_embeddings",
-    "pool": 'give several devices: device=["cuda:0", "cuda:1"]',
-    "task": "give the role: query or document",
-    "sentences": "the texts come first, without a name",
-    "inputs": "the texts come first, without a name",
-    "max_length": "set model.max_length",
 }
 
 
@@ -71,8 +63,7 @@ class SentenceTransformer(TextModel):
         makes codes of them, see quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is
         a good number for the device. Several in `device` (["cuda:0", "cuda:1"]) share the texts, see parallel.py.
         `convert_to_tensor` gives a tensor, on the model's device. `theirs` are refused with advice."""
-        for name in theirs:
-            raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
+        refuse(theirs, "encode", THEIRS)
         pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start

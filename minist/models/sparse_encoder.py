@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minist import collectives, distributed
 from minist.batch import Batch
-from minist.checks import whole
+from minist.checks import refuse, whole
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, Tokenizer, checked_texts
 from minist.encoders.encoder import Encoder
@@ -36,15 +36,9 @@ from minist.progress import Update, progress_bar
 from minist.similarity import dense_blocks, pairwise_similarity, similarity
 
 THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
-    "batch_size": "memory is bounded by batch_tokens",
-    "chunk_size": "memory is bounded by batch_tokens",
     "convert_to_tensor": "it always gives a sparse tensor",
     "convert_to_sparse_tensor": "it always gives a sparse tensor, of which .to_dense() makes the other",
     "save_to_cpu": "what it gives is on the CPU",
-    "pool": 'give several devices: device=["cuda:0", "cuda:1"]',
-    "task": "give the role: query or document",
-    "sentences": "the texts come first, without a name",
-    "inputs": "the texts come first, without a name",
 }
 
 
@@ -139,8 +133,7 @@ class SparseEncoder(TextModel):
         `role`, `prompt`, `prompt_name`, `batch_tokens` and `device` as in SentenceTransformer.encode;
         `max_active_dims` keeps so many weights of each text, those that are farthest from 0. `theirs` are refused with
         advice."""
-        for name in theirs:
-            raise ValueError(f"encode has no argument {name}: {THEIRS.get(name, 'help(model.encode) lists them')}")
+        refuse(theirs, "encode", THEIRS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         kept = self.kept_active(max_active_dims)
         self.stack.route(role)  # a role that it does not know is found before processes start

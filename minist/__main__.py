@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -13,6 +14,7 @@ from minist.data.texts import FIRST, SECOND, Texts
 from minist.files import complete_file
 from minist.models import open_model
 from minist.models.sentence_transformer import SentenceTransformer
+from minist.models.sparse_encoder import SparseEncoder
 from minist.retrieval.mining import Options, mine_hard_negatives
 
 MINE = """Find hard negatives for the pairs of a file, with the embeddings of a model.
@@ -22,6 +24,12 @@ python -m minist mine --model M --pairs p.tsv --corpus docs.txt --output t.jsonl
 
 Equal queries are one with several positives. Negatives are texts of --corpus, and positives of other queries. The
 embeddings stay in .triplets.jsonl.embeddings, for a run that was killed or has other limits, until you delete them."""
+EXPAND = """Show the words of a text by their weights in a sparse model, those that it does not contain marked by +.
+
+python -m minist expand --model M "how do I sort a list?"
+python -m minist expand --model M --role query --top-k 10 --json "sort a list" "open a file"
+"""
+BAR = 40  # characters of the largest weight
 OPTIONS = [f for f in fields(Options) if "help" in f.metadata]
 SHORT = {"output_format": "format", "sampling_strategy": "sampling"}  # other names on the command line
 
@@ -51,9 +59,17 @@ def parse() -> argparse.Namespace:
         what = {"action": "store_true"} if f.type is bool else {"type": kinds[0], "choices": f.metadata["known"]}
         text = f.metadata["help"] + ("" if f.default is None or f.type is bool else f" ({f.default})")
         add("--" + SHORT.get(f.name, f.name).replace("_", "-"), dest=f.name, default=f.default, help=text, **what)
-    add("--device", help="cpu, cuda, cuda:1 .. (default: the GPU if there is one)")
     add("--dtype", default="float32", help="float32 (default); bfloat16; auto: bfloat16 where the device is fast at it")
-    add("--debug", action="store_true", help="show the traceback of an error")
+    show = commands.add_parser("expand", help="words of a text", description=EXPAND, formatter_class=plain)
+    show.add_argument("--model", required=True, help="a sparse model: a folder, or a name on the Hugging Face hub")
+    show.add_argument("--revision", help="branch, tag or commit of a model on the hub")
+    show.add_argument("text", nargs="+", help="one or several")
+    show.add_argument("--role", help="query or document: the route that the texts take, and the prompt")
+    show.add_argument("--top-k", type=int, default=30, help="words of each text (30)")
+    show.add_argument("--json", action="store_true", help="a line for each text, for programs")
+    for command in commands.choices.values():
+        command.add_argument("--device", help="cpu, cuda, cuda:1 .. (default: the GPU if there is one)")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args()
 
 
@@ -108,6 +124,27 @@ def read_corpus(file: Path) -> list[str]:
     return documents
 
 
+def expand(args: argparse.Namespace) -> None:
+    model = SparseEncoder(args.model, revision=args.revision, device=args.device)
+    found = model.decode(model.encode(args.text, role=args.role, show_progress_bar=False), args.top_k)
+    tokenizer = model.tokenizer_for(args.role)
+    for text, weights in zip(args.text, found, strict=True):
+        own = {tokenizer.backend.id_to_token(i) for i in tokenizer([text]).input_ids.tolist()}
+        words = [{"word": word, "weight": round(weight, 4), "in_text": word in own} for word, weight in weights]
+        if args.json:
+            print(json.dumps({"text": text, "words": words}, ensure_ascii=False))
+        else:
+            print(f"\n{text}\n" + "\n".join(bars(words)))
+
+
+def bars(words: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each word: what it is, + where the text has it not, its weight, drawn too."""
+    width = max((len(word["word"]) for word in words), default=0)
+    for word in words:
+        drawn = "█" * round(BAR * max(word["weight"], 0) / (words[0]["weight"] or 1))
+        yield f"  {word['word']:{width}} {' ' if word['in_text'] else '+'} {word['weight']:7.3f} {drawn}"
+
+
 if __name__ == "__main__":
     arguments = parse()
-    run_command(lambda: {"mine": mine}[arguments.command](arguments), arguments.debug)
+    run_command(lambda: {"mine": mine, "expand": expand}[arguments.command](arguments), arguments.debug)

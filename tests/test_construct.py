@@ -37,6 +37,12 @@ def test_a_loss_inside_a_loss():
     assert type(named.inner[0]) is losses.CoSENTLoss
     both = make_loss({"name": "WeightedSumLoss", "losses": ["CoSENTLoss", inner]})
     assert [type(part) for part in both.inner] == [losses.CoSENTLoss, losses.TripletLoss]
+    none_or_one = make_loss({"name": "CSRLoss", "loss": "CoSENTLoss"})
+    assert type(none_or_one.inner[0]) is losses.CoSENTLoss
+    function = make_loss({"name": "SpladeLoss", "loss": "SparseDistillKLDivLoss", "document_regularizer_weight": 1.0})
+    assert type(function.inner[0]) is losses.DistillKLDivLoss
+    with pytest.raises(ValueError, match="loss of CSRLoss is 3, it must be a name or a table"):
+        make_loss({"name": "CSRLoss", "loss": 3})
     for wrong in (3, {"scale": 2.0}, ["CoSENTLoss"]):
         with pytest.raises(ValueError, match=r"loss of MatryoshkaLoss is .*, it must be a name or a table"):
             make_loss({"name": "MatryoshkaLoss", "loss": wrong, "matryoshka_dims": [8, 4]})

@@ -106,9 +106,8 @@ class SpladeLoss(Wrapper):
     ) -> None:
         """A regularizer is "flops" or "l1", with its threshold, or a loss of one column without labels."""
         given = (document_regularizer, document_regularizer_threshold), (query_regularizer, query_regularizer_threshold)
-        super().__init__(
-            loss, *(x if isinstance(x, Loss) else pick("regularizer", x, REGULARIZERS)(t) for x, t in given)
-        )
+        regularizers = [x if isinstance(x, Loss) else pick("regularizer", x, REGULARIZERS)(t) for x, t in given]
+        super().__init__(loss, *regularizers)
         self.class_names, self.documents_only = loss.class_names, use_document_regularizer_only
         if self.documents_only and query_regularizer_weight is not None:
             raise ValueError("use_document_regularizer_only leaves no queries: give no query_regularizer_weight")
@@ -117,14 +116,13 @@ class SpladeLoss(Wrapper):
         self.power, self.warmup_ratio = pick("scheduler", scheduler, RAMPS), number("warmup_ratio", warmup_ratio, 0, 1)
 
     def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
-        is_up, (other, documents, queries) = batch.progress >= self.warmup_ratio, self.inner
-        ramp = 1.0 if is_up else (batch.progress / self.warmup_ratio) ** self.power
+        ramp = 1.0 if batch.progress >= self.warmup_ratio else (batch.progress / self.warmup_ratio) ** self.power
         texts = batch._replace(labels=None, counts=(), guide=())  # a text is in no row now
-        yield Part("base_loss", 1.0, other, embeddings, batch)
+        yield Part("base_loss", 1.0, self.inner[0], embeddings, batch)
         found = torch.cat(list(embeddings if self.documents_only else embeddings[1:]))
-        yield Part("document_regularizer_loss", ramp * self.document_weight, documents, [found], texts)
+        yield Part("document_regularizer_loss", ramp * self.document_weight, self.inner[1], [found], texts)
         if self.query_weight is not None:
-            yield Part("query_regularizer_loss", ramp * self.query_weight, queries, embeddings[:1], texts)
+            yield Part("query_regularizer_loss", ramp * self.query_weight, self.inner[2], embeddings[:1], texts)
 
 
 SparseAnglELoss, SparseCoSENTLoss, SparseCosineSimilarityLoss = AnglELoss, CoSENTLoss, CosineSimilarityLoss  # as dense

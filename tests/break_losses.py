@@ -186,7 +186,8 @@ def main() -> None:
         copy = Path(folder)
         for name in ("minist", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns(".models", "__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
+        for name in ("pyproject.toml", "train.py"):
+            shutil.copy(ROOT / name, copy)
         unnoticed = 0
         for change in BREAKS:
             found = first_failure(copy, change)

@@ -50,6 +50,7 @@ class Module(nn.Module):
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
     config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
+    offers: ClassVar[tuple[str, ...]] = ()  # what a loss may want to see beside what it gives, see beside
     first_only: bool = False  # whether it looks at the first token of each text alone
     in_width: int | None = None  # None: any
     out_width: int | None = None  # None: as it comes in
@@ -69,6 +70,14 @@ class Module(nn.Module):
 
     def attach(self, reader: "Module") -> None:
         """Called once with the module that reads the texts, for what shares weights with it."""
+
+    def beside(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What it gives of x, and all that it `offers`, by name, a row for each text."""
+        raise NotImplementedError
+
+    def after_step(self, given: Sequence[Tensor]) -> None:
+        """Called once in a training step, with what it gave of all ranks' texts in each column: for what counts steps,
+        and would count a forward pass of each mini-batch, twice, otherwise."""
 
     def hidden_states(self, packed: Packed) -> Iterator[Tensor]:
         """What an encoder's layers give, one after the other; ValueError for anything else."""

@@ -32,11 +32,17 @@ def of_loss(file: str, name: str, old: str, new: str, select: str = "", tests: s
     return Break(f"minist/losses/{file}.py", f"class {name}", old, new, select or f"{name}- and not ranks", tests)
 
 
+def of_function(file: str, name: str, old: str, new: str) -> Break:
+    """A break of a function in losses/, seen by the tests of its loss."""
+    return of_loss(file, name, old, new)._replace(place=f"def {name}")
+
+
 def wrapper(file: str, name: str, old: str, new: str, select: str) -> Break:
     """A break of a wrapper, seen by the tests of MultipleNegativesRankingLoss in it."""
     return of_loss(file, name, old, new, f"{select} and MultipleNegativesRankingLoss-2 and not ranks")
 
 
+AUTOENCODER = "minist/modules/sparse_autoencoder.py"
 CROSS_ENCODER = "minist/losses/cross_encoder"
 INVARIANCES = "test_invariances_cross_encoder.py"
 
@@ -76,6 +82,25 @@ BREAKS = [
         "unsupervised", "ContrastiveTensionLossInBatchNegatives", "F.cross_entropy(scores.T", "F.cross_entropy(scores"
     ),
     of_loss("autoencoder", "DenoisingAutoEncoderLoss", 'reduction="sum"', 'reduction="mean"', "slow", "test_tsdae.py"),
+    of_loss("sparse", "FlopsLoss", ".square()", ""),
+    of_loss("sparse", "FlopsLoss", "(1) > self", "(1) < self", "test_threshold", "test_losses_sparse.py"),
+    of_loss("sparse", "IDFFlopsLoss", ".clamp(min=1)", ""),
+    of_loss("sparse", "SpladeLoss", "** self.power", "", "ramp", "test_losses_sparse.py"),
+    wrapper("sparse", "SpladeLoss", "else embeddings[1:]", "else embeddings", "splade"),
+    of_function("sparse", "SparseMultipleNegativesRankingLoss", "scale: float = 1.0", "scale: float = 20.0"),
+    of_function("sparse", "SparseDistillKLDivLoss", "temperature: float = 2.0", "temperature: float = 1.0"),
+    of_loss("csr", "CSRReconstructionLoss", "from_4k / 8", "from_4k", "by_hand", "test_csr.py"),
+    of_loss("csr", "CSRLoss", '"base_loss", self.gamma', '"base_loss", 1.0', "parts_of_csr", "test_csr.py"),
+    Break(AUTOENCODER, "class SparseAutoEncoder", ".detach()", "", "by_hand", "test_csr.py"),
+    Break(AUTOENCODER, "class SparseAutoEncoder", "mul_(~chosen)", "mul_(1)", "counts", "test_csr.py"),
+    Break(
+        "minist/training/task.py",
+        "class Task",
+        "setup.model.stack.after_step",
+        "print",
+        "test_run",
+        "test_csr.py",
+    ),
     wrapper("matryoshka", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [unit(x[:, -dim:])", "widths"),
     wrapper("wrapper", "Wrapper", "weight * total", "total", "matryoshka"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", " / len(layers)", "", "layers"),
@@ -161,7 +186,8 @@ def main() -> None:
         copy = Path(folder)
         for name in ("minist", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns(".models", "__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
+        for name in ("pyproject.toml", "train.py"):
+            shutil.copy(ROOT / name, copy)
         unnoticed = 0
         for change in BREAKS:
             found = first_failure(copy, change)

@@ -9,8 +9,12 @@ from models import DATA
 from slow_losses import SLOW
 
 from minist import Batch
+from minist.losses.base import total
 
-RECORDED = json.loads((DATA / "losses_labelled.json").read_text("utf-8"))["cases"]
+FILES = ("losses_labelled.json", "losses_sparse.json")
+RECORDED = {
+    name: case for file in FILES for name, case in json.loads((DATA / file).read_text("utf-8"))["cases"].items()
+}
 
 
 def random_columns(seed, columns, rows=5, width=6):
@@ -36,9 +40,15 @@ def assert_recorded(name, loss):
     """Value and gradients are those that the real library gave in single precision."""
     case = RECORDED[name]
     columns = [np.random.RandomState(seed).randn(6, 8).astype(np.float32) for seed in case["columns"]]
+    if case.get("relu"):  # weights of a sparse encoder
+        columns = [column.clip(0) for column in columns]
     embeddings = [torch.from_numpy(column).requires_grad_() for column in columns]
     labels = None if case["labels"] is None else torch.tensor(case["labels"])
-    value = loss(embeddings, Batch(labels=labels))
+    parts = loss(embeddings, Batch(labels=labels))
+    if isinstance(parts, dict):
+        wanted = {part: torch.tensor(value) for part, value in case["components"].items()}
+        torch.testing.assert_close(parts, wanted, rtol=1e-5, atol=1e-6)
+    value = total(parts)
     torch.testing.assert_close(value, torch.tensor(case["loss"]), rtol=1e-5, atol=1e-6)
     for found, recorded in zip(gradients(value, embeddings), case["grad"], strict=True):
         torch.testing.assert_close(found, torch.tensor(recorded), atol=1e-5, rtol=1e-5)

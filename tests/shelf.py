@@ -17,6 +17,9 @@ WIDTH = 8  # of all embeddings; a loss with parameters of its own is built for i
 # No function of embeddings alone: it takes an encoder and tokens, and is a sum over them. So it has no place here, nor
 # in slow_losses.py; test_tsdae.py and test_distributed.py hold the same of it as is held of those on the shelf.
 OF_TOKENS = {"DenoisingAutoEncoderLoss"}
+# It takes what a SparseAutoEncoder gives beside the embeddings: test_csr.py holds the same of it.
+OF_AUTOENCODER = {"CSRLoss", "CSRReconstructionLoss"}
+OTHER_NAMES = {name for name in losses.__all__ if vars(losses)[name].__name__ != name}  # SparseMSELoss is MSELoss
 
 
 def numbers(rows: int) -> Tensor:
@@ -37,6 +40,11 @@ def opposite_classes(rows: int) -> Tensor:
 def scores(rows: int) -> Tensor:
     """A teacher's scores of three texts, [rows, 3]."""
     return torch.linspace(-1, 1, 3 * rows).reshape(rows, 3).sin()
+
+
+def margins(rows: int) -> Tensor:
+    """A teacher's scores of two texts, [rows, 2]."""
+    return scores(rows)[:, :2]
 
 
 def vectors(rows: int) -> Tensor:
@@ -129,6 +137,11 @@ SHELF = [
     Example("MultipleNegativesRankingLoss", 3, {"in_batch_negatives": False}, lists_from=2),
     Example("MultipleNegativesRankingLoss", 3, {"similarity_fct": "euclidean", "scale": 1.0}, lists_from=2),
     Example("MultipleNegativesSymmetricRankingLoss", 3, lists_from=2),
+    Example("FlopsLoss", 1, lists_from=0),
+    Example("FlopsLoss", 3, lists_from=0),
+    Example("IDFFlopsLoss", 2, {"idf": [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0]}, lists_from=0),
+    Example("SparseMultipleNegativesRankingLoss", 3, lists_from=2),
+    Example("SparseDistillKLDivLoss", 3, labels=margins, lists_from=1),
 ]
 
 # ---------------------------------------------------------------- wrappers
@@ -136,6 +149,7 @@ SHELF = [
 DIMS = {8: 1.0, 5: 0.5, 3: 2.0}  # of the Matryoshka losses, with their weights
 LAYERS = 2  # of the models here: layers 0 and 1 can be drawn
 TEMPERATURE = 0.3
+SPLADE_WEIGHTS = (0.003, 0.005)  # of documents, of queries
 LAYER_WEIGHTS = {"last_layer_weight": 1.5, "prior_layers_weight": 0.7, "kl_div_weight": 0.3}
 
 
@@ -148,7 +162,7 @@ class Case(NamedTuple):
     @property
     def dims(self) -> dict[int, float]:
         """A loss whose own parameters are made for one width cannot be cut."""
-        return {WIDTH: 0.5} if "embedding_dimension" in self.example.options else DIMS
+        return {WIDTH: 0.5} if {"embedding_dimension", "idf"} & self.example.options.keys() else DIMS
 
     @property
     def has_layers(self) -> bool:
@@ -170,12 +184,17 @@ class Case(NamedTuple):
             return losses.Matryoshka2dLoss(loss, *widths, n_layers_per_step=-1, **layers)
         if self.wrapper == "sum":
             return losses.WeightedSumLoss([loss, loss], [0.5, 2.0])
+        if self.wrapper == "splade":
+            return losses.SpladeLoss(loss, *SPLADE_WEIGHTS, document_regularizer="l1")
+        if self.wrapper == "splade of documents":
+            return losses.SpladeLoss(loss, SPLADE_WEIGHTS[0], use_document_regularizer_only=True)
         return loss
 
     def __str__(self) -> str:
         return f"{self.wrapper} {self.example}"
 
 
-WRAPPERS = ("plain", "matryoshka", "two widths", "all layers", "one layer", "2d", "sum")
-WRAPPER_LOSSES = {"AdaptiveLayerLoss", "Matryoshka2dLoss", "MatryoshkaLoss", "WeightedSumLoss"}
+WRAPPERS = ("plain", "matryoshka", "two widths", "all layers", "one layer", "2d", "sum", "splade of documents")
+WRAPPER_LOSSES = {"AdaptiveLayerLoss", "Matryoshka2dLoss", "MatryoshkaLoss", "SpladeLoss", "WeightedSumLoss"}
 CASES = [Case(example, wrapper) for wrapper in WRAPPERS for example in SHELF]
+CASES += [Case(example, "splade") for example in SHELF if example.columns > 1]  # a query and documents

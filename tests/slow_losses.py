@@ -3,6 +3,8 @@
 Each takes the embeddings, the batch, and the options of the loss.
 """
 
+from functools import partial
+
 import torch
 from slow_labelled import SLOW_LABELLED
 from torch import Tensor
@@ -167,7 +169,26 @@ def global_orthogonal_regularization(
     return parts
 
 
+def flops(embeddings, batch, threshold=-1) -> Tensor:
+    """sum_j (mean_i |w_ij|)^2"""
+    return idf_flops(embeddings, batch, [1.0] * embeddings[0].shape[1], threshold)
+
+
+def idf_flops(embeddings, batch, idf, threshold=-1) -> Tensor:
+    """sum_j (mean_i |w_ij| / max(idf_j, 1))^2"""
+    rows = [row for column in embeddings for row in column]
+    total = 0 * rows[0].sum()
+    for j, rarity in enumerate(idf):
+        used = [-row[j] if row[j] < 0 else row[j] for row in rows if sum(w != 0 for w in row.tolist()) > threshold]
+        total = total + (sum(used) / len(rows) / max(rarity, 1)) ** 2
+    return total
+
+
 SLOW = {
+    "FlopsLoss": flops,
+    "IDFFlopsLoss": idf_flops,
+    "SparseDistillKLDivLoss": partial(SLOW_LABELLED["DistillKLDivLoss"], temperature=2.0),
+    "SparseMultipleNegativesRankingLoss": partial(multiple_negatives_ranking, scale=1.0, similarity_fct="dot"),
     "GISTEmbedLoss": gist_embed,
     "GlobalOrthogonalRegularizationLoss": global_orthogonal_regularization,
     "MegaBatchMarginLoss": mega_batch_margin,

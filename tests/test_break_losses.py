@@ -10,8 +10,12 @@ from minist.losses import cross_encoder
 @pytest.mark.parametrize("package", [losses, cross_encoder])
 def test_every_loss_is_broken(package):
     folder = ROOT.joinpath(*package.__name__.split("."))
-    places = {change.place.removeprefix("class ") for change in BREAKS if (ROOT / change.file).parent == folder}
-    assert set(package.__all__) - places == set()
+    places = {
+        change.place.removeprefix("class ").removeprefix("def ")
+        for change in BREAKS
+        if (ROOT / change.file).parent == folder
+    }
+    assert {vars(package)[name].__name__ for name in package.__all__} - places == set()  # some have two names
 
 
 @pytest.mark.parametrize("change", BREAKS, ids=lambda change: f"{change.place}: {change.old}")

@@ -37,6 +37,12 @@ def test_a_loss_inside_a_loss():
     assert type(named.inner[0]) is losses.CoSENTLoss
     both = make_loss({"name": "WeightedSumLoss", "losses": ["CoSENTLoss", inner]})
     assert [type(part) for part in both.inner] == [losses.CoSENTLoss, losses.TripletLoss]
+    none_or_one = make_loss({"name": "CSRLoss", "loss": "CoSENTLoss"})
+    assert type(none_or_one.inner[0]) is losses.CoSENTLoss
+    function = make_loss({"name": "SpladeLoss", "loss": "SparseDistillKLDivLoss", "document_regularizer_weight": 1.0})
+    assert type(function.inner[0]) is losses.DistillKLDivLoss
+    with pytest.raises(ValueError, match="loss of CSRLoss is 3, it must be a name or a table"):
+        make_loss({"name": "CSRLoss", "loss": 3})
     for wrong in (3, {"scale": 2.0}, ["CoSENTLoss"]):
         with pytest.raises(ValueError, match=r"loss of MatryoshkaLoss is .*, it must be a name or a table"):
             make_loss({"name": "MatryoshkaLoss", "loss": wrong, "matryoshka_dims": [8, 4]})
@@ -46,7 +52,9 @@ def test_a_loss_inside_a_loss():
         ValueError, match=r"losses of WeightedSumLoss is 3, it must be a list \(a table with a name each\)"
     ):
         make_loss({"name": "WeightedSumLoss", "losses": 3})
-    with pytest.raises(ValueError, match="loss of MatryoshkaLoss is 'Triplet', known are AdaptiveLayerLoss, "):
+    with pytest.raises(
+        ValueError, match="loss of MatryoshkaLoss is 'Triplet', known are TripletLoss, AdaptiveLayerLoss, "
+    ):
         make_loss({"name": "MatryoshkaLoss", "loss": {"name": "Triplet"}, "matryoshka_dims": [8, 4]})
 
 
@@ -65,7 +73,9 @@ def test_from_a_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["Other", "", "nn", "Tensor", "contrastive", 3])
 def test_only_what_the_package_offers(name):
-    with pytest.raises(ValueError, match=f"the loss is {name!r}, (known are AdaptiveLayerLoss|it must be a name)"):
+    with pytest.raises(
+        ValueError, match=f"the loss is {name!r}, (known are (Contrastive.*, )?AdaptiveLayerLoss|it must be a name)"
+    ):
         make_loss({"name": name})
 
 

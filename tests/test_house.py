@@ -32,7 +32,7 @@ ARROWS = {
     "encoders": BOTTOM,
     "modules": (*BOTTOM, "encoders"),
     "models": (*BOTTOM, "encoders", "modules"),
-    "losses": ("batch", "similarity", "data.packed", "checks", "module", "modules"),
+    "losses": ("batch", "similarity", "data.packed", "checks", "files", "module", "modules"),
     "retrieval": ("similarity", "checks", "progress", "files", "data"),
     "evaluation": (*MODELS, "retrieval"),
     "training": (*MODELS, "losses", "retrieval", "evaluation"),

@@ -16,14 +16,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from shelf import CASES, LAYER_WEIGHTS, LAYERS, SHELF, TEMPERATURE, WIDTH, Case, Example, random_columns, vectors
-from slow_losses import SLOW
+from shelf import (
+    CASES,
+    LAYER_WEIGHTS,
+    LAYERS,
+    SHELF,
+    SPLADE_WEIGHTS,
+    TEMPERATURE,
+    WIDTH,
+    Case,
+    Example,
+    random_columns,
+    vectors,
+)
+from slow_losses import SLOW, flops
 from tiny import WORDS, tiny_model
 from torch import Tensor, nn
 from two_ranks import WORLD, run_ranks
 
 from minist import Batch, Packed, collectives
 from minist.losses.base import Loss, total
+from minist.losses.wrapper import Wrapper
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.router import Router
 from minist.training.gradcache import gradcache
@@ -98,6 +111,13 @@ def slow_layers(inner: Inner, x: list[Tensor], batch: Batch, layer_weight: Calla
     return value + last * inner(x, batch)
 
 
+def slow_prices(x: list[Tensor]) -> Tensor:
+    """w_d mean_i sum_j |w_ij|  of documents  +  w_q sum_j (mean_i |w_ij|)^2  of queries"""
+    texts = [row for column in x[1:] for row in column]
+    documents = sum(row.abs().sum() for row in texts) / len(texts)
+    return SPLADE_WEIGHTS[0] * documents + SPLADE_WEIGHTS[1] * flops(x[:1], Batch())
+
+
 def slow(case: Case, loss: Loss, x: list[Tensor], batch: Batch) -> Tensor:
     """The definition of the loss inside the formula of its wrapper."""
     plain = slow_plain(case.example, innermost(loss))
@@ -109,12 +129,15 @@ def slow(case: Case, loss: Loss, x: list[Tensor], batch: Batch) -> Tensor:
         "one layer": lambda: slow_layers(plain, x, batch, lambda layer: 1 / (1 + layer)),
         "2d": lambda: slow_layers(lambda y, b: slow_matryoshka(plain, case, y, b, 1), x, batch, lambda layer: 1.0),
         "sum": lambda: 0.5 * plain(x, batch) + 2.0 * plain(x, batch),
+        "splade": lambda: plain(x, batch) + slow_prices(x),
+        "splade of documents": lambda: plain(x, batch) + SPLADE_WEIGHTS[0] * flops(x, batch),
     }
     return formulas[case.wrapper]()
 
 
 def innermost(loss: Loss) -> Loss:
-    return [module for module in loss.modules() if isinstance(module, Loss)][-1]
+    """The first loss of a wrapper is the one that it is about."""
+    return innermost(loss.inner[0]) if isinstance(loss, Wrapper) else loss
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -364,6 +387,8 @@ HAS_NO_PAIRS = {
     "GlobalOrthogonalRegularizationLoss-3": "each column is for itself, and shall be spread out",
     "SoftmaxLoss-2": "a class does not say how near two texts should be",
     "ContrastiveTensionLossInBatchNegatives-1": "a text and itself are as near as can be",
+    "FlopsLoss": "each text is for itself, and shall have few words",
+    "IDFFlopsLoss": "as FlopsLoss",
     "EmbedDistillLoss-2-projection_dim": "near to the teacher is what the loss's own layer makes of a text",
 }
 
@@ -374,7 +399,7 @@ def has_pairs(case: Case) -> bool:
 
 def labels_of_pairs(case: Case, batch: Batch) -> Batch:
     """Where a teacher scores texts, the first one is by far the best."""
-    if case.example.loss not in ("MarginMSELoss", "DistillKLDivLoss"):
+    if case.example.loss not in ("MarginMSELoss", "DistillKLDivLoss", "SparseDistillKLDivLoss"):
         return batch
     labels = torch.zeros(4, case.example.columns - 1, dtype=torch.float64)
     labels[:, 0] = 100

@@ -113,15 +113,26 @@ class Stack(nn.ModuleList):
         """Packed -> the embeddings [N, D], and after them each of `outputs`, [N, ..] too.
 
         "layer 3" is the embedding that the model would give if its encoder ended behind layer 3; layer 0 is what the
-        encoder's layers start from. ValueError for an output that there is not."""
+        encoder's layers start from. Others are what the last module offers. ValueError for one that there is not."""
         path = self.paths[self.route(role)]
         if not outputs:
             return (run(path, packed),)  # keeps no layer alive but the last
+        if path[-1].offers:
+            embeddings, beside = path[-1].beside(run(path[:-1], packed))
+            return (embeddings, *(pick("the output", name, beside) for name in outputs))
         if mixing := [module.name for module in path if "layers" in module.takes]:
             raise ValueError(f"{outputs[0]}: {mixing[0]} mixes the layers: no embedding is of one alone")
         states = {f"layer {i}": x for i, x in enumerate(path[0].hidden_states(packed))}
         wanted = [[*states.values()][-1], *(pick("the output", name, states) for name in outputs)]  # its own first
         return tuple(behind_reader(path[1:], x, packed) for x in wanted)
+
+    def after_step(self, embeddings: Sequence[Tensor], roles: Roles = ()) -> None:
+        """Tell the last modules what they gave in a training step, of all ranks' texts in each column."""
+        given: dict[Module, list[Tensor]] = {}
+        for x, role in zip(embeddings, roles or [None] * len(embeddings), strict=True):
+            given.setdefault(self.paths[self.route(role)][-1], []).append(x.detach())
+        for module, columns in given.items():
+            module.after_step(columns)
 
 
 def run(path: Sequence[Module], packed: Packed) -> Tensor:

@@ -183,9 +183,10 @@ def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind:
     if isinstance(value, dict) and "name" in value:
         classes = [part for part in get_args(annotation) if isinstance(part, type) and issubclass(part, nn.Module)]
         return make(what, value, package, next(iter(classes), kind))  # a part of a loss may be of a kind of its own
-    if annotation is kind and isinstance(value, str):
+    is_one = annotation in (kind, kind | None)
+    if is_one and isinstance(value, str):
         return make(what, {"name": value}, package, kind)
-    if annotation is kind or not fits(value):
-        wanted = 'a name or a table: { name = "..", .. }' if annotation is kind else wanted
+    if is_one or not fits(value):
+        wanted = 'a name or a table: { name = "..", .. }' if is_one else wanted
         raise ValueError(f"config: {what} is {value!r}, it must be {wanted}")
     return value

@@ -28,7 +28,7 @@ ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
 
 
-SHELVES = {"embeddings": losses, "scores": cross_encoder}  # what a model gives -> the losses of it
+SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder}  # what a model gives -> the losses of it
 
 
 def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:

@@ -101,4 +101,5 @@ class Task(NamedTuple):
         # dropout: other masks on every rank and in every step, and the same again in a resumed run
         source = random.Random(f"{seed} {place.step} {distributed.world_size()} {distributed.rank()}")
         self.step(setup, objective, source.getrandbits(32))  # of a longer one, torch on a CPU takes the last 32 bits
+        setup.model.stack.after_step(objective.embeddings, batch.roles if objective.embeddings else ())
         return objective

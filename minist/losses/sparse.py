@@ -1,0 +1,150 @@
+"""Losses of sparse encoders: regularizers that keep most weights at 0, and dense losses by their sparse defaults."""
+# ruff: noqa: N802 - the functions are called like the classes of sentence-transformers
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minist.batch import Batch
+from minist.checks import number, pick
+from minist.files import read_json
+from minist.losses.base import Loss, check_columns
+from minist.losses.contrastive import MultipleNegativesRankingLoss
+from minist.losses.distillation import DistillKLDivLoss, MarginMSELoss, MSELoss
+from minist.losses.pairs import AnglELoss, CoSENTLoss, CosineSimilarityLoss
+from minist.losses.triplets import TripletLoss
+from minist.losses.wrapper import Part, Wrapper
+from minist.modules.sparse_static_embedding import SparseStaticEmbedding
+
+
+class FlopsLoss(Loss):
+    """Few texts shall use the same word, so that a search reads short lists (Paria et al. 2020, arXiv:2004.05665).
+
+        loss = sum over words j of  ( mean over texts i of |w_ij| )^2
+
+    Columns: any number, whose texts count together; no labels. If word j is in a share p_j of the texts, a query and a
+    document share it with probability p_j^2: the loss is a smooth form of what one comparison costs. A text with at
+    most `threshold` words counts as zeros, for it is sparse enough (Shen et al. 2025, arXiv:2504.14839).
+    """
+
+    def __init__(self, threshold: float | None = None) -> None:
+        super().__init__()
+        self.threshold = -1.0 if threshold is None else number("threshold", threshold, least=0)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+        check_columns(self, embeddings, batch, 1, None, (0,), lists_from=0)
+        x = torch.cat(list(embeddings)) if len(embeddings) > 1 else embeddings[0]
+        weights = torch.where(x < 0, -x, x)  # |x|, but with slope 1 at 0, and not 0
+        return self.cost(weights * (weights.count_nonzero(1) > self.threshold)[:, None])
+
+    def cost(self, weights: Tensor) -> Tensor:
+        """Of weights [N, V], none below 0."""
+        return weights.mean(0).square().sum()
+
+
+class L1Loss(FlopsLoss):
+    """mean over texts i of  sum_j |w_ij|      which counts all words alike, however many texts use them"""
+
+    def cost(self, weights: Tensor) -> Tensor:
+        return weights.sum(1).mean()
+
+
+class IDFFlopsLoss(FlopsLoss):
+    """FlopsLoss to which rare words cost less, after the idea of Geng et al. 2024, arXiv:2411.04403.
+
+        loss = sum over words j of  ( mean over texts i of |w_ij|  /  max(idf_j, 1) )^2
+
+    A word like "the" finds every text, one like "mutex" a few: FLOPS alone holds both down by the same force, and what
+    tells texts apart gets lost. idf_j is about log(M / m) for a word in m of M texts: so words of more than a third of
+    the texts cost what they cost by FLOPS, and no word costs more.
+    """
+
+    def __init__(self, idf: str | Sequence[float], threshold: float | None = None) -> None:
+        """`idf` is a file idf.json, token -> idf, such as a SparseStaticEmbedding is made of; or V numbers."""
+        super().__init__(threshold)
+        self.file, self.idf = idf, torch.tensor([] if isinstance(idf, str) else idf)
+
+    def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
+        if isinstance(self.file, str):  # with the tokenizer of what it is for, which is the last column
+            table = read_json(Path(self.file))
+            self.idf = SparseStaticEmbedding.from_table(table, model.tokenizer_for(roles[-1])).weight.detach()
+
+    def cost(self, weights: Tensor) -> Tensor:
+        if len(self.idf) != weights.shape[1]:
+            raise ValueError(f"IDFFlopsLoss has the idf of {len(self.idf)} words, the model has {weights.shape[1]}")
+        return super().cost(weights.mean(0, keepdim=True) / self.idf.to(weights).clamp(min=1))
+
+
+REGULARIZERS = {"flops": FlopsLoss, "l1": L1Loss}
+RAMPS = {"quadratic": 2, "linear": 1}
+
+
+class SpladeLoss(Wrapper):
+    """Another loss, and a price on the weights (Formal et al. 2021, arXiv:2107.05720; 2022, arXiv:2205.04733).
+
+        loss = base_loss  +  c w_d R_d(documents)  +  c w_q R_q(queries)        c = min(1, progress / warmup_ratio)^2
+
+    Columns and labels are those of the other loss; column 0 is the query, unless `use_document_regularizer_only`. c
+    rises ("linear": without the square), since a price from the start makes all weights 0, which have no gradient.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        document_regularizer_weight: float,
+        query_regularizer_weight: float | None = None,
+        document_regularizer: str | Loss = "flops",
+        query_regularizer: str | Loss = "flops",
+        document_regularizer_threshold: float | None = None,
+        query_regularizer_threshold: float | None = None,
+        use_document_regularizer_only: bool = False,
+        scheduler: str = "quadratic",
+        warmup_ratio: float = 1 / 3,
+    ) -> None:
+        """A regularizer is "flops" or "l1", with its threshold, or a loss of one column without labels."""
+        given = (document_regularizer, document_regularizer_threshold), (query_regularizer, query_regularizer_threshold)
+        regularizers = [x if isinstance(x, Loss) else pick("regularizer", x, REGULARIZERS)(t) for x, t in given]
+        super().__init__(loss, *regularizers)
+        self.class_names, self.documents_only = loss.class_names, use_document_regularizer_only
+        if self.documents_only and query_regularizer_weight is not None:
+            raise ValueError("use_document_regularizer_only leaves no queries: give no query_regularizer_weight")
+        self.document_weight = number("document_regularizer_weight", document_regularizer_weight, least=0)
+        self.query_weight = query_regularizer_weight and number("query_regularizer_weight", query_regularizer_weight, 0)
+        self.power, self.warmup_ratio = pick("scheduler", scheduler, RAMPS), number("warmup_ratio", warmup_ratio, 0, 1)
+
+    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
+        ramp = 1.0 if batch.progress >= self.warmup_ratio else (batch.progress / self.warmup_ratio) ** self.power
+        texts = batch._replace(labels=None, counts=(), guide=())  # a text is in no row now
+        yield Part("base_loss", 1.0, self.inner[0], embeddings, batch)
+        found = torch.cat(list(embeddings if self.documents_only else embeddings[1:]))
+        yield Part("document_regularizer_loss", ramp * self.document_weight, self.inner[1], [found], texts)
+        if self.query_weight is not None:
+            yield Part("query_regularizer_loss", ramp * self.query_weight, self.inner[2], embeddings[:1], texts)
+
+
+SparseAnglELoss, SparseCoSENTLoss, SparseCosineSimilarityLoss = AnglELoss, CoSENTLoss, CosineSimilarityLoss  # as dense
+SparseMarginMSELoss, SparseMSELoss, SparseTripletLoss = MarginMSELoss, MSELoss, TripletLoss
+
+
+def SparseMultipleNegativesRankingLoss(
+    scale: float = 1.0,  # dot products of sparse embeddings are large enough
+    similarity_fct: str = "dot",
+    directions: Sequence[str] = ("query_to_doc",),
+    partition_mode: str = "joint",
+    hardness_mode: str | None = None,
+    hardness_strength: float = 0.0,
+) -> Loss:
+    options = directions, partition_mode, hardness_mode, hardness_strength
+    return MultipleNegativesRankingLoss(scale, similarity_fct, *options)
+
+
+def SparseDistillKLDivLoss(
+    similarity_fct: str = "dot",
+    temperature: float = 2.0,
+    student_temperature: float | None = None,
+    teacher_temperature: float | None = None,
+) -> Loss:
+    return DistillKLDivLoss(similarity_fct, temperature, student_temperature, teacher_temperature)

@@ -69,8 +69,8 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
 def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
-    listed = listed_modules(file) if has_list else []
-    modules = [module for part in listed for module in load_part(*part)] or _default_modules(folder)
+    parts = [load_part(*part) for part in listed_modules(file)] if has_list else [_default_modules(folder)]
+    modules = [module for part in parts for module in part]
     if has_list and holds_scores(folder):
         modules.append(load_module("ClassificationHead", modules[0].folder))
     with reading(file):

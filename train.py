@@ -56,7 +56,7 @@ def train(args: argparse.Namespace) -> None:
             objective, figures = take_step(run, place)
             run.done = place.step + 1
             last = run.done == run.batches.total
-            meter.count(objective.value, objective.parts, objective.batch.columns)
+            meter.count(objective.value, objective.parts, objective.batch.columns[: len(objective.batch.roles)])
             if last or run.done == 1 or run.is_time(config.train.log_every):
                 show(run, place, objective, figures, meter, watch)
             paused = time.perf_counter()

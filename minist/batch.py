@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     """
 
     columns: tuple[Packed, ...] = ()  # one per text column: anchor, positive, negative ..
-    roles: tuple[str | None, ...] = ()  # per column: "query", "document" or None
+    roles: tuple[str | None, ...] = ()  # per column that a model reads, not of targets: "query", "document" or None
     labels: Tensor | None = None  # [rows], [rows, k] or [rows, D]; lists of different length are filled up with NaN
     counts: tuple[Tensor | None, ...] = ()  # per column [rows]: texts in each row, where a cell is a list of texts
     guide: tuple[Tensor, ...] = ()  # embeddings by a guide or teacher model, one [N, D'] per column

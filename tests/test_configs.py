@@ -54,6 +54,8 @@ def test_recipe(folder, recipe):
     assert (code, err) == (0, "")
     assert sum(line.startswith("step ") for line in out.splitlines()) == 3
     metrics = [json.loads(line) for line in (folder / config.output / "metrics.jsonl").read_text().splitlines()]
-    assert metrics[-1].keys() & {"heldout_cosine_ndcg@10", "heldout_ndcg@10", "sick_accuracy"}
-    model = open_model(folder / config.output / "model")
-    assert model.width in ((128, 384) if model.gives == "embeddings" else (1, 3))
+    measured = {"heldout_cosine_ndcg@10", "heldout_ndcg@10", "sick_accuracy", "eval_heldout_loss"}
+    assert metrics[-1].keys() & measured
+    model = open_model(folder / config.output / "model", config.model.type)
+    wanted = {"embeddings": (128, 384), "scores": (1, 3), "words": range(201)}
+    assert model.width in wanted[model.gives]

@@ -10,7 +10,7 @@ from minist import Packed
 from minist.encoders.families import ENCODERS
 from minist.encoders.weights import initialize
 from minist.models.folder import load_module
-from minist.modules.decoder import HEADS, Decoder
+from minist.modules.decoder import DECODABLE, Decoder
 
 WIDTH, LENGTHS = 10, [5, 1, 9, 3]  # of the embeddings; of the texts
 IDS = torch.randint(2, 50, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
@@ -34,10 +34,10 @@ def tiny_decoder(encoder, tied=True):
     """No weight is 0 or 1, so that each counts."""
     torch.manual_seed(1)
     decoder = Decoder(encoder, WIDTH, tied).double()
-    for part in (decoder.layers, decoder.transform, decoder.norm):
+    for part in (decoder.layers, decoder.head.dense, decoder.head.norm):
         for p in part.parameters():
             p.data += torch.randn_like(p) / 4
-    decoder.bias.data += torch.randn_like(decoder.bias)
+    decoder.head.bias.data += torch.randn_like(decoder.head.bias)
     return decoder
 
 
@@ -48,7 +48,7 @@ def inputs():
 
 def slow_scores(decoder, body, packed, embeddings):
     """One text, layer, token and head after the other; cross-attention is a softmax over its single key."""
-    found = []
+    found, head = [], decoder.head
     starts = packed.cu_seqlens.tolist()
     for a, b, e in zip(starts, starts[1:], embeddings, strict=False):
         x = list(body.embeddings(Packed.of(packed.input_ids[a:b], torch.tensor([b - a]))))
@@ -66,14 +66,12 @@ def slow_scores(decoder, body, packed, embeddings):
                 y = look.attention_norm(y + look.attention_out(share * look.value(e)))
                 new.append(layer.output_norm(y + layer.down(F.gelu(layer.up(y)))))
             x = new
-        found += [
-            body.embeddings.word.weight @ decoder.norm(F.gelu(decoder.transform(token))) + decoder.bias for token in x
-        ]
+        found += [body.embeddings.word.weight @ head.norm(F.gelu(head.dense(token))) + head.bias for token in x]
     return torch.stack(found)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("model_type", HEADS)
+@pytest.mark.parametrize("model_type", DECODABLE)
 def test_equals_the_slow_definition(model_type, tied):
     encoder = tiny_encoder(model_type)
     decoder = tiny_decoder(encoder, tied)
@@ -146,27 +144,36 @@ def test_layers_are_computed_again_with_the_same_dropout():
     torch.testing.assert_close(*found, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+HEADS = {  # model_type -> the modules of a checkpoint that score words: transform, norm, bias
+    "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"),
+    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head"),
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_head_of_a_checkpoint(name):
     folder = DATA / "enc" / f"{name}_mlm"
     encoder, state = load_module("Transformer", folder), load_file(folder / "model.safetensors")
-    decoder = Decoder(encoder, WIDTH, tied=True)
-    decoder.load_head(state, name)
+    decoder = Decoder(encoder, WIDTH, True, state)
     transform, norm, bias = HEADS[name]
-    assert torch.equal(decoder.transform.weight, state[f"{transform}.weight"])
-    assert torch.equal(decoder.transform.bias, state[f"{transform}.bias"])
-    assert torch.equal(decoder.norm.weight, state[f"{norm}.weight"])
-    assert torch.equal(decoder.norm.bias, state[f"{norm}.bias"])
-    assert torch.equal(decoder.bias, state[f"{bias}.bias"])
-    assert decoder.bias.requires_grad
+    assert torch.equal(decoder.head.dense.weight, state[f"{transform}.weight"])
+    assert torch.equal(decoder.head.dense.bias, state[f"{transform}.bias"])
+    assert torch.equal(decoder.head.norm.weight, state[f"{norm}.weight"])
+    assert torch.equal(decoder.head.norm.bias, state[f"{norm}.bias"])
+    assert torch.equal(decoder.head.bias, state[f"{bias}.bias"])
+    assert decoder.head.bias.requires_grad
+    new = Decoder(encoder, WIDTH, True, {name: x for name, x in state.items() if transform not in name})
+    assert not new.head.bias.any()
 
 
 def test_head_of_another_shape():
-    decoder = Decoder(tiny_encoder("bert"), WIDTH, tied=True)
-    state = load_file(DATA / "enc/bert_mlm/model.safetensors")
+    encoder, state = tiny_encoder("bert"), load_file(DATA / "enc/bert_mlm/model.safetensors")
+    del state["cls.predictions.transform.LayerNorm.bias"]
     with pytest.raises(
         ValueError, match=r"the weight cls\.predictions\.bias is \[63\], by its config.json it has shape \[50\]"
     ):
-        decoder.load_head(state, "bert")
-    with pytest.raises(ValueError, match=r"the weight lm_head\.dense\.weight is missing"):
-        decoder.load_head(state, "roberta")
+        Decoder(encoder, WIDTH, True, state)
+    state["cls.predictions.bias"] = torch.zeros(50)
+    with pytest.raises(ValueError, match=r"the weight cls\.predictions\.transform\.LayerNorm\.bias is missing"):
+        Decoder(encoder, WIDTH, True, state)

@@ -1,4 +1,4 @@
-"""Deleted words and drawn pairs, against loops; nothing depends on batch or order."""
+"""Deleted and masked words, and drawn pairs, against loops; nothing depends on batch or order."""
 
 from itertools import pairwise
 
@@ -13,12 +13,12 @@ from tokenizers.processors import TemplateProcessing
 
 from minist.data.packed import Packed
 from minist.data.tokenizer import Tokenizer
-from minist.data.transforms import delete_words, draw_pairs, uniform, word_starts
+from minist.data.transforms import delete_words, draw_pairs, mask_words, uniform, vocabulary_of, word_starts
 from minist.training.config import TokenizerConfig
 from minist.training.start import train_wordpiece
 
 TEXTS = [*sentences(30, seed=2), "", WORDS[0], "unseen words here too", "☃ ☃ file"]
-SPECIAL = ["<s>", "</s>", "<unk>"]
+SPECIAL = ["<s>", "</s>", "<unk>", "<mask>"]
 
 
 def wordpiece():
@@ -145,7 +145,7 @@ def test_word_starts(name, starting, inside):
     found = {token: bool(starts[vocabulary[token]]) for token in starting + inside if token in vocabulary}
     assert found == {token: token in starting for token in found}
     assert set(found.values()) == {True, False}
-    frame = ("[CLS]", "[SEP]", "[PAD]", "[MASK]") if name == "wordpiece" else ("<s>", "</s>")
+    frame = ("[CLS]", "[SEP]", "[PAD]", "[MASK]") if name == "wordpiece" else ("<s>", "</s>", "<mask>")
     assert {token for token, i in vocabulary.items() if special[i]} == set(frame)
 
 
@@ -245,6 +245,121 @@ def test_ratio_out_of_range(ratio):
     packed, starts, special = synthetic(1)
     with pytest.raises(ValueError, match=r"ratio of deleted words is .*: use a number at least 0 and at most 1"):
         delete_words(packed, torch.arange(1), starts, special, ratio, 0, 0)
+
+
+# ---------------------------------------------------------------- masks
+
+
+def mask(packed, tokenizer, rows=None, ratio=0.15, whole_words=True, seed=3, epoch=1):
+    rows = torch.arange(packed.n) if rows is None else rows
+    return mask_words(packed, rows, vocabulary_of(tokenizer), ratio, whole_words, seed, epoch)
+
+
+def many(tokenizer, prompt=""):
+    texts = [*sentences(3000, seed=5, longest=20), *TEXTS]
+    return tokenizer(texts, prompt).packed(tokenizer.prompt_length(prompt))
+
+
+@pytest.mark.parametrize("whole_words", [True, False])
+def test_shares_of_masked_tokens(tokenizer, whole_words):
+    packed, vocabulary = many(tokenizer), vocabulary_of(tokenizer)
+    masked, targets = mask(packed, tokenizer, whole_words=whole_words)
+    before, after, chosen = packed.input_ids, masked.input_ids, targets.input_ids >= 0
+    may = ~vocabulary.special[before]
+    assert may.sum() > 50_000
+    assert not (chosen & ~may).any()
+    assert chosen[may].float().mean().item() == pytest.approx(0.15, abs=0.005)
+    assert torch.equal(targets.input_ids, torch.where(chosen, before, -1))
+    assert torch.equal(before[~chosen], after[~chosen])
+    old, new = before[chosen], after[chosen]
+    is_mask = new == vocabulary.mask
+    assert is_mask.float().mean().item() == pytest.approx(0.8, abs=0.01)
+    by_chance = 0.1 / len(vocabulary.ordinary)  # a random token may be the same one
+    assert (new == old).float().mean().item() == pytest.approx(0.1 + by_chance, abs=0.01)
+    others = new[~is_mask & (new != old)]
+    assert not vocabulary.special[others].any()
+    assert len(others.unique()) > 0.9 * len(vocabulary.ordinary)
+    for field in ("token_type_ids", "cu_seqlens", "text_ids", "position_ids", "prompt_lengths", "max_seqlen"):
+        assert all(
+            torch.equal(torch.as_tensor(x), torch.as_tensor(getattr(packed, field)))
+            for x in (getattr(masked, field), getattr(targets, field))
+        )
+
+
+def test_words_are_masked_whole(tokenizer):
+    packed = tokenizer(TEXTS).packed()
+    unknown = [tokenizer.backend.token_to_id(token) for token in ("[UNK]", "<unk>")]
+    marked_inside = any(token.startswith("##") for tokens in texts_of(packed, tokenizer) for token in tokens)
+    mixed = {}
+    for whole_words in (True, False):
+        targets = mask(packed, tokenizer, ratio=0.5, whole_words=whole_words)[1]
+        found = []
+        for i in range(packed.n):
+            ids, chosen = packed.slice(i, i + 1).input_ids[1:-1].tolist(), targets.slice(i, i + 1).input_ids[1:-1] >= 0
+            words = words_of([tokenizer.backend.id_to_token(i) for i in ids], marked_inside)
+            parts = zip(words, chosen.split([len(word) for word in words]), strict=True)
+            found += [len(set(part.tolist())) > 1 for word, part in parts if not {*ids} & {*unknown}]
+        mixed[whole_words] = sum(found)
+    assert mixed[True] == 0
+    assert mixed[False] > 10
+
+
+def test_masks_depend_on_seed_epoch_and_row_alone(tokenizer):
+    packed = tokenizer(TEXTS).packed()
+
+    def ids(rows, **changed):
+        parts = mask(packed.take(torch.tensor(rows)), tokenizer, torch.tensor(rows), ratio=0.5, **changed)
+        return [[x.tolist() for x in part.input_ids.split(part.lengths.tolist())] for part in parts]
+
+    rows = list(range(packed.n))
+    whole = ids(rows)
+    assert ids([7, 3, 20, 7]) == [[part[i] for i in (7, 3, 20, 7)] for part in whole]  # other batch, other order
+    for changed in ({"seed": 4}, {"epoch": 2}):
+        assert sum(a != b for a, b in zip(whole[1], ids(rows, **changed)[1], strict=True)) > 20
+    twice = mask(packed.take(torch.tensor([7, 7])), tokenizer, torch.tensor([7, 8]), ratio=0.5)[1]
+    assert twice.slice(0, 1).input_ids.tolist() != twice.slice(1, 2).input_ids.tolist()  # one text, two row numbers
+
+
+def test_masks_and_deleted_words_have_nothing_to_do_with_each_other(tokenizer):
+    packed = many(tokenizer)
+    kept = delete(packed, tokenizer, ratio=0.5)
+    assert (mask(kept, tokenizer)[1].input_ids >= 0).sum().item() == pytest.approx(
+        0.15 * (~vocabulary_of(tokenizer).special[kept.input_ids]).sum().item(), rel=0.05
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.15, 1.0])
+def test_a_prompt_is_not_masked(tokenizer, ratio):
+    prompt = "read the file: "
+    packed, length = many(tokenizer, prompt), tokenizer.prompt_length(prompt)
+    chosen = mask(packed, tokenizer, ratio=ratio)[1].input_ids >= 0
+    assert not chosen[packed.position_ids < length].any()
+    may = ~vocabulary_of(tokenizer).special[packed.input_ids] & (packed.position_ids >= length)
+    assert chosen.sum() == may.sum() if ratio == 1 else 0 < chosen.sum() < 0.2 * may.sum()
+
+
+def test_nothing_to_mask(tokenizer):
+    for packed in (tokenizer([]).packed(), tokenizer(["", ""]).packed()):
+        masked, targets = mask(packed, tokenizer, ratio=1.0)
+        assert torch.equal(masked.input_ids, packed.input_ids)
+        assert (targets.input_ids == -1).all()
+
+
+def test_the_mask_token(tokenizer):
+    vocabulary, known = vocabulary_of(tokenizer), tokenizer.backend.get_vocab()
+    assert vocabulary.mask == known.get("[MASK]", known.get("<mask>"))
+    tokenizer, other = Tokenizer(tokenizer.backend, 64), int(vocabulary.ordinary[7])
+    token = tokenizer.backend.id_to_token(other)
+    for named in (token, {"content": token, "lstrip": True}):  # what tokenizer_config.json says goes first
+        tokenizer.config["mask_token"] = named
+        assert vocabulary_of(tokenizer).mask == other
+        assert vocabulary_of(tokenizer).special[other]
+
+
+def test_no_mask_token():
+    backend = Backend(WordLevel({"<unk>": 0, "one": 1, "two": 2}, unk_token="<unk>"))
+    with pytest.raises(ValueError, match=r"has no mask token, \[MASK\] or <mask>: take a model that has one"):
+        vocabulary_of(Tokenizer(backend, 8))
 
 
 # ---------------------------------------------------------------- pairs

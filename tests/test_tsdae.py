@@ -254,7 +254,7 @@ def test_the_decoder_is_no_part_of_the_model(folder):
     assert [type(module).__name__ for module in model.stack] == ["BertEncoder", "Pooling"]
     assert isinstance(model.stack[1], Pooling)
     saved = torch.load("run/checkpoint-24/training.pt", weights_only=True)["losses"]
-    assert {"0.decoder.bias", "0.decoder.layers.1.value.weight"} <= saved.keys()
+    assert {"0.decoder.head.bias", "0.decoder.layers.1.value.weight"} <= saved.keys()
 
 
 @pytest.mark.slow
@@ -322,6 +322,6 @@ def test_a_checkpoint_lends_its_head(folder):
     run("train.max_steps=12", "train.lr=1e-12")
     saved = torch.load("run/checkpoint-12/training.pt", weights_only=True)["losses"]
     state = load_file("checkpoint/model.safetensors")
-    torch.testing.assert_close(saved["0.decoder.transform.weight"], state["cls.predictions.transform.dense.weight"])
-    assert saved["0.decoder.bias"].abs().max() > 1e-3
-    torch.testing.assert_close(saved["0.decoder.bias"], state["cls.predictions.bias"])
+    torch.testing.assert_close(saved["0.decoder.head.dense.weight"], state["cls.predictions.transform.dense.weight"])
+    assert saved["0.decoder.head.bias"].abs().max() > 1e-3
+    torch.testing.assert_close(saved["0.decoder.head.bias"], state["cls.predictions.bias"])

@@ -1,8 +1,10 @@
-"""What changes in a data set from epoch to epoch: words that are deleted, pairs that are drawn.
+"""What changes in a data set from epoch to epoch: words that are deleted or masked, pairs that are drawn.
 
 Each is a function of (seed, epoch, row). It does not depend on the batch, the rank or the order in which rows come, so
 a resumed run, and a run with more ranks, sees the same.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from minist.data.tokenizer import Tokenizer
 SENTENCEPIECE = ("▁",)  # stands for the space before a word
 BYTE_LEVEL = ("Ġ", "Ċ", "ĉ")  # space, line end, tab
 UNKNOWN = ("[UNK]", "<unk>")
+MASKS = ("[MASK]", "<mask>")
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -48,15 +51,21 @@ def delete_words(
     """
     number("the ratio of deleted words", ratio, 0, 1)
     ids, texts = packed.input_ids, packed.text_ids
-    fixed = special[ids] | (packed.position_ids < packed.prompt_lengths[texts])
-    first = packed.position_ids == 0
-    first[1:] |= fixed[:-1]  # what follows a prompt or [CLS] starts a word, whatever token it is
-    starts = ~fixed & (starts_word[ids] | first)
+    fixed, starts = _find_words(packed, starts_word, special)
     stays = _words_that_stay(texts[starts], rows, ratio, seed, epoch)
     keep = fixed.clone()
     keep[~fixed] = stays[(starts.cumsum(0) - 1)[~fixed]]  # starts so far, less one: the number of a token's word
     lengths = texts[keep].bincount(minlength=packed.n)
     return Packed.of(ids[keep], lengths, packed.token_type_ids[keep], packed.prompt_lengths)
+
+
+def _find_words(packed: Packed, starts_word: Tensor, special: Tensor) -> tuple[Tensor, Tensor]:
+    """Which tokens are special or of a prompt, and which of the others start a word, [T] bool each."""
+    ids = packed.input_ids
+    fixed = special[ids] | (packed.position_ids < packed.prompt_lengths[packed.text_ids])
+    first = packed.position_ids == 0
+    first[1:] |= fixed[:-1]  # what follows a prompt or [CLS] starts a word, whatever token it is
+    return fixed, ~fixed & (starts_word[ids] | first)
 
 
 def _words_that_stay(texts: Tensor, rows: Tensor, ratio: float, seed: int, epoch: int) -> Tensor:
@@ -86,6 +95,50 @@ def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     unknown = {vocabulary.get(token) for token in UNKNOWN}  # stand for a word, and go like one
     special[sorted(tokenizer.special_ids - unknown)] = True
     return starts, special
+
+
+class Vocabulary(NamedTuple):
+    """What mask_words must know of it."""
+
+    starts_word: Tensor  # [V] bool
+    special: Tensor  # [V] bool; the unknown token too, of which there is nothing to learn
+    ordinary: Tensor  # [O] ids, all others
+    mask: int
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """ValueError for a tokenizer without a mask token."""
+    known, own = tokenizer.backend.get_vocab(), tokenizer.config.get("mask_token")
+    names = (own.get("content") if type(own) is dict else own, *MASKS)  # a table describes it
+    mask = next((known[token] for token in names if token in known), None)
+    if mask is None:
+        raise ValueError(f"the tokenizer has no mask token, {' or '.join(MASKS)}: take a model that has one")
+    starts_word, special = word_starts(tokenizer)
+    special[[mask, *tokenizer.special_ids]] = True
+    ordinary = torch.tensor(sorted(i for i in known.values() if not special[i]))
+    return Vocabulary(starts_word, special, ordinary, mask)
+
+
+def mask_words(
+    packed: Packed, rows: Tensor, vocabulary: Vocabulary, ratio: float, whole_words: bool, seed: int, epoch: int
+) -> tuple[Packed, Packed]:
+    """Choose each word with probability `ratio`, to be guessed: BERT's task, ratio 0.15 (arXiv:1810.04805).
+
+    Gives the texts, where of the chosen tokens 80% are the mask, 10% a random other, and 10% as they were; and the
+    targets, the same texts with the ids of chosen tokens and -1 for all others. A word is chosen with all its tokens,
+    or each by itself if not `whole_words`; none that is special or of a prompt. In the mean a text has the share
+    `ratio` chosen, a short one may have none. `rows` [N] are the texts' row numbers in the data set. On the CPU."""
+    ids, pieces = packed.input_ids, vocabulary.starts_word | (not whole_words)
+    fixed, starts = _find_words(packed, pieces, vocabulary.special)
+    places = 3 * packed.position_ids.numpy()[:, None] + np.arange(3) + 2**32  # far from the draws of delete_words
+    draws = torch.from_numpy(uniform(seed, epoch, rows[packed.text_ids].numpy()[:, None], places))  # [T, 3]
+    chosen = ~fixed
+    chosen[~fixed] = (draws[starts, 0] < ratio)[(starts.cumsum(0) - 1)[~fixed]]  # a word goes by its first token's draw
+    others = vocabulary.ordinary[(draws[:, 2] * len(vocabulary.ordinary)).long()]
+    masked = torch.where(draws[:, 1] >= 0.9, others, ids)  # any token may be wrong: the model must look at all of them
+    masked = masked.masked_fill(draws[:, 1] < 0.8, vocabulary.mask)
+    hidden, targets = torch.where(chosen, masked, ids), torch.where(chosen, ids, -1)
+    return packed._replace(input_ids=hidden), packed._replace(input_ids=targets)
 
 
 def draw_pairs(n: int, ratio: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:

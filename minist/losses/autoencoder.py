@@ -10,7 +10,7 @@ from torch import Tensor
 from minist.batch import Batch
 from minist.data.packed import Packed
 from minist.losses.base import Loss, check_columns
-from minist.modules.decoder import HEADS, Decodable, Decoder
+from minist.modules.decoder import DECODABLE, Decodable, Decoder
 
 
 class DenoisingAutoEncoderLoss(Loss):
@@ -36,11 +36,9 @@ class DenoisingAutoEncoderLoss(Loss):
             raise ValueError("DenoisingAutoEncoderLoss takes two columns of one route: give both the same role")
         encoder = model.stack.reader(roles[0])
         if not isinstance(encoder, Decodable):
-            kinds = f"which must be {', '.join(HEADS)}; this model has a {type(encoder).__name__}"
+            kinds = f"which must be {', '.join(DECODABLE)}; this model has a {type(encoder).__name__}"
             raise ValueError(f"DenoisingAutoEncoderLoss makes its decoder of the encoder, {kinds}")
-        self.decoder = Decoder(encoder, model.width, self.tie_encoder_decoder).to(model.device)
-        if f"{HEADS[encoder.model_type][0]}.weight" in checkpoint:  # of a masked language model, which scores words
-            self.decoder.load_head(checkpoint, encoder.model_type)
+        self.decoder = Decoder(encoder, model.width, self.tie_encoder_decoder, checkpoint).to(model.device)
 
     def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
         check_columns(self, embeddings, batch, 2, 2)

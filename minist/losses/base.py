@@ -25,6 +25,7 @@ class Loss(nn.Module):
     negatives: int | None = 0  # texts of other rows that a query is paired with in each step; None: all that there are
     guide = ""  # whose embeddings it reads in batch.guide: "guide" or "teacher", as the config's tables are called
     over_tokens = False
+    mask_ratio, whole_words = 0.0, True  # the share of tokens that are hidden from the model, see MaskedLMLoss
     seed = 0  # of all that it draws; a run sets its own
 
     def set_seed(self, seed: int) -> None:

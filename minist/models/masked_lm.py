@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from minist.checks import listing
 from minist.encoders.encoder import Encoder
 from minist.models.cross_encoder import encoder_config
 from minist.models.device import find_device
@@ -41,9 +42,12 @@ class MaskedLM(TextModel):
     ) -> None:
         """As TextModel. An encoder without a head gets a new one, drawn by torch's seed, and a warning says so."""
         content = find_content(source, revision, token)
+        if content.stack.router:
+            raise ValueError(f"a MaskedLM has one encoder, the model has the routes {listing(content.stack.paths)}")
         if content.stack.gives != "words":
             reader: Any = content.stack.reader()
-            content = content_of(Stack([reader, words_head(reader)]), content.tokenizer)
+            own = next((part for part in content.stack if isinstance(part, MaskedLMHead)), None)  # a sparse model's
+            content = content_of(Stack([reader, own or words_head(reader)]), content.tokenizer)
         device = device if content is source else find_device(device)
         super().__init__(content, device=device, dtype=dtype, keep_layers=keep_layers)
 

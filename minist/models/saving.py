@@ -28,6 +28,8 @@ def save_folder(content: Content, folder: Path) -> None:
 
 def write_folder(content: Content, folder: Path) -> None:
     """Write the files of a model into a folder that exists."""
+    if content.stack.gives == "words":  # a plain checkpoint, with which models of all kinds may begin
+        return _save_part(content.stack.reader(), folder, content)
     entries = []
     for i, module in enumerate(module for module in list[Any](content.stack) if not module.within):
         package, name = class_of(module, content)

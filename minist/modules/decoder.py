@@ -6,12 +6,13 @@ Each of its layers is one of the encoder's, whose tokens see only those before t
 
     self-attention (causal) -> cross-attention to the embedding -> perceptron
 
-The last vectors are turned once more and compared with the embeddings of all words. Only cross-attention and that last
-turn are new weights.
+A masked language model's head compares the last vectors with the embeddings of all words. Only cross-attention and that
+head are new weights.
 """
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import asdict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,19 +20,13 @@ from torch import Tensor, nn
 from minist.data.packed import Packed
 from minist.encoders.bert import BertEncoder, BertLayer
 from minist.encoders.distilbert import DistilBertEncoder
+from minist.encoders.families import ENCODERS
 from minist.encoders.roberta import RobertaEncoder
 from minist.encoders.weights import initialize
-from minist.module import checked
+from minist.modules.masked_lm_head import MaskedLMHead
 
 Decodable = BertEncoder | RobertaEncoder | DistilBertEncoder  # those with BERT's layer
-
-# model_type -> the modules of a masked language model's checkpoint that score words: transform, norm, bias
-HEADS = {
-    "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"),
-    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head"),
-    "xlm-roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head"),
-    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
-}
+DECODABLE = [name for name, family in ENCODERS.items() if issubclass(family, Decodable)]
 
 
 class DecoderLayer(nn.Module):
@@ -58,26 +53,21 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Scores of each text's next token, from its embedding and its tokens so far."""
 
-    def __init__(self, encoder: Decodable, embedding_width: int, tied: bool) -> None:
-        """`tied`: layers and word embeddings are the encoder's, and are trained with it; else they are a copy."""
+    def __init__(
+        self, encoder: Decodable, embedding_width: int, tied: bool, checkpoint: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """`tied`: layers and word embeddings are the encoder's, and are trained with it; else they are a copy. If
+        `checkpoint` has the head of a masked language model, it is the start of this one's."""
         super().__init__()
         width, first = encoder.width, encoder.layers[0]
         assert isinstance(first, BertLayer)
         eps = first.output_norm.eps
         self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, eps) for _ in encoder.layers)
-        self.transform, self.act, self.norm = nn.Linear(width, width), first.act, nn.LayerNorm(width, eps=eps)
+        self.head = MaskedLMHead({"model_type": encoder.model_type} | asdict(encoder.config))
         initialize(self, encoder.config.initializer_range)  # as BERT draws its own
-        self.bias = nn.Parameter(encoder.embeddings.word.weight.new_zeros(encoder.config.vocab_size))
+        if checkpoint and self.head.is_in(checkpoint):
+            self.head.fill(checkpoint)
         self.own = None if tied else deepcopy(encoder).train()  # the model may not be in training yet
-
-    def load_head(self, state: Mapping[str, Tensor], model_type: str) -> None:
-        """Begin with what the checkpoint `state` learned as a masked language model."""
-        transform, norm, bias = HEADS[model_type]
-        names = {f"transform.{kind}": f"{transform}.{kind}" for kind in ("weight", "bias")}
-        names |= {f"norm.{kind}": f"{norm}.{kind}" for kind in ("weight", "bias")} | {"bias": f"{bias}.bias"}
-        for ours, theirs in names.items():
-            parameter = self.get_parameter(ours)
-            parameter.data.copy_(checked(state, theirs, tuple(parameter.shape)))
 
     def forward(self, encoder: Decodable, packed: Packed, embeddings: Tensor) -> Tensor:
         """Texts so far, embeddings [N, D'] -> scores [T, V]. `encoder` is the one that this decoder was made of."""
@@ -85,5 +75,4 @@ class Decoder(nn.Module):
         x = body.embeddings(packed)
         for look, layer in zip(self.layers, body.layers, strict=True):
             x = body.run_layer(look, x, packed, layer, embeddings)
-        x = self.norm(self.act(self.transform(x)))
-        return F.linear(x, body.embeddings.word.weight, self.bias)  # a word's score is its likeness to x
+        return F.linear(self.head.transform(x), body.embeddings.word.weight, self.head.bias)  # a score is a likeness

@@ -8,7 +8,7 @@ arXiv:1810.04805). SPLADE makes a text's words of these scores, see splade.py, T
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Form(NamedTuple):
     dense: str
     norm: str
     decoder: str  # its weight is the encoder's, unless config.json says otherwise
-    biases: tuple[str, ...]  # the first that is there
+    biases: tuple[str, ...]  # the first that is there; the last, where the decoder's weight is its own too
 
 
 BERT = "cls.predictions"
@@ -68,6 +68,7 @@ class MaskedLMHead(Module):
         self.norm = nn.LayerNorm(width, eps=eps, bias=not modern or bool(config.get("norm_bias", False)))
         self.bias = nn.Parameter(torch.zeros(self.out_width))
         tied = config.get("tie_word_embeddings", True)
+        self.biases = self.form.biases if tied else self.form.biases[::-1]
         self.decoder = None if tied else nn.Parameter(torch.zeros(self.out_width, width))
         self.words: tuple[nn.Embedding, ...] = ()  # in a tuple: the encoder's weights are not among its own
 
@@ -86,7 +87,7 @@ class MaskedLMHead(Module):
         """Our parameters -> theirs in a checkpoint."""
         layers = {"dense": self.form.dense, "norm": self.form.norm}
         names = {f"{ours}.{kind}": f"{name}.{kind}" for ours, name in layers.items() for kind in ("weight", "bias")}
-        names |= {"bias": self.form.biases[0], "decoder": f"{self.form.decoder}.weight"}
+        names |= {"bias": self.biases[0], "decoder": f"{self.form.decoder}.weight"}
         return {ours: names[ours] for ours, _ in self.named_parameters()}
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -97,12 +98,15 @@ class MaskedLMHead(Module):
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "MaskedLMHead":
         with unfilled():
             head = cls(config)
-        state, names = modernize(weights, ""), head.names()
-        names["bias"] = next((name for name in head.form.biases if name in state), names["bias"])
-        shapes = {ours: tuple(parameter.shape) for ours, parameter in head.named_parameters()}
-        found = {ours: checked(state, theirs, shapes[ours]) for ours, theirs in names.items()}
-        head.load_state_dict(found, assign=True)
-        return head
+        return head.fill(modernize(weights, ""))
+
+    def fill(self, weights: Mapping[str, Tensor]) -> Self:
+        """Take all parameters from a checkpoint, as float32; the encoder's are in it too. ValueError as of Module."""
+        names, parameters = self.names(), dict(self.named_parameters())
+        names["bias"] = next((name for name in self.biases if name in weights), names["bias"])
+        found = {ours: checked(weights, theirs, tuple(parameters[ours].shape)) for ours, theirs in names.items()}
+        self.load_state_dict(found, assign=True)  # on the meta device there is no memory to copy to
+        return self
 
     def is_in(self, weights: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint with these weights has such a head."""
@@ -110,4 +114,5 @@ class MaskedLMHead(Module):
 
     def draw(self, std: float) -> None:
         """New weights, as BERT draws them, that depend on torch's seed alone."""
-        initialize(self, std, torch.Generator().manual_seed(torch.initial_seed()))
+        # + 1: the encoder's words may have been drawn by the seed itself, and `dense` would be the first of them
+        initialize(self, std, torch.Generator().manual_seed(torch.initial_seed() + 1))

@@ -11,7 +11,8 @@ from minist.checks import listing, pick
 from minist.data.dataset import ColumnSpec, Dataset, dataset_folder, prepare_dataset
 from minist.data.prompts import resolve_prompts
 from minist.data.tokenizer import Tokenizer
-from minist.losses import cross_encoder
+from minist.data.transforms import vocabulary_of
+from minist.losses import cross_encoder, masked_lm
 from minist.losses.base import Loss
 from minist.models import open_model
 from minist.models.text_model import TextModel
@@ -28,7 +29,8 @@ ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
 
 
-SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder}  # what a model gives -> the losses of it
+# what a model gives -> the losses of it
+SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": masked_lm}
 
 
 def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:
@@ -78,6 +80,8 @@ def make_rows(
         if not same and entry.kind == "data":  # a loss that nothing trains has no weights
             loss.attach(model, found.roles, plain_weights(config.model) if loss.over_tokens else {})
         found.check(loss, model, config.train.batch_size)
+        if loss.mask_ratio:
+            found.masking = (vocabulary_of(model.tokenizer), loss.mask_ratio, loss.whole_words)
     return found
 
 
@@ -168,7 +172,7 @@ def make_evaluation(
     pairs = zip(config.data, tasks, strict=True)
     same = next((task for other, task in pairs if other.loss == entry.loss), None)
     loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed, model).to(model.device)
-    if not same and (loss.over_tokens or list(loss.parameters())):
+    if not same and ((loss.over_tokens and not loss.mask_ratio) or list(loss.parameters())):
         hint = "which nothing would train: write the loss as a [[data]] entry has it, and it is that one"
         raise ValueError(f"config: {entry.loss['name']} in {entry.where} has weights of its own, {hint}")
     rows = make_rows(config, entry, loss, model, guides, same)

@@ -13,7 +13,7 @@ from minist.batch import Batch
 from minist.data.batches import Place, balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
-from minist.data.transforms import delete_words, draw_pairs, word_starts
+from minist.data.transforms import Vocabulary, delete_words, draw_pairs, mask_words, word_starts
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.training.guide import Guide
@@ -35,6 +35,7 @@ class TrainingRows:
         self.roles = tuple(({PARTNER: roles.get(dataset.names[0])} | dict(roles)).get(name) for name in self.names)
         self.guide: Guide | None = None
         self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}  # column -> share, and what tells words apart
+        self.masking: tuple[Vocabulary, float, bool] | None = None  # of the one column, see mask_words
         self._drawn = lru_cache(maxsize=1)(lambda epoch: draw_pairs(len(dataset), pairs, seed, epoch))
 
     def delete_words(self, column: str, ratio: float, model: TextModel) -> None:
@@ -60,6 +61,9 @@ class TrainingRows:
             # by the number of the text and not of the row: a cell may be a list of texts
             texts = self.dataset.columns[self.dataset.names.index(name)].texts(rows)
             columns[name] = delete_words(columns[name], texts, starts, special, ratio, self.seed, epoch)
+        if self.masking:
+            (texts,), numbers = columns.values(), self.dataset.columns[0].texts(rows)
+            return mask_words(texts, numbers, *self.masking, self.seed, epoch)  # and what stood there, a second column
         return tuple(columns.values())
 
     def _counts_and_labels(self, rows: Tensor, epoch: int) -> tuple[tuple[Tensor | None, ...], Tensor | None]:

@@ -11,7 +11,6 @@ from sentence_transformers.sentence_transformer.losses import DenoisingAutoEncod
 from minist.encoders.weights import checkpoint_names
 from minist.losses import DenoisingAutoEncoderLoss
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.modules.decoder import HEADS
 from minist.training.config import ModelConfig
 from minist.training.start import plain_weights
 
@@ -26,7 +25,7 @@ def tokens(model, texts):
     return {key: value for key, value in model.tokenize(texts).items() if torch.is_tensor(value)}
 
 
-def counterparts(decoder, real, model_type):
+def counterparts(decoder, real):
     """Our parameters of the decoder, with theirs: those that are new, and the copied ones where it has some."""
     base = real.get_submodule(real.base_model_prefix)
     for i, look in enumerate(decoder.layers):
@@ -34,10 +33,8 @@ def counterparts(decoder, real, model_type):
             for kind in ("weight", "bias"):
                 other = base.get_parameter(f"encoder.layer.{i}.crossattention.{theirs}.{kind}")
                 yield look.get_parameter(f"{ours}.{kind}"), [other]
-    for ours, theirs in zip(("transform", "norm"), HEADS[model_type][:2], strict=True):
-        for kind in ("weight", "bias"):
-            yield decoder.get_parameter(f"{ours}.{kind}"), [real.get_parameter(f"{theirs}.{kind}")]
-    yield decoder.bias, [real.get_parameter(f"{HEADS[model_type][2]}.bias")]
+    for ours, theirs in decoder.head.names().items():
+        yield decoder.head.get_parameter(ours), [real.get_parameter(theirs)]
     if decoder.own is not None:
         yield from of_encoder(decoder.own, base)
 
@@ -59,10 +56,10 @@ def test_value_and_gradients(name, tied):
     model.eval()
     loss.eval()
     encoder = model.stack[0]
-    head = loss.decoder.transform.weight.clone()
-    pairs = list(counterparts(loss.decoder, real.decoder, encoder.model_type))
+    head, name_of_dense = loss.decoder.head.dense.weight.clone(), loss.decoder.head.names()["dense.weight"]
+    pairs = list(counterparts(loss.decoder, real.decoder))
     if name.endswith("_mlm"):
-        assert torch.equal(head, real.decoder.get_parameter(f"{HEADS[encoder.model_type][0]}.weight"))
+        assert torch.equal(head, real.decoder.get_parameter(name_of_dense))
     for ours, theirs in pairs:
         if ours.ndim == 1:  # new norms and biases are ones and zeros: others tell more
             for p in theirs:

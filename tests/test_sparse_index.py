@@ -152,7 +152,7 @@ def look(tensors):  # in the merging, at what is largest
     return cat(tensors)
 def blocks():
     words, rows = torch.arange(200).repeat(2000), torch.arange(2000).repeat_interleave(200)
-    for _ in range(16):
+    for _ in range(24):
         yield torch.sparse_coo_tensor(torch.stack([rows, words]), torch.ones(400_000), (2000, 256)).coalesce()
 torch.cat = look
 sparse_index.SparseIndex(256, "abc").save("a", blocks())
@@ -162,12 +162,12 @@ print(max(used) - used[1])
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a process has in memory")
 def test_built_in_bounded_memory(tmp_path):
-    """Of 50 MB of postings those of a few blocks are in memory at any time; pages of files are not counted."""
+    """Of 75 MB of postings those of a few blocks are in memory at any time; pages of files are not counted."""
     known = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1000000"}  # what is freed is given back
     done = subprocess.run([sys.executable, "-c", BUILD], cwd=tmp_path, env=known, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a/weights.npy").stat().st_size > 25e6
-    assert float(done.stdout) < 20, "MB"
+    assert (tmp_path / "a/weights.npy").stat().st_size > 37e6
+    assert float(done.stdout) < 30, "MB"
 
 
 def test_another_model(tmp_path):

@@ -94,7 +94,7 @@ class EmbeddingFile:
         for file in self.folder.glob("*.done"):
             with suppress(ValueError, KeyError, TypeError, OSError):  # of a record that is damaged itself
                 record = read_json(file)
-                if zlib.crc32(self._get(file.stem, record)) == record["crc"]:
+                if zlib.crc32(self._get(file.stem, record), record["rows"]) == record["crc"]:
                     continue
             file.unlink()  # its block is made again
 
@@ -111,7 +111,8 @@ class EmbeddingFile:
         content = self._content(rows)
         self._put(block, first, content)
         with complete_file(self.folder / f"{block}.done") as partial:
-            write_json(partial, {"first": first, "rows": len(rows), "cut": cut, "crc": zlib.crc32(content)})
+            checksum = zlib.crc32(content, len(rows))  # begun with their number, so that it holds for this number alone
+            write_json(partial, {"first": first, "rows": len(rows), "cut": cut, "crc": checksum})
 
     def _content(self, rows: Any) -> bytes:
         assert rows.dtype == self.dtype and rows.shape[1] == self.width

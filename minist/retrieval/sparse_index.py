@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minist.checks import number, whole
@@ -66,25 +67,24 @@ class SparseIndex:
         self.postings = merge(parts, None)
 
     def save(self, folder: str | Path, more: Iterable[Tensor] = ()) -> None:
-        """Write the index, and the documents of the blocks `more` after its own, of which one at a time is in memory.
-        ValueError where something of that name is there already."""
+        """Write the index and after it `more` documents, of which one block is in memory. ValueError for a name taken."""
         if Path(folder).exists():
             raise ValueError(f"{folder} is there already: save the index under another name")
         size, parts = self.size, [self.postings]
         with complete_folder(Path(folder)) as partial:
             for block in more:
-                parts.append(merge([self._part(block, size)], partial / f"part-{len(parts)}"))
+                (folder_of_part := partial / "parts" / f"{len(parts)}").mkdir(parents=True)
+                parts.append(merge([self._part(block, size)], folder_of_part))
                 size += len(block)
             merge(parts, partial)
-            for part in partial.glob("part-*"):
-                shutil.rmtree(part)
+            shutil.rmtree(partial / "parts", ignore_errors=True)  # there are none without `more`
             write_json(partial / "index.json", {"model": self.model, "size": size})
 
     def _part(self, block: Tensor, first: int) -> Postings:
         """Of a block [n, V] whose documents are numbered from `first` on."""
         rows, words = (block := self._checked(block)).indices()
         order = words.argsort(stable=True)  # so within each word the documents stay in order
-        starts = running(torch.bincount(words, minlength=self.width))
+        starts = F.pad(torch.bincount(words, minlength=self.width).cumsum(0), (1, 0))
         return starts, (rows[order] + first).int(), block.values()[order].float()
 
     def _checked(self, embeddings: Tensor) -> Tensor:
@@ -94,9 +94,8 @@ class SparseIndex:
     def search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Scores [Q, k] float32 and numbers [Q, k] of the best documents for queries [Q, V], sparse.
 
-        Best first, and of equal scores the lower number first; k is the smaller of `top_k` and the number of
-        documents. It is what the product of all would give: a document that shares no word has the score 0, which
-        comes where too few are above, and goes before what is negative. NaN comes last, as minus infinity."""
+        Best first, of equal scores the lower number first; k is `top_k`, or all. As a product of all would rank them:
+        documents that share no word have the score 0, before negative ones. NaN comes last, as minus infinity."""
         queries, k = self._checked(queries), min(whole("top_k", top_k, 1), self.size)
         scores, rows = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.long)
         counts = torch.bincount(queries.indices()[0], minlength=len(queries)).tolist()
@@ -106,26 +105,29 @@ class SparseIndex:
             for word, weight in zip(words.tolist(), weights.tolist(), strict=True):
                 place = slice(*self.postings[0][word : word + 2].tolist())
                 found.index_add_(0, self.postings[1][place], self.postings[2][place], alpha=weight)
-            rows[i] = best(found.nan_to_num_(float("-inf"), float("inf"), float("-inf")), k)
+            found.nan_to_num_(float("-inf"), float("inf"), float("-inf"))
+            rows[i] = torch.from_numpy(best(found.numpy(), k))
             scores[i] = found[rows[i]]
         return scores, rows
 
 
-def best(scores: Tensor, k: int) -> Tensor:
+def best(scores: np.ndarray, k: int) -> np.ndarray:
     """The numbers [k] of the largest of scores [N], best first, of equal ones the lower first."""
     # the best of k groups are k documents: no score below the least of them can be wanted, so few are sorted
-    of_groups = scores[: len(scores) // GROUP * GROUP].view(-1, GROUP).amax(1)
-    least = of_groups.topk(k).values[-1] if 0 < k <= len(of_groups) else torch.tensor(float("-inf"))
-    above = (scores > least).nonzero()[:, 0]
-    above = above[scores[above].argsort(descending=True, stable=True)[:k]]
-    return torch.cat([above, (scores == least).nonzero()[: k - len(above), 0]])
+    of_groups = scores[: len(scores) // GROUP * GROUP].reshape(GROUP, -1).max(0)  # across, as memory is read fastest
+    least = np.partition(of_groups, -k)[-k] if 0 < k <= len(of_groups) else -np.inf
+    above = np.flatnonzero(scores > least)
+    above = above[np.argsort(-scores[above], kind="stable")[:k]]
+    return np.concatenate([above, np.flatnonzero(scores == least)[: k - len(above)]])
 
 
 def merge(parts: Sequence[Postings], folder: Path | None) -> Postings:
     """One of several, each of later documents than the one before; in files of `folder`, or in memory."""
-    starts = running(sum((part[0].diff() for part in parts), torch.tensor(0)))
-    sizes = zip(TYPES, (len(starts), int(starts[-1]), int(starts[-1])), strict=True)
-    made = [torch.from_numpy(new_array(folder, name, count)) for name, count in sizes]
+    starts, made = F.pad(sum((part[0].diff() for part in parts), torch.tensor(0)).cumsum(0), (1, 0)), []
+    for (name, dtype), size in zip(TYPES.items(), (len(starts), int(starts[-1]), int(starts[-1])), strict=True):
+        file = folder and folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(file, "w+", dtype, (size,)) if file else np.empty(size, dtype)
+        made.append(torch.from_numpy(array))
     made[0][:], first = starts, 0
     while first < len(starts) - 1:  # some words at a time, so that all is written in the order of the file
         last = max(first + 1, int(torch.searchsorted(starts, starts[first] + AT_ONCE, right=True)) - 1)
@@ -136,15 +138,3 @@ def merge(parts: Sequence[Postings], folder: Path | None) -> Postings:
             made[column][int(starts[first]) : int(starts[last])] = found[order]
         first = last
     return made
-
-
-def running(counts: Tensor) -> Tensor:
-    """Where each begins, and the last ends: [n] -> [n + 1]."""
-    return torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-
-
-def new_array(folder: Path | None, name: str, count: int) -> Any:
-    if folder is None:
-        return np.empty(count, TYPES[name])
-    folder.mkdir(exist_ok=True)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", TYPES[name], (count,))

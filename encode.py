@@ -210,7 +210,8 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
 
 def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
     layers = None if args.keep_layers is None else read_numbers(args.keep_layers)
-    model = open_model(folder, device=args.device or device, dtype=args.dtype, keep_layers=layers)
+    kind = "SparseEncoder" if args.output.suffix == ".npz" else ""  # a plain checkpoint does not say what it is for
+    model = open_model(folder, kind, device=args.device or device, dtype=args.dtype, keep_layers=layers)
     if args.max_length is not None:
         model.max_length = args.max_length
     if args.dtype == "auto" and rank == 0:

@@ -98,7 +98,7 @@ def test_the_number_of_the_folder_holds(here):
         ([], "a.safetensors", "--output is a.safetensors: of a model that gives sparse, end in .npz, .jsonl"),
         ([], "a.txt", "must be a file, and end in .npy, .safetensors, .jsonl, .npz"),
         (["--model", DENSE, "--max-active-dims", "5"], "a.npy", "--max-active-dims is for sparse embeddings, but"),
-        (["--model", DENSE], "a.npz", "--output is a.npz: of a model that gives embeddings, end in .npy"),
+        (["--model", DENSE], "a.npz", "dense is no sparse model: open it with SentenceTransformer"),
     ],
 )
 def test_refused_in_one_line(here, arguments, output, message):
@@ -114,8 +114,8 @@ def test_refused_in_one_line(here, arguments, output, message):
 
 @pytest.fixture
 def many(here):
-    """Texts for several blocks, the last one not full."""
-    texts = [f"{text} {i}" for i, text in enumerate(sentences(2 * BLOCK_TEXTS + 77, seed=9))]
+    """Texts for two blocks, the second not full."""
+    texts = [f"{text} {i}" for i, text in enumerate(sentences(BLOCK_TEXTS + 77, seed=9))]
     Path("t.txt").write_text("".join(text + "\n" for text in texts))
     return texts
 

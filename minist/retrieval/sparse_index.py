@@ -67,7 +67,7 @@ class SparseIndex:
         self.postings = merge(parts, None)
 
     def save(self, folder: str | Path, more: Iterable[Tensor] = ()) -> None:
-        """Write the index and after it `more` documents, of which one block is in memory. ValueError for a name taken."""
+        """Write the index, and after it `more` documents, a block of them in memory. ValueError for a taken name."""
         if Path(folder).exists():
             raise ValueError(f"{folder} is there already: save the index under another name")
         size, parts = self.size, [self.postings]

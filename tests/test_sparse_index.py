@@ -160,6 +160,7 @@ print(max(used) - used[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a process has in memory")
 def test_built_in_bounded_memory(tmp_path):
     """Of 75 MB of postings those of a few blocks are in memory at any time; pages of files are not counted."""

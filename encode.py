@@ -4,11 +4,14 @@ pairs of texts, two columns, by a cross-encoder.
 python encode.py --model DIR corpus.txt --output corpus.npy
 zcat a.gz | python encode.py --model DIR - --output a.npy
 torchrun --nproc_per_node=4 encode.py --model DIR a.jsonl.gz b.jsonl.gz --field text --output corpus.npy
+python encode.py --model SPARSE corpus.txt --output corpus.npz
 python encode.py --model RERANKER pairs.tsv --output scores.npy
 python encode.py --model RERANKER pairs.jsonl --column question --column answer --output scores.npy
 
 Scores are [pairs], with several labels [pairs, labels]. The two columns of a pair are found under usual names (query
 and document, sentence1 and sentence2, ..), or are the two that a table without a header has.
+
+Sparse embeddings are written to .npz, which scipy.sparse.load_npz reads as CSR, or to .jsonl, the weight of each token.
 
 Row i of the output belongs to text i + 1 of the inputs, in their order. Lines end at \\n (a \\r before it is
 dropped); an empty line is a text too. `np.load("corpus.npy", mmap_mode="r")` reads the result, [texts, dimensions].
@@ -32,17 +35,21 @@ from minist.checks import number, pick
 from minist.cli import run_command
 from minist.data.embedding_file import FORMATS, EmbeddingFile, block_name
 from minist.data.rows import READERS, is_unicode
+from minist.data.sparse_file import SPARSE_FORMATS, SparseFile
 from minist.data.texts import Text, Texts
 from minist.files import complete_file, read_npy
 from minist.models import open_model
 from minist.models.folder import holds_scores
 from minist.models.hub import find_model
+from minist.models.sparse_encoder import SparseEncoder, largest_weights
 from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
 
 RANGES = ".ranges.npy"  # ends the name of the file with the ranges of int8 codes, for the queries to come
-Embed = Callable[[list[Text]], tuple[np.ndarray, int]]  # texts -> their rows, and how many texts were cut
+FORMATS_OF = {"embeddings": FORMATS, "scores": FORMATS, "sparse": SPARSE_FORMATS}  # by what a model gives
+ENDINGS = (*FORMATS, *SPARSE_FORMATS[:1])
+Embed = Callable[[list[Text]], tuple[Any, int]]  # texts -> their rows, and how many texts were cut
 
 
 def parse() -> argparse.Namespace:
@@ -51,7 +58,7 @@ def parse() -> argparse.Namespace:
     add("input", nargs="+", help="UTF-8 text, jsonl, json, csv, tsv (or these with .gz), parquet; - is standard input")
     add("--model", required=True, help="a model folder, or a name on the Hugging Face hub")
     add("--revision", help="branch, tag or commit of a model on the hub")
-    add("--output", type=Path, required=True, help=f"the file to write: {', '.join(FORMATS)}")
+    add("--output", type=Path, required=True, help=f"the file to write: {', '.join(ENDINGS)}")
     column = parser.add_mutually_exclusive_group()
     column.add_argument("--column", "--field", action="append", help="the name of what holds the text; twice for pairs")
     column.add_argument("--column-number", type=int, action="append", dest="column", help="or its place, from 0")
@@ -66,6 +73,7 @@ def parse() -> argparse.Namespace:
     add("--keep-layers", help="only these layers of the encoder, the first is 0: 0,1,2")
     add("--normalize", action="store_true", help="scale each embedding to length one")
     add("--truncate-dim", type=int, help="keep only the first dimensions")
+    add("--max-active-dims", type=int, help="keep only so many weights of each sparse embedding, the largest")
     add("--precision", choices=PRECISIONS, default="float32", help="numbers to write; int8 and uint8 use --ranges")
     add("--ranges", type=Path, help=".npy [2, D] of an earlier int8 or uint8 output; else found and written beside it")
     add("--device", help="cpu, cuda, cuda:1 .. (default: the GPU if there is one)")
@@ -83,6 +91,7 @@ def encode(args: argparse.Namespace) -> None:
     texts = find_texts(args, folder, rank)
     check_output(args, texts, folder)
     model = load(args, folder, str(device) if world > 1 else None, rank)  # each process has a GPU of its own
+    active = check_kind(args, model)
     prompt = model.find_prompt(args.prompt_name, args.prompt, args.role)
     dim = model.out_width if args.truncate_dim is None else args.truncate_dim
     width = number("--truncate-dim", dim, 1, model.width)
@@ -90,8 +99,11 @@ def encode(args: argparse.Namespace) -> None:
 
     # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
-    kind = model.gives.removesuffix("s")  # embedding or score
+    kind = model.gives.removesuffix("s")  # embedding, score or sparse
     out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored], kind)
+    if active:
+        find = model.tokenizer.backend.id_to_token
+        out = SparseFile(args.output, [find(column) or f"[{column}]" for column in range(width)])
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
@@ -99,8 +111,10 @@ def encode(args: argparse.Namespace) -> None:
         return print(f"{args.output} is complete: --resume has nothing left to do")
     with progress_bar(total, "texts", "encoding", None if rank == 0 else False) as bar:
 
-        def embed(block: list[Text]) -> tuple[np.ndarray, int]:
+        def embed(block: list[Text]) -> tuple[Any, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
+            if active:
+                return (embeddings if active == width else largest_weights(embeddings, active)), cut
             kept = model.activation_fn(embeddings[:, :width])
             kept = F.normalize(kept, dim=-1) if args.normalize else kept  # after the cut, which shortens them
             return quantize(kept.numpy(), stored, ranges), cut
@@ -112,7 +126,7 @@ def encode(args: argparse.Namespace) -> None:
     cut = out.wait_for(blocks)
     finish(args, out, stored, rows)
     cut_note = f"{cut} cut at {model.tokenizer_for(args.role).max_length} tokens" if cut else "none cut"
-    what = f"{rows} texts, {width} dimensions" if kind == "embedding" else f"{rows} pairs, {width} scores of each"
+    what = f"{rows} pairs, {width} scores of each" if kind == "score" else f"{rows} texts, {width} dimensions"
     print(f"{what}, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
 
 
@@ -135,10 +149,7 @@ def find_texts(args: argparse.Namespace, folder: Path, rank: int) -> Texts:
     """The inputs with their columns, found where a cross-encoder needs two and none are given."""
     texts, of_pairs = Texts(tuple(map(Path, args.input)), tuple(args.column or ()), args.format), holds_scores(folder)
     if of_pairs:
-        for option in ("normalize", "truncate_dim", "ranges", "role"):
-            if vars(args)[option]:
-                raise ValueError(f"--{option.replace('_', '-')} is for embeddings, but {args.model} gives scores")
-        pick("--precision of scores", args.precision, {"float32": "as they are"})
+        refuse(args, ("normalize", "truncate_dim", "ranges", "role"), "embeddings", "scores")
         if not args.column:
             texts = replace(texts, columns=texts.pair_columns())
             header = "" if isinstance(texts.columns[0], str) else ", without a header: the first line is a pair too"
@@ -150,14 +161,37 @@ def find_texts(args: argparse.Namespace, folder: Path, rank: int) -> Texts:
     return texts
 
 
+def refuse(args: argparse.Namespace, options: Iterable[str], what: str, gives: str) -> None:
+    """ValueError where one of the `options`, which are for `what`, is given with a model that gives something else."""
+    for option in options:
+        if vars(args)[option] not in (None, False):
+            raise ValueError(f"--{option.replace('_', '-')} is for {what}, but {args.model} gives {gives}")
+    if "normalize" in options:
+        pick(f"--precision of {gives}", args.precision, {"float32": "as they are"})
+
+
+def check_kind(args: argparse.Namespace, model: TextModel) -> int:
+    """What does not go with what the model gives. Returns how many weights of a sparse embedding are kept, else 0."""
+    formats, kept = pick(f"what {args.model} gives", model.gives, FORMATS_OF), 0
+    if isinstance(model, SparseEncoder):
+        refuse(args, ("normalize", "truncate_dim", "ranges"), "dense embeddings", "sparse embeddings")
+        kept = model.kept_active(args.max_active_dims)
+    else:
+        refuse(args, ("max_active_dims",), "sparse embeddings", model.gives)
+    if args.output.suffix not in formats:
+        raise ValueError(f"--output is {args.output}: of a model that gives {model.gives}, end in {', '.join(formats)}")
+    return kept
+
+
 def check(args: argparse.Namespace, world: int) -> None:
     """What can be wrong before anything is loaded: a mistake should not cost the time that takes."""
     for value in map(str, [*args.input, *(args.column or ()), *vars(args).values()]):
         if not is_unicode(value):  # it could not be written to the settings, nor shown
             raise ValueError(f"{value!r} is not UTF-8 text: rename the file, or write it otherwise")
-    if args.output.suffix not in FORMATS or args.output.is_dir():
-        raise ValueError(f"--output is {args.output}: it must be a file, and end in {', '.join(FORMATS)}")
+    if args.output.suffix not in ENDINGS or args.output.is_dir():
+        raise ValueError(f"--output is {args.output}: it must be a file, and end in {', '.join(ENDINGS)}")
     number("--batch-tokens", args.batch_tokens, 0)
+    number("--max-active-dims", 1 if args.max_active_dims is None else args.max_active_dims, 1)
     if args.ranges and not needs_ranges(args.precision):
         raise ValueError(f"--ranges is for int8 and uint8, but --precision is {args.precision}")
     if "-" in args.input and (args.resume or world > 1):
@@ -176,7 +210,8 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
 
 def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
     layers = None if args.keep_layers is None else read_numbers(args.keep_layers)
-    model = open_model(folder, device=args.device or device, dtype=args.dtype, keep_layers=layers)
+    kind = "SparseEncoder" if args.output.suffix == ".npz" else ""  # a plain checkpoint does not say what it is for
+    model = open_model(folder, kind, device=args.device or device, dtype=args.dtype, keep_layers=layers)
     if args.max_length is not None:
         model.max_length = args.max_length
     if args.dtype == "auto" and rank == 0:
@@ -194,7 +229,7 @@ def read_numbers(text: str) -> list[int]:
 def settings(args: argparse.Namespace, folder: Path, prompt: str, ranges: np.ndarray | None) -> dict[str, Any]:
     """All that decides about the row of a text, to be compared at --resume. The number of processes does not."""
     same = ("role", "batch_tokens", "max_length", "dtype", "keep_layers", "normalize", "truncate_dim", "precision")
-    content = {name: value for name, value in vars(args).items() if name in same}
+    content = {name: value for name, value in vars(args).items() if name in (*same, "max_active_dims")}
     given = None if ranges is None else ranges.tolist()
     return content | {"prompt": prompt, "ranges": given} | stamps(sorted(folder.rglob("*")))
 
@@ -206,7 +241,7 @@ def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
 
 def finish(args: argparse.Namespace, out: EmbeddingFile, stored: str, rows: int) -> None:
     """Turn the stored rows into the result. Ranges of all rows are written beside it."""
-    if stored == args.precision and args.output.suffix != ".jsonl":
+    if out.kind == "sparse" or (stored == args.precision and args.output.suffix != ".jsonl"):
         return out.finish(rows)  # the rows are where they belong: only the header is missing
     codes: Iterable[np.ndarray] = out.read(rows)  # a generator: never all rows in memory
     if stored != args.precision:

@@ -91,16 +91,12 @@ class EmbeddingFile:
         self.stream.touch()
         for claim in self.folder.glob("*.claim"):
             claim.unlink()
-        with open(self.stream, "rb") as stream:
-            for file in self.folder.glob("*.done"):
-                with suppress(ValueError, KeyError, TypeError):  # of a record that is damaged itself
-                    record = read_json(file)
-                    size = record["rows"] * self.row_bytes
-                    stream.seek(HEADER + record["first"] * self.row_bytes)
-                    content = stream.read(size)
-                    if (len(content), zlib.crc32(content)) == (size, record["crc"]):
-                        continue
-                file.unlink()  # its block is made again
+        for file in self.folder.glob("*.done"):
+            with suppress(ValueError, KeyError, TypeError, OSError):  # of a record that is damaged itself
+                record = read_json(file)
+                if zlib.crc32(self._get(file.stem, record), record["rows"]) == record["crc"]:
+                    continue
+            file.unlink()  # its block is made again
 
     def claim(self, block: str) -> bool:
         """Whether this process is to make the block: nobody has, and nobody is about to."""
@@ -110,19 +106,32 @@ class EmbeddingFile:
                 return True
         return False
 
-    def write(self, block: str, first: int, rows: np.ndarray, cut: int) -> None:
-        """Put `rows` [n, width] at row number `first`; `cut` of their texts were cut."""
+    def write(self, block: str, first: int, rows: Any, cut: int) -> None:
+        """Keep `rows` [n, width], an array, of which the first is number `first`; `cut` of their texts were cut."""
+        content = self._content(rows)
+        self._put(block, first, content)
+        with complete_file(self.folder / f"{block}.done") as partial:
+            checksum = zlib.crc32(content, len(rows))  # begun with their number, so that it holds for this number alone
+            write_json(partial, {"first": first, "rows": len(rows), "cut": cut, "crc": checksum})
+
+    def _content(self, rows: Any) -> bytes:
         assert rows.dtype == self.dtype and rows.shape[1] == self.width
-        content = rows.tobytes()
+        return bytes(rows.tobytes())
+
+    def _put(self, block: str, first: int, content: bytes) -> None:
         with open(self.stream, "r+b") as stream:  # not "ab": blocks come in any order, and leave holes for others
             stream.seek(HEADER + first * self.row_bytes)
             stream.write(content)
-        with complete_file(self.folder / f"{block}.done") as partial:
-            write_json(partial, {"first": first, "rows": len(rows), "cut": cut, "crc": zlib.crc32(content)})
+
+    def _get(self, block: str, record: dict[str, Any]) -> bytes:
+        """What was put for a block that is done."""
+        with open(self.stream, "rb") as stream:
+            stream.seek(HEADER + record["first"] * self.row_bytes)
+            return stream.read(record["rows"] * self.row_bytes)
 
     def wait_for(self, blocks: Sequence[str]) -> int:
         """Until all are done, by whomever; the number of texts that were cut."""
-        cut = 0
+        self.blocks, cut = blocks, 0
         for record in (self.folder / f"{block}.done" for block in blocks):
             while not record.exists():
                 time.sleep(POLL)

@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from minist.checks import pick
+from minist.retrieval.sparse_index import SparseIndex
 from minist.similarity import Similarity, similarity
 
 T = TypeVar("T")
@@ -18,9 +20,28 @@ def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str 
     Best first, and of equal scores the lower row first; k is the smaller of `top_k` and M. A score that is NaN, since
     an embedding is, comes last, as minus infinity.
     """
+    if documents.is_sparse:
+        return search_sparse(queries, documents, top_k, similarity_name)
     score = similarity(similarity_name)
     blocks = [search_block(part, documents, top_k, score, DOCUMENTS) for part in queries.split(QUERIES)]
     return torch.cat([s for s, _ in blocks]), torch.cat([rows for _, rows in blocks])
+
+
+def search_sparse(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str) -> tuple[Tensor, Tensor]:
+    """The same of sparse embeddings, by dot product or cosine, with an index made for the occasion."""
+    pick("similarity of a search among sparse embeddings", similarity_name, {"dot": "", "cosine": ""})
+    if similarity_name == "cosine":
+        queries, documents = sparse_unit(queries), sparse_unit(documents)
+    index = SparseIndex(documents.shape[1], "")
+    index.add([documents])
+    return index.search(queries, top_k)
+
+
+def sparse_unit(x: Tensor) -> Tensor:
+    """x / |x| of each row of a coalesced sparse [N, V]; a row of zeros stays one."""
+    rows, squares = x.indices()[0], x.values().square()
+    lengths = torch.zeros(len(x), dtype=squares.dtype).index_add_(0, rows, squares).sqrt()
+    return torch.sparse_coo_tensor(x.indices(), x.values() / lengths[rows], x.shape, check_invariants=False).coalesce()
 
 
 def search_block(

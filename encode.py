@@ -41,7 +41,7 @@ from minist.files import complete_file, read_npy
 from minist.models import open_model
 from minist.models.folder import holds_scores
 from minist.models.hub import find_model
-from minist.models.sparse_encoder import SparseEncoder, largest_weights
+from minist.models.sparse_encoder import SparseEncoder
 from minist.models.text_model import TextModel
 from minist.progress import Update, progress_bar
 from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ranges, quantize, quantized_width
@@ -91,19 +91,15 @@ def encode(args: argparse.Namespace) -> None:
     texts = find_texts(args, folder, rank)
     check_output(args, texts, folder)
     model = load(args, folder, str(device) if world > 1 else None, rank)  # each process has a GPU of its own
-    active = check_kind(args, model)
+    check_kind(args, model)
     prompt = model.find_prompt(args.prompt_name, args.prompt, args.role)
     dim = model.out_width if args.truncate_dim is None else args.truncate_dim
     width = number("--truncate-dim", dim, 1, model.width)
     ranges = None if args.ranges is None else check_ranges(read_npy(args.ranges), width)
 
-    # int8 of unknown ranges is made of all float32 rows at the end, anything else as it comes
+    # int8 of unknown ranges is made of all float32 rows at the end
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
-    kind = model.gives.removesuffix("s")  # embedding, score or sparse
-    out = EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored], kind)
-    if active:
-        find = model.tokenizer.backend.id_to_token
-        out = SparseFile(args.output, [find(column) or f"[{column}]" for column in range(width)])
+    out = result_file(args, model, width, stored)
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
@@ -113,8 +109,8 @@ def encode(args: argparse.Namespace) -> None:
 
         def embed(block: list[Text]) -> tuple[Any, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
-            if active:
-                return (embeddings if active == width else largest_weights(embeddings, active)), cut
+            if embeddings.is_sparse:
+                return embeddings, cut
             kept = model.activation_fn(embeddings[:, :width])
             kept = F.normalize(kept, dim=-1) if args.normalize else kept  # after the cut, which shortens them
             return quantize(kept.numpy(), stored, ranges), cut
@@ -125,9 +121,20 @@ def encode(args: argparse.Namespace) -> None:
         return  # no block is left to take; rank 0 waits for those that others still work on
     cut = out.wait_for(blocks)
     finish(args, out, stored, rows)
-    cut_note = f"{cut} cut at {model.tokenizer_for(args.role).max_length} tokens" if cut else "none cut"
-    what = f"{rows} pairs, {width} scores of each" if kind == "score" else f"{rows} texts, {width} dimensions"
-    print(f"{what}, {time.perf_counter() - started:.1f} s, {cut_note}, in {args.output}")
+    what = f"{rows} pairs, {width} scores of each" if model.gives == "scores" else f"{rows} texts, {width} dimensions"
+    print(f"{what}, {time.perf_counter() - started:.1f} s, {cut_note(model, args.role, cut)}, in {args.output}")
+
+
+def cut_note(model: TextModel, role: str | None, cut: int) -> str:
+    return f"{cut} cut at {model.tokenizer_for(role).max_length} tokens" if cut else "none cut"
+
+
+def result_file(args: argparse.Namespace, model: TextModel, width: int, stored: str) -> EmbeddingFile:
+    """The output while it is made, of rows of that width and precision."""
+    if model.gives == "sparse":
+        find = model.tokenizer.backend.id_to_token
+        return SparseFile(args.output, [find(column) or f"[{column}]" for column in range(width)])
+    return EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored], model.gives.removesuffix("s"))
 
 
 def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -> tuple[int, list[str]]:
@@ -170,17 +177,16 @@ def refuse(args: argparse.Namespace, options: Iterable[str], what: str, gives: s
         pick(f"--precision of {gives}", args.precision, {"float32": "as they are"})
 
 
-def check_kind(args: argparse.Namespace, model: TextModel) -> int:
-    """What does not go with what the model gives. Returns how many weights of a sparse embedding are kept, else 0."""
-    formats, kept = pick(f"what {args.model} gives", model.gives, FORMATS_OF), 0
+def check_kind(args: argparse.Namespace, model: TextModel) -> None:
+    """What does not go with what the model gives."""
+    formats = pick(f"what {args.model} gives", model.gives, FORMATS_OF)
     if isinstance(model, SparseEncoder):
         refuse(args, ("normalize", "truncate_dim", "ranges"), "dense embeddings", "sparse embeddings")
-        kept = model.kept_active(args.max_active_dims)
+        model.max_active_dims = model.kept_active(args.max_active_dims)
     else:
         refuse(args, ("max_active_dims",), "sparse embeddings", model.gives)
     if args.output.suffix not in formats:
         raise ValueError(f"--output is {args.output}: of a model that gives {model.gives}, end in {', '.join(formats)}")
-    return kept
 
 
 def check(args: argparse.Namespace, world: int) -> None:

@@ -442,7 +442,7 @@ def test_several_devices():
 
 def test_keeping_layers():
     model = new_model(keep_layers=[1])
-    assert model.num_layers == 1 < ENCODER["num_hidden_layers"]
+    assert model.stack.num_layers == 1 < ENCODER["num_hidden_layers"]
 
 
 def test_names_of_activations():

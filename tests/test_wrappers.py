@@ -301,7 +301,7 @@ def test_a_layer_is_the_model_that_ends_behind_it():
     torch.testing.assert_close(behind_none, Pooling(16)(encoder.embeddings(packed), packed), atol=1e-6, rtol=0)
     model.keep_layers([0, 1])
     torch.testing.assert_close(behind_two, model([packed])[0][0], atol=1e-6, rtol=0)
-    assert isinstance(model.stack, Stack) and model.num_layers == 2
+    assert isinstance(model.stack, Stack) and model.stack.num_layers == 2
     with pytest.raises(ValueError, match="the output is 'layer 7', known are layer 0, layer 1, layer 2"):
         model([packed], (), ("layer 7",))
 
@@ -320,7 +320,7 @@ def test_three_phases_are_one_pass(name):
     for budget in (0, 40):
         model = tiny_model().double().train()
         texts = [model.tokenizer(sentences(14, seed)).packed() for seed in (1, 2)]
-        outputs = loss.outputs(3, model.num_layers)
+        outputs = loss.outputs(3, model.stack.num_layers)
         objective = Objective(loss, batch._replace(step=3), 1.0, outputs)
         if budget:
             gradcache(lambda part, c: model([part], (), outputs)[0], texts, objective, budget, 0)  # noqa: B023

@@ -135,12 +135,14 @@ class SparseEncoder(TextModel):
         advice."""
         refuse(theirs, "encode", THEIRS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
-        kept = self.kept_active(max_active_dims)
         self.stack.route(role)  # a role that it does not know is found before processes start
-        embed = embedder(self, device)
-        with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
-        embeddings = embeddings if kept == self.width else largest_weights(embeddings, kept)
+        embed, own = embedder(self, device), self.max_active_dims
+        self.max_active_dims = self.kept_active(max_active_dims)  # for this call
+        try:
+            with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
+                embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
+        finally:
+            self.max_active_dims = own
         return embeddings[0].coalesce() if is_one else embeddings
 
     encode_query = partialmethod(encode, role="query")
@@ -150,10 +152,11 @@ class SparseEncoder(TextModel):
         """The embeddings, sparse [N, V] on the CPU, and how many texts were cut. No more than a batch is ever dense."""
         rank, ranks = (distributed.rank(), distributed.world_size()) if self.ranks_share else (0, 1)
         start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
-        found, cut = [torch.empty(0, self.width).to_sparse()], 0
+        found, cut, kept = [torch.empty(0, self.width).to_sparse()], 0, self.kept_active(None)
 
         def compute(batch: Packed) -> Tensor:
-            return self([batch], [role])[0][0].float().to_sparse().cpu()
+            x = self([batch], [role])[0][0].float().to_sparse().cpu()
+            return x if kept == self.width else largest_weights(x, kept)
 
         for places, parts, cut_here in self.rows(texts[start:end], prompt, role, batch_tokens, compute, done):
             found.append(torch.cat(parts).index_select(0, places.argsort()))  # back into the order of the texts

@@ -134,10 +134,6 @@ class TextModel(nn.Module):
         return self.width if chosen is None else whole("truncate_dim", chosen, 1, self.width)
 
     @property
-    def num_layers(self) -> int:
-        return self.stack.num_layers
-
-    @property
     def routes(self) -> tuple[str, ...]:
         return tuple(self.stack.router.routes) if self.stack.router else ()  # none without a Router
 

@@ -94,7 +94,7 @@ def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
     """The loss of a batch without a gradient, in the memory of a few texts: the same number on every rank."""
     columns, roles, *_ = batch
     if not loss.over_tokens:
-        outputs = loss.outputs(batch.step, model.num_layers)
+        outputs = loss.outputs(batch.step, model.stack.num_layers)
         return Objective(loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()
     found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
     for part in mini_batches(columns, MEASURED_TOKENS):

@@ -61,7 +61,7 @@ def our_step(wrapper, name, texts, dtype):
     set_dropout(model, 0.0, 0.0)
     loss, columns, labels = inner(name, losses, ())
     loss = WRAPPERS[wrapper](losses, (), loss)
-    outputs = loss.outputs(0, model.num_layers)
+    outputs = loss.outputs(0, model.stack.num_layers)
     packed = [model.tokenizer(column).packed() for column in texts[:columns]]
     value = Objective(loss, Batch(labels=labels), 1.0, outputs)(model(packed, (), outputs))
     value.backward()

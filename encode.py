@@ -84,8 +84,7 @@ def parse() -> argparse.Namespace:
 
 def encode(args: argparse.Namespace) -> None:
     """Read, embed block by block, write; the output appears when it is complete."""
-    started = time.perf_counter()
-    rank, world, device = distributed.start()
+    started, (rank, world, device) = time.perf_counter(), distributed.start()
     check(args, world)
     folder = find_model(args.model, args.revision)
     texts = find_texts(args, folder, rank)

@@ -101,9 +101,8 @@ class Task(NamedTuple):
     def add_gradients(self, setup: Setup, place: Place, total: int, seed: int) -> Objective:
         """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
         batch = self.rows.batch(place.rows, place.epoch, place.step, place.step / total)
-        objective = Objective(
-            self.loss, batch, self.weight, self.loss.outputs(place.step, setup.model.stack.num_layers)
-        )
+        outputs = self.loss.outputs(place.step, setup.model.stack.num_layers)
+        objective = Objective(self.loss, batch, self.weight, outputs)
         # dropout: other masks on every rank and in every step, and the same again in a resumed run
         source = random.Random(f"{seed} {place.step} {distributed.world_size()} {distributed.rank()}")
         self.step(setup, objective, source.getrandbits(32))  # of a longer one, torch on a CPU takes the last 32 bits

@@ -140,6 +140,14 @@ def test_two_ranks_are_one(folder, config):
             assert a[name] == pytest.approx(b[name], abs=2e-3, rel=2e-3), name
 
 
+def test_embeddings_that_no_memory_holds(folder, monkeypatch):
+    monkeypatch.setattr("minist.training.run.total_memory", lambda device: 10**4)
+    (folder / "w.toml").write_text(CONFIG)
+    code, out, err = run_script("train.py", "--config", "w.toml")
+    assert code == 2 and "32 embeddings of " in out
+    assert "batch_size in [train] is 16: the embeddings take " in err
+
+
 def test_static_queries_of_a_dense_model(folder):
     (folder / "w.toml").write_text(STATIC.replace('type = "SparseEncoder"', 'type = "SentenceTransformer"'))
     code, _, err = run_script("train.py", "--config", "w.toml")

@@ -42,6 +42,13 @@ def find_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     return pick("dtype", "float32" if dtype is None else str(dtype), known)
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def multiplies_bfloat16_fast(device: torch.device) -> bool:
     """GPUs from Ampere on, and CPUs with instructions for it: AMX, or AVX-512's (encoding was 1.6x faster)."""
     if device.type == "cuda":

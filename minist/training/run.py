@@ -14,6 +14,7 @@ from minist.data.samplers import SAMPLERS
 from minist.data.sources import prepare_source
 from minist.encoders.encoder import Encoder
 from minist.models import open_model
+from minist.models.device import total_memory
 from minist.models.text_model import TextModel
 from minist.training import checkpoint as saved
 from minist.training.config import DTYPES, Config, TrainConfig
@@ -98,6 +99,21 @@ def introduce(run: Run) -> None:
                 run.say(f"note   {name}: {note}")
     millions, world = sum(p.numel() for p in run.trained.model.parameters()) / 1e6, distributed.world_size()
     run.say(f"model  {millions:.1f} million parameters, {run.batches.total} steps, {world} x {run.device.type}")
+    if run.trained.model.gives == "sparse":
+        check_memory(run)
+
+
+def check_memory(run: Run) -> None:
+    """Every rank has the embeddings of all, which are as wide as a vocabulary. ValueError if they cannot fit."""
+    width, rows = run.trained.model.width, run.config.train.batch_size
+    texts = max(rows * len(task.rows.names) for task in run.tasks)  # or more, where cells are lists
+    size, whole = 2 * 4 * texts * width, total_memory(run.device)  # float32, and as much for their gradient
+    run.say(
+        f"memory {texts:,} embeddings of {width:,} numbers in a batch, and gradients: {size / 2**20:,.0f} MB a rank"
+    )
+    if size > whole:
+        wanted = f"{size / 2**30:,.0f} GB, {run.device} has {whole / 2**30:,.0f} GB"
+        raise ValueError(f"config: batch_size in [train] is {rows}: the embeddings take {wanted}; make it smaller")
 
 
 def ready(model: TextModel, settings: TrainConfig) -> None:

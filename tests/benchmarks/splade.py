@@ -1,0 +1,86 @@
+"""SPLADE: memory of a training step, encoding beside sentence-transformers, and whether a process grows.
+
+python tests/benchmarks/splade.py
+
+The step: a plain BERT head of 30,522 words on MiniLM's encoder, 64 texts of 128 tokens, forward and backward, with all
+scores multiplied out and padded, as they stand in most code, and in blocks. Each in a process of its own; memory is the
+peak above that before the step, so beyond weights, and here there is no optimizer. Encoding is the real SPLADE-tiny.
+"""
+
+import argparse
+import random
+import resource
+import subprocess
+import sys
+import warnings
+
+import sentence_transformers
+import torch
+from side_by_side import MODEL, alternate, docstrings, print_table, seconds
+
+from minist import SentenceTransformer, SparseEncoder
+from minist.data.packed import Packed
+from minist.modules.masked_lm_head import MaskedLMHead
+from minist.modules.splade import ACTIVATIONS, SpladePooling
+
+TEXTS, LENGTH = 64, 128
+FORMS = ("blocks", "whole")
+
+
+def peak() -> float:
+    """The largest resident set of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def step(form: str) -> None:
+    encoder = SentenceTransformer(MODEL, device="cpu").stack[0]
+    head = MaskedLMHead({"model_type": "bert", "hidden_size": 384, "vocab_size": encoder.vocab_size})
+    head.draw(0.02)
+    head.attach(encoder)
+    lengths = torch.full((TEXTS,), LENGTH)
+    packed = Packed.of(torch.randint(1000, 30000, (TEXTS * LENGTH,)), lengths)
+    before = peak()
+    taken = seconds(lambda: weights(form, head(encoder(packed)), packed).square().sum().backward())
+    print(f"{form}: {peak() - before:,.0f} MB, {taken:.1f} s")
+
+
+def weights(form: str, words: torch.Tensor, packed: Packed) -> torch.Tensor:
+    if form == "blocks":
+        return SpladePooling()(words, packed)
+    scores = (words.x @ words.weight.T + words.bias).view(TEXTS, LENGTH, -1)
+    return ACTIVATIONS["relu"](scores).amax(1)
+
+
+def growth(model: SparseEncoder) -> None:
+    texts = [" ".join(random.Random(i).choices(["sort", "list", "file", "open", "read"], k=490)) for i in range(3000)]
+    for part in range(3):
+        model.encode(texts[part * 1000 : part * 1000 + 1000], show_progress_bar=False)
+        print(f"{(part + 1) * 1000:,} texts of about 490 tokens: {peak():,.0f} MB at most", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--form", choices=FORMS, help="one step, measured in this process")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if args.form:
+        return step(args.form)
+    print(f"a step of {TEXTS} texts of {LENGTH} tokens, beyond the weights:", flush=True)
+    for form in FORMS:
+        subprocess.run([sys.executable, __file__, f"--form={form}"], check=True)
+    folder = MODEL.with_name("splade-tiny")
+    ours, theirs = SparseEncoder(folder, device="cpu"), sentence_transformers.SparseEncoder(str(folder), device="cpu")
+    growth(ours)
+    texts = random.Random(0).sample(list(docstrings()), args.texts)
+    a, b = ours.encode(texts), theirs.encode(texts)  # also the round that warms both up
+    print(f"embeddings differ by {(a - b).coalesce().values().abs().max():.1e} at most")
+    times = alternate(
+        lambda: seconds(lambda: ours.encode(texts)), lambda: seconds(lambda: theirs.encode(texts)), args.rounds
+    )
+    print_table(f"encode {len(texts):,} texts, SPLADE-tiny, {torch.get_num_threads()} threads", {"float32": times})
+
+
+if __name__ == "__main__":
+    main()

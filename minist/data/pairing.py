@@ -103,9 +103,6 @@ def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
     return torch.where(fits, n, kept_n), torch.where(fits, m, kept_m)
 
 
-# ---------------------------------------------------------------- who is paired with whom
-
-
 class RowPairs(NamedTuple):
     """The pairs of some rows, those of a row side by side."""
 

@@ -163,9 +163,7 @@ def _standard(scores: np.ndarray) -> np.ndarray:
     return centered / (scores.std() or 1.0)
 
 
-def _first_stage(
-    file: Path | None, queries: Mapping[str, str], documents: Mapping[str, str], k: int
-) -> dict[str, list[str]]:
+def _first_stage(file: Path | None, queries: dict[str, str], documents: dict[str, str], k: int) -> dict[str, list[str]]:
     """query-id -> its first k documents in a file, or of BM25; of equal scores the earlier document comes first."""
     if file:
         found = {}

@@ -63,10 +63,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 def class_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Accuracy and F1 of class numbers [N]. The F1 of a class is 2 hits / (labels + predictions that name it);
     f1_macro is its mean over the classes that either names, f1_weighted over labels; f1_micro is the accuracy."""
-    classes = 1 + max(labels.max(), predicted.max())
-    hits, labelled, named = (
-        np.bincount(x, minlength=classes) for x in (labels[labels == predicted], labels, predicted)
-    )
+    count = 1 + max(labels.max(), predicted.max())  # of classes
+    hits, labelled, named = (np.bincount(x, minlength=count) for x in (labels[labels == predicted], labels, predicted))
     f1 = 2 * hits / np.maximum(labelled + named, 1)  # 0 for a class that nothing names
     macro, weighted = f1.sum() / np.count_nonzero(labelled + named), (f1 * labelled).sum() / len(labels)
     accuracy = float(hits.sum() / len(labels))

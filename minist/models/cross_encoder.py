@@ -87,8 +87,6 @@ class CrossEncoder(TextModel):
         default = self.settings.get("activation_fn") or ("Sigmoid" if self.num_labels == 1 else "Identity")
         self.activation_fn = find_activation(default if activation_fn is None else activation_fn)
 
-    # ------------------------------------------------------------ what it is
-
     @property
     def head(self) -> ClassificationHead:
         return cast(ClassificationHead, self.stack[-1])  # TextModel has checked what the stack gives
@@ -132,8 +130,6 @@ class CrossEncoder(TextModel):
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
         counts = batch.counts[0] if batch.counts else None
         return describe_scores(embeddings[0], self.activation_fn, batch.labels, counts)
-
-    # ------------------------------------------------------------ pairs to scores
 
     def read(self, texts: Texts, prompt: str, role: str | None) -> tuple[Packed, int]:
         """Each different text is tokenized once, however many of the pairs it is in."""
@@ -241,8 +237,5 @@ def with_head(content: Content, num_labels: int | None) -> Content:
 
 def encoder_config(encoder: Any, folder: Path | None) -> dict[str, Any]:
     """Its config.json, whether it was read from one or not."""
-    return (
-        {"model_type": encoder.model_type}
-        | asdict(encoder.config)
-        | (read_optional(folder / "config.json") if folder else {})
-    )
+    about = {"model_type": encoder.model_type} | asdict(encoder.config)
+    return about | (read_optional(folder / "config.json") if folder else {})

@@ -54,9 +54,6 @@ def find_content(source: str | Path | Content, revision: str | None, token: str 
     return source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
 
 
-# ---------------------------------------------------------------- which files
-
-
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
     """What a model is read from: the settings among `files`, which are all that there are, and what its modules are
     not read without, there or not. What names modules or shards is read in `folder`, once it is there."""
@@ -110,9 +107,6 @@ def missing_files(folder: Path) -> list[str]:
     is_plain = "modules.json" in files or none.exists() or has_head(folder)  # a classifier has no pooling to lack
     needed = [*([] if is_plain else ["modules.json"]), *needed_files(folder, files)]
     return [file for file in needed if file not in files]
-
-
-# ---------------------------------------------------------------- cache and hub
 
 
 def _cached_folder(repo: str, revision: str | None) -> Path | None:

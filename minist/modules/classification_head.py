@@ -60,9 +60,8 @@ class ClassificationHead(Module):
         self.config = {key: config[key] for key in OWN if key in config}
         width = self.in_width = int(config["dim"] if "dim" in config else config["hidden_size"])  # dim: DistilBERT's
         dropout = next((config[key] for key in self.form.dropout if config.get(key) is not None), 0.0)
-        self.pooling = pick(
-            "classifier_pooling", config.get("classifier_pooling", "cls"), {"cls": "cls", "mean": "mean"}
-        )
+        pooling = config.get("classifier_pooling", "cls")
+        self.pooling = pick("classifier_pooling", pooling, {"cls": "cls", "mean": "mean"})
         self.first_only = self.pooling == "cls"
         bias = not self.form.norm or bool(config.get("classifier_bias", False))  # ModernBERT's layers have none
         self.dense = nn.Linear(width, width, bias=bias)
@@ -136,8 +135,6 @@ def default_labels(count: int) -> list[str]:
     """As transformers calls labels without names."""
     return read_labels({"num_labels": count})
 
-
-# ---------------------------------------------------------------- what follows the head
 
 Activation = str | nn.Module
 NAMES = ["Identity", "Sigmoid", "Tanh", "Softmax", "LogSigmoid", "Softplus", "Softsign"]

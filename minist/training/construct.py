@@ -150,16 +150,11 @@ def _run_file(path: str) -> dict[str, Any]:
 
 
 def call(
-    name: str,
-    function: Callable[..., Any],
-    arguments: Table,
-    package: ModuleType,
-    kind: type,
-    more: Callable[[], Table],
+    name: str, function: Callable[..., Any], given: Table, package: ModuleType, kind: type, more: Callable[[], Table]
 ) -> Any:
-    """`function` of `arguments`, which come from the config and are held against its signature, and of `more`."""
+    """`function` of what is `given`, in the config and held against its signature, and of `more`."""
     known, made = inspect.signature(function).parameters, {}
-    for key, value in arguments.items():
+    for key, value in given.items():
         annotation = pick(f"config: an argument of {name}", key, known).annotation
         made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
     made |= more()
@@ -171,7 +166,7 @@ def call(
         return function(**made)
     except (TypeError, ValueError) as e:  # a value that it does not take, or a type that no annotation tells
         why = f"a value is of a type that it does not take ({e})" if isinstance(e, TypeError) else e
-        raise ValueError(f"config: {name}{f' with {arguments}' if arguments else ''}: {why}") from e
+        raise ValueError(f"config: {name}{f' with {given}' if given else ''}: {why}") from e
 
 
 def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:

@@ -118,8 +118,7 @@ def prepare_dataset(
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
     `wants` holds the word "numbers" where names of classes are no labels for the loss; "documents" where each row must
     have a text beside its first column; "per_document" where a list of labels has a number for each of these texts.
-    `format` as in rows.py. ValueError names file and row that cannot be read; then nothing stays on disk.
-    """
+    `format` as in rows.py. ValueError names file and row that cannot be read; then nothing stays on disk."""
     expected = Texts(tuple(files), ("",), format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
         writer = _Writer(partial, files, columns, label, format, wants)

@@ -22,8 +22,7 @@ from torch import Tensor
 class Packed(NamedTuple):
     """N texts laid end to end: text i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`.
 
-    A NamedTuple, not a dataclass: torch looks inside tuples (DDP, checkpoint, tree_map).
-    """
+    A NamedTuple, not a dataclass: torch looks inside tuples (DDP, checkpoint, tree_map)."""
 
     input_ids: Tensor  # [T]
     token_type_ids: Tensor  # [T] 0, or 1 for the second text of a pair

@@ -39,8 +39,7 @@ class CrossEncoderRerankingEvaluator:
     1994 sum scores): what one of them misses, the other may see.
 
     A query without a positive in its list counts 0. Of equal scores MAP takes all at once, nDCG is the mean over their
-    orders, and MRR has the later one first: positives are given first, and equal scores for all must not look good.
-    """
+    orders, and MRR has the later one first: positives are given first, and equal scores for all must not look good."""
 
     columns = ("query", "positive", "negative or documents", "scores (optional)")
     of = "one score"
@@ -90,8 +89,7 @@ class CrossEncoderRerankingEvaluator:
         """Arguments from the files of BEIR, see InformationRetrievalEvaluator. The documents of a query are the first
         `rerank_k` of `candidates`, rows of a query-id and its list of corpus-ids, best first; else of BM25.
 
-        Left out are queries without judgements or candidates, and positives that the corpus has not; `note` says so.
-        """
+        Left out are queries without judgements or candidates, and positives that the corpus has not; `note` says so."""
         given = InformationRetrievalEvaluator.of_files(queries, corpus, qrels)
         texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
         judged = {i: query for i, query in texts.items() if relevant.get(i)}
@@ -185,8 +183,7 @@ class CrossEncoderNanoBEIREvaluator:
     <folder>/<data set>/bm25.jsonl or bm25.parquet                    query-id, corpus-ids: candidates, best first
 
     Where there is no such list, our own BM25 makes one, and `note` says so: its numbers differ from published ones.
-    A data set of NanoBEIR may be called msmarco or NanoMSMARCO; of any other the folder's name begins its metrics.
-    """
+    A data set of NanoBEIR may be called msmarco or NanoMSMARCO; of any other the folder's name begins its metrics."""
 
     columns = ()  # it reads its own files
     of = "one score"

@@ -30,8 +30,7 @@ class InformationRetrievalEvaluator:
     Of a sparse model also how many dimensions are active, and the products that a search takes, see embedder.py.
 
     Queries and documents are given by id, `relevant` holds the ids of the relevant documents of each
-    query; a query without any is left out. Of equal scores, the lower document id ranks first.
-    """
+    query; a query without any is left out. Of equal scores, the lower document id ranks first."""
 
     columns = ("query", "document")
     of = "embeddings"  # what it asks a model for
@@ -85,8 +84,7 @@ class InformationRetrievalEvaluator:
         corpus.jsonl    _id, text, and often title, which is put before the text
         qrels/*.tsv     query-id, corpus-id, score; all above 0 are relevant alike
 
-        A document that is judged relevant and not in the corpus counts as not found; `note` says so.
-        """
+        A document that is judged relevant and not in the corpus counts as not found; `note` says so."""
         texts, documents, relevant = _read_texts(queries), _read_texts(corpus), dict[str, set[str]]()
         for i, row in enumerate(read_rows(qrels, ["query-id", "corpus-id", "score"]), 1):
             if check_number(Place(qrels, i, row), "score") > 0:

@@ -27,8 +27,7 @@ class EmbedDistillLoss(Loss):
                                                "mse"     |u - t|^2 / D'
                                                "l2"      |u - t|
 
-    With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim.
-    """
+    With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim."""
 
     columns = "any number of texts"
     labels = "teacher embeddings [rows, D] or [rows, columns, D], or none with a [teacher] in the config"
@@ -110,8 +109,7 @@ class DistillKLDivLoss(Loss):
     scores of them; rows with fewer than k texts have NaN at their end. The student's temperature is S, the teacher's T:
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
 
-    With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others.
-    """
+    With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others."""
 
     columns = "query, two or more texts (or lists of texts)"
     labels = "teacher scores [rows, texts], such as [7.5, -1.0]"
@@ -150,8 +148,7 @@ class DistillKLDivLoss(Loss):
 def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct: Similarity) -> tuple[Tensor, Tensor]:
     """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other.
 
-    Returns scores [rows, k], where k is the largest number of texts in a row, and which of them are there [rows, k].
-    """
+    Returns scores [rows, k], where k is the largest number of texts in a row, and which of them are there [rows, k]."""
     queries, others = embeddings[0], embeddings[1:]
     counts = [counts_of(batch, c) for c in range(1, len(embeddings))]
     if all(count is None for count in counts):

@@ -22,8 +22,7 @@ def sum_over_rows(part: Part, own: Sequence[Tensor], shared: Sequence[Tensor], s
     """`part(slice(0, n), own, shared)`, in blocks of rows.
 
     `own` are tensors [n, ..] of which a block sees its rows, `shared` those that every block sees whole.
-    `part(block, own, shared)` must be a sum over the rows of the block. Its gradient can be had once, not twice.
-    """
+    `part(block, own, shared)` must be a sum over the rows of the block. Its gradient can be had once, not twice."""
     n, size = len(own[0]), max(ROWS_PER_BLOCK, SCORES_PER_BLOCK // scores_per_row)
     blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
     if len(blocks) == 1:

@@ -44,8 +44,7 @@ class MultipleNegativesRankingLoss(PairLoss):
         loss = mean_i  log( sum_j exp(c_ij) ) - c_i0         (van den Oord et al. 2018, arXiv:1807.03748)
 
     The scores are sigmoids unless another activation is given, so `scale` says how sure the softmax may become: that of
-    a perfect row with k negatives is 1 / (1 + k exp(-scale)).
-    """
+    a perfect row with k negatives is 1 / (1 + k exp(-scale))."""
 
     columns = "anchor, positive, any number of negatives"
 

@@ -13,11 +13,11 @@ from minist.evaluation import metrics
 from minist.evaluation.embedder import Embedder, sparse_figures
 from minist.retrieval.search import search
 
-# of which of the results are relevant [depth], k, and how many documents are relevant
+# of which of the results are relevant [depth], best first, k, and how many documents are relevant
 METRICS: dict[str, Callable[[np.ndarray, int, int], float]] = {
-    "accuracy": lambda hits, k, relevant: metrics.accuracy_at(hits, k),
-    "precision": lambda hits, k, relevant: metrics.precision_at(hits, k),
-    "recall": metrics.recall_at,
+    "accuracy": lambda hits, k, relevant: float(hits[:k].any()),  # 1 if one of the first k is relevant
+    "precision": lambda hits, k, relevant: hits[:k].sum() / k,  # also of fewer: what is missing is not relevant
+    "recall": lambda hits, k, relevant: hits[:k].sum() / relevant,  # share of those that are found
     "ndcg": metrics.ndcg_at,
     "mrr": lambda hits, k, relevant: metrics.mrr_at(hits, k),
     "map": metrics.map_at,

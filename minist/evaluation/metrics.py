@@ -3,23 +3,8 @@
 import numpy as np
 
 
-def accuracy_at(hits: np.ndarray, k: int) -> float:
-    """1 if any of the first k results is relevant. `hits` [k or more] bool, best result first."""
-    return float(hits[:k].any())
-
-
-def precision_at(hits: np.ndarray, k: int) -> float:
-    """Share of the first k results that is relevant."""
-    return hits[:k].sum() / k  # also where fewer than k were found: what is missing is not relevant
-
-
-def recall_at(hits: np.ndarray, k: int, relevant: int) -> float:
-    """Share of the `relevant` documents that is among the first k results."""
-    return hits[:k].sum() / relevant
-
-
 def mrr_at(hits: np.ndarray, k: int) -> float:
-    """1 / rank of the first relevant result, 0 if it is not among the first k."""
+    """1 / rank of the first relevant result, 0 if it is not among the first k. `hits` [k or more], best first."""
     places = np.flatnonzero(hits[:k])  # from 0
     return 1 / (places[0] + 1) if len(places) else 0.0
 

@@ -90,16 +90,20 @@ class MarginMSELoss(Loss):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
-        scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, 1 + k]
+        scores, there = candidate_scores(embeddings, batch, self.similarity_fct)
         assert batch.labels is not None
-        labels, k = batch.labels.detach().to(scores.dtype), there.shape[1] - 1
-        wanted = labels[:, None] if labels.dim() == 1 else labels  # [rows, k or 1 + k or more]
-        forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
-        if form_of_labels(self, wanted, f"{k} negatives", forms).endswith("scores"):
-            wanted = wanted[:, :1] - wanted[:, 1:]
-        margins, wanted, there = scores[:, :1] - scores[:, 1:], wanted[:, :k], there[:, 1:]
-        errors = margins[there] - wanted[there]
-        return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
+        return margin_mse(self, scores, there, batch.labels.detach().to(scores.dtype))
+
+
+def margin_mse(loss: Loss, scores: Tensor, there: Tensor, labels: Tensor) -> Tensor:
+    """MarginMSELoss of scores [rows, 1 + k], the positives' first, and of which of them are there."""
+    k = there.shape[1] - 1
+    wanted = labels[:, None] if labels.dim() == 1 else labels  # [rows, k or 1 + k or more]
+    forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
+    if form_of_labels(loss, wanted, f"{k} negatives", forms).endswith("scores"):
+        wanted = wanted[:, :1] - wanted[:, 1:]
+    errors = (scores[:, :1] - scores[:, 1:] - wanted[:, :k])[there[:, 1:]]  # of the negatives that there are
+    return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
 
 
 class DistillKLDivLoss(Loss):

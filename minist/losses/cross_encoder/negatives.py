@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from minist.batch import Batch
 from minist.checks import number
 from minist.losses.cross_encoder.base import PairLoss, cells, log_softmax_of_rows, table
-from minist.losses.distillation import form_of_labels
+from minist.losses.distillation import margin_mse
 
 
 class MarginMSELoss(PairLoss):
@@ -24,15 +24,9 @@ class MarginMSELoss(PairLoss):
     labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        flat, wanted = self.scores_and_labels(embeddings, batch, several=True, dims=(1, 2))
+        flat, labels = self.scores_and_labels(embeddings, batch, several=True, dims=(1, 2))
         there = cells(batch.counts[0], flat.device)
-        scores, k = table(flat, there), there.shape[1] - 1  # [rows, 1 + k]
-        wanted = wanted[:, None] if wanted.dim() == 1 else wanted  # [rows, k or 1 + k or more]
-        forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
-        if form_of_labels(self, wanted, f"{k} negatives", forms).endswith("scores"):
-            wanted = wanted[:, :1] - wanted[:, 1:]
-        errors = (scores[:, :1] - scores[:, 1:] - wanted[:, :k])[there[:, 1:]]  # of the negatives that there are
-        return (errors**2).sum() / max(len(errors), 1)
+        return margin_mse(self, table(flat, there), there, labels)
 
 
 class MultipleNegativesRankingLoss(PairLoss):

@@ -17,10 +17,8 @@ from minist.retrieval.bm25 import BM25
 Samples = Sequence[Mapping[str, Any]]
 RERANK_K = 100  # candidates of a query, where a collection is given instead of lists
 OF_ARGUMENTS = ("NanoArguAna", "NanoTouche2020")  # what counters a claim is relevant there, another task
-NANO_BEIR = (
-    "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact Touche2020"
-)
-SPELLING = {name.lower(): f"Nano{name}" for name in NANO_BEIR.split()}
+NANO_BEIR = "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact"
+SPELLING = {name.lower(): f"Nano{name}" for name in [*NANO_BEIR.split(), "Touche2020"]}
 
 
 class CrossEncoderRerankingEvaluator:

@@ -136,13 +136,12 @@ def default_labels(count: int) -> list[str]:
     return read_labels({"num_labels": count})
 
 
-Activation = str | nn.Module
 NAMES = ["Identity", "Sigmoid", "Tanh", "Softmax", "LogSigmoid", "Softplus", "Softsign"]
 NAMES += ["ReLU", "LeakyReLU", "ReLU6", "ELU", "GELU", "SiLU", "Hardtanh"]
 ACTIVATIONS = {name: vars(nn)[name] for name in NAMES}
 
 
-def find_activation(given: Activation) -> nn.Module:
+def find_activation(given: str | nn.Module) -> nn.Module:
     """The module itself; or the one of torch.nn of that name, as files write it: torch.nn.modules.activation.Sigmoid.
     ValueError for another: code that a folder names is not run."""
     if isinstance(given, nn.Module):

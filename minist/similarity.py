@@ -40,7 +40,6 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """a.b"""
     a, b = _matrices(a, b)
     return a @ b.T
 
@@ -95,8 +94,6 @@ PAIRWISE_SIMILARITIES: Table = {
     "manhattan": lambda a, b: -_difference(a, b).abs().sum(-1),
 }
 NEAREST = {"cosine": 1.0, "euclidean": 0.0, "manhattan": 0.0}  # the similarity of a vector with itself; dot has none
-
-
 # the function of a name, of all pairs and row by row; ValueError where there is none
 similarity = partial(pick, "similarity", table=SIMILARITIES)
 pairwise_similarity = partial(pick, "similarity", table=PAIRWISE_SIMILARITIES)

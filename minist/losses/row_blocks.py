@@ -14,7 +14,6 @@ from torch import Tensor
 
 SCORES_PER_BLOCK = 2**22  # 16 MB in fp32, a few times: for the scores and what becomes of them
 ROWS_PER_BLOCK = 128  # at least: their scores take no more room than embeddings of width 128, and fewer rows are slow
-
 Part = Callable[[slice, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 

@@ -31,7 +31,7 @@ from minist.models.reading import read_optional
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
-from minist.modules.classification_head import ACTIVATIONS, ClassificationHead, default_labels, find_activation
+from minist.modules.classification_head import ACTIVATIONS, ClassificationHead, default_labels, draw, find_activation
 from minist.progress import progress_bar
 
 # settings of a bi-encoder that mean nothing to a cross-encoder, or something else
@@ -200,7 +200,8 @@ def with_head(content: Content, num_labels: int | None) -> Content:
         head: Any = stack[-1]
         if labels in (None, head.out_width):
             return content
-        head.new_labels(default_labels(labels), std)
+        head.set_labels(default_labels(labels))
+        draw(head.classifier, std)
         warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
         # the activation was that of the old labels
         return replace(content, settings={k: v for k, v in content.settings.items() if k != "activation_fn"})

@@ -73,18 +73,14 @@ def _required(module: type[Module], folder: Path, names: Sequence[str]) -> list[
     required = ["config.json"] if module.has_config else []
     if "texts" in module.takes:
         required += ["vocab.txt" if "vocab.txt" in names and "tokenizer.json" not in names else "tokenizer.json"]
-    return required + (_weights(folder, names) if module.has_weights else [])
-
-
-def _weights(folder: Path, names: Sequence[str]) -> list[str]:
-    for whole in KINDS:  # the first that a folder has is read
+    for whole in KINDS if module.has_weights else ():  # the first that a folder has is read
         if whole in names:
-            return [whole]
+            return [*required, whole]
         if (index := f"{whole}.index.json") in names:
             content = read_optional(folder / index) or {"weight_map": {}}
             with reading(folder / index):
-                return [index, *sorted({str(shard) for shard in content["weight_map"].values()})]
-    return ["model.safetensors"]
+                return [*required, index, *sorted({str(shard) for shard in content["weight_map"].values()})]
+    return required + ["model.safetensors"] * module.has_weights
 
 
 def module_folders(folder: Path) -> list[tuple[str, Path]]:

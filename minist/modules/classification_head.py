@@ -112,10 +112,6 @@ class ClassificationHead(Module):
             self.dense.load_state_dict({name: pooler[name].float() for name in ("weight", "bias")})
         return found
 
-    def new_labels(self, labels: Sequence[str], std: float) -> None:
-        self.set_labels(labels)
-        draw(self.classifier, std)
-
 
 def draw(module: nn.Module, std: float) -> None:
     """Random weights that depend on torch's seed alone, and not on what was drawn before."""
@@ -147,5 +143,4 @@ def find_activation(given: str | nn.Module) -> nn.Module:
     if isinstance(given, nn.Module):
         return given
     name = str(given).rpartition(".")[2] if str(given).startswith("torch.nn.") else given
-    found: nn.Module = pick("activation_fn, a module of torch.nn or its name,", name, ACTIVATIONS)()
-    return found
+    return pick("activation_fn, a module of torch.nn or its name,", name, ACTIVATIONS)()

@@ -134,19 +134,16 @@ def find_class(what: str, name: Any, package: ModuleType) -> Any:
     """The class of that name in `package`, or in a file as "path/to/file.py:Name"."""
     if isinstance(name, str) and ".py:" in name:
         path, _, inner = name.rpartition(":")
-        return pick(f"config: {what}: the name in {path}", inner, _run_file(path))
-    here = {found: vars(package)[found] for found in package.__all__}
+        if not Path(path).is_file():
+            raise ValueError(f"config: there is no file {path}")
+        try:
+            found = runpy.run_path(path)
+        except SyntaxError as e:
+            raise ValueError(f"config: {path}, line {e.lineno} is not Python: {e.msg}") from None
+        public = {key: value for key, value in found.items() if not key.startswith("_")}
+        return pick(f"config: {what}: the name in {path}", inner, public)
+    here = {known: vars(package)[known] for known in package.__all__}
     return pick(f"config: {what}", name, here | {"path/to/file.py:Name": None})
-
-
-def _run_file(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise ValueError(f"config: there is no file {path}")
-    try:
-        found = runpy.run_path(path)
-    except SyntaxError as e:
-        raise ValueError(f"config: {path}, line {e.lineno} is not Python: {e.msg}") from None
-    return {name: value for name, value in found.items() if not name.startswith("_")}
 
 
 def call(

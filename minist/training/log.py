@@ -10,7 +10,6 @@ from minist import distributed
 from minist.data.packed import Packed
 
 LEGEND = 'log    loss, its parts and texts/s: means since the line before; lr, grad and "batch": of the last batch'
-
 ALIKE = -0.04  # uniformity above: the mean cosine of different texts is about 0.99
 APART = -0.2  # uniformity below: about 0.95
 LOOKS = 3  # some encoders start alike (RoBERTa's tokens share a direction) and part in the first steps

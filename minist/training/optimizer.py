@@ -14,7 +14,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the step
     "constant": lambda progress: 1.0,
 }
 SHOWN = 5  # names in an error message
-
 Named = Sequence[tuple[str, nn.Parameter]]  # such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias"
 
 

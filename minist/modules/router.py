@@ -29,9 +29,9 @@ class Router(Module):
         all that are not named. ValueError for a name that cannot be, or is no route's."""
         super().__init__()
         taken = dir(nn.ModuleDict())  # a module is an attribute there, and would hide the method of its name
-        for route in list(routes) or [""]:  # no route at all has no name either
+        for route in list(routes) or [""]:  # a part of the names of a folder and of parameters
             if not re.fullmatch(r"[\w -]+", route) or route in taken:
-                allowed = "letters, digits, _ and -, and no attribute of torch's"  # it is part of the name of a folder, and of a parameter
+                allowed = "letters, digits, _ and -, and no attribute of torch's"
                 raise ValueError(f"Router: a route cannot be called {route!r}: use {allowed}")
         self.mappings = dict(mappings or {})
         for name in [default_route, *self.mappings.values()]:

@@ -29,7 +29,7 @@ class Router(Module):
         all that are not named. ValueError for a name that cannot be, or is no route's."""
         super().__init__()
         taken = dir(nn.ModuleDict())  # a module is an attribute there, and would hide the method of its name
-        for route in list(routes) or [""]:  # a part of the names of a folder and of parameters
+        for route in list(routes) or [""]:  # a part of names of folders and parameters; no route at all has none
             if not re.fullmatch(r"[\w -]+", route) or route in taken:
                 allowed = "letters, digits, _ and -, and no attribute of torch's"
                 raise ValueError(f"Router: a route cannot be called {route!r}: use {allowed}")

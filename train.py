@@ -24,7 +24,7 @@ from minist.models import open_model
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
-from minist.training.log import LEGEND, CollapseWatch, Meter
+from minist.training.log import LEGEND, Meter
 from minist.training.optimizer import check_finite, learning_rate
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
@@ -47,7 +47,7 @@ def train(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     config = load_config(args.config, args.set)
     run = start_run(config, resume=args.resume, overwrite=args.overwrite)
-    meter, watch, interruption = Meter(run.batches.total, run.done), CollapseWatch(), Interruption(run.device)
+    meter, interruption = Meter(run.batches.total, run.done), Interruption(run.device)
     open_directory(run, args.overwrite)
     metrics: dict[str, float] = {}
     last = run.done == run.batches.total or run.selection.stop
@@ -58,7 +58,7 @@ def train(args: argparse.Namespace) -> None:
             last = run.done == run.batches.total
             meter.count(objective.value, objective.parts, objective.batch.columns[: len(objective.batch.roles)])
             if last or run.done == 1 or run.is_time(config.train.log_every):
-                show(run, place, objective, figures, meter, watch)
+                show(run, place, objective, figures, meter)
             paused = time.perf_counter()
             if last or run.is_time(config.train.eval_every):
                 check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
@@ -119,19 +119,16 @@ def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
     return objective, {"learning_rate": settings.lr * factor, "grad_norm": norm.item()}
 
 
-def show(
-    run: Run, place: Place, objective: Objective, figures: dict[str, float], meter: Meter, watch: CollapseWatch
-) -> None:
+def show(run: Run, place: Place, objective: Objective, figures: dict[str, float], meter: Meter) -> None:
     """Lines of the terminal and one of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
     task, (means, parts) = run.tasks[place.dataset], meter.read()
     main = {"step": run.done, **means, **figures}
-    described = run.trained.model.describe(objective.embeddings, objective.batch)
-    batch: dict[str, Any] = {**described, **{f"cut_{k}": n for k, n in task.rows.cut(place.rows).items()}}
+    batch: dict[str, Any] = {**run.trained.model.describe(objective.embeddings, objective.batch)}
+    batch |= {f"cut_{k}": n for k, n in task.rows.cut(place.rows).items()}
     if len(run.tasks) > 1:
         batch["data"] = task.name
-    for line in [*meter.lines(main, parts, batch), watch.see(described)]:
-        if line:
-            run.say(line)
+    for line in meter.lines(main, parts, batch):
+        run.say(line)
     if distributed.rank() == 0:
         log(run.output, main | parts | batch | main)  # a part that is called "loss" hides nothing
 

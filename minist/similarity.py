@@ -40,7 +40,6 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """a.b"""
     a, b = _matrices(a, b)
     return a @ b.T
 
@@ -70,14 +69,9 @@ def pairwise_dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1)
 
 
-def pairwise_euclidean(a: Tensor, b: Tensor) -> Tensor:
+def _difference(a: Tensor, b: Tensor) -> Tensor:
     a, b = _alike(a, b)
-    return -(a - b).norm(dim=-1)  # whose gradient at 0 torch sets to 0
-
-
-def pairwise_manhattan(a: Tensor, b: Tensor) -> Tensor:
-    a, b = _alike(a, b)
-    return -(a - b).abs().sum(-1)
+    return a - b
 
 
 def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
@@ -96,12 +90,10 @@ SIMILARITIES: Table = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "ma
 PAIRWISE_SIMILARITIES: Table = {
     "cosine": pairwise_cosine,
     "dot": pairwise_dot,
-    "euclidean": pairwise_euclidean,
-    "manhattan": pairwise_manhattan,
+    "euclidean": lambda a, b: -_difference(a, b).norm(dim=-1),  # whose gradient at 0 torch sets to 0
+    "manhattan": lambda a, b: -_difference(a, b).abs().sum(-1),
 }
 NEAREST = {"cosine": 1.0, "euclidean": 0.0, "manhattan": 0.0}  # the similarity of a vector with itself; dot has none
-
-
 # the function of a name, of all pairs and row by row; ValueError where there is none
 similarity = partial(pick, "similarity", table=SIMILARITIES)
 pairwise_similarity = partial(pick, "similarity", table=PAIRWISE_SIMILARITIES)

@@ -75,7 +75,8 @@ BREAKS = [
     of_loss("triplets", "BatchTripletLoss", ".masked_fill(same, INF)", "", "BatchSemiHardTripletLoss- and not ranks"),
     of_loss("distillation", "EmbedDistillLoss", "self.distance(u, t", "-self.distance(u, t"),
     of_loss("distillation", "MSELoss", '__init__("mse"', '__init__("l2"'),
-    of_loss("distillation", "MarginMSELoss", "margins[there] - wanted", "margins[there] + wanted"),
+    of_loss("distillation", "MarginMSELoss", "scores, there, batch", "-scores, there, batch"),
+    of_loss("distillation", "MarginMSELoss", "- wanted[:, :k])", "+ wanted[:, :k])")._replace(place="def margin_mse"),
     of_loss("distillation", "DistillKLDivLoss", " * self.student_temperature**2", ""),
     of_loss("unsupervised", "ContrastiveTensionLoss", "pairwise_dot(u, v)", "-pairwise_dot(u, v)"),
     of_loss(
@@ -109,11 +110,13 @@ BREAKS = [
         "adaptive_layer", "Matryoshka2dLoss", "matryoshka_weights, n_dims_per_step)", "None, n_dims_per_step)", "2d"
     ),
     wrapper("wrapper", "WeightedSumLoss", "weight, loss, embeddings", "1.0, loss, embeddings", "sum"),
-    of_cross_encoder("pointwise", "BinaryCrossEntropyLoss", "pos_weight=weight, ", ""),
-    of_cross_encoder("pointwise", "MSELoss", "mse_loss(scores, labels", "mse_loss(scores, -labels"),
-    of_cross_encoder("pointwise", "CrossEntropyLoss", "self.activation_fn(embeddings[0])", "embeddings[0]"),
-    of_cross_encoder("negatives", "MarginMSELoss", "wanted[:, :1] - wanted[:, 1:]", "wanted[:, 1:] - wanted[:, :1]"),
-    of_cross_encoder("negatives", "MultipleNegativesRankingLoss", "self.scale * table", "table"),
+    of_cross_encoder("pairs", "BinaryCrossEntropyLoss", "pos_weight=weight, ", ""),
+    of_cross_encoder("pairs", "MSELoss", "mse_loss(scores, labels", "mse_loss(scores, -labels"),
+    of_cross_encoder("pairs", "CrossEntropyLoss", "self.activation_fn(embeddings[0])", "embeddings[0]"),
+    of_cross_encoder(
+        "pairs", "MarginMSELoss", "table(flat, there), there, labels", "-table(flat, there), there, labels"
+    ),
+    of_cross_encoder("pairs", "MultipleNegativesRankingLoss", "self.scale * table", "table"),
     of_cross_encoder("base", "PairLoss", "self.activation_fn(embeddings[0][:, 0])", "embeddings[0][:, 0]", "MSELoss-"),
     Break(
         f"{CROSS_ENCODER}/base.py",

@@ -94,8 +94,7 @@ class Batches:
 def balance(tokens: Tensor, world: int) -> Tensor:
     """An order of n rows whose `world` shares, as tensor_split makes them, have about equally many tokens: [n] -> [n].
 
-    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two.
-    """
+    Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two."""
     if world == 1:
         return torch.arange(len(tokens))
     room = [len(share) for share in tokens.tensor_split(world)]

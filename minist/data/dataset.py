@@ -31,7 +31,7 @@ from minist.progress import progress_bar
 LAYOUT = 3  # of the folder; a new number where the files change, so that old folders are made again
 CHUNK = 1024  # rows that are tokenized at a time
 Files = Sequence[Path]
-Columns = Mapping[str, ColumnSpec]  # our names -> what they hold
+Specs = Mapping[str, ColumnSpec]  # our names -> what they hold
 
 
 class Dataset:
@@ -111,15 +111,14 @@ class Dataset:
 
 
 def prepare_dataset(
-    folder: Path, files: Files, columns: Columns, label: Column, format: str = "", wants: str = ""
+    folder: Path, files: Files, columns: Specs, label: Column, format: str = "", wants: str = ""
 ) -> None:
     """Make the data set in `folder`, which is the `dataset_folder` of the rest.
 
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
     `wants` holds the word "numbers" where names of classes are no labels for the loss; "documents" where each row must
     have a text beside its first column; "per_document" where a list of labels has a number for each of these texts.
-    `format` as in rows.py. ValueError names file and row that cannot be read; then nothing stays on disk.
-    """
+    `format` as in rows.py. ValueError names file and row that cannot be read; then nothing stays on disk."""
     expected = Texts(tuple(files), ("",), format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
         writer = _Writer(partial, files, columns, label, format, wants)
@@ -130,9 +129,7 @@ def prepare_dataset(
         writer.save()
 
 
-def dataset_folder(
-    cache: Path, files: Files, columns: Columns, label: Column, format: str = "", wants: str = ""
-) -> Path:
+def dataset_folder(cache: Path, files: Files, columns: Specs, label: Column, format: str = "", wants: str = "") -> Path:
     """Below `cache`: its name is a hash of all that decides about the data set. ValueError where a file is missing."""
     label_file = [Path(str(label)).resolve()] if is_label_file(label) else []  # not copied, so its place counts too
     kinds = [format or file_kind(file) for file in files]
@@ -145,7 +142,7 @@ def dataset_folder(
     return cache / seal.hexdigest()
 
 
-def _contents(columns: Columns) -> dict[str, tuple[Column, str, str]]:
+def _contents(columns: Specs) -> dict[str, tuple[Column, str, str]]:
     """Of each column: source, hash of the tokenizer, prompt. Columns that agree in it have the same tokens."""
     tokenizers = {id(spec.tokenizer): spec.tokenizer for spec in columns.values()}  # hashed once: slow for a large one
     settings = {key: f"{t.max_length} {t.special_tokens} {t.backend.to_str()}" for key, t in tokenizers.items()}
@@ -156,7 +153,7 @@ def _contents(columns: Columns) -> dict[str, tuple[Column, str, str]]:
 class _Writer:
     """Takes the rows as they come by."""
 
-    def __init__(self, folder: Path, files: Files, columns: Columns, label: Column, format: str, wants: str) -> None:
+    def __init__(self, folder: Path, files: Files, columns: Specs, label: Column, format: str, wants: str) -> None:
         contents = _contents(columns)
         numbers = {content: i for i, content in enumerate(dict.fromkeys(contents.values()))}
         self.folder, self.label = folder, label

@@ -22,8 +22,7 @@ from torch import Tensor
 class Packed(NamedTuple):
     """N texts laid end to end: text i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`.
 
-    A NamedTuple, not a dataclass: torch looks inside tuples (DDP, checkpoint, tree_map).
-    """
+    A NamedTuple, not a dataclass: torch looks inside tuples (DDP, checkpoint, tree_map)."""
 
     input_ids: Tensor  # [T]
     token_type_ids: Tensor  # [T] 0, or 1 for the second text of a pair
@@ -42,15 +41,10 @@ class Packed(NamedTuple):
         starts = F.pad(lengths.cumsum(0), (1, 0))  # a 0 in front: starts[i] is where text i starts, starts[N] the end
         text_ids = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
         positions = torch.arange(len(input_ids), device=input_ids.device) - starts[text_ids]  # from 0 in each text
-        return Packed(
-            input_ids=input_ids,
-            token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
-            cu_seqlens=starts.int(),
-            text_ids=text_ids,
-            position_ids=positions,
-            prompt_lengths=torch.zeros_like(lengths) if prompt_lengths is None else prompt_lengths,
-            max_seqlen=int(lengths.max()) if len(lengths) else 0,
-        )
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        prompts = torch.zeros_like(lengths) if prompt_lengths is None else prompt_lengths
+        longest = int(lengths.max()) if len(lengths) else 0
+        return Packed(input_ids, types, starts.int(), text_ids, positions, prompts, longest)
 
     @property
     def n(self) -> int:
@@ -81,12 +75,8 @@ class Packed(NamedTuple):
         """All texts of `parts`, in order."""
         if len(parts) == 1:
             return parts[0]  # no copy
-        return Packed.of(
-            torch.cat([p.input_ids for p in parts]),
-            torch.cat([p.lengths for p in parts]),
-            torch.cat([p.token_type_ids for p in parts]),
-            torch.cat([p.prompt_lengths for p in parts]),
-        )
+        fields = zip(*((p.input_ids, p.lengths, p.token_type_ids, p.prompt_lengths) for p in parts), strict=True)
+        return Packed.of(*map(torch.cat, fields))
 
     def split(self, max_tokens: int) -> list["Packed"]:
         """Consecutive slices of at most `max_tokens` tokens; a longer text stands alone."""

@@ -48,15 +48,13 @@ class Pairing:
         pair = self.tokenizer.backend.encode("x", "x")
         if not {0, 1} <= set(pair.sequence_ids):
             raise ValueError("the tokenizer makes no token of the letter x: it cannot show how it joins pairs")
-        places, ids, types = pair.sequence_ids, torch.tensor(pair.ids), torch.tensor(pair.type_ids)
-        if not (token_types and tokenizer.has_types):
-            types = torch.zeros_like(ids)
+        places, has_types = pair.sequence_ids, token_types and tokenizer.has_types
         starts = [0, places.index(0), len(places) - places[::-1].index(0), places.index(1)]
         bounds = [*starts, len(places) - places[::-1].index(1), len(places)]
-        self.ids = ids  # of the pair (x, x), of which the parts 0, 2 and 4 are special tokens: [CLS] x [SEP] x [SEP]
+        self.ids = torch.tensor(pair.ids)  # of (x, x), whose parts 0, 2 and 4 are special tokens: [CLS] x [SEP] x [SEP]
+        self.types = torch.tensor(pair.type_ids) * has_types
         self.bounds = torch.tensor(bounds)  # where its five parts begin, and the end
-        self.types = types
-        self.first_type, self.second_type = int(types[bounds[1]]), int(types[bounds[3]])
+        self.first_type, self.second_type = int(self.types[bounds[1]]), int(self.types[bounds[3]])
 
     def read(self, pairs: Sequence[tuple[str, str]], prompt: str) -> tuple[Packed, int]:
         """The pairs, packed, and how many were cut; `prompt` is put before the first text of each."""
@@ -101,9 +99,6 @@ def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
     kept_n, kept_m = torch.where(n > m, room - less, less), torch.where(n > m, less, room - less)
     fits = n + m <= room
     return torch.where(fits, n, kept_n), torch.where(fits, m, kept_m)
-
-
-# ---------------------------------------------------------------- who is paired with whom
 
 
 class RowPairs(NamedTuple):

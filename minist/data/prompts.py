@@ -19,8 +19,7 @@ def resolve_prompts(
         {nli = {anchor = "query: "}}                    {data set: {column: prompt}}
 
     A name that is both a data set and a column means the data set. ValueError for a key that is neither, and for a
-    prompt that is no text.
-    """
+    prompt that is no text."""
     if isinstance(prompts, Mapping):
         for key in prompts:
             pick("a key of prompts, a column or a data set,", key, dict.fromkeys([*columns, *names]))

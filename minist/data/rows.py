@@ -67,9 +67,6 @@ def read_texts(file: Path, columns: Mapping[str, Column], format: str = "") -> I
         yield [text for name in columns for text in check_texts(place, name, isinstance(place.row[name], list))]
 
 
-# ---------------------------------------------------------------- cells
-
-
 def check_text(place: Place, column: Column) -> str:
     return check_texts(place, column, False)[0]
 
@@ -116,9 +113,6 @@ def is_unicode(text: str) -> bool:
     return False
 
 
-# ---------------------------------------------------------------- lines
-
-
 def file_kind(file: Path) -> str:
     """The ending that says what is inside, in small letters: .jsonl of rows.jsonl and of ROWS.JSONL.gz."""
     return Path(file.name.lower().removesuffix(".gz")).suffix
@@ -156,9 +150,6 @@ def read_lines(file: Path, keep_ends: bool = False) -> Iterator[str]:
             raise ValueError(f"{file}, after line {number}: the compressed data is damaged ({e})") from None
 
 
-# ---------------------------------------------------------------- formats
-
-
 def _jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
     for number, line in enumerate(read_lines(file), 1):
         if not line.strip():
@@ -186,7 +177,7 @@ def _json(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
 def _table(file: Path, columns: Sequence[Column], *, quoted: bool) -> Iterator[Row]:
     """Rows of cells below a header; without a header if all `columns` are numbers, which are the names then."""
     names: list[Any] = []
-    for number, cells in _quoted_cells(file) if quoted else _plain_cells(file):
+    for number, cells in _cells(file, quoted):
         if not names and columns and all(isinstance(column, int) for column in columns):
             names = list(range(len(cells)))  # the first line is a row
         elif not names:
@@ -198,12 +189,11 @@ def _table(file: Path, columns: Sequence[Column], *, quoted: bool) -> Iterator[R
         yield dict(zip(names, cells, strict=True))
 
 
-def _plain_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
+def _cells(file: Path, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells. In tsv a quote is a letter like any other: no cell holds a tab or a line end."""
-    return ((number, line.split("\t")) for number, line in enumerate(read_lines(file), 1) if line)
-
-
-def _quoted_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
+    if not quoted:
+        yield from ((number, line.split("\t")) for number, line in enumerate(read_lines(file), 1) if line)
+        return
     csv.field_size_limit(sys.maxsize)  # the default refuses a text of 128 KiB
     reader = csv.reader(read_lines(file, keep_ends=True), strict=True)
     try:
@@ -218,15 +208,11 @@ def _check_once(where: str, names: Sequence[Any], columns: Iterable[Column]) -> 
             raise ValueError(f"{where}: {names.count(column)} columns are called {column!r}: give each its own name")
 
 
-def _lines(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    return ({"text": text, 0: text} for text in read_lines(file))  # a table of one column
-
-
 READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": partial(_table, quoted=True),
     "tsv": partial(_table, quoted=False),
     "parquet": read_parquet,
-    "txt": _lines,
+    "txt": lambda file, columns: ({"text": text, 0: text} for text in read_lines(file)),  # a table of one column
 }

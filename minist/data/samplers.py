@@ -61,8 +61,7 @@ def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last:
 
     A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at.
     Batches may be short where all rows left conflict; `drop_last` leaves those out. A batch of a single row has nothing
-    to compare it with, so only the last may be so short: the rows of others are left out, other ones in each epoch.
-    """
+    to compare it with, so only the last may be so short: the rows of others are left out, other ones in each epoch."""
     order = permutation(keys.rows, seed, epoch)
     texts = _texts_in_order(keys, order)
     waiting: dict[int, list[int]] = {}  # see _fill
@@ -128,8 +127,7 @@ def group_by_label(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last
 
     Labels take turns, in an order that is drawn anew for each round, and each gives two of its rows. The epoch ends
     when only one label has rows left; rows without a partner, and those of the last label, are left out. The last
-    batch may be short, of 4 rows at least, unless `drop_last`. ValueError where labels or `batch_size` do not fit.
-    """
+    batch may be short, of 4 rows at least, unless `drop_last`. ValueError where labels or `batch_size` do not fit."""
     source = torch.Generator().manual_seed(seed + epoch)
     left = []  # of each label: its rows in random order, an even number of them
     for rows in _groups(keys.labels, batch_size):

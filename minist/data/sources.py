@@ -14,12 +14,12 @@ import hashlib
 import importlib.util
 import json
 import random
-import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from minist.checks import pick
+from minist.data.texts import words
 from minist.files import complete_folder
 from minist.progress import progress_bar
 
@@ -31,7 +31,6 @@ CLOZES = 12  # further training pairs from each body
 MIN_SPAN, MAX_SPAN = 5, 12  # words of a span: as long as summaries are
 WINDOW = 30  # words of the rest that are kept: short texts train faster
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-WORD = re.compile(r"[a-z0-9]+")
 
 
 def prepare_source(name: str) -> None:
@@ -112,10 +111,6 @@ def cloze_pairs(summary: str, body: str) -> list[tuple[str, str]]:
 def contains(text: str, part: str) -> bool:
     """Whether the words of `part` stand in `text`, in a row."""
     return f" {' '.join(words(part))} " in f" {' '.join(words(text))} "
-
-
-def words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 SOURCES = {"python_docs": python_docs}  # by the name that `source` has in a config

@@ -2,6 +2,7 @@
 texts, which are two columns."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,9 +30,7 @@ class Texts:
     """`inputs`: files, .gz among them, or "-" for standard input.
 
     `columns` hold the texts of files with columns: one, or the two of pairs. None where lines are texts: split on \\n
-    alone, a \\r before it is dropped; an empty line is a text too. `format` says what the files are, "": their endings
-    do.
-    """
+    alone, a \\r before it is dropped; an empty line is a text too. `format`: of the files; "": as they end."""
 
     inputs: tuple[Path, ...]
     columns: tuple[Column, ...] = ()
@@ -122,3 +121,8 @@ def chunks(texts: Iterable[T], most: int, characters: int, length: Callable[[T],
 def _count_lines(file: Path) -> int:
     with rows.open_stream(file) as stream:
         return sum(1 for _ in stream)
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words and numbers."""
+    return re.findall(r"[a-z0-9]+", text.lower())

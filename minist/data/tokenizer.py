@@ -153,8 +153,6 @@ class Tokenizer:
         arrays = _flat(ids, lengths), types, lengths, np.array(cut, bool)
         return Tokenized(*map(torch.from_numpy, arrays))
 
-    # ------------------------------------------------------------ long texts
-
     @property
     def _far(self) -> int:
         """Characters that are surely enough for `max_length` tokens of a language."""

@@ -52,17 +52,9 @@ class DistilBertConfig:
     max_length = EncoderConfig.max_length
 
     def as_bert(self) -> EncoderConfig:
-        """The same shape under BERT's names. layer_norm_eps is BERT's in all models."""
-        return EncoderConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.dim,
-            num_attention_heads=self.n_heads,
-            intermediate_size=self.hidden_dim,
-            hidden_act=self.activation,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.attention_dropout,
-            max_position_embeddings=self.max_position_embeddings,
-        )
+        """The same shape as BERT has it, in its order. layer_norm_eps is BERT's in all models."""
+        shape = self.vocab_size, self.dim, self.n_layers, self.n_heads, self.hidden_dim, self.activation
+        return EncoderConfig(*shape, self.dropout, self.attention_dropout, self.max_position_embeddings)
 
 
 class PlainEmbeddings(nn.Module):

@@ -66,10 +66,8 @@ class Encoder(Module):
         """`layer(x, packed, ..)`, [T, D] -> [T, D]. With `checkpoint_layers` backward keeps just `x`, and runs it
         again with the same dropout: less memory, a third more time (Chen et al. 2016, arXiv:1604.06174)."""
         if self.checkpoint_layers and torch.is_grad_enabled():  # without gradients nothing is kept anyway
-            y: Tensor = checkpoint(layer, x, packed, *more, use_reentrant=False, preserve_rng_state=True)
-        else:
-            y = layer(x, packed, *more)
-        return y
+            return checkpoint(layer, x, packed, *more, use_reentrant=False, preserve_rng_state=True)
+        return layer(x, packed, *more)
 
     def check_layers(self, numbers: Sequence[int]) -> None:
         """ValueError unless `numbers` are some of its layers, each once and in their order; the first is 0."""
@@ -80,7 +78,6 @@ class Encoder(Module):
             raise ValueError(f"keep_layers: given are {given}, allowed are rising numbers from 0 to {count - 1}{first}")
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Drop all layers but `numbers`."""
         self.check_layers(numbers)
         self.layers = nn.ModuleList(self.layers[i] for i in numbers)
         self.config = replace(self.config, **{self.layers_field: len(self.layers)})

@@ -18,6 +18,7 @@ from minist.encoders.config import EncoderConfig, activation, check_heads, check
 from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
+Rotation = tuple[Tensor, Tensor]  # cosine and sine of each token's angles
 FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
 
 # our modules -> theirs in a checkpoint
@@ -129,9 +130,7 @@ class ModernBertLayer(nn.Module):
         self.dropout = Dropout(config.mlp_dropout)
         self.attention_dropout = Dropout(config.attention_dropout)  # of the scores and of the output
 
-    def forward(
-        self, x: Tensor, packed: Packed, kept: Tensor | None, rotations: dict[str, tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def forward(self, x: Tensor, packed: Packed, kept: Tensor | None, rotations: dict[str, Rotation]) -> Tensor:
         """[T, D] -> [T, D]; of the tokens `kept` [M] alone, if given, [M, D]. `rotations`: by kind of layer."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1)).unbind(1)  # 3 x [T, H, D/H]
         q, k = (rotate(x, rotations[self.kind]) for x in (q, k))  # q k^T then depends on the tokens' distance
@@ -147,7 +146,7 @@ def _norm(config: ModernBertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-def angles(packed: Packed, size: int, theta: float) -> tuple[Tensor, Tensor]:
+def angles(packed: Packed, size: int, theta: float) -> Rotation:
     """Cosine and sine of each token's angles, [T, 1, size/2] each, for heads of `size` numbers (RoPE, Su et al.
     2021, arXiv:2104.09864): the token in place p turns its i-th pair by p / theta^(2i / size)."""
     device = packed.position_ids.device
@@ -157,7 +156,7 @@ def angles(packed: Packed, size: int, theta: float) -> tuple[Tensor, Tensor]:
     return turned.cos()[packed.position_ids], turned.sin()[packed.position_ids]
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn the pairs (x_i, x_{i + half}) of every head in `x` [T, H, D/H]. In float32: half types lose the angle."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=2)

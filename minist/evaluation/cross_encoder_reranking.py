@@ -17,10 +17,8 @@ from minist.retrieval.bm25 import BM25
 Samples = Sequence[Mapping[str, Any]]
 RERANK_K = 100  # candidates of a query, where a collection is given instead of lists
 OF_ARGUMENTS = ("NanoArguAna", "NanoTouche2020")  # what counters a claim is relevant there, another task
-NANO_BEIR = (
-    "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact Touche2020"
-)
-SPELLING = {name.lower(): f"Nano{name}" for name in NANO_BEIR.split()}
+NANO_BEIR = "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact"
+SPELLING = {name.lower(): f"Nano{name}" for name in [*NANO_BEIR.split(), "Touche2020"]}
 
 
 class CrossEncoderRerankingEvaluator:
@@ -39,8 +37,7 @@ class CrossEncoderRerankingEvaluator:
     1994 sum scores): what one of them misses, the other may see.
 
     A query without a positive in its list counts 0. Of equal scores MAP takes all at once, nDCG is the mean over their
-    orders, and MRR has the later one first: positives are given first, and equal scores for all must not look good.
-    """
+    orders, and MRR has the later one first: positives are given first, and equal scores for all must not look good."""
 
     columns = ("query", "positive", "negative or documents", "scores (optional)")
     of = "one score"
@@ -90,8 +87,7 @@ class CrossEncoderRerankingEvaluator:
         """Arguments from the files of BEIR, see InformationRetrievalEvaluator. The documents of a query are the first
         `rerank_k` of `candidates`, rows of a query-id and its list of corpus-ids, best first; else of BM25.
 
-        Left out are queries without judgements or candidates, and positives that the corpus has not; `note` says so.
-        """
+        Left out are queries without judgements or candidates, and positives that the corpus has not; `note` says so."""
         given = InformationRetrievalEvaluator.of_files(queries, corpus, qrels)
         texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
         judged = {i: query for i, query in texts.items() if relevant.get(i)}
@@ -163,9 +159,7 @@ def _standard(scores: np.ndarray) -> np.ndarray:
     return centered / (scores.std() or 1.0)
 
 
-def _first_stage(
-    file: Path | None, queries: Mapping[str, str], documents: Mapping[str, str], k: int
-) -> dict[str, list[str]]:
+def _first_stage(file: Path | None, queries: dict[str, str], documents: dict[str, str], k: int) -> dict[str, list[str]]:
     """query-id -> its first k documents in a file, or of BM25; of equal scores the earlier document comes first."""
     if file:
         found = {}
@@ -187,8 +181,7 @@ class CrossEncoderNanoBEIREvaluator:
     <folder>/<data set>/bm25.jsonl or bm25.parquet                    query-id, corpus-ids: candidates, best first
 
     Where there is no such list, our own BM25 makes one, and `note` says so: its numbers differ from published ones.
-    A data set of NanoBEIR may be called msmarco or NanoMSMARCO; of any other the folder's name begins its metrics.
-    """
+    A data set of NanoBEIR may be called msmarco or NanoMSMARCO; of any other the folder's name begins its metrics."""
 
     columns = ()  # it reads its own files
     of = "one score"

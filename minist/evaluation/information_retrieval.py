@@ -13,11 +13,11 @@ from minist.evaluation import metrics
 from minist.evaluation.embedder import Embedder, sparse_figures
 from minist.retrieval.search import search
 
-# of which of the results are relevant [depth], k, and how many documents are relevant
+# of which of the results are relevant [depth], best first, k, and how many documents are relevant
 METRICS: dict[str, Callable[[np.ndarray, int, int], float]] = {
-    "accuracy": lambda hits, k, relevant: metrics.accuracy_at(hits, k),
-    "precision": lambda hits, k, relevant: metrics.precision_at(hits, k),
-    "recall": metrics.recall_at,
+    "accuracy": lambda hits, k, relevant: float(hits[:k].any()),  # 1 if one of the first k is relevant
+    "precision": lambda hits, k, relevant: hits[:k].sum() / k,  # also of fewer: what is missing is not relevant
+    "recall": lambda hits, k, relevant: hits[:k].sum() / relevant,  # share of those that are found
     "ndcg": metrics.ndcg_at,
     "mrr": lambda hits, k, relevant: metrics.mrr_at(hits, k),
     "map": metrics.map_at,
@@ -30,8 +30,7 @@ class InformationRetrievalEvaluator:
     Of a sparse model also how many dimensions are active, and the products that a search takes, see embedder.py.
 
     Queries and documents are given by id, `relevant` holds the ids of the relevant documents of each
-    query; a query without any is left out. Of equal scores, the lower document id ranks first.
-    """
+    query; a query without any is left out. Of equal scores, the lower document id ranks first."""
 
     columns = ("query", "document")
     of = "embeddings"  # what it asks a model for
@@ -85,8 +84,7 @@ class InformationRetrievalEvaluator:
         corpus.jsonl    _id, text, and often title, which is put before the text
         qrels/*.tsv     query-id, corpus-id, score; all above 0 are relevant alike
 
-        A document that is judged relevant and not in the corpus counts as not found; `note` says so.
-        """
+        A document that is judged relevant and not in the corpus counts as not found; `note` says so."""
         texts, documents, relevant = _read_texts(queries), _read_texts(corpus), dict[str, set[str]]()
         for i, row in enumerate(read_rows(qrels, ["query-id", "corpus-id", "score"]), 1):
             if check_number(Place(qrels, i, row), "score") > 0:

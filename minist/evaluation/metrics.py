@@ -3,23 +3,8 @@
 import numpy as np
 
 
-def accuracy_at(hits: np.ndarray, k: int) -> float:
-    """1 if any of the first k results is relevant. `hits` [k or more] bool, best result first."""
-    return float(hits[:k].any())
-
-
-def precision_at(hits: np.ndarray, k: int) -> float:
-    """Share of the first k results that is relevant."""
-    return hits[:k].sum() / k  # also where fewer than k were found: what is missing is not relevant
-
-
-def recall_at(hits: np.ndarray, k: int, relevant: int) -> float:
-    """Share of the `relevant` documents that is among the first k results."""
-    return hits[:k].sum() / relevant
-
-
 def mrr_at(hits: np.ndarray, k: int) -> float:
-    """1 / rank of the first relevant result, 0 if it is not among the first k."""
+    """1 / rank of the first relevant result, 0 if it is not among the first k. `hits` [k or more], best first."""
     places = np.flatnonzero(hits[:k])  # from 0
     return 1 / (places[0] + 1) if len(places) else 0.0
 
@@ -63,10 +48,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 def class_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Accuracy and F1 of class numbers [N]. The F1 of a class is 2 hits / (labels + predictions that name it);
     f1_macro is its mean over the classes that either names, f1_weighted over labels; f1_micro is the accuracy."""
-    classes = 1 + max(labels.max(), predicted.max())
-    hits, labelled, named = (
-        np.bincount(x, minlength=classes) for x in (labels[labels == predicted], labels, predicted)
-    )
+    count = 1 + max(labels.max(), predicted.max())  # of classes
+    hits, labelled, named = (np.bincount(x, minlength=count) for x in (labels[labels == predicted], labels, predicted))
     f1 = 2 * hits / np.maximum(labelled + named, 1)  # 0 for a class that nothing names
     macro, weighted = f1.sum() / np.count_nonzero(labelled + named), (f1 * labelled).sum() / len(labels)
     accuracy = float(hits.sum() / len(labels))

@@ -29,8 +29,7 @@ class AdaptiveLayerLoss(Wrapper):
                                              + w_kl * T * KL(softmax(e / T) || softmax(e_l / T))
 
     c_l is 1 ("uniform"), 1 / (1 + ln(1 + l)) ("log") or 1 / (1 + l) ("linear"). KL is summed over dimensions and
-    averaged over texts; its teacher e has no gradient. Columns and labels are those of the loss L.
-    """
+    averaged over texts; its teacher e has no gradient. Columns and labels are those of the loss L."""
 
     def __init__(
         self,

@@ -15,8 +15,7 @@ class Loss(nn.Module):
 
     It returns a scalar, or a dict of named scalars, which are summed and logged one by one. A loss over tokens is of
     another kind: `forward(model, columns, roles)` takes this rank's texts and gives the sum of its tokens' losses,
-    `count(columns)` says of how many tokens; see training/step.py.
-    """
+    `count(columns)` says of how many tokens; see training/step.py."""
 
     columns = "any number of columns"  # what it takes, in words, for messages
     labels = "none"  # likewise, with an example

@@ -48,8 +48,7 @@ class MultipleNegativesRankingLoss(Loss):
 
     `in_batch_negatives` = False: only the row's own documents are candidates. The positive is then told from the
     row's negatives, of which there must be some, and nothing keeps unrelated texts apart. The scores are never all
-    in memory, so a batch may have tens of thousands of rows: see row_blocks.py.
-    """
+    in memory, so a batch may have tens of thousands of rows: see row_blocks.py."""
 
     columns = "anchor, positive, any negatives"
 
@@ -130,8 +129,7 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     Columns: anchor, positive, and any number of negatives. No labels. With the letters of MultipleNegativesRankingLoss:
         loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)
 
-    It is that loss with two directions, "per_direction" (Guenther et al. 2024, arXiv:2310.19923).
-    """
+    It is that loss with two directions, "per_direction" (Guenther et al. 2024, arXiv:2310.19923)."""
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
         super().__init__(scale, similarity_fct, ("query_to_doc", "doc_to_query"), "per_direction")

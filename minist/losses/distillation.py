@@ -27,8 +27,7 @@ class EmbedDistillLoss(Loss):
                                                "mse"     |u - t|^2 / D'
                                                "l2"      |u - t|
 
-    With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim.
-    """
+    With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim."""
 
     columns = "any number of texts"
     labels = "teacher embeddings [rows, D] or [rows, columns, D], or none with a [teacher] in the config"
@@ -91,16 +90,20 @@ class MarginMSELoss(Loss):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
-        scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, 1 + k]
+        scores, there = candidate_scores(embeddings, batch, self.similarity_fct)
         assert batch.labels is not None
-        labels, k = batch.labels.detach().to(scores.dtype), there.shape[1] - 1
-        wanted = labels[:, None] if labels.dim() == 1 else labels  # [rows, k or 1 + k or more]
-        forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
-        if form_of_labels(self, wanted, f"{k} negatives", forms).endswith("scores"):
-            wanted = wanted[:, :1] - wanted[:, 1:]
-        margins, wanted, there = scores[:, :1] - scores[:, 1:], wanted[:, :k], there[:, 1:]
-        errors = margins[there] - wanted[there]
-        return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
+        return margin_mse(self, scores, there, batch.labels.detach().to(scores.dtype))
+
+
+def margin_mse(loss: Loss, scores: Tensor, there: Tensor, labels: Tensor) -> Tensor:
+    """MarginMSELoss of scores [rows, 1 + k], the positives' first, and of which of them are there."""
+    k = there.shape[1] - 1
+    wanted = labels[:, None] if labels.dim() == 1 else labels  # [rows, k or 1 + k or more]
+    forms = {f"[rows, {k}] margins": there[:, 1:], f"[rows, {1 + k}] scores": there}
+    if form_of_labels(loss, wanted, f"{k} negatives", forms).endswith("scores"):
+        wanted = wanted[:, :1] - wanted[:, 1:]
+    errors = (scores[:, :1] - scores[:, 1:] - wanted[:, :k])[there[:, 1:]]  # of the negatives that there are
+    return (errors**2).sum() / max(len(errors), 1)  # not mean(), which is NaN where no row has a negative
 
 
 class DistillKLDivLoss(Loss):
@@ -110,8 +113,7 @@ class DistillKLDivLoss(Loss):
     scores of them; rows with fewer than k texts have NaN at their end. The student's temperature is S, the teacher's T:
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
 
-    With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others.
-    """
+    With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others."""
 
     columns = "query, two or more texts (or lists of texts)"
     labels = "teacher scores [rows, texts], such as [7.5, -1.0]"
@@ -150,8 +152,7 @@ class DistillKLDivLoss(Loss):
 def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct: Similarity) -> tuple[Tensor, Tensor]:
     """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other.
 
-    Returns scores [rows, k], where k is the largest number of texts in a row, and which of them are there [rows, k].
-    """
+    Returns scores [rows, k], where k is the largest number of texts in a row, and which of them are there [rows, k]."""
     queries, others = embeddings[0], embeddings[1:]
     counts = [counts_of(batch, c) for c in range(1, len(embeddings))]
     if all(count is None for count in counts):

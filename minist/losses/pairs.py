@@ -25,8 +25,7 @@ class CosineSimilarityLoss(Loss):
         loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
 
     loss_fct is "mse", (a - b)^2, or "l1", "smooth_l1", "huber" as in torch; cos_score_transformation is "identity",
-    "relu", "sigmoid" or "tanh". Nothing here pushes unrelated texts apart: consider CoSENTLoss.
-    """
+    "relu", "sigmoid" or "tanh". Nothing here pushes unrelated texts apart: consider CoSENTLoss."""
 
     columns = "two texts"
     labels = "numbers from -1 to 1 [rows], such as 0.8 (of scores from 0 to 5, a fifth)"
@@ -70,8 +69,7 @@ class AnglELoss(Loss):
     Columns: two texts with labels [rows], larger for more similar; or anchor, positive and any negatives, where labels
     may be left out: 1 for a pair with the positive, 0 for one with a negative (given labels y: y and 1 - y).
         loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )
-    with angle(u, v) of similarity.pairwise_angle. Li and Li 2023, arXiv:2309.12871.
-    """
+    with angle(u, v) of similarity.pairwise_angle. Li and Li 2023, arXiv:2309.12871."""
 
     columns = "two texts, or anchor, positive, negatives"
     labels = "numbers [rows], such as 0.8; or none with negatives"
@@ -107,8 +105,7 @@ class ContrastiveLoss(Loss):
     a weighted mix). With d_i the distance of u_i and v_i:
         loss = mean_i  1/2 * ( y_i d_i^2 + (1 - y_i) max(0, margin - d_i)^2 )
 
-    distance_metric is "cosine", 1 - cos(u, v), or "euclidean" or "manhattan"; size_average=False takes the sum.
-    """
+    distance_metric is "cosine", 1 - cos(u, v), or "euclidean" or "manhattan"; size_average=False takes the sum."""
 
     columns = "two texts"
     labels = "numbers from 0 to 1 [rows], 1 for a pair that belongs together"
@@ -159,8 +156,7 @@ class SoftmaxLoss(Loss):
         loss = mean_i  loss_fct( W [u_i; v_i; |u_i - v_i|; u_i * v_i] + b, label_i )
 
     The three options say which of [u; v], |u - v| and u * v are taken. W and b are parameters of the loss.
-    loss_fct is "cross_entropy", or "bce" for classes that are independent of each other.
-    """
+    loss_fct is "cross_entropy", or "bce" for classes that are independent of each other."""
 
     columns = "two texts"
     labels = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]"

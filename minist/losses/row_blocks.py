@@ -14,7 +14,6 @@ from torch import Tensor
 
 SCORES_PER_BLOCK = 2**22  # 16 MB in fp32, a few times: for the scores and what becomes of them
 ROWS_PER_BLOCK = 128  # at least: their scores take no more room than embeddings of width 128, and fewer rows are slow
-
 Part = Callable[[slice, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
@@ -22,8 +21,7 @@ def sum_over_rows(part: Part, own: Sequence[Tensor], shared: Sequence[Tensor], s
     """`part(slice(0, n), own, shared)`, in blocks of rows.
 
     `own` are tensors [n, ..] of which a block sees its rows, `shared` those that every block sees whole.
-    `part(block, own, shared)` must be a sum over the rows of the block. Its gradient can be had once, not twice.
-    """
+    `part(block, own, shared)` must be a sum over the rows of the block. Its gradient can be had once, not twice."""
     n, size = len(own[0]), max(ROWS_PER_BLOCK, SCORES_PER_BLOCK // scores_per_row)
     blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
     if len(blocks) == 1:

@@ -119,8 +119,7 @@ class BatchSemiHardTripletLoss(BatchTripletLoss):
 
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class:
         loss = mean over (a, p) of max(0, d(a, p) - d(a, n) + margin)
-    where n is the nearest row of another class that is farther from a than p, or the farthest one if none is.
-    """
+    where n is the nearest row of another class that is farther from a than p, or the farthest one if none is."""
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         distances, negatives, positives = self.compare(embeddings, batch)
@@ -137,8 +136,7 @@ class MegaBatchMarginLoss(Loss):
     Columns: anchor, positive. No labels. With s_ij the cosine of anchor i and positive j:
         loss = mean_i  relu(positive_margin - s_ii)  +  relu(max_{j != i} s_ij - negative_margin)
 
-    Only the hardest negative counts, so batches should be large: 500 rows or more.
-    """
+    Only the hardest negative counts, so batches should be large: 500 rows or more."""
 
     columns = "anchor, positive"
 

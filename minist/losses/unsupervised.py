@@ -72,8 +72,7 @@ class GlobalOrthogonalRegularizationLoss(Loss):
         gor_mean          = mean_weight * M1^2
         gor_second_moment = second_moment_weight * relu(M2 - 1/D)
     and the columns' are averaged, or added up with aggregation "sum". It is meant beside another loss: EmbeddingGemma
-    adds it with mean_weight 0 and "sum" (Schechter Vera et al. 2025, arXiv:2509.20354).
-    """
+    adds it with mean_weight 0 and "sum" (Schechter Vera et al. 2025, arXiv:2509.20354)."""
 
     def __init__(
         self,

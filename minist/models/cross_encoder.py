@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.checks import listing, refuse, whole
@@ -31,13 +31,7 @@ from minist.models.reading import read_optional
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
-from minist.modules.classification_head import (
-    ACTIVATIONS,
-    Activation,
-    ClassificationHead,
-    default_labels,
-    find_activation,
-)
+from minist.modules.classification_head import ACTIVATIONS, ClassificationHead, default_labels, draw, find_activation
 from minist.progress import progress_bar
 
 # settings of a bi-encoder that mean nothing to a cross-encoder, or something else
@@ -60,7 +54,7 @@ class CrossEncoder(TextModel):
         *,
         num_labels: int | None = None,
         max_length: int | None = None,
-        activation_fn: Activation | None = None,
+        activation_fn: str | nn.Module | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
@@ -73,21 +67,15 @@ class CrossEncoder(TextModel):
         name, is applied to the scores; None: the folder's, else a sigmoid for one label and nothing for several.
         ValueError for a bi-encoder without `num_labels`: its head would be an unexpected one."""
         content = find_content(source, revision, token)
-        super().__init__(
-            with_head(content, num_labels),
-            device=device if content is source else find_device(device),
-            dtype=dtype,
-            keep_layers=keep_layers,
-            prompts=prompts,
-        )
+        place = device if content is source else find_device(device)
+        content = with_head(content, num_labels)
+        super().__init__(content, device=place, dtype=dtype, keep_layers=keep_layers, prompts=prompts)
         if max_length is not None:
             self.max_length = max_length
         encoder: Any = self.stack.reader()
         self.pairing = Pairing(self.tokenizer, encoder.token_types)
         default = self.settings.get("activation_fn") or ("Sigmoid" if self.num_labels == 1 else "Identity")
         self.activation_fn = find_activation(default if activation_fn is None else activation_fn)
-
-    # ------------------------------------------------------------ what it is
 
     @property
     def head(self) -> ClassificationHead:
@@ -133,8 +121,6 @@ class CrossEncoder(TextModel):
         counts = batch.counts[0] if batch.counts else None
         return describe_scores(embeddings[0], self.activation_fn, batch.labels, counts)
 
-    # ------------------------------------------------------------ pairs to scores
-
     def read(self, texts: Texts, prompt: str, role: str | None) -> tuple[Packed, int]:
         """Each different text is tokenized once, however many of the pairs it is in."""
         assert self.pairing
@@ -145,7 +131,7 @@ class CrossEncoder(TextModel):
         self,
         pairs: Iterable[Sequence[str]],
         *,
-        activation_fn: Activation | None = None,
+        activation_fn: str | nn.Module | None = None,
         apply_softmax: bool = False,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -179,7 +165,7 @@ class CrossEncoder(TextModel):
         *,
         top_k: int | None = None,
         return_documents: bool = False,
-        activation_fn: Activation | None = None,
+        activation_fn: str | nn.Module | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_tokens: int = 0,
@@ -196,17 +182,10 @@ class CrossEncoder(TextModel):
             raise ValueError("rank takes one query, and a list of documents: use predict for other pairs")
         documents, most = list(documents), None if top_k is None else whole("top_k", top_k, 1)
         numbers = {text: i for i, text in enumerate(dict.fromkeys(documents))}  # each once: equal ones score alike
-        scores = self.predict(
-            [(query, document) for document in numbers],
-            activation_fn=activation_fn,
-            prompt_name=prompt_name,
-            prompt=prompt,
-            batch_tokens=batch_tokens,
-            show_progress_bar=show_progress_bar,
-            device=device,
-            **theirs,
-        )
-        scores = np.asarray(scores)[[numbers[document] for document in documents]]
+        how: dict[str, Any] = {"activation_fn": activation_fn, "prompt_name": prompt_name, "prompt": prompt, **theirs}
+        how |= {"batch_tokens": batch_tokens, "show_progress_bar": show_progress_bar, "device": device}
+        scores = np.asarray(self.predict([(query, document) for document in numbers], **how))
+        scores = scores[[numbers[document] for document in documents]]
         order = np.argsort(-scores, kind="stable")[:most].tolist()
         found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
         return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found
@@ -221,7 +200,8 @@ def with_head(content: Content, num_labels: int | None) -> Content:
         head: Any = stack[-1]
         if labels in (None, head.out_width):
             return content
-        head.new_labels(default_labels(labels), std)
+        head.set_labels(default_labels(labels))
+        draw(head.classifier, std)
         warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
         # the activation was that of the old labels
         return replace(content, settings={k: v for k, v in content.settings.items() if k != "activation_fn"})
@@ -241,8 +221,5 @@ def with_head(content: Content, num_labels: int | None) -> Content:
 
 def encoder_config(encoder: Any, folder: Path | None) -> dict[str, Any]:
     """Its config.json, whether it was read from one or not."""
-    return (
-        {"model_type": encoder.model_type}
-        | asdict(encoder.config)
-        | (read_optional(folder / "config.json") if folder else {})
-    )
+    about = {"model_type": encoder.model_type} | asdict(encoder.config)
+    return about | (read_optional(folder / "config.json") if folder else {})

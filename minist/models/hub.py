@@ -54,9 +54,6 @@ def find_content(source: str | Path | Content, revision: str | None, token: str 
     return source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
 
 
-# ---------------------------------------------------------------- which files
-
-
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
     """What a model is read from: the settings among `files`, which are all that there are, and what its modules are
     not read without, there or not. What names modules or shards is read in `folder`, once it is there."""
@@ -76,18 +73,14 @@ def _required(module: type[Module], folder: Path, names: Sequence[str]) -> list[
     required = ["config.json"] if module.has_config else []
     if "texts" in module.takes:
         required += ["vocab.txt" if "vocab.txt" in names and "tokenizer.json" not in names else "tokenizer.json"]
-    return required + (_weights(folder, names) if module.has_weights else [])
-
-
-def _weights(folder: Path, names: Sequence[str]) -> list[str]:
-    for whole in KINDS:  # the first that a folder has is read
+    for whole in KINDS if module.has_weights else ():  # the first that a folder has is read
         if whole in names:
-            return [whole]
+            return [*required, whole]
         if (index := f"{whole}.index.json") in names:
             content = read_optional(folder / index) or {"weight_map": {}}
             with reading(folder / index):
-                return [index, *sorted({str(shard) for shard in content["weight_map"].values()})]
-    return ["model.safetensors"]
+                return [*required, index, *sorted({str(shard) for shard in content["weight_map"].values()})]
+    return required + ["model.safetensors"] * module.has_weights
 
 
 def module_folders(folder: Path) -> list[tuple[str, Path]]:
@@ -110,9 +103,6 @@ def missing_files(folder: Path) -> list[str]:
     is_plain = "modules.json" in files or none.exists() or has_head(folder)  # a classifier has no pooling to lack
     needed = [*([] if is_plain else ["modules.json"]), *needed_files(folder, files)]
     return [file for file in needed if file not in files]
-
-
-# ---------------------------------------------------------------- cache and hub
 
 
 def _cached_folder(repo: str, revision: str | None) -> Path | None:

@@ -41,7 +41,6 @@ class Stack(nn.ModuleList):
                 self.gives = kinds[-1]  # one of ENDS
             except ValueError as e:
                 raise ValueError(str(e) if route is None else f"the route {route!r}: {e}") from None
-        for path in self.paths.values():
             for module in path[1:]:
                 module.attach(path[0])
         if len(set(widths.values())) > 1:  # their embeddings are compared with one another
@@ -67,7 +66,6 @@ class Stack(nn.ModuleList):
         return router.route(role) if router else None
 
     def reader(self, role: str | None = None) -> Module:
-        """The module that reads the texts of that role."""
         return self.paths[self.route(role)][0]
 
     @property

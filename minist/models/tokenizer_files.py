@@ -97,7 +97,9 @@ def _read_backend(file: Path) -> Backend:
 def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
     """As BertTokenizerFast makes it of a vocab.txt. KeyError where a special token is missing."""
     words = {line.rstrip("\n"): i for i, line in enumerate(file.read_text("utf-8").splitlines(keepends=True))}
-    special = {name: _text(config.get(name)) or names[0] for name, names in SPECIAL.items()}
+    given = {name: config.get(name) or "" for name in SPECIAL}  # a text, or a table that describes it
+    given = {name: t.get("content") if type(t) is dict else t for name, t in given.items()}
+    special = {name: str(given[name] or names[0]) for name, names in SPECIAL.items()}
     cls, sep, unknown = (special[name] for name in ("cls_token", "sep_token", "unk_token"))
     ids = [(token, words[token]) for token in (cls, sep, unknown)]
     backend = Backend(WordPiece(words, unk_token=unknown))
@@ -109,10 +111,6 @@ def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
     one = f"{cls} $A {sep}"
     backend.post_processor = TemplateProcessing(single=one, pair=f"{one} $B:1 {sep}:1", special_tokens=ids[:2])
     return backend
-
-
-def _text(token: Any) -> str:
-    return str(token.get("content") if type(token) is dict else token or "")  # a table describes it
 
 
 def _check_ids(tokenizer: Tokenizer, rows: int, folder: Path) -> None:

@@ -52,7 +52,6 @@ def _read_shards(read: Callable[[Path], Any], index: Path) -> dict[str, Tensor]:
 
 
 def write_weights(state: dict[str, Tensor], folder: Path) -> None:
-    """Write model.safetensors."""
     try:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})  # transformers 4 asks for the format
     except SafetensorError as e:  # a full disk, for instance

@@ -60,9 +60,8 @@ class ClassificationHead(Module):
         self.config = {key: config[key] for key in OWN if key in config}
         width = self.in_width = int(config["dim"] if "dim" in config else config["hidden_size"])  # dim: DistilBERT's
         dropout = next((config[key] for key in self.form.dropout if config.get(key) is not None), 0.0)
-        self.pooling = pick(
-            "classifier_pooling", config.get("classifier_pooling", "cls"), {"cls": "cls", "mean": "mean"}
-        )
+        pooling = config.get("classifier_pooling", "cls")
+        self.pooling = pick("classifier_pooling", pooling, {"cls": "cls", "mean": "mean"})
         self.first_only = self.pooling == "cls"
         bias = not self.form.norm or bool(config.get("classifier_bias", False))  # ModernBERT's layers have none
         self.dense = nn.Linear(width, width, bias=bias)
@@ -113,10 +112,6 @@ class ClassificationHead(Module):
             self.dense.load_state_dict({name: pooler[name].float() for name in ("weight", "bias")})
         return found
 
-    def new_labels(self, labels: Sequence[str], std: float) -> None:
-        self.set_labels(labels)
-        draw(self.classifier, std)
-
 
 def draw(module: nn.Module, std: float) -> None:
     """Random weights that depend on torch's seed alone, and not on what was drawn before."""
@@ -137,19 +132,15 @@ def default_labels(count: int) -> list[str]:
     return read_labels({"num_labels": count})
 
 
-# ---------------------------------------------------------------- what follows the head
-
-Activation = str | nn.Module
 NAMES = ["Identity", "Sigmoid", "Tanh", "Softmax", "LogSigmoid", "Softplus", "Softsign"]
 NAMES += ["ReLU", "LeakyReLU", "ReLU6", "ELU", "GELU", "SiLU", "Hardtanh"]
 ACTIVATIONS = {name: vars(nn)[name] for name in NAMES}
 
 
-def find_activation(given: Activation) -> nn.Module:
+def find_activation(given: str | nn.Module) -> nn.Module:
     """The module itself; or the one of torch.nn of that name, as files write it: torch.nn.modules.activation.Sigmoid.
     ValueError for another: code that a folder names is not run."""
     if isinstance(given, nn.Module):
         return given
     name = str(given).rpartition(".")[2] if str(given).startswith("torch.nn.") else given
-    found: nn.Module = pick("activation_fn, a module of torch.nn or its name,", name, ACTIVATIONS)()
-    return found
+    return pick("activation_fn, a module of torch.nn or its name,", name, ACTIVATIONS)()

@@ -31,8 +31,7 @@ class Pooling(Module):
     weightedmean          an average in which the i-th token weighs i (Muennighoff 2022, arXiv:2202.08904)
     lasttoken             the last token
 
-    A text without any token, where a tokenizer adds none, is zeros.
-    """
+    A text without any token, where a tokenizer adds none, is zeros."""
 
     takes, gives, has_weights = ("tokens",), "embeddings", False
 

@@ -28,7 +28,11 @@ class Router(Module):
         """`default_route` is for texts without a role; None: they must have one. The role None in `mappings` stands for
         all that are not named. ValueError for a name that cannot be, or is no route's."""
         super().__init__()
-        check_names(list(routes))
+        taken = dir(nn.ModuleDict())  # a module is an attribute there, and would hide the method of its name
+        for route in list(routes) or [""]:  # a part of names of folders and parameters; no route at all has none
+            if not re.fullmatch(r"[\w -]+", route) or route in taken:
+                allowed = "letters, digits, _ and -, and no attribute of torch's"
+                raise ValueError(f"Router: a route cannot be called {route!r}: use {allowed}")
         self.mappings = dict(mappings or {})
         for name in [default_route, *self.mappings.values()]:
             if name is not None and name not in list(routes):  # a list: the name may be anything that a file holds
@@ -53,12 +57,3 @@ class Router(Module):
     def modules_of(self, route: str) -> list[Module]:
         modules: Any = self.routes[route]  # ModuleDict does not say that it holds lists
         return list(modules)
-
-
-def check_names(names: Sequence[str]) -> None:
-    """ValueError unless each can be part of the name of a folder, and of a parameter."""
-    taken = dir(nn.ModuleDict())  # a module is an attribute there, and would hide the method of its name
-    for name in names or [""]:  # no route at all has no name either
-        if not re.fullmatch(r"[\w -]+", name) or name in taken:
-            allowed = "letters, digits, _ and -, and no attribute of torch's"
-            raise ValueError(f"Router: a route cannot be called {name!r}: use {allowed}")

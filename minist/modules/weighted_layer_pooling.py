@@ -16,8 +16,7 @@ class WeightedLayerPooling(Module):
     """sum of w_l h_l over sum of w_l, for the layers l = first_layer .. L; layer 0 is the embedding layer.
 
     All weights start at 1, the plain average. Source: sentence-transformers; the idea of ELMo (Peters et al.
-    2018, arXiv:1802.05365), whose weights are a softmax.
-    """
+    2018, arXiv:1802.05365), whose weights are a softmax."""
 
     takes, gives = ("layers",), "tokens"
     config_keys = (

@@ -7,19 +7,13 @@ f(w, d) counts w in d, n(w) counts the documents that hold w, N all documents.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-WORD = re.compile(r"[a-z0-9]+")
-
-
-def words(text: str) -> list[str]:
-    """Lower-cased words and numbers."""
-    return WORD.findall(text.lower())
+from minist.data.texts import words
 
 
 class BM25:

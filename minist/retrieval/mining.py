@@ -128,7 +128,7 @@ def mine_hard_negatives(
     o = options or Options()
     if model.gives != "embeddings":
         raise ValueError(f"model gives {model.gives}: take a SentenceTransformer, and this one as cross_encoder")
-    queries, documents, own, same = number_texts(queries, positives, () if corpus is None else corpus)
+    queries, documents, own, same = numbered(queries, positives, () if corpus is None else corpus)
     most = max(map(len, own))
     ranks, query_prompt = o.ranks(most), model.find_prompt(o.query_prompt_name, o.query_prompt, "query")
     corpus_prompt = model.find_prompt(o.corpus_prompt_name, o.corpus_prompt, "document")
@@ -146,9 +146,7 @@ def mine_hard_negatives(
     return rows, Summary(*sizes, sum(count < o.num_negatives for count in counts), counts.count(0), left_out)
 
 
-def number_texts(
-    queries: Texts, positives: Texts, corpus: Texts
-) -> tuple[list[str], list[str], list[list[int]], Tensor]:
+def numbered(queries: Texts, positives: Texts, corpus: Texts) -> tuple[list[str], list[str], list[list[int]], Tensor]:
     """Queries and documents, no text twice; the numbers of each query's positives among the documents; and of the
     query's own text [Q], -1 where it is no document."""
     if len(queries) != len(positives) or not len(queries):
@@ -177,13 +175,11 @@ class Block(NamedTuple):
     same: Tensor  # [q, 1] the number of the query's own text, -1 where that is no document
 
 
-def nearest(
-    model: Any, q: Tensor, d: Tensor, own: list[list[int]], same: Tensor, k: int, memory_mb: int
-) -> Iterator[Block]:
+def nearest(model: Any, q: Tensor, d: Tensor, own: list[list[int]], same: Tensor, k: int, mb: int) -> Iterator[Block]:
     """The k nearest of documents d [M, D] to each of queries q [Q, D], by the model's similarity, on its device."""
     name = model.similarity_name.replace("cosine", "dot")  # which is the same for vectors of length one
     similar, similar_pairs = SIMILARITIES[name], PAIRWISE_SIMILARITIES[name]
-    many, at_once = block_sizes(min(k, len(d)), memory_mb)
+    many, at_once = block_sizes(min(k, len(d)), mb)
     for first in range(0, len(q), many):
         part = q[first : first + many]
         scores, rows = search_block(part.to(model.device), d, k, lambda a, b: similar(a, b.to(a.device)), at_once)

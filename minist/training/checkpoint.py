@@ -34,15 +34,15 @@ MARKER = "config.toml"  # a folder that has it is a run, and may be overwritten 
 
 def check_output(output: Path, resume: bool, overwrite: bool) -> None:
     """ValueError if the run cannot start, or go on, in `output`."""
-    wrong = ""
     if resume and not checkpoints(output):
         wrong = "has no checkpoint to resume from: start without --resume"
     elif output.exists() and not (resume or overwrite):
         wrong = "exists: go on with --resume, start again with --overwrite, or choose another output"
     elif overwrite and output.exists() and not (output / MARKER).exists():
         wrong = f"has no {MARKER}, so it is no run and is not deleted: choose another output"
-    if wrong:
-        raise ValueError(f"{output} {wrong}")
+    else:
+        return
+    raise ValueError(f"{output} {wrong}")
 
 
 def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:

@@ -134,32 +134,24 @@ def find_class(what: str, name: Any, package: ModuleType) -> Any:
     """The class of that name in `package`, or in a file as "path/to/file.py:Name"."""
     if isinstance(name, str) and ".py:" in name:
         path, _, inner = name.rpartition(":")
-        return pick(f"config: {what}: the name in {path}", inner, _run_file(path))
-    here = {found: vars(package)[found] for found in package.__all__}
+        if not Path(path).is_file():
+            raise ValueError(f"config: there is no file {path}")
+        try:
+            found = runpy.run_path(path)
+        except SyntaxError as e:
+            raise ValueError(f"config: {path}, line {e.lineno} is not Python: {e.msg}") from None
+        public = {key: value for key, value in found.items() if not key.startswith("_")}
+        return pick(f"config: {what}: the name in {path}", inner, public)
+    here = {known: vars(package)[known] for known in package.__all__}
     return pick(f"config: {what}", name, here | {"path/to/file.py:Name": None})
 
 
-def _run_file(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise ValueError(f"config: there is no file {path}")
-    try:
-        found = runpy.run_path(path)
-    except SyntaxError as e:
-        raise ValueError(f"config: {path}, line {e.lineno} is not Python: {e.msg}") from None
-    return {name: value for name, value in found.items() if not name.startswith("_")}
-
-
 def call(
-    name: str,
-    function: Callable[..., Any],
-    arguments: Table,
-    package: ModuleType,
-    kind: type,
-    more: Callable[[], Table],
+    name: str, function: Callable[..., Any], given: Table, package: ModuleType, kind: type, more: Callable[[], Table]
 ) -> Any:
-    """`function` of `arguments`, which come from the config and are held against its signature, and of `more`."""
+    """`function` of what is `given`, in the config and held against its signature, and of `more`."""
     known, made = inspect.signature(function).parameters, {}
-    for key, value in arguments.items():
+    for key, value in given.items():
         annotation = pick(f"config: an argument of {name}", key, known).annotation
         made[key] = _argument(f"{key} of {name}", value, annotation, package, kind)
     made |= more()
@@ -171,7 +163,7 @@ def call(
         return function(**made)
     except (TypeError, ValueError) as e:  # a value that it does not take, or a type that no annotation tells
         why = f"a value is of a type that it does not take ({e})" if isinstance(e, TypeError) else e
-        raise ValueError(f"config: {name}{f' with {arguments}' if arguments else ''}: {why}") from e
+        raise ValueError(f"config: {name}{f' with {given}' if given else ''}: {why}") from e
 
 
 def _argument(what: str, value: Any, annotation: Any, package: ModuleType, kind: type) -> Any:

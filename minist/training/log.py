@@ -10,7 +10,6 @@ from minist import distributed
 from minist.data.packed import Packed
 
 LEGEND = 'log    loss, its parts and texts/s: means since the line before; lr, grad and "batch": of the last batch'
-
 ALIKE = -0.04  # uniformity above: the mean cosine of different texts is about 0.99
 APART = -0.2  # uniformity below: about 0.95
 LOOKS = 3  # some encoders start alike (RoBERTa's tokens share a direction) and part in the first steps
@@ -20,7 +19,7 @@ class Meter:
     """Averages since the last reading."""
 
     def __init__(self, total: int, step: int) -> None:
-        self.total, self.first, self.started = total, step, time.perf_counter()
+        self.total, self.first, self.started, self.watch = total, step, time.perf_counter(), CollapseWatch()
         self._reset()
 
     def _reset(self) -> None:
@@ -52,7 +51,7 @@ class Meter:
         return values, parts
 
     def lines(self, main: Mapping[str, Any], parts: Mapping[str, float], batch: Mapping[str, Any]) -> list[str]:
-        """For the terminal: the step with the time left, the parts of the loss, figures of the last batch."""
+        """For the terminal: the step with the time left, the loss's parts, figures of the last batch, a warning."""
         step = int(main["step"])
         left = (time.perf_counter() - self.started) / (step - self.first) * (self.total - step)
         optimization = f"loss {main['loss']:.4f}  lr {main['learning_rate']:.2e}  grad {main['grad_norm']:.2f}"
@@ -64,7 +63,7 @@ class Meter:
             texts = [f"{name} {v:.3f}" if isinstance(v, float) else f"{name} {v}" for name, v in figures.items()]
             if texts:
                 found.append(f"{title:>{len(start)}}  {'  '.join(texts)}")
-        return found
+        return [*found, *filter(None, [self.watch.see(batch)])]
 
 
 class CollapseWatch:
@@ -72,7 +71,7 @@ class CollapseWatch:
 
     looks = 0  # that found it so
 
-    def see(self, figures: dict[str, float]) -> str:
+    def see(self, figures: Mapping[str, float]) -> str:
         """A warning where the figures of a batch show that it is time for one, else an empty line."""
         spread = figures.get("uniformity", (ALIKE + APART) / 2)  # unknown: neither alike nor apart
         if spread < APART:

@@ -14,7 +14,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the step
     "constant": lambda progress: 1.0,
 }
 SHOWN = 5  # names in an error message
-
 Named = Sequence[tuple[str, nn.Parameter]]  # such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias"
 
 
@@ -23,8 +22,7 @@ def make_optimizer(named: Named, lr: float, weight_decay: float, lr_for: dict[st
 
     `freeze` are regular expressions: parameters in whose name one is found are not trained. `lr_for` gives others a
     rate of their own, {pattern: rate}; where several match the last one counts. Each group has its rate as
-    "initial_lr", to be multiplied by `learning_rate` in every step.
-    """
+    "initial_lr", to be multiplied by `learning_rate` in every step."""
     parameters = dict(named)
     assert len(parameters) == len(named), "each name stands for one parameter"
     for name in (name for pattern in freeze for name in find_names(pattern, "freeze", list(parameters))):

@@ -6,7 +6,7 @@ from minist.losses.cross_encoder.lambda_loss import LambdaRankScheme, NDCGLoss1S
 from minist.losses.cross_encoder.lambda_loss import NDCGLoss2Scheme, NoWeightingScheme
 from minist.losses.cross_encoder.listwise import ADRMSELoss, ListMLELoss, ListNetLoss
 from minist.losses.cross_encoder.listwise import PListMLELambdaWeight, PListMLELoss
-from minist.losses.cross_encoder.negatives import MarginMSELoss, MultipleNegativesRankingLoss
-from minist.losses.cross_encoder.pointwise import BinaryCrossEntropyLoss, CrossEntropyLoss, MSELoss
+from minist.losses.cross_encoder.pairs import BinaryCrossEntropyLoss, CrossEntropyLoss, MarginMSELoss, MSELoss
+from minist.losses.cross_encoder.pairs import MultipleNegativesRankingLoss
 
 __all__ = sorted(name for name, found in globals().items() if isinstance(found, type))

@@ -154,8 +154,7 @@ class LambdaLoss(ListLoss):
 class RankNetLoss(LambdaLoss):
     """LambdaLoss with w_ij = 1 (Burges et al. 2005, doi:10.1145/1102351.1102363):
         loss = mean over (i, j) of  log_b( 1 + exp(-sigma (s_i - s_j)) )
-    sigmoid(sigma (s_i - s_j)) is the model's probability that i is above j, and the loss its cross entropy.
-    """
+    sigmoid(sigma (s_i - s_j)) is the model's probability that i is above j, and the loss its cross entropy."""
 
     def __init__(
         self,

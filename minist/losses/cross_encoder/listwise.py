@@ -28,8 +28,7 @@ class ListNetLoss(ListLoss):
         loss = mean over lists of  - sum_i p_i log q_i,    p = softmax(y),  q = softmax(s)
 
     p_i is the probability that i comes first, if documents are drawn by their labels. Labels a few units apart put all
-    of it on the best document; the loss is then that of a classifier which picks it.
-    """
+    of it on the best document; the loss is then that of a classifier which picks it."""
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
@@ -60,8 +59,7 @@ class PListMLELoss(ListLoss):
         loss = mean over lists of  - sum_r w_r log( exp(s_r) / sum over t >= r of exp(s_t) )
 
     Without lambda_weight, all w_r are 1. With respect_input_order the right order is that of the data, best first, and
-    the labels are not read; without it, that of the labels, of equal ones the first given first.
-    """
+    the labels are not read; without it, that of the labels, of equal ones the first given first."""
 
     def __init__(
         self,

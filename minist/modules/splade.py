@@ -82,14 +82,18 @@ class LargestScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor) -> Tensor:
         half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        parts = [largest(scores(part), lengths) for part in blocks(Words(x.to(half), weight.to(half), bias.to(half)))]
-        tokens = torch.cat([token for _, token in parts], dim=1)  # [N, V] int32, the token that has the largest
+        found = x.new_empty(len(lengths), len(weight), dtype=half)
+        tokens = torch.empty_like(found, dtype=torch.int32)  # [N, V], the token that has the largest
+        first = 0
+        for part in blocks(Words(x.to(half), weight.to(half), bias.to(half))):
+            place = slice(first, first := first + len(part.bias))  # into one tensor: small ones between large are holes
+            found[:, place], tokens[:, place] = largest(scores(part), lengths)
         ctx.save_for_backward(x, weight, tokens)
         ctx.half = half
-        return torch.cat([score for score, _ in parts], dim=1)
+        return found
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, tokens = ctx.saved_tensors
         of_x, of_weight = torch.zeros_like(x), torch.zeros_like(weight)
         live = (gradient != 0).any(0).nonzero()[:, 0]  # [L] words

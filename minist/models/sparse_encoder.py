@@ -53,7 +53,7 @@ class SparseEncoder(TextModel):
     model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]
     """
 
-    gives = "sparse"
+    gives, pooling = "sparse", "max"
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class SparseEncoder(TextModel):
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """A SPLADE model round an encoder; `pooling` is "max", which "" is too, or "sum"."""
-        return cls.from_modules([encoder, words_head(encoder), SpladePooling(strategy=pooling or "max")], tokenizer)
+        """A SPLADE model round an encoder; `pooling` is "max" or "sum"."""
+        return cls.from_modules([encoder, words_head(encoder), SpladePooling(strategy=pooling)], tokenizer)
 
     def kept_active(self, given: int | None) -> int:
         """How many weights of a text are kept at most: `given`, else the model's own number, else all."""

@@ -55,6 +55,7 @@ class TextModel(nn.Module):
     """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
     gives: ClassVar[str] = "embeddings"  # what its last module must give
+    pooling: ClassVar[str] = "mean"  # of a new one, unless it is told another
     example: ClassVar[str] = "some.txt --output some.npy"  # for encode.py
     pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
     ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
@@ -107,8 +108,8 @@ class TextModel(nn.Module):
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """The usual model round an encoder; `pooling` is a mode, "" is mean."""
-        return cls.from_modules([encoder, Pooling(encoder.width, (pooling or "mean",))], tokenizer)
+        """The usual model round an encoder; `pooling` is a mode."""
+        return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in THEIRS:

@@ -78,7 +78,7 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     encoder = new_encoder(config.encoder | {"vocab_size": tokenizer.vocab_size}, tokenizer.max_length)
     kind = pick("config: type in [model]", config.type or "SentenceTransformer", MODELS)
     if not config.num_labels:
-        return kind.from_encoder(encoder, tokenizer, config.pooling.mode)
+        return kind.from_encoder(encoder, tokenizer, config.pooling.mode or kind.pooling)
     plain = Content(Stack([encoder, Pooling(encoder.width)]), {None: tokenizer}, {})
     return kind(labelled(plain, kind, config.num_labels))
 

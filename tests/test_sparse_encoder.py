@@ -169,6 +169,12 @@ def test_arguments_of_others(name):
         new_model().encode("a", **{name: 1})
 
 
+def test_numpy_is_not_promised():
+    """As it is in the advice that all kinds of models share."""
+    with pytest.raises(ValueError, match="no argument convert_to_numpy: it always gives a sparse tensor"):
+        new_model().encode("a", convert_to_numpy=True)
+
+
 def test_what_is_logged():
     model = new_model()
     columns = [torch.tensor([[1.0] * 3 + [0.0] * 60]), torch.eye(63)[:2], torch.ones(2, 63) * torch.eye(63)[0]]

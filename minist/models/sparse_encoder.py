@@ -36,6 +36,7 @@ from minist.progress import Update, progress_bar
 from minist.similarity import dense_blocks, pairwise_similarity, similarity
 
 THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
+    "convert_to_numpy": "it always gives a sparse tensor",
     "convert_to_tensor": "it always gives a sparse tensor",
     "convert_to_sparse_tensor": "it always gives a sparse tensor, of which .to_dense() makes the other",
     "save_to_cpu": "what it gives is on the CPU",

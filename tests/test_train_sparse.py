@@ -15,6 +15,8 @@ from minist import SparseEncoder
 from minist.data.rows import Place
 from minist.evaluation import InformationRetrievalEvaluator
 from minist.models import open_model
+from minist.training.config import load_config
+from minist.training.start import make_model
 
 CONFIG = f"""
 output = "runs/one"
@@ -154,3 +156,25 @@ def test_static_queries_of_a_dense_model(folder):
     code, _, err = run_script("train.py", "--config", "w.toml")
     assert code == 2
     assert "static_queries in [model] with type is 'SentenceTransformer', known are SparseEncoder" in err
+
+
+@pytest.mark.filterwarnings("ignore:the model has a new head")
+def test_a_sparse_start(folder):
+    """Each word is in no more than that share of the texts, though a new model has half of all words in each."""
+    (folder / "w.toml").write_text(CONFIG.replace("[model]", "[model]\nsparse_start = 0.05"))
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    texts = [row[column] for row in rows for column in ("q", "d")]
+    for changes, (least, most) in (([], (0.03, 0.05)), (["model.sparse_start=0"], (0.3, 1))):
+        torch.manual_seed(0)
+        active = make_model(load_config(folder / "w.toml", changes)).encode(texts).to_dense() > 0
+        assert least <= active.float().mean() <= most
+        assert active.float().mean(0).max() <= most
+
+
+@pytest.mark.filterwarnings("ignore:the model has a new head")
+@pytest.mark.parametrize("kind", ["SentenceTransformer", "MaskedLM"])
+def test_a_sparse_start_of_other_models(folder, kind):
+    text = CONFIG.replace('type = "SparseEncoder"', f'type = "{kind}"\nsparse_start = 0.05')
+    (folder / "w.toml").write_text(text)
+    code, _, err = run_script("train.py", "--config", "w.toml")
+    assert code == 2 and "sparse_start in [model] needs a module that is 'SpladePooling', known are Bert" in err

@@ -76,48 +76,46 @@ def scores(words: Words) -> Tensor:
 class LargestScore(torch.autograd.Function):
     """max over each text's tokens of x_t . word_v + b_v, [N, V]; 0 for a text without tokens.
 
-    Its gradient goes to one token per text and word. Only words with a gradient are multiplied in backward: those
-    whose weight is above 0 for some text, a tenth of the vocabulary or less in a trained model."""
+    Its gradient goes to one token per text and word. Which one it was is not kept: backward looks for it again, among
+    the words alone whose weight is above 0. Those are a tenth of the vocabulary or less in a model that is sparse."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor) -> Tensor:
         half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         found = x.new_empty(len(lengths), len(weight), dtype=half)
-        tokens = torch.empty_like(found, dtype=torch.int32)  # [N, V], the token that has the largest
         first = 0
         for part in blocks(Words(x.to(half), weight.to(half), bias.to(half))):
             place = slice(first, first := first + len(part.bias))  # into one tensor: small ones between large are holes
-            found[:, place], tokens[:, place] = largest(scores(part), lengths)
-        ctx.save_for_backward(x, weight, tokens)
+            found[:, place] = largest(scores(part), lengths)
+        ctx.save_for_backward(x, weight, lengths)
         ctx.half = half
         return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, tokens = ctx.saved_tensors
+        x, weight, lengths = ctx.saved_tensors
         of_x, of_weight = torch.zeros_like(x), torch.zeros_like(weight)
-        live = (gradient != 0).any(0).nonzero()[:, 0]  # [L] words
-        for words in live.split(max(BLOCK // max(len(x), 1), 1)):
-            of_scores = x.new_zeros(len(x), len(words), dtype=ctx.half)  # 0 but for one token of each text
-            of_scores.scatter_add_(0, tokens[:, words].long(), gradient[:, words].to(ctx.half))  # an empty text adds 0
-            of_x += of_scores @ weight[words].to(ctx.half)
-            of_weight[words] = (of_scores.T @ x.to(ctx.half)).to(weight)
+        texts = (t.split(lengths.tolist()) for t in (x, of_x))
+        for tokens, of_tokens, row in zip(*texts, gradient, strict=True):
+            if len(tokens) == 0:  # its zeros come from no token
+                continue
+            for words in row.nonzero()[:, 0].split(max(BLOCK // len(tokens), 1)):  # [K]
+                part, own = weight[words].to(ctx.half), tokens.to(ctx.half)  # [K, D], [length, D]
+                best = (own @ part.T).argmax(0)  # [K]; a word's bias is the same for all tokens
+                of_scores = own.new_zeros(len(own), len(words)).scatter_(0, best[None], row[None, words].to(ctx.half))
+                of_tokens += of_scores @ part
+                if ctx.needs_input_grad[1]:
+                    of_weight[words] += (of_scores.T @ own).to(weight)  # no word is twice in a text
         return of_x, of_weight, gradient.sum(0).to(weight), None
 
 
-def largest(scores: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Of scores [T, V] of texts with `lengths` [N]: the largest of each text, and its token, [N, V].
+def largest(scores: Tensor, lengths: Tensor) -> Tensor:
+    """Of scores [T, V] of texts with `lengths` [N]: the largest of each text, [N, V].
 
     Texts of one length that stand side by side, as stack.py sorts them, are one tensor [n, length, V]."""
-    found, tokens, start = [], [], 0
+    found, start = [], 0
     for length, count in zip(*(x.tolist() for x in lengths.unique_consecutive(return_counts=True)), strict=True):
-        if length == 0:  # no token has a score, and none will get a gradient
-            found.append(scores.new_zeros(count, scores.shape[1]))
-            tokens.append(torch.zeros(count, scores.shape[1], dtype=torch.int32, device=scores.device))
-            continue
-        best = scores[start : start + count * length].unflatten(0, (count, length)).max(1)
-        firsts = torch.arange(start, start + count * length, length, device=scores.device)
-        found.append(best.values)
-        tokens.append((best.indices + firsts[:, None]).int())
+        part = scores[start : start + count * length].unflatten(0, (count, length))
+        found.append(part.amax(1) if length else scores.new_zeros(count, scores.shape[1]))
         start += count * length
-    return torch.cat(found), torch.cat(tokens)
+    return torch.cat(found)

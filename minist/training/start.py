@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from typing import Any
 
+import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
@@ -24,10 +26,12 @@ from minist.models.weight_files import read_weights
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 from minist.modules.sparse_static_embedding import SparseStaticEmbedding, inverse_document_frequencies
+from minist.modules.splade import LargestScore
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build
 
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}  # the ids 0 to 4
+LOOKED_AT = 2000  # texts at most
 FIRST, SECOND = "first", "second"  # the routes of twins
 
 
@@ -40,6 +44,8 @@ def make_model(config: Config) -> TextModel:
         model = new_model(start, texts_of(config, ()))
     if start.path and start.max_length:
         model.max_length = start.max_length
+    if start.sparse_start:
+        begin_sparse(model, list(texts_of(config, ())), start.sparse_start)
     if start.static_queries:
         model = with_static_queries(model, texts_of(config, ("query",)))
     return make_twins(model) if start.twins else model
@@ -52,6 +58,23 @@ def texts_of(config: Config, without: Sequence[str]) -> Iterator[str]:
         for file in entry.paths():
             for row in read_texts(file, columns, entry.format):
                 yield from row
+
+
+def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
+    """Lower the bias of each word until no more than that share of `texts` has the word.
+
+    A masked language model scores thousands of words above 0 wherever it looks, and highest those that are frequent
+    everywhere. So texts begin alike, and may well end so: regularizers shorten what all of them have, and what tells
+    them apart is lost along the way. Softmax, by which it learned, says nothing of how high all scores of a word lie.
+    """
+    modules: dict[str, Any] = {type(module).__name__: module for module in model.stack}
+    pick("config: sparse_start in [model] needs a module that", "SpladePooling", modules)
+    encoder, head = model.stack[0], modules["MaskedLMHead"]
+    some = texts[:: len(texts) // LOOKED_AT + 1]
+    with torch.no_grad():
+        parts = (model.tokenizer(some[i : i + 32]).packed() for i in range(0, len(some), 32))
+        best = torch.cat([LargestScore.apply(*head(encoder(part)), part.lengths) for part in parts])  # [texts, V]
+        head.bias -= best.kthvalue(max(len(some) - round(share * len(some)), 1), dim=0).values
 
 
 def with_static_queries(model: TextModel, texts: Iterable[str]) -> TextModel:

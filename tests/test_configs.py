@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
-from minist.models import open_model
+from minist.models import MaskedLM, open_model
 from minist.training.config import load_config
 
 RECIPES = sorted((ROOT / "configs").glob("*.toml"))
@@ -37,6 +37,8 @@ def folder(tmp_path, monkeypatch):
     scored = [dict(zip(keys, [*texts, "wait"], strict=True)) | {"scores": [0.9, 0.2, 0.3, 0.1, 0]} for texts in lists]
     write_jsonl(tmp_path / "data/distill_reranker.jsonl", scored)
     tiny_model(encoder={"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 4}).save(tmp_path / "tiny")
+    tiny_model().save(tmp_path / "encoder")
+    MaskedLM(tmp_path / "encoder").save(tmp_path / "words")
     return tmp_path
 
 
@@ -46,7 +48,8 @@ def test_recipe(folder, recipe):
     config = load_config(recipe, [])
     assert config.output == f"runs/{recipe.stem}"  # named alike, so that recipes do not meet
     changes = ["train.max_steps=3", "train.batch_size=10", "train.log_every=1", "train.eval_every=3"]
-    changes += ["model.path=tiny"] if config.model.path else ["model.tokenizer.vocab_size=200"]
+    start = "words" if config.model.type == "SparseEncoder" else "tiny"
+    changes += [f"model.path={start}"] if config.model.path else ["model.tokenizer.vocab_size=200"]
     changes += ["teacher.model=tiny"] if config.teacher.model else []
     changes += ["model.max_length=30"] if config.model.max_length else []
     changes += ["expect={}"] if config.expect else []  # of a model that has learned
@@ -54,8 +57,9 @@ def test_recipe(folder, recipe):
     assert (code, err) == (0, "")
     assert sum(line.startswith("step ") for line in out.splitlines()) == 3
     metrics = [json.loads(line) for line in (folder / config.output / "metrics.jsonl").read_text().splitlines()]
-    measured = {"heldout_cosine_ndcg@10", "heldout_ndcg@10", "sick_accuracy", "eval_heldout_loss"}
-    assert metrics[-1].keys() & measured
+    ndcg = {"heldout_cosine_ndcg@10", "heldout_dot_ndcg@10", "heldout_ndcg@10"}
+    assert metrics[-1].keys() & (ndcg | {"sick_accuracy", "eval_heldout_loss"})
     model = open_model(folder / config.output / "model", config.model.type)
-    wanted = {"embeddings": (128, 384), "scores": (1, 3), "words": range(201)}
+    words = tiny_model().stack[0].vocab_size
+    wanted = {"embeddings": (128, 384), "scores": (1, 3), "words": range(201), "sparse": (words,)}
     assert model.width in wanted[model.gives]

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FROM_SCRATCH, ROOT, run_script, sentences, write_jsonl
+from tiny import FROM_SCRATCH, ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist import SparseEncoder
 from minist.data.rows import Place
 from minist.evaluation import InformationRetrievalEvaluator
 from minist.models import open_model
+from minist.models.sparse_encoder import sparsity
 from minist.training.config import load_config
 from minist.training.start import make_model
 
+LOSS = """[data.loss]
+name = "SpladeLoss"
+loss = "SparseMultipleNegativesRankingLoss"
+document_regularizer_weight = 3e-3
+query_regularizer_weight = 5e-3"""
 CONFIG = f"""
 output = "runs/one"
 [model]
@@ -27,11 +33,7 @@ type = "SparseEncoder"
 files = ["pairs.jsonl"]
 columns = {{ query = "q", document = "d" }}
 roles = {{ query = "query", document = "document" }}
-[data.loss]
-name = "SpladeLoss"
-loss = "SparseMultipleNegativesRankingLoss"
-document_regularizer_weight = 3e-3
-query_regularizer_weight = 5e-3
+{LOSS}
 [train]
 batch_size = 16
 epochs = 4
@@ -178,3 +180,25 @@ def test_a_sparse_start_of_other_models(folder, kind):
     (folder / "w.toml").write_text(text)
     code, _, err = run_script("train.py", "--config", "w.toml")
     assert code == 2 and "sparse_start in [model] needs a module that is 'SpladePooling', known are Bert" in err
+
+
+def test_an_autoencoder_behind_a_dense_model(folder):
+    """CSR from a config: the embeddings of a dense model become a few of many latents."""
+    tiny_model().save(folder / "dense")
+    own = "hidden_dim = 64, k = 4, k_aux = 8"
+    start = f'type = "SparseEncoder"\npath = "dense"\nautoencoder = {{ {own} }}'
+    text = CONFIG.replace(f'type = "SparseEncoder"\n{FROM_SCRATCH}', start).replace(LOSS, 'loss = "CSRLoss"')
+    (folder / "w.toml").write_text(text)
+    code, out, err = run_script("train.py", "--config", "w.toml")
+    assert (code, err) == (0, "") and "reconstruction_loss" in out
+    model = SparseEncoder("runs/one/model")
+    assert model.width == 64 and sparsity(model.encode(sentences(5)))["active_dims"] <= 4
+    unknown = "an argument of SparseAutoEncoder is 'hiden_dim', known are input_dim"
+    for wrong, message in ((own.replace("hidden", "hiden"), unknown), (own.replace("4", "0"), "k is 0")):
+        (folder / "x.toml").write_text(text.replace(own, wrong))
+        code, _, err = run_script("train.py", "--config", "x.toml", "--overwrite")
+        assert code == 2 and message in err
+    code, _, err = run_script(
+        "train.py", "--config", "w.toml", "--overwrite", "--set", "model.type=SentenceTransformer"
+    )
+    assert code == 2 and "type in [model] with an autoencoder is 'SentenceTransformer', known are SparseEncoder" in err

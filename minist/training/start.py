@@ -10,6 +10,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 
+from minist import modules
 from minist.checks import number, pick
 from minist.data.rows import read_texts
 from minist.data.tokenizer import Tokenizer
@@ -20,15 +21,18 @@ from minist.encoders.weights import initialize, modernize
 from minist.models import MODELS, labelled, open_model
 from minist.models.folder import Content
 from minist.models.hub import find_model
+from minist.models.sparse_encoder import SparseEncoder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.models.weight_files import read_weights
+from minist.module import Module
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
+from minist.modules.sparse_autoencoder import SparseAutoEncoder
 from minist.modules.sparse_static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.modules.splade import LargestScore
 from minist.training.config import Config, ModelConfig, TokenizerConfig
-from minist.training.construct import Table, build
+from minist.training.construct import Table, build, call
 
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}  # the ids 0 to 4
 LOOKED_AT = 2000  # texts at most
@@ -38,12 +42,15 @@ FIRST, SECOND = "first", "second"  # the routes of twins
 def make_model(config: Config) -> TextModel:
     start = config.model
     if start.path:
+        kind = "SentenceTransformer" if start.autoencoder else start.type
         layers, revision = start.keep_layers or None, start.revision or None
-        model = open_model(start.path, start.type, revision=revision, keep_layers=layers, num_labels=start.num_labels)
+        model = open_model(start.path, kind, revision=revision, keep_layers=layers, num_labels=start.num_labels)
     else:
         model = new_model(start, texts_of(config, ()))
     if start.path and start.max_length:
         model.max_length = start.max_length
+    if start.autoencoder:
+        model = with_autoencoder(model, start)
     if start.sparse_start:
         begin_sparse(model, list(texts_of(config, ())), start.sparse_start)
     if start.static_queries:
@@ -60,6 +67,14 @@ def texts_of(config: Config, without: Sequence[str]) -> Iterator[str]:
                 yield from row
 
 
+def with_autoencoder(model: TextModel, start: ModelConfig) -> TextModel:
+    """A new SparseAutoEncoder turns the embeddings of a dense model, behind all of its modules, into sparse ones."""
+    pick("config: type in [model] with an autoencoder", start.type, {"SparseEncoder": "which gives them"})
+    width = {"input_dim": model.width}
+    own = call("SparseAutoEncoder", SparseAutoEncoder, start.autoencoder, modules, Module, lambda: width)
+    return SparseEncoder(Content(Stack([*model.stack, own]), model.tokenizers, {}), prompts=model.prompts)
+
+
 def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
     """Lower the bias of each word until no more than that share of `texts` has the word.
 
@@ -67,9 +82,9 @@ def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
     everywhere. So texts begin alike, and may well end so: regularizers shorten what all of them have, and what tells
     them apart is lost along the way. Softmax, by which it learned, says nothing of how high all scores of a word lie.
     """
-    modules: dict[str, Any] = {type(module).__name__: module for module in model.stack}
-    pick("config: sparse_start in [model] needs a module that", "SpladePooling", modules)
-    encoder, head = model.stack[0], modules["MaskedLMHead"]
+    named: dict[str, Any] = {type(module).__name__: module for module in model.stack}
+    pick("config: sparse_start in [model] needs a module that", "SpladePooling", named)
+    encoder, head = model.stack[0], named["MaskedLMHead"]
     some = texts[:: len(texts) // LOOKED_AT + 1]
     with torch.no_grad():
         parts = (model.tokenizer(some[i : i + 32]).packed() for i in range(0, len(some), 32))

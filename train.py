@@ -4,8 +4,7 @@ python train.py --config configs/quickstart.toml
 torchrun --nproc_per_node=2 train.py --config configs/quickstart.toml
 python train.py --config my.toml --set train.lr=3e-5 --set output=runs/other
 
-The run directory (`output` in the config) gets config.toml, metrics.jsonl, checkpoint-<step>/, model/, and best/ where
-the config asks for the best of the evaluated models.
+The run directory, `output` in the config, gets config.toml, metrics.jsonl, checkpoint-<step>/, model/, perhaps best/.
 """
 
 import argparse
@@ -70,7 +69,7 @@ def train(args: argparse.Namespace) -> None:
                 if distributed.rank() == 0:
                     save_checkpoint(run.output, run.trained, run.state(), config.train.keep)
                 distributed.barrier()
-            meter.leave_out(time.perf_counter() - paused)
+            meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
             return distributed.stop()

@@ -47,7 +47,6 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = commands.add_parser("mine", help="find hard negatives", description=MINE, formatter_class=plain).add_argument
     add("--model", required=True, help="a model folder, or a name on the Hugging Face hub")
-    add("--revision", help="branch, tag or commit of a model on the hub")
     add("--pairs", type=Path, required=True, help="jsonl, json, csv, tsv, parquet: a query and a positive in each row")
     add("--query-column", help="its name; else it has a usual one, such as query, or is the first column")
     add("--positive-column", help="its name; else it has a usual one, such as positive, or is the second column")
@@ -62,12 +61,12 @@ def parse() -> argparse.Namespace:
     add("--dtype", default="float32", help="float32 (default); bfloat16; auto: bfloat16 where the device is fast at it")
     show = commands.add_parser("expand", help="words of a text", description=EXPAND, formatter_class=plain)
     show.add_argument("--model", required=True, help="a sparse model: a folder, or a name on the Hugging Face hub")
-    show.add_argument("--revision", help="branch, tag or commit of a model on the hub")
     show.add_argument("text", nargs="+", help="one or several")
     show.add_argument("--role", help="query or document: the route that the texts take, and the prompt")
     show.add_argument("--top-k", type=int, default=30, help="words of each text (30)")
     show.add_argument("--json", action="store_true", help="a line for each text, for programs")
     for command in commands.choices.values():
+        command.add_argument("--revision", help="branch, tag or commit of a model on the hub")
         command.add_argument("--device", help="cpu, cuda, cuda:1 .. (default: the GPU if there is one)")
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args()
@@ -99,8 +98,7 @@ def check_output(output: Path, read: list[Path]) -> None:
 
 
 def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[list[str], list[str]]:
-    """Queries and positives, side by side. Columns that are not named are those with names that people use for them,
-    else the first and the second of the file."""
+    """Queries and positives. Columns that are not named are those with usual names, else the first and the second."""
     names = list(next(iter(read_rows(file, []))))
     usual = [[name for name in names if name.lower() in known] for known in (FIRST, SECOND)]
     first, second = usual[0] + usual[1] if [len(found) for found in usual] == [1, 1] else [*names, "", ""][:2]

@@ -43,10 +43,8 @@ class _Gather(torch.autograd.Function):
 
 def wrap(model: nn.Module, *, has_routes: bool) -> nn.Module:
     """DDP round `model`: its gradients are averaged over ranks while backward still makes others.
-
-    DDP waits for a gradient of every parameter. A rank without rows gives zeros, since our modules keep their weights
-    in the graph without texts too, see attention.py; but of routes a batch may use one alone, and then DDP must look.
-    """
+    DDP waits for a gradient of every parameter. A rank without rows gives zeros, as our modules keep their weights in
+    the graph without texts too, see attention.py; but of routes a batch may use one alone: then DDP must look."""
     if not dist.is_initialized() or not any(p.requires_grad for p in model.parameters()):
         return model
     return nn.parallel.DistributedDataParallel(model, find_unused_parameters=has_routes)
@@ -54,10 +52,8 @@ def wrap(model: nn.Module, *, has_routes: bool) -> nn.Module:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average gradients over ranks in one exchange. One that a rank lacks counts as zero, if another rank has it."""
-    if not dist.is_initialized():
-        return
     trained = [p for p in parameters if p.requires_grad]
-    if not trained:
+    if not dist.is_initialized() or not trained:
         return
     wanted = any_rank([p.grad is not None for p in trained], trained[0].device)  # ranks must exchange the same ones
     used = [p for p, is_wanted in zip(trained, wanted, strict=True) if is_wanted]
@@ -71,6 +67,5 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def same_start(parameters: Sequence[nn.Parameter]) -> None:
-    """Those of rank 0 on all ranks."""
     for p in parameters if dist.is_initialized() else ():
-        exchange(dist.broadcast, p.data, 0)
+        exchange(dist.broadcast, p.data, 0)  # all ranks get those of rank 0

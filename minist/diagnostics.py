@@ -29,8 +29,7 @@ def describe_scores(
     best_is_relevant  share of rows whose best document is one with the row's highest label, or the first without labels
     spread            standard deviation of the scores of a row's documents, or of all single pairs
     predicted, label  means of the activated scores and of the labels: where they differ, scores are no probabilities
-    accuracy, confidence  with several labels: share of right classes, and mean probability of the class that is chosen
-    """
+    accuracy, confidence  with several labels: share of right classes, mean probability of the class that is chosen"""
     x = logits.detach().float()
     if labels is not None and labels.dim() == 2 and x.shape[1] > 1:
         labels = labels.argmax(1)  # of shares of each class
@@ -41,7 +40,8 @@ def describe_scores(
         found = {"confidence": shares.mean().item()}
         return found | ({} if labels is None else {"accuracy": (chosen == labels).double().mean().item()})
     scores, found = x[:, 0], {}
-    if labels is not None and labels.shape == scores.shape:
+    labels = None if labels is None or labels.shape != scores.shape else labels  # margins say nothing of one document
+    if labels is not None:
         found = {"predicted": activation_fn(scores).mean().item(), "label": labels.double().mean().item()}
     rows = [scores] if counts is None else [row for row in scores.split(counts.tolist()) if len(row) > 1]
     if rows:
@@ -53,8 +53,7 @@ def describe_scores(
 
 def _best_is_relevant(scores: Tensor, labels: Tensor | None, counts: Tensor) -> float:
     sizes = counts.tolist()
-    given = labels is not None and labels.shape == scores.shape  # margins say nothing of one document
-    wanted = labels.split(sizes) if labels is not None and given else [-torch.arange(n) for n in sizes]
+    wanted = [-torch.arange(n) for n in sizes] if labels is None else labels.split(sizes)
     pairs = [(row, want.to(row.device)) for row, want in zip(scores.split(sizes), wanted, strict=True) if len(row) > 1]
     return sum(bool(want[row.argmax()] == want.max()) for row, want in pairs) / len(pairs)
 
@@ -62,7 +61,6 @@ def _best_is_relevant(scores: Tensor, labels: Tensor | None, counts: Tensor) -> 
 @torch.no_grad()
 def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None] = ()) -> dict[str, float]:
     """Figures of the first two columns [n, D], row by row a pair; uniformity and effective rank are the second's.
-
     Left out is what cannot be said: of pairs where there is one column, where the two have other numbers of rows or
     where `counts` says that rows hold several texts; of different texts where there is one; everything where a
     number is not finite. A vector of zeros has the cosine 0 with all. Call it outside of autocast."""

@@ -81,16 +81,7 @@ def contact(what: str) -> Iterator[None]:
 
 
 def any_rank(wishes: Sequence[bool], device: torch.device) -> list[bool]:
-    """For each wish, whether a rank has it."""
     found = torch.tensor(wishes, dtype=torch.int32, device=device)
     if dist.is_initialized():
         exchange(dist.all_reduce, found, dist.ReduceOp.MAX)
     return [bool(x) for x in found.tolist()]
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """One python object from each rank, in rank order, on every rank."""
-    values = [value] * world_size()
-    if dist.is_initialized():
-        exchange(dist.all_gather_object, values, value)
-    return values

@@ -28,7 +28,7 @@ def test_means_since_the_last_reading(clock):
     assert meter.read() == (means, {"a": 2.0})
     meter.count(torch.tensor(5.0), {}, COLUMNS)
     clock[0] += 4 + 30
-    meter.leave_out(30)
+    meter.since += 30
     assert meter.read() == ({"loss": 5.0, "texts_per_second": 2.0, "tokens_per_second": 12.5}, {})
 
 

@@ -3,8 +3,7 @@
 from minist.evaluation.cross_encoder_pairs import CrossEncoderClassificationEvaluator, CrossEncoderCorrelationEvaluator
 from minist.evaluation.cross_encoder_reranking import CrossEncoderNanoBEIREvaluator, CrossEncoderRerankingEvaluator
 from minist.evaluation.embedding_similarity import EmbeddingSimilarityEvaluator
-from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
-from minist.evaluation.rank_fusion import ReciprocalRankFusionEvaluator
+from minist.evaluation.information_retrieval import InformationRetrievalEvaluator, ReciprocalRankFusionEvaluator
 
 __all__ = [
     "CrossEncoderClassificationEvaluator",

@@ -19,14 +19,12 @@ class CrossEncoderClassificationEvaluator:
 
     one score   accuracy, accuracy_threshold, f1, f1_threshold, precision, recall, average_precision: labels are 0 and
                 1, and a score from the threshold on is a 1. The threshold is the best one for these pairs.
-    several     f1_macro, f1_micro, f1_weighted, accuracy: the class with the highest score is the predicted one.
-    """
+    several     f1_macro, f1_micro, f1_weighted, accuracy: the class with the highest score is the predicted one."""
 
     columns = ("text1", "text2", "label")
     of = "scores"
 
     def __init__(self, pairs: Sequence[Pair], labels: Labels, name: str = "", note: str = "") -> None:
-        """`note` is what a person should know of the rows."""
         check_lengths(len(pairs), "labels", labels)
         self.pairs, self.labels, self.prefix, self.note = pairs, labels, f"{name}_" if name else "", note
 
@@ -66,10 +64,8 @@ def _check_class(place: Place, first: Place) -> int | str:
 
 def class_numbers(labels: Labels, id2label: dict[int, str], classes: int) -> np.ndarray:
     """The class of each label, [N] int64. ValueError for a label that is no class of the model.
-
     Names that the model knows are its own. Else names that spell numbers, as all cells of a table, are these. What
-    other names would mean to a model that has none of its own is no matter for a guess.
-    """
+    other names would mean to a model that has none of its own is no matter for a guess."""
     names = sorted({label for label in labels if isinstance(label, str)})
     numbers: dict[str, float] = {name: number for number, name in id2label.items()}
     if not numbers.keys() >= set(names):
@@ -85,8 +81,7 @@ def class_numbers(labels: Labels, id2label: dict[int, str], classes: int) -> np.
 
 
 class CrossEncoderCorrelationEvaluator:
-    """Metrics `{name}_pearson` and `{name}_spearman` of a model's scores and human ones; nan where either is constant,
-    or a score of the model is nan."""
+    """Metrics `{name}_pearson`, `{name}_spearman` of a model's scores and human ones; nan if one is constant or nan."""
 
     columns = EmbeddingSimilarityEvaluator.columns
     of = "one score"
@@ -98,7 +93,6 @@ class CrossEncoderCorrelationEvaluator:
 
     @staticmethod
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
-        """Arguments, as there, with the texts in pairs."""
         found = EmbeddingSimilarityEvaluator.of_rows(rows)
         return {"pairs": list(zip(found.pop("texts1"), found.pop("texts2"), strict=True)), **found}
 

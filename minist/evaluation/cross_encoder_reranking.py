@@ -9,12 +9,11 @@ import numpy as np
 
 from minist.checks import listing, number, pick, whole
 from minist.data.rows import Place, check_number, check_text, check_texts, read_places
-from minist.evaluation.embedder import Pair, Scorer, one_score_each
+from minist.evaluation.embedder import Pair, Samples, Scorer, one_score_each
 from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
-from minist.evaluation.metrics import average_precision, mrr_at, ndcg_of_scores
+from minist.evaluation.metrics import found_by, rank_means
 from minist.retrieval.bm25 import BM25
 
-Samples = Sequence[Mapping[str, Any]]
 RERANK_K = 100  # candidates of a query, where a collection is given instead of lists
 OF_ARGUMENTS = ("NanoArguAna", "NanoTouche2020")  # what counters a claim is relevant there, another task
 NANO_BEIR = "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact"
@@ -59,8 +58,7 @@ class CrossEncoderRerankingEvaluator:
 
     @staticmethod
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
-        """Arguments: a cell is a text or a list of texts. Rows of the same query are one sample, in which a text
-        counts once, and a positive is no negative."""
+        """Rows of the same query are one sample, in which a text counts once, and a positive is no negative."""
         known = dict[str, tuple[Place, dict[str, None], dict[str, float]]]()  # texts, each once; of documents the score
         for place in rows:
             other, query = "documents" if "documents" in place.row else "negative", check_text(place, "query")
@@ -86,7 +84,6 @@ class CrossEncoderRerankingEvaluator:
     ) -> dict[str, Any]:
         """Arguments from the files of BEIR, see InformationRetrievalEvaluator. The documents of a query are the first
         `rerank_k` of `candidates`, rows of a query-id and its list of corpus-ids, best first; else of BM25.
-
         Left out are queries without judgements or candidates, and positives that the corpus has not; `note` says so."""
         given = InformationRetrievalEvaluator.of_files(queries, corpus, qrels)
         texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
@@ -97,33 +94,22 @@ class CrossEncoderRerankingEvaluator:
             samples.append({"query": texts[i], "positive": positive, "documents": ranked[i]})
         if not samples:
             raise ValueError(f"no query of {queries} has both a judgement and candidates: do the ids agree?")
-        notes, lost = [given["note"]], len(texts) - len(samples)
-        if lost:
-            notes.append(f"{lost:,} queries of {len(texts):,} left out: they have no judgement or no candidates")
-        if not candidates:
-            notes.append(f"the candidates are the first {rerank_k:,} of BM25")
-        return {"samples": samples, "note": "; ".join(filter(None, notes))}
+        lost, reason = len(texts) - len(samples), "they have no judgement or no candidates"
+        without = f"{lost:,} queries of {len(texts):,} left out: {reason}" if lost else ""
+        made = "" if candidates else f"the candidates are the first {rerank_k:,} of BM25"
+        return {"samples": samples, "note": "; ".join(filter(None, [given["note"], without, made]))}
 
     def __call__(self, model: Scorer) -> dict[str, float]:
         pairs, relevant, base = zip(*self.lists, strict=True)
         scores = one_score_each(model, [pair for of in pairs for pair in of])
         own = np.split(scores, np.cumsum([len(of) for of in pairs])[:-1])
         fused = [_standard(a) + _standard(b) for a, b in zip(self.first, own, strict=False)]  # none of none
-        found = self._means("", relevant, own) | self._means("fused_", relevant[: len(fused)], fused)
+        found = rank_means(self.prefix, zip(relevant, own, strict=True), self.at_k)
+        found |= rank_means(f"{self.prefix}fused_", zip(relevant, fused, strict=False), self.at_k)
         if np.isnan(scores).any():  # to argsort the largest number is nan
             found = dict.fromkeys(found, float("nan"))
-        ranked = [hits for hits in base if hits]
-        return found | self._means("base_", ranked, [-np.arange(len(hits)) for hits in ranked])
-
-    def _means(self, kind: str, relevant: Sequence[list[bool]], scores: Sequence[np.ndarray]) -> dict[str, float]:
-        """Metrics of lists of documents; nothing where there are none."""
-        lists, k = [(np.array(hits), of) for hits, of in zip(relevant, scores, strict=True)], self.at_k
-        found = {
-            "map": [average_precision(hits, of) for hits, of in lists],
-            f"mrr@{k}": [mrr_at(hits[of.argsort(kind="stable")[::-1]], k) for hits, of in lists],  # later first
-            f"ndcg@{k}": [ndcg_of_scores(hits, of, k) for hits, of in lists],
-        }
-        return {f"{self.prefix}{kind}{metric}": fmean(values) for metric, values in found.items() if values}
+        first = [(hits, -np.arange(len(hits))) for hits in base if hits]
+        return found | rank_means(f"{self.prefix}base_", first, self.at_k)
 
 
 def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[Pair], list[bool], list[bool]]:
@@ -133,11 +119,10 @@ def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[P
         wanted = "query, positive, and one of negative and documents, not empty"
         raise ValueError(f"sample {i} has {listing(sample)}: it takes {wanted}")
     positive, others = ([x] if isinstance(x, str) else list(x) for x in (sample["positive"], cell))
-    known, base = set(positive), []
-    relevant = [text in known for text in others]
-    if "documents" in sample:
-        base = relevant + [True] * (len(positive) - sum(relevant) if any(relevant) else 0)  # missed: at the end
-        others = [text for text in others if not (always and text in known)]
+    base = found_by(others, positive) if "documents" in sample else []
+    relevant = base[: len(others)]
+    if always and base:
+        others = [text for text, is_relevant in zip(others, relevant, strict=True) if not is_relevant]
     if always or "negative" in sample:
         others, relevant = positive + others, [True] * len(positive) + [False] * len(others)
     return [(sample["query"], text) for text in others], relevant, base

@@ -1,7 +1,7 @@
 """What an evaluator asks of a model: that it embeds texts, or that it scores pairs of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from minist.models.sparse_encoder import sparsity
 
 Pair = tuple[str, str]
+Samples = Sequence[Mapping[str, Any]]  # of queries: their positives and their candidates
 
 
 class Embedder(Protocol):

@@ -11,26 +11,22 @@ from minist.evaluation.embedder import Embedder, sparse_figures
 from minist.evaluation.metrics import pearson, spearman
 from minist.similarity import dense_blocks, pairwise_similarity
 
-Texts = Sequence[str]
-
 
 class EmbeddingSimilarityEvaluator:
     """Metrics `{name}_pearson_{similarity}` and `{name}_spearman_{similarity}`.
-
     Of a sparse model also how many dimensions are active, `{name}_active_dims`, and `{name}_sparsity_ratio`. With
-    several similarities also the largest of each, `.._max`. A correlation with what is constant is nan.
-    """
+    several similarities also the largest of each, `.._max`. A correlation with what is constant is nan."""
 
     columns = ("text1", "text2", "score")
     of = "embeddings"  # what it asks a model for
 
     def __init__(
         self,
-        texts1: Texts,
-        texts2: Texts,
+        texts1: Sequence[str],
+        texts2: Sequence[str],
         scores: Sequence[float],
         name: str = "",
-        similarities: Texts | None = None,
+        similarities: Sequence[str] | None = None,
         note: str = "",
     ) -> None:
         """`similarities` None is the model's own; `note` is what a person should know of the rows."""
@@ -64,8 +60,7 @@ class EmbeddingSimilarityEvaluator:
             for name in ("active_dims", "sparsity_ratio"):
                 found[name] = (figures[f"text1_{name}"] + figures[f"text2_{name}"]) / 2
         for kind in ("pearson", "spearman") if len(names) > 1 else ():
-            values = [found[f"{kind}_{name}"] for name in names]
-            found[f"{kind}_max"] = float(np.fmax.reduce(values))  # of those that are no nan
+            found[f"{kind}_max"] = float(np.fmax.reduce([found[f"{kind}_{name}"] for name in names]))  # nan aside
         return {f"{self.prefix}{metric}": value for metric, value in found.items()}
 
 

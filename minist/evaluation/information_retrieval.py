@@ -1,4 +1,4 @@
-"""InformationRetrievalEvaluator: how well does the model find the relevant documents of each query?"""
+"""Evaluators of retrieval: how well are the relevant documents of each query found, by a model or by two systems?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from minist.checks import whole
+from minist.checks import number, whole
 from minist.data.rows import Place, check_number, check_text, read_rows
 from minist.evaluation import metrics
-from minist.evaluation.embedder import Embedder, sparse_figures
-from minist.retrieval.search import search
+from minist.evaluation.embedder import Embedder, Samples, sparse_figures
+from minist.retrieval.search import fuse_rankings, search
 
 # of which of the results are relevant [depth], best first, k, and how many documents are relevant
 METRICS: dict[str, Callable[[np.ndarray, int, int], float]] = {
@@ -25,12 +25,11 @@ METRICS: dict[str, Callable[[np.ndarray, int, int], float]] = {
 
 
 class InformationRetrievalEvaluator:
-    """Metrics `{name}_{similarity}_{metric}@k` for accuracy, precision, recall, mrr, ndcg and map.
+    """Metrics `{name}_{similarity}_{metric}@k` for accuracy, precision, recall, mrr, ndcg and map; of a sparse model
+    also how many dimensions are active, and the products that a search takes, see embedder.py.
 
-    Of a sparse model also how many dimensions are active, and the products that a search takes, see embedder.py.
-
-    Queries and documents are given by id, `relevant` holds the ids of the relevant documents of each
-    query; a query without any is left out. Of equal scores, the lower document id ranks first."""
+    Queries and documents are given by id, `relevant` has the ids of the relevant documents of each query; a query
+    without any is left out. Of equal scores, the lower document id ranks first."""
 
     columns = ("query", "document")
     of = "embeddings"  # what it asks a model for
@@ -57,15 +56,13 @@ class InformationRetrievalEvaluator:
             raise ValueError("no query has a relevant document in the corpus: do the ids agree?")
         self.prefix, self.note = f"{name}_" if name else "", note
         depths = (accuracy_at, precision_recall_at, precision_recall_at, ndcg_at, mrr_at, map_at)
-        self.wanted: list[tuple[str, int]] = []  # metric and k
-        for metric, ks in zip(METRICS, depths, strict=True):
-            self.wanted += [(metric, whole(f"k of {metric}", k, least=1)) for k in ks]
+        wanted = [(metric, k) for metric, ks in zip(METRICS, depths, strict=True) for k in ks]
+        self.wanted = [(metric, whole(f"k of {metric}", k, least=1)) for metric, k in wanted]
         self.deepest = max((k for _, k in self.wanted), default=1)  # so far a search has to go
 
     @staticmethod
     def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
-        """Arguments: each row is a query and a relevant document; those of other queries are the distractors. Equal
-        texts are one: a query of several rows has several relevant documents."""
+        """Arguments: each row is a query and a relevant document, which distracts from others. Equal texts are one."""
         queries: dict[str, str] = {}  # text -> id; an id is the text's place among those that differ
         corpus: dict[str, str] = {}
         relevant: dict[str, set[str]] = {}
@@ -124,3 +121,37 @@ def _read_texts(file: Path) -> dict[str, str]:
         if found.setdefault(key, text) != text:
             raise ValueError(f"{file}, row {i}: the id {key!r} has another text in a row before")
     return found
+
+
+class ReciprocalRankFusionEvaluator:
+    """Metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k` of both lists fused, and the same with `dense_` and
+    `sparse_` of each alone: means over queries. It needs no model, as the lists are found already.
+
+    A sample has a `query_id`, `positive` (a text or a list) and `documents`, best first. The samples of both systems
+    stand in the same order. Positives that a list lacks stand behind its last document; a list without any counts 0."""
+
+    columns = ()
+
+    def __init__(
+        self, dense_samples: Samples, sparse_samples: Samples, at_k: int = 10, rrf_k: float = 60, name: str = ""
+    ) -> None:
+        """`rrf_k` lowers what the first ranks weigh. ValueError unless both have the same queries, in one order."""
+        ids = [[sample["query_id"] for sample in samples] for samples in (dense_samples, sparse_samples)]
+        if ids[0] != ids[1] or not ids[0]:
+            given = f"{len(ids[0])} dense and {len(ids[1])} sparse samples"
+            raise ValueError(f"{given}: give the same query_ids in one order")
+        self.pairs = list(zip(dense_samples, sparse_samples, strict=True))
+        self.at_k, self.rrf_k = whole("at_k", at_k, 1), number("rrf_k", rrf_k, 0)
+        self.prefix = f"{name}_" if name else ""
+
+    def __call__(self, model: Any = None) -> dict[str, float]:
+        lists: dict[str, list[tuple[list[bool], np.ndarray]]] = {"dense_": [], "sparse_": [], "": []}
+        for dense, sparse in self.pairs:
+            given = dense["positive"]
+            positive = [given] if isinstance(given, str) else list(given)
+            rankings = [list(dense["documents"]), list(sparse["documents"])]
+            for of, ranking in zip(lists.values(), [*rankings, fuse_rankings(rankings, self.rrf_k)], strict=True):
+                hits = metrics.found_by(ranking, positive) or [False]
+                of.append((hits, -np.arange(len(hits))))
+        kinds = [metrics.rank_means(f"{self.prefix}{kind}", of, self.at_k) for kind, of in lists.items()]
+        return {metric: value for kind in kinds for metric, value in kind.items()}

@@ -1,5 +1,8 @@
 """Metrics of rankings, correlations, classes and scores, from their definitions."""
 
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
 import numpy as np
 
 
@@ -84,8 +87,7 @@ def best_accuracy(positive: np.ndarray, scores: np.ndarray) -> tuple[float, floa
 
 
 def best_f1(positive: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Largest F1 = 2 precision recall / (precision + recall) over cuts, with its threshold, precision and recall; all
-    are 0 where nothing is positive."""
+    """Largest F1 = 2 precision recall / (precision + recall) over cuts, and what belongs to it; 0 without positives."""
     thresholds, taken, found = cuts(positive, scores)
     precision, recall = found / taken, found / max(found[-1], 1)
     f1 = 2 * precision * recall / np.where(found == 0, 1, precision + recall)  # without any found 0, not 0 / 0
@@ -99,3 +101,21 @@ def ndcg_of_scores(positive: np.ndarray, scores: np.ndarray, k: int) -> float:
     sizes = np.diff(taken, prepend=0)  # of equal scores each may stand at any of their ranks
     shares = np.repeat(np.diff(found, prepend=0) / sizes, sizes)  # how often a positive is at rank 1, 2 ..
     return ndcg_at(shares, k, positive.sum()) if positive.any() else 0.0
+
+
+def rank_means(prefix: str, lists: Iterable[tuple[list[bool], np.ndarray]], k: int) -> dict[str, float]:
+    """Metrics of lists of documents: which are relevant, and their scores. Nothing where there are no lists."""
+    given = [(np.array(hits), scores) for hits, scores in lists]
+    found = {
+        "map": [average_precision(hits, scores) for hits, scores in given],
+        f"mrr@{k}": [mrr_at(hits[scores.argsort(kind="stable")[::-1]], k) for hits, scores in given],  # later first
+        f"ndcg@{k}": [ndcg_of_scores(hits, scores, k) for hits, scores in given],
+    }
+    return {f"{prefix}{metric}": fmean(values) for metric, values in found.items() if values}
+
+
+def found_by(documents: Sequence[object], positive: Sequence[object]) -> list[bool]:
+    """Which documents of a first stage are relevant; positives that it missed are at the end, if it found any."""
+    known = set(positive)
+    relevant = [document in known for document in documents]
+    return relevant + [True] * (len(positive) - sum(relevant) if any(relevant) else 0)

@@ -36,8 +36,7 @@ class BM25:
             self.postings[word] = rows, idf * f * (k1 + 1) / (f + norm[rows])
 
     def scores(self, query: str) -> Tensor:
-        """The score of every document, [number of documents]."""
-        scores = torch.zeros(self.size, dtype=torch.float64)
+        scores = torch.zeros(self.size, dtype=torch.float64)  # of every document
         for word in words(query):  # a word that stands twice counts twice
             if word in self.postings:
                 rows, weights = self.postings[word]

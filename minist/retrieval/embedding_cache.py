@@ -19,8 +19,7 @@ from minist.progress import progress_bar
 def unit_embeddings(
     model: Any, tokens: int, folder: str | Path | None, show: bool | None, texts: list[str], prompt: str, role: str
 ) -> Tensor:
-    """[N, D] float32 on the CPU, each of length one, of a SentenceTransformer, in forward passes of so many `tokens`;
-    `prompt` is put before each text. `folder` None keeps nothing."""
+    """[N, D] float32 on the CPU, of length one, by forward passes of so many `tokens`; `folder` None keeps nothing."""
 
     def embed(block: list[str]) -> Tensor:
         embeddings, _ = model.embed(block, prompt, tokens, bar.update, role)

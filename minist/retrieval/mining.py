@@ -147,8 +147,7 @@ def mine_hard_negatives(
 
 
 def numbered(queries: Texts, positives: Texts, corpus: Texts) -> tuple[list[str], list[str], list[list[int]], Tensor]:
-    """Queries and documents, no text twice; the numbers of each query's positives among the documents; and of the
-    query's own text [Q], -1 where it is no document."""
+    """Queries and documents, none twice; of each query the numbers of its positives, and of its own text [Q], or -1."""
     if len(queries) != len(positives) or not len(queries):
         raise ValueError(f"there are {len(queries)} queries and {len(positives)} positives: give as many, and some")
     for name, texts in (("queries", queries), ("positives", positives), ("corpus", corpus)):
@@ -231,8 +230,7 @@ def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out
 
     if not o.include_positives:
         leave_out("positives of the query", block.is_positive)
-    own_text = (block.rows == block.same) & ~block.is_positive  # of questions, of which two say the same
-    leave_out("the query itself", own_text)
+    leave_out("the query itself", (block.rows == block.same) & ~block.is_positive)  # of questions that say the same
     leave_out("without a score", scores == -torch.inf)  # of a text whose embedding is NaN
     if o.absolute_margin is not None:
         leave_out("within absolute_margin", scores + o.absolute_margin > p)
@@ -251,7 +249,6 @@ def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out
 
 
 def make_rows(query: str, documents: Texts, block: Block, i: int, columns: list[int], o: Options) -> list[Row]:
-    """Of the query in row i of the block, with its positives and the candidates in `columns`."""
     scored = zip(block.own[i].tolist(), block.own_scores[i].tolist(), strict=True)
     positives, rows = [(documents[row], score) for row, score in scored if row >= 0], list[Row]()
     near, near_scores = block.rows[i].tolist(), block.scores[i].tolist()

@@ -1,7 +1,7 @@
 """Exact search: the best documents for each query by embedding."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,31 +10,23 @@ from minist.checks import pick
 from minist.retrieval.sparse_index import SparseIndex
 from minist.similarity import Similarity, similarity
 
-T = TypeVar("T")
 QUERIES, DOCUMENTS = 1024, 8192  # scores are computed in blocks of at most this size: 32 MB
 
 
 def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str = "cosine") -> tuple[Tensor, Tensor]:
     """Scores [Q, k] and row numbers [Q, k] of the best documents for queries [Q, D] among documents [M, D].
-
-    Best first, and of equal scores the lower row first; k is the smaller of `top_k` and M. A score that is NaN, since
-    an embedding is, comes last, as minus infinity.
-    """
+    Best first, of equal scores the lower row first; k is the smaller of `top_k` and M. NaN comes last, as minus
+    infinity. Sparse embeddings are searched by dot product or cosine, with an index made for the occasion."""
     if documents.is_sparse:
-        return search_sparse(queries, documents, top_k, similarity_name)
+        pick("similarity of a search among sparse embeddings", similarity_name, {"dot": "", "cosine": ""})
+        if similarity_name == "cosine":
+            queries, documents = sparse_unit(queries), sparse_unit(documents)
+        index = SparseIndex(documents.shape[1], "")
+        index.add([documents])
+        return index.search(queries, top_k)
     score = similarity(similarity_name)
     blocks = [search_block(part, documents, top_k, score, DOCUMENTS) for part in queries.split(QUERIES)]
     return torch.cat([s for s, _ in blocks]), torch.cat([rows for _, rows in blocks])
-
-
-def search_sparse(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str) -> tuple[Tensor, Tensor]:
-    """The same of sparse embeddings, by dot product or cosine, with an index made for the occasion."""
-    pick("similarity of a search among sparse embeddings", similarity_name, {"dot": "", "cosine": ""})
-    if similarity_name == "cosine":
-        queries, documents = sparse_unit(queries), sparse_unit(documents)
-    index = SparseIndex(documents.shape[1], "")
-    index.add([documents])
-    return index.search(queries, top_k)
 
 
 def sparse_unit(x: Tensor) -> Tensor:
@@ -44,18 +36,15 @@ def sparse_unit(x: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(x.indices(), x.values() / lengths[rows], x.shape, check_invariants=False).coalesce()
 
 
-def search_block(
-    queries: Tensor, documents: Tensor, top_k: int, score: Similarity, at_once: int
-) -> tuple[Tensor, Tensor]:
+def search_block(queries: Tensor, documents: Tensor, k: int, score: Similarity, at_once: int) -> tuple[Tensor, Tensor]:
     """The same for so few queries that their scores with `at_once` documents fit into memory."""
-    best = torch.empty(len(queries), 0)
-    rows = torch.empty(len(queries), 0, dtype=torch.long)
+    best, rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(documents), at_once):
         found = score(queries, documents[start : start + at_once])
         found.nan_to_num_(float("-inf"), float("inf"), float("-inf"))  # NaN would be taken for the largest
-        scores, columns = best_columns(found, top_k)
+        scores, columns = best_columns(found, k)
         best, rows = torch.cat([best, scores.cpu()], dim=1), torch.cat([rows, start + columns.cpu()], dim=1)
-        best, rows = in_order(best, rows, top_k)  # earlier documents come first, so they stay ahead among equals
+        best, rows = in_order(best, rows, k)  # earlier documents come first, so they stay ahead among equals
     return best, rows
 
 
@@ -78,10 +67,10 @@ def in_order(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return scores.gather(1, order), rows.gather(1, order)
 
 
-def fuse_rankings(rankings: Sequence[Sequence[T]], k: float = 60) -> list[T]:
+def fuse_rankings(rankings: Sequence[Sequence[Any]], k: float = 60) -> list[Any]:
     """One ranking of several, best first: a document scores the sum of 1 / (k + rank) over those that have it, ranks
     from 1 (reciprocal rank fusion, Cormack et al. 2009). Of equal scores that of the earlier ranking comes first."""
-    scores: dict[T, float] = {}
+    scores: dict[Any, float] = {}
     for ranking in rankings:
         for rank, document in enumerate(dict.fromkeys(ranking), 1):
             scores[document] = scores.get(document, 0.0) + 1 / (k + rank)

@@ -34,8 +34,7 @@ class SparseIndex:
     """Documents 0 to `size` - 1, of `width` V; `model` is a hash of the model that made their embeddings.
 
     SparseIndex(model.width, seal).save("folder", blocks)  # or in memory: index.add(blocks)
-    scores, rows = SparseIndex.load("folder", seal).search(queries, 10)
-    """
+    scores, rows = SparseIndex.load("folder", seal).search(queries, 10)"""
 
     def __init__(self, width: int, model: str) -> None:
         self.width, self.model, self.size = width, model, 0
@@ -93,7 +92,6 @@ class SparseIndex:
 
     def search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Scores [Q, k] float32 and numbers [Q, k] of the best documents for queries [Q, V], sparse.
-
         Best first, of equal scores the lower number first; k is `top_k`, or all. As a product of all would rank them:
         documents that share no word have the score 0, before negative ones. NaN comes last, as minus infinity."""
         queries, k = self._checked(queries), min(whole("top_k", top_k, 1), self.size)

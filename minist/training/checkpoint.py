@@ -33,7 +33,6 @@ MARKER = "config.toml"  # a folder that has it is a run, and may be overwritten 
 
 
 def check_output(output: Path, resume: bool, overwrite: bool) -> None:
-    """ValueError if the run cannot start, or go on, in `output`."""
     if resume and not checkpoints(output):
         wrong = "has no checkpoint to resume from: start without --resume"
     elif output.exists() and not (resume or overwrite):

@@ -43,10 +43,9 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class PoolingConfig:
-    """How token vectors become one vector."""
+    """How token vectors become one: mean, cls, max, mean_sqrt_len_tokens, weightedmean, lasttoken; of SPLADE sum."""
 
-    # mean, cls, max, mean_sqrt_len_tokens, weightedmean or lasttoken, "" is mean; of a SparseEncoder max ("") or sum
-    mode: str = ""
+    mode: str = ""  # "": mean, of a SparseEncoder max
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,6 @@ class Config:
 
 
 def load_config(file: Path, overrides: list[str]) -> Config:
-    """Read `file` and apply `--set` overrides. ValueError says what is wrong where."""
     config: Config = build(Config, read_table(file, overrides), "the top level")
     for wrong in _contradictions(config):
         raise ValueError(f"config: {wrong}")

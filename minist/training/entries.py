@@ -10,7 +10,6 @@ from minist import distributed, losses
 from minist.checks import listing, pick
 from minist.data.dataset import ColumnSpec, Dataset, dataset_folder, prepare_dataset
 from minist.data.prompts import resolve_prompts
-from minist.data.tokenizer import Tokenizer
 from minist.data.transforms import vocabulary_of
 from minist.losses import cross_encoder, masked_lm
 from minist.losses.base import Loss
@@ -27,8 +26,6 @@ from minist.training.task import Task, TrainingRows
 
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
-
-
 # what a model gives -> the losses of it
 SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": masked_lm}
 
@@ -50,8 +47,7 @@ def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Seq
     tasks = []
     for entry, loss in zip(config.data, own_losses, strict=True):
         rows = make_rows(config, entry, loss, model, guides)
-        step = choose_step(loss, config.train.mini_batch_tokens)
-        tasks.append(Task(entry.name, entry.weight, rows, loss, step))
+        tasks.append(Task(entry.name, entry.weight, rows, loss, choose_step(loss, config.train.mini_batch_tokens)))
     return tasks
 
 
@@ -98,18 +94,15 @@ def open_dataset(
     entry: RowsConfig, label: str | int, model: TextModel, roles: ByName, prompts: ByName, cache: Path, wants: str = ""
 ) -> Dataset:
     """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks."""
+    own = model.pairing.tokenizer if model.pairing else None  # pairs are joined of their texts
     specs = {
-        name: ColumnSpec(source, tokenizer(model, roles.get(name)), prompts.get(name, ""))
+        name: ColumnSpec(source, own or model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
     arguments = (entry.paths(), specs, label, entry.format, wants)
     folder = dataset_folder(cache, *arguments)
     distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(folder, *arguments))
     return Dataset(folder)
-
-
-def tokenizer(model: TextModel, role: str | None) -> Tokenizer:
-    return model.pairing.tokenizer if model.pairing else model.tokenizer_for(role)  # pairs are joined of their texts
 
 
 def _check_pairs(entry: RowsConfig) -> None:

@@ -41,11 +41,10 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
 
     def read() -> Table:  # when the arguments in the config are known to be right
+        own: Table = {}  # of one that reads its own files
         if entry.queries:
             own = found.of_files(Path(entry.queries), Path(entry.corpus), Path(entry.qrels))
-        elif not found.columns:
-            own = {}  # it reads its own files
-        else:
+        elif found.columns:
             own = found.of_rows(read_places(entry.paths(), entry.columns, entry.format))
         return {**own, "name": entry.name}
 
@@ -53,16 +52,14 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
 
 
 def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:
-    """Whether an evaluator's `columns` are there, and no other: each is a name, or "negative or documents", or
-    "scores (optional)"."""
+    """Whether an evaluator's columns are there alone: each a name, "negative or documents", or "scores (optional)"."""
     extra = {column.removesuffix(" (optional)") for column in wanted if column.endswith(" (optional)")}
     left, must = set(given) - extra, [column for column in wanted if not column.endswith(" (optional)")]
     return len(left) == len(must) and all(len(left.intersection(column.split(" or "))) == 1 for column in must)
 
 
 def check_kind(name: str, evaluator: Any, model: TextModel) -> None:
-    """ValueError for an evaluator of another kind of model, or with labels that are no classes of this one: found at
-    the end of the training, it would be too late."""
+    """ValueError, before the training, for an evaluator of other models, or labels that are no classes of this one."""
     gives = [model.gives, "one score"] if model.gives == "scores" and model.width == 1 else [model.gives]
     gives = ["sparse", "embeddings"] if model.gives == "sparse" else gives  # which are embeddings too
     match evaluator:

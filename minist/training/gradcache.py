@@ -1,6 +1,4 @@
-"""GradCache: the gradient of a loss over a large batch in the memory of a small one.
-
-Gao et al. 2021, arXiv:2101.06983.
+"""GradCache (Gao et al. 2021, arXiv:2101.06983): the gradient of a large batch's loss in the memory of a small one.
 
 All activations of a large batch would have to be kept for backward. But the loss sees only embeddings, so the chain
 rule can be cut there, in three phases:
@@ -27,10 +25,8 @@ LossOf = Callable[[list[tuple[Tensor, ...]]], Tensor]  # what `embed` gives, of 
 
 def gradcache(embed: Embed, columns: Sequence[Packed], loss: LossOf, max_tokens: int, seed: int) -> Tensor:
     """Adds the gradient of `loss` to all parameters, and returns its value.
-
     A mini-batch has at most `max_tokens` tokens, or one text, or none where a rank has no rows: its gradient is then
-    zero, not missing. `seed` and the next few numbers are those of the dropout.
-    """
+    zero, not missing. `seed` and the next few numbers are those of the dropout."""
     seeds = count(seed)
     mini_batches = [[(part, next(seeds)) for part in column.split(max_tokens) or [column]] for column in columns]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from minist import collectives, distributed
 from minist.data.dataset import Dataset
-from minist.data.packed import Packed
 from minist.files import complete_file
+from minist.models.stack import Columns, Outputs, Roles
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
 
@@ -21,7 +21,7 @@ ROWS = 4096  # that are embedded at a time for the disk
 class Guide:
     """The texts of one training set, as a guide sees them."""
 
-    def __init__(self, model: TextModel, dataset: Dataset, roles: Sequence[str | None]) -> None:
+    def __init__(self, model: TextModel, dataset: Dataset, roles: Roles) -> None:
         """`dataset` holds the same rows and columns as the training set, tokenized for `model`."""
         self.model, self.dataset, self.roles = model.eval(), dataset, roles
         self.cached: list[Tensor] = []  # per column [texts, D'], on disk
@@ -56,9 +56,7 @@ class Guide:
 
 
 @torch.no_grad()
-def embed_in_parts(
-    model: TextModel, columns: Sequence[Packed], roles: Sequence[str | None], outputs: Sequence[str] = ()
-) -> list[tuple[Tensor, ...]]:
+def embed_in_parts(model: TextModel, columns: Columns, roles: Roles, outputs: Sequence[str] = ()) -> list[Outputs]:
     """Embeddings [n, D] of each column, and `outputs`, without a graph, in the memory of a few texts."""
     found = []
     for column, role in zip(columns, roles, strict=True):

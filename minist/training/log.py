@@ -4,9 +4,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from minist import distributed
+from minist import collectives
 from minist.data.packed import Packed
 
 LEGEND = 'log    loss, its parts and texts/s: means since the line before; lr, grad and "batch": of the last batch'
@@ -24,8 +25,7 @@ class Meter:
 
     def _reset(self) -> None:
         self.steps, self.texts, self.tokens, self.since = 0, 0, 0, time.perf_counter()
-        # left on the device: reading one in each step would make it wait for the device
-        self.loss: Tensor | float = 0.0
+        self.loss: Tensor | float = 0.0  # stays on the device, which a reading in each step would make wait
         self.parts: dict[str, Tensor | float] = {}
 
     def count(self, loss: Tensor, parts: Mapping[str, Tensor], columns: Sequence[Packed]) -> None:
@@ -36,13 +36,11 @@ class Meter:
         self.texts += sum(column.n for column in columns)
         self.tokens += sum(len(column.input_ids) for column in columns)
 
-    def leave_out(self, seconds: float) -> None:
-        self.since += seconds  # that went by without training: texts per second do not count them
-
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
         """Means since the last reading: loss, texts and tokens per second of all ranks together; the loss's parts."""
         seconds = time.perf_counter() - self.since
-        texts, tokens = map(sum, zip(*distributed.gather_objects((self.texts, self.tokens)), strict=True))
+        own = torch.tensor([[self.texts, self.tokens]], device=torch.as_tensor(self.loss).device)
+        texts, tokens = collectives.gather(own).sum(0).tolist()
         values = {"loss": float(self.loss) / self.steps}
         values |= {"texts_per_second": texts / seconds, "tokens_per_second": tokens / seconds}
         # a part counts as 0 in the steps of other losses, so that the parts add up to the loss
@@ -72,7 +70,6 @@ class CollapseWatch:
     looks = 0  # that found it so
 
     def see(self, figures: Mapping[str, float]) -> str:
-        """A warning where the figures of a batch show that it is time for one, else an empty line."""
         spread = figures.get("uniformity", (ALIKE + APART) / 2)  # unknown: neither alike nor apart
         if spread < APART:
             self.looks = 0  # it may be said again

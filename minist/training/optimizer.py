@@ -20,9 +20,8 @@ Named = Sequence[tuple[str, nn.Parameter]]  # such as "stack.0.layers.3.qkv.weig
 def make_optimizer(named: Named, lr: float, weight_decay: float, lr_for: dict[str, float], freeze: list[str]) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over the parameters of a model and of its loss.
 
-    `freeze` are regular expressions: parameters in whose name one is found are not trained. `lr_for` gives others a
-    rate of their own, {pattern: rate}; where several match the last one counts. Each group has its rate as
-    "initial_lr", to be multiplied by `learning_rate` in every step."""
+    `freeze`: regular expressions, parameters in whose name one is found are not trained. `lr_for`: pattern -> a rate of
+    their own, the last that fits. Each group has its "initial_lr", which `learning_rate` multiplies in every step."""
     parameters = dict(named)
     assert len(parameters) == len(named), "each name stands for one parameter"
     for name in (name for pattern in freeze for name in find_names(pattern, "freeze", list(parameters))):
@@ -54,14 +53,9 @@ def find_names(pattern: str, key: str, names: Sequence[str]) -> list[str]:
     return found
 
 
-def warmup_steps(warmup: float, total: int) -> int:
-    """`warmup` below 1 is a share of all steps, from 1 on it is a number of steps."""
-    return math.ceil(warmup * total) if warmup < 1 else int(warmup)
-
-
 def learning_rate(step: int, total: int, warmup: float, schedule: str) -> float:
     """The factor, 0 to 1, on the rates of step 0, 1, .. total-1: up from 0 during the warmup, then by `schedule`."""
-    rising = warmup_steps(warmup, total)
+    rising = math.ceil(warmup * total) if warmup < 1 else int(warmup)  # below 1 it is a share of all steps
     if step < rising:
         return step / rising
     return SCHEDULES[schedule](min(1.0, (step - rising) / max(1, total - rising)))

@@ -25,7 +25,6 @@ class PairRows(TrainingRows):
     """As TrainingRows, but that the one column of its batches holds pairs."""
 
     def __init__(self, dataset: Dataset, pairing: Pairing, loss: Loss, device: torch.device, seed: int) -> None:
-        """ValueError where a cell of the first column is a list: a row has one query."""
         super().__init__(dataset, {}, device, seed=seed)
         if dataset.columns[0].rows is not None:
             raise ValueError(f"the column {dataset.names[0]} holds lists: the first one has a single query in each row")
@@ -42,19 +41,17 @@ class PairRows(TrainingRows):
         return Batch((column,), self.roles, self._labels(rows), (counts,), progress=progress, step=step)
 
     def cut(self, rows: Tensor) -> dict[str, int]:
-        own = pair_rows(self._texts_in_rows(rows))  # without those that are drawn
+        own = self._pairs(rows, None)
         queries, *others = self.dataset.take(rows)
         lengths = torch.cat([column.lengths for column in others])
         return {"pairs": int(self.pairing.is_cut(queries.lengths[own.queries], lengths[own.texts]).sum())}
 
-    def _texts_in_rows(self, rows: Tensor) -> list[Tensor]:
-        """For each column but the first how many texts each row has, [rows]."""
-        return [torch.ones_like(rows) if n is None else n for n in self.dataset.counts(rows)[1:]]
-
-    def _pairs(self, rows: Tensor, step: int) -> RowPairs:
-        """Of all ranks' rows, since a row's negatives are texts of any other."""
-        pairs = pair_rows(self._texts_in_rows(rows))
-        return pairs if self.negatives == 0 else add_negatives(pairs, rows, self.negatives, self.seed, step)
+    def _pairs(self, rows: Tensor, step: int | None) -> RowPairs:
+        """Of all ranks' rows, since a row's negatives are texts of any other; without a step none of them is drawn."""
+        pairs = pair_rows([torch.ones_like(rows) if n is None else n for n in self.dataset.counts(rows)[1:]])
+        if step is None or self.negatives == 0:
+            return pairs
+        return add_negatives(pairs, rows, self.negatives, self.seed, step)
 
     def _counts_and_labels(self, rows: Tensor, step: int) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
         counts = None if self.are_single else self._pairs(rows, step).counts.to(self.device)

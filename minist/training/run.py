@@ -45,8 +45,7 @@ class Run:
     done: int = 0
 
     def is_time(self, every: int) -> bool:
-        """Whether so many steps have gone by; 0 is never."""
-        return every > 0 and self.done % every == 0
+        return every > 0 and self.done % every == 0  # 0 is never
 
     def state(self) -> dict[str, Any]:
         return {"step": self.done, "seal": self.seal, "selection": self.selection.state()}
@@ -108,9 +107,8 @@ def check_memory(run: Run) -> None:
     width, rows = run.trained.model.width, run.config.train.batch_size
     texts = max(rows * len(task.rows.names) for task in run.tasks)  # or more, where cells are lists
     size, whole = 2 * 4 * texts * width, total_memory(run.device)  # float32, and as much for their gradient
-    run.say(
-        f"memory {texts:,} embeddings of {width:,} numbers in a batch, and gradients: {size / 2**20:,.0f} MB a rank"
-    )
+    what = f"{texts:,} embeddings of {width:,} numbers in a batch, and gradients"
+    run.say(f"memory {what}: {size / 2**20:,.0f} MB a rank")
     if size > whole:
         wanted = f"{size / 2**30:,.0f} GB, {run.device} has {whole / 2**30:,.0f} GB"
         raise ValueError(f"config: batch_size in [train] is {rows}: the embeddings take {wanted}; make it smaller")

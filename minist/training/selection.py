@@ -34,7 +34,6 @@ class Selection:
         """Whether the model after `step` is the best so far. A metric that is no number never is."""
         if not self.metric:
             return False
-        self.check(metrics)
         value = metrics[self.metric]
         falls = self.metric.endswith("_loss")
         better = math.isfinite(value) and (self.best is None or (value < self.best if falls else value > self.best))
@@ -68,8 +67,7 @@ class Interruption:
         threading.Thread(target=_end_at_the_second, args=(ours, theirs), daemon=True).start()
 
     def agreed(self) -> bool:
-        """Whether any rank was told to end: all of them must leave at the same step."""
-        return distributed.any_rank([bool(self.noticed)], self.device)[0]
+        return distributed.any_rank([bool(self.noticed)], self.device)[0]  # all must leave at the same step
 
 
 def _end_at_the_second(ours: socket.socket, theirs: socket.socket) -> None:

@@ -95,12 +95,10 @@ def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
 def with_static_queries(model: TextModel, texts: Iterable[str]) -> TextModel:
     """A query goes no more through the encoder: its words weigh their rarity in `texts`, and are trained from there."""
     pick("config: static_queries in [model] with type", type(model).__name__, {"SparseEncoder": "which it is for"})
-    same = Backend.from_str(model.tokenizer.backend.to_str())
-    tokenizer = Tokenizer(same, model.max_length, special_tokens=False)
+    tokenizer = Tokenizer(Backend.from_str(model.tokenizer.backend.to_str()), model.max_length, special_tokens=False)
     queries = SparseStaticEmbedding.from_table(inverse_document_frequencies(texts, tokenizer), tokenizer)
     router = Router({"query": [queries], "document": list(model.stack)}, "document")
-    tokenizers = {"query": tokenizer, "document": model.tokenizer}
-    return _like(model.from_modules([router], tokenizers), model)
+    return _like(model.from_modules([router], {"query": tokenizer, "document": model.tokenizer}), model)
 
 
 def plain_weights(start: ModelConfig) -> dict[str, Tensor]:
@@ -136,7 +134,8 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     special = list(SPECIAL.values())
     trainer = BpeTrainer(vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
     learner.train_from_iterator(map(marked, texts), trainer)
-    pieces = {_unmarked(piece): i for piece, i in learner.get_vocab().items()}
+    found = learner.get_vocab().items()
+    pieces = {("##" if ord(piece[0]) in _OUTSIDE else "") + piece.translate(_OUTSIDE): i for piece, i in found}
     backend = Backend(models.WordPiece(pieces, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizer, splitter
     backend.add_special_tokens(special)
@@ -149,10 +148,6 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 _INSIDE = {code: 0xF0000 + code for code in range(0xFFFE)}  # a plane of 65,534 characters that no text uses
 _OUTSIDE = {marked: code for code, marked in _INSIDE.items()}
-
-
-def _unmarked(piece: str) -> str:
-    return ("##" if ord(piece[0]) in _OUTSIDE else "") + piece.translate(_OUTSIDE)
 
 
 def new_encoder(table: Table, max_length: int) -> Encoder:

@@ -4,7 +4,7 @@
     mini_batched_step  the same gradient in the memory of a few texts, see gradcache.py
     token_step         for a loss that is a sum over tokens, and no function of all embeddings
 
-Each rank embeds its share of the batch, and computes the loss of the whole batch, see distributed.py.
+Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -49,17 +49,15 @@ class TrainingRows:
         share = rows.tensor_split(distributed.world_size())[distributed.rank()]
         guide = self.guide.embed(rows, share) if self.guide else ()
         counts, labels = self._counts_and_labels(rows, epoch)
-        return Batch(self._columns(share, epoch), self.roles, labels, counts, guide, progress=progress, step=step)
-
-    def _columns(self, rows: Tensor, epoch: int) -> tuple[Packed, ...]:
-        found = self._texts(rows, epoch)
-        return found + self._texts(self._drawn(epoch)[0][rows], epoch) if self.pairs else found
+        columns = self._texts(share, epoch)
+        if self.pairs:
+            columns += self._texts(self._drawn(epoch)[0][share], epoch)
+        return Batch(columns, self.roles, labels, counts, guide, progress=progress, step=step)
 
     def _texts(self, rows: Tensor, epoch: int) -> tuple[Packed, ...]:
         columns = dict(zip(self.dataset.names, self.dataset.take(rows), strict=True))
         for name, (ratio, starts, special) in self.deleted.items():
-            # by the number of the text and not of the row: a cell may be a list of texts
-            texts = self.dataset.columns[self.dataset.names.index(name)].texts(rows)
+            texts = self.dataset.columns[self.dataset.names.index(name)].texts(rows)  # numbers of texts, not of rows
             columns[name] = delete_words(columns[name], texts, starts, special, ratio, self.seed, epoch)
         if self.masking:
             (texts,), numbers = columns.values(), self.dataset.columns[0].texts(rows)

@@ -28,7 +28,9 @@ class Loss(nn.Module):
     seed = 0  # of all that it draws; a run sets its own
 
     def set_seed(self, seed: int) -> None:
-        self.seed = seed
+        for part in self.modules():
+            if isinstance(part, Loss):  # itself, and the losses inside
+                part.seed = seed
 
     def draw(self, name: str, step: int, choices: Sequence[Any], k: int) -> list[Any]:
         """`k` different ones of `choices`: all of them for k = -1, or where there are no more."""

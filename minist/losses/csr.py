@@ -25,8 +25,7 @@ class CSRReconstructionLoss(Loss):
         reconstruction_loss_aux   beta * mse(r', r) / mse(mean of r over texts, r)      x_k in r is held fixed
 
     Each is the mean over columns, of any number, without labels. The model must end in a SparseAutoEncoder. While no
-    latent is dead r' is the bias, and the last part says how much of the embedding the k latents miss.
-    """
+    latent is dead r' is the bias, and the last part says how much of the embedding the k latents miss."""
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
@@ -65,8 +64,7 @@ class CSRLoss(Wrapper):
     """CSRReconstructionLoss(beta) + gamma * another loss of the sparse embeddings, by default a
     SparseMultipleNegativesRankingLoss (Wen et al. 2025, arXiv:2503.01776).
 
-    Columns and labels are those of the other loss, which is logged as base_loss.
-    """
+    Columns and labels are those of the other loss, which is logged as base_loss."""
 
     def __init__(self, loss: Loss | None = None, beta: float = 0.1, gamma: float = 1.0) -> None:
         other = SparseMultipleNegativesRankingLoss() if loss is None else loss

@@ -65,8 +65,7 @@ class MSELoss(EmbedDistillLoss):
 
     Columns, labels and projection as there. For instance an English sentence and its translation, with the teacher's
     embedding of the English sentence as the label of both:
-        loss = mean over columns and rows of  |u - t|^2 / D'
-    """
+        loss = mean over columns and rows of  |u - t|^2 / D'"""
 
     def __init__(self, projection_dim: int | None = None, embedding_dimension: int | None = None) -> None:
         super().__init__("mse", projection_dim, embedding_dimension)
@@ -78,8 +77,7 @@ class MarginMSELoss(Loss):
     Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
     score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]; rows with
     fewer than k negatives have NaN at their end:
-        loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
-    """
+        loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2"""
 
     columns = "query, positive, one or more negatives"
     labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"

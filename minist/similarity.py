@@ -69,11 +69,6 @@ def pairwise_dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1)
 
 
-def _difference(a: Tensor, b: Tensor) -> Tensor:
-    a, b = _alike(a, b)
-    return a - b
-
-
 def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     """|sum(x y) + sum(im(x) re(y) - re(x) im(y))| of each row with its partner, x = a / |a|, y = b / |b| (AnglE).
 
@@ -90,8 +85,8 @@ SIMILARITIES: Table = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "ma
 PAIRWISE_SIMILARITIES: Table = {
     "cosine": pairwise_cosine,
     "dot": pairwise_dot,
-    "euclidean": lambda a, b: -_difference(a, b).norm(dim=-1),  # whose gradient at 0 torch sets to 0
-    "manhattan": lambda a, b: -_difference(a, b).abs().sum(-1),
+    "euclidean": lambda a, b: -torch.sub(*_alike(a, b)).norm(dim=-1),  # whose gradient at 0 torch sets to 0
+    "manhattan": lambda a, b: -torch.sub(*_alike(a, b)).abs().sum(-1),
 }
 NEAREST = {"cosine": 1.0, "euclidean": 0.0, "manhattan": 0.0}  # the similarity of a vector with itself; dot has none
 # the function of a name, of all pairs and row by row; ValueError where there is none

@@ -35,8 +35,6 @@ class SentenceTransformer(TextModel):
     model.similarity(embeddings, embeddings)  # [2, 2]
     """
 
-    # ------------------------------------------------------------ encoding
-
     def encode(
         self,
         texts: str | Texts,
@@ -103,8 +101,6 @@ class SentenceTransformer(TextModel):
             for places, batches, _ in self.rows(many, prefix, role, batch_tokens, compute, bar.update):
                 found |= zip(places.tolist(), (text for batch in batches for text in batch), strict=True)
         return found[0] if is_one else [found[i] for i in range(len(many))]
-
-    # ------------------------------------------------------------ comparing
 
     def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
         """The model's own similarity of all pairs, [N, D], [M, D] -> [N, M]."""

@@ -30,7 +30,6 @@ class DenoisingAutoEncoderLoss(Loss):
         self.decoder: Decoder | None = None
 
     def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
-        """Make the decoder of the encoder that reads the damaged texts."""
         if len({id(model.tokenizer_for(role)) for role in roles}) > 1:
             raise ValueError("DenoisingAutoEncoderLoss takes two columns of one route: give both the same role")
         encoder = model.stack.reader(roles[0])

@@ -41,11 +41,9 @@ class CSRReconstructionLoss(Loss):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         check_columns(self, embeddings, batch, 1, None, (0,), lists_from=0)
-        names = SparseAutoEncoder.offers
-        columns = [dict(zip(names, x, strict=True)) for x in zip(*(batch.extra[name] for name in names), strict=True)]
-        from_k = torch.stack([F.mse_loss(x["from k"], x["input"]) for x in columns]).mean()
-        from_4k = torch.stack([F.mse_loss(x["from 4k"], x["input"]) for x in columns]).mean()
-        from_dead = torch.stack([share_missed(x["from dead"], x["left over"]) for x in columns]).mean()
+        x, x_k, x_4k, left_over, x_dead = (batch.extra[name] for name in SparseAutoEncoder.offers)  # of each column
+        from_k, from_4k = (torch.stack(list(map(F.mse_loss, found, x))).mean() for found in (x_k, x_4k))
+        from_dead = torch.stack(list(map(share_missed, x_dead, left_over))).mean()
         return {
             "reconstruction_loss_k": from_k,
             "reconstruction_loss_4k": from_4k / 8,

@@ -87,10 +87,9 @@ class MarginMSELoss(Loss):
         self.similarity_fct = pairwise_similarity(similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
+        labels = check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)
-        assert batch.labels is not None
-        return margin_mse(self, scores, there, batch.labels.detach().to(scores.dtype))
+        return margin_mse(self, scores, there, labels.detach().to(scores.dtype))
 
 
 def margin_mse(loss: Loss, scores: Tensor, there: Tensor, labels: Tensor) -> Tensor:
@@ -134,10 +133,9 @@ class DistillKLDivLoss(Loss):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         # the softmax over one text is always 1, and teaches nothing
         least = 2 if len(embeddings) > 1 and counts_of(batch, 1) is not None else 3
-        check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)
+        labels = check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, k]
-        labels, k = batch.labels, there.shape[1]
-        assert labels is not None
+        k = there.shape[1]
         form_of_labels(self, labels, f"{k} texts", {f"[rows, {k}] scores": there})
         lowest = torch.finfo(scores.dtype).min  # a share of 0; with -inf a row without any text would be NaN
         student = (scores / self.student_temperature).masked_fill(~there, lowest).log_softmax(1)
@@ -148,9 +146,8 @@ class DistillKLDivLoss(Loss):
 
 
 def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct: Similarity) -> tuple[Tensor, Tensor]:
-    """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other.
-
-    Returns scores [rows, k], where k is the largest number of texts in a row, and which of them are there [rows, k]."""
+    """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other:
+    [rows, k], where k is the largest number of texts in a row; and which of them are there [rows, k]."""
     queries, others = embeddings[0], embeddings[1:]
     counts = [counts_of(batch, c) for c in range(1, len(embeddings))]
     if all(count is None for count in counts):

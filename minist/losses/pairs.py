@@ -182,9 +182,8 @@ class SoftmaxLoss(Loss):
         return self.num_labels if self.loss_fct is F.cross_entropy else 0
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        check_columns(self, embeddings, batch, 2, 2, (1, 2))
-        assert batch.labels is not None
-        logits, labels = self.logits(*embeddings), batch.labels
+        labels = check_columns(self, embeddings, batch, 2, 2, (1, 2))
+        logits = self.logits(*embeddings)
         is_class = labels.dim() == 1 and self.loss_fct is F.cross_entropy
         if is_class and not ((labels >= 0) & (labels < self.num_labels)).all():
             given, wanted = f"go from {labels.min():g} to {labels.max():g}", f"use 0 to {self.num_labels - 1}"
@@ -208,10 +207,9 @@ def labelled_pairs(
     loss: Loss, embeddings: Sequence[Tensor], batch: Batch, is_label: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two columns [n, D] and a label per row [n], in one type. ValueError unless `is_label` holds of each label."""
-    check_columns(loss, embeddings, batch, 2, 2, (1,))
-    assert batch.labels is not None
+    labels = check_columns(loss, embeddings, batch, 2, 2, (1,))
     u, v = embeddings
-    labels = batch.labels.to(u.dtype)  # classes 0 and 1 come as integers
+    labels = labels.to(u.dtype)  # classes 0 and 1 come as integers
     if is_label is not None and not (known := is_label(labels)).all():
         wrong = listing(labels[~known].unique().tolist())
         raise ValueError(f"{type(loss).__name__} takes labels {loss.labels}; got {wrong}")

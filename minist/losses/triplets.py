@@ -53,10 +53,9 @@ class BatchTripletLoss(Loss):
 
     def compare(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of all rows [n, n]: the distances, those of another class or else INF, and which are others of the class."""
-        check_columns(self, embeddings, batch, 1, 1, (1,))
-        assert batch.labels is not None
+        labels = check_columns(self, embeddings, batch, 1, 1, (1,))
         distances = self.distance(embeddings[0], embeddings[0])
-        same = batch.labels[:, None] == batch.labels
+        same = labels[:, None] == labels
         itself = torch.eye(len(same), dtype=torch.bool, device=same.device)  # a row is no positive of its own
         return distances, distances.masked_fill(same, INF), same & ~itself
 

@@ -189,8 +189,7 @@ def _default_modules(folder: Path) -> list[Module]:
     config = read_table(folder / "config.json")
     if config.get("model_type") == "model2vec":
         return [load_module("StaticEmbedding", folder), *([Normalize()] if config.get("normalize") else [])]
-    encoder = load_module("Transformer", folder)
-    assert encoder.out_width is not None
+    encoder: Any = load_module("Transformer", folder)
     return [encoder, load_module("ClassificationHead", folder) if has_head(folder) else Pooling(encoder.out_width)]
 
 

@@ -32,8 +32,7 @@ class SentenceTransformer(TextModel):
 
     model = SentenceTransformer("path/to/all-MiniLM-L6-v2")
     embeddings = model.encode(["a text", "another"])  # [2, 384]
-    model.similarity(embeddings, embeddings)  # [2, 2]
-    """
+    model.similarity(embeddings, embeddings)  # [2, 2]"""
 
     def encode(
         self,

@@ -49,8 +49,7 @@ class SparseEncoder(TextModel):
 
     model = SparseEncoder("path/to/splade-v3")
     embeddings = model.encode(["a text", "another"])  # [2, 30522], sparse
-    model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]
-    """
+    model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]"""
 
     gives, pooling = "sparse", "max"
 

@@ -58,9 +58,8 @@ class Decoder(nn.Module):
         """`tied`: layers and word embeddings are the encoder's, and are trained with it; else they are a copy. If
         `checkpoint` has the head of a masked language model, it is the start of this one's."""
         super().__init__()
-        width, first = encoder.width, encoder.layers[0]
-        assert isinstance(first, BertLayer)
-        self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, first.output_norm.eps) for _ in encoder.layers)
+        width, eps = encoder.width, encoder.embeddings.norm.eps
+        self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, eps) for _ in encoder.layers)
         self.head = MaskedLMHead({"model_type": encoder.model_type} | asdict(encoder.config))
         initialize(self, encoder.config.initializer_range)  # as BERT draws its own
         if checkpoint and self.head.is_in(checkpoint):

@@ -69,9 +69,8 @@ class PListMLELoss(ListLoss):
     ) -> None:
         """A name as `lambda_weight` stands for PListMLELambdaWeight(name), as a config has it."""
         super().__init__(activation_fn)
-        if isinstance(lambda_weight, str):
-            lambda_weight = PListMLELambdaWeight(lambda_weight)
-        self.lambda_weight, self.respect_input_order = lambda_weight, respect_input_order
+        self.lambda_weight = PListMLELambdaWeight(lambda_weight) if isinstance(lambda_weight, str) else lambda_weight
+        self.respect_input_order = respect_input_order
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)

@@ -66,9 +66,8 @@ class CrossEntropyLoss(PairLoss):
         return width  # of the logits, one for each class
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        check_pairs(self, embeddings, batch, several=False, dims=(1, 2))
-        assert batch.labels is not None
-        logits, labels, wrong = self.activation_fn(embeddings[0]), batch.labels, ""
+        labels = check_pairs(self, embeddings, batch, several=False, dims=(1, 2))
+        logits, wrong = self.activation_fn(embeddings[0]), ""
         if (num_labels := logits.shape[1]) < 2:  # the softmax over one class is always 1, and teaches nothing
             wrong = "the model has num_labels = 1: use BinaryCrossEntropyLoss, or MSELoss"
         elif labels.dim() == 2 and labels.shape[1] != num_labels:

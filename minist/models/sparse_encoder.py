@@ -68,9 +68,9 @@ class SparseEncoder(TextModel):
         """As TextModel. A plain checkpoint of a masked language model gets a SpladePooling of its largest scores.
         `max_active_dims` keeps the largest weights of each text alone; None: as the folder says, else all."""
         content = find_content(source, revision, token)
+        sparse = with_splade(content)
         place = device if content is source else find_device(device)
-        content = with_splade(content)
-        super().__init__(content, device=place, dtype=dtype, keep_layers=keep_layers, prompts=prompts)
+        super().__init__(sparse, device=place, dtype=dtype, keep_layers=keep_layers, prompts=prompts)
         self.similarity_name = self.settings.get("similarity_fn_name") or "dot"
         self.max_active_dims = self.settings.get("max_active_dims") if max_active_dims is None else max_active_dims
         self.kept_active(None)

@@ -53,7 +53,8 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 def manhattan(a: Tensor, b: Tensor) -> Tensor:
     """-sum |a - b|"""
-    return -torch.cdist(*torch.atleast_2d(*_alike(a, b)), p=1.0)  # sums of differences: nothing cancels here
+    a, b = torch.atleast_2d(*_alike(a, b))
+    return -torch.cdist(a, b, p=1.0)  # sums of differences: nothing cancels here
 
 
 def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019, arXiv:1810.04805) on a packed token stream. The other post-LN families share its layer."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -88,7 +88,8 @@ class BertLayer(nn.Module):
 class BertEncoder(Encoder):
     """Packed -> [T, D]."""
 
-    config_class, model_type, prefix, weights = BertConfig, "bert", "bert.", WEIGHTS
+    model_type, prefix, weights = "bert", "bert.", WEIGHTS
+    config_class: ClassVar[Any] = BertConfig
     embeddings_class: ClassVar[type[BertEmbeddings]] = BertEmbeddings
     token_types = True  # the only family here that has them
 

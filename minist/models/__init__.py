@@ -40,7 +40,6 @@ def open_model(
 
 
 def labelled(content: Content, model: type[TextModel], num_labels: int) -> Content:
-    """The content with a head of so many labels, where that is asked for."""
     if num_labels and model.gives != "scores":
         raise ValueError(f"num_labels is {num_labels}, but a {model.__name__} gives no scores: use a CrossEncoder")
     return with_head(content, num_labels) if num_labels else content

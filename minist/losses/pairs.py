@@ -207,9 +207,8 @@ def labelled_pairs(
     loss: Loss, embeddings: Sequence[Tensor], batch: Batch, is_label: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two columns [n, D] and a label per row [n], in one type. ValueError unless `is_label` holds of each label."""
-    labels = check_columns(loss, embeddings, batch, 2, 2, (1,))
+    labels = check_columns(loss, embeddings, batch, 2, 2, (1,)).to(embeddings[0].dtype)  # classes come as integers
     u, v = embeddings
-    labels = labels.to(u.dtype)  # classes 0 and 1 come as integers
     if is_label is not None and not (known := is_label(labels)).all():
         wrong = listing(labels[~known].unique().tolist())
         raise ValueError(f"{type(loss).__name__} takes labels {loss.labels}; got {wrong}")

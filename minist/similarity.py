@@ -23,10 +23,6 @@ def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.to(dtype), b.to(dtype)
 
 
-def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.atleast_2d(*_alike(a, b))
-
-
 def unit(x: Tensor) -> Tensor:
     """x / |x| of each row; a row of zeros stays one, and its gradient is zero too."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -40,13 +36,13 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    a, b = _matrices(a, b)
+    a, b = torch.atleast_2d(*_alike(a, b))
     return a @ b.T
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """-|a - b|; exactly 0 for equal vectors, and so is its gradient."""
-    a, b = _matrices(a, b)
+    a, b = torch.atleast_2d(*_alike(a, b))
     found, length = torch.cdist(a, b), a.detach().norm(dim=-1, keepdim=True)
     near = found.detach() < NEAR * length
     if near.any():  # cdist takes the root of |a|^2 + |b|^2 - 2 a.b, which cancels: in fp32, |a - a| may be 0.02
@@ -57,7 +53,8 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 def manhattan(a: Tensor, b: Tensor) -> Tensor:
     """-sum |a - b|"""
-    return -torch.cdist(*_matrices(a, b), p=1.0)  # sums of differences: nothing cancels here
+    a, b = torch.atleast_2d(*_alike(a, b))
+    return -torch.cdist(a, b, p=1.0)  # sums of differences: nothing cancels here
 
 
 def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -65,13 +62,7 @@ def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_dot(a: Tensor, b: Tensor) -> Tensor:
-    a, b = _alike(a, b)
-    return (a * b).sum(-1)
-
-
-def _difference(a: Tensor, b: Tensor) -> Tensor:
-    a, b = _alike(a, b)
-    return a - b
+    return torch.mul(*_alike(a, b)).sum(-1)
 
 
 def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
@@ -90,8 +81,8 @@ SIMILARITIES: Table = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "ma
 PAIRWISE_SIMILARITIES: Table = {
     "cosine": pairwise_cosine,
     "dot": pairwise_dot,
-    "euclidean": lambda a, b: -_difference(a, b).norm(dim=-1),  # whose gradient at 0 torch sets to 0
-    "manhattan": lambda a, b: -_difference(a, b).abs().sum(-1),
+    "euclidean": lambda a, b: -torch.sub(*_alike(a, b)).norm(dim=-1),  # whose gradient at 0 torch sets to 0
+    "manhattan": lambda a, b: -torch.sub(*_alike(a, b)).abs().sum(-1),
 }
 NEAREST = {"cosine": 1.0, "euclidean": 0.0, "manhattan": 0.0}  # the similarity of a vector with itself; dot has none
 # the function of a name, of all pairs and row by row; ValueError where there is none

@@ -75,7 +75,7 @@ BREAKS = [
     of_loss("triplets", "BatchTripletLoss", ".masked_fill(same, INF)", "", "BatchSemiHardTripletLoss- and not ranks"),
     of_loss("distillation", "EmbedDistillLoss", "self.distance(u, t", "-self.distance(u, t"),
     of_loss("distillation", "MSELoss", '__init__("mse"', '__init__("l2"'),
-    of_loss("distillation", "MarginMSELoss", "scores, there, batch", "-scores, there, batch"),
+    of_loss("distillation", "MarginMSELoss", "scores, there, labels", "-scores, there, labels"),
     of_loss("distillation", "MarginMSELoss", "- wanted[:, :k])", "+ wanted[:, :k])")._replace(place="def margin_mse"),
     of_loss("distillation", "DistillKLDivLoss", " * self.student_temperature**2", ""),
     of_loss("unsupervised", "ContrastiveTensionLoss", "pairwise_dot(u, v)", "-pairwise_dot(u, v)"),

@@ -10,7 +10,7 @@ from minist.data.packed import Packed
 from minist.encoders.bert import BertConfig, BertEncoder
 from minist.encoders.weights import initialize
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.models.stack import Stack
+from minist.models.stack import Stack, before_pooling
 from minist.module import ENDS, Module
 from minist.modules import MODULES
 from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
@@ -182,7 +182,7 @@ def test_encoder_and_pooling(head, tail):
     for module in before:
         x = module(x)
     assert torch.equal(stack.token_vectors(texts), x)
-    assert stack.token_modules() == [first, *before]
+    assert before_pooling(stack.paths[None]) == [first, *before]
     x = pooling(x, texts)
     for module in after:
         x = module(x)
@@ -202,14 +202,14 @@ def test_weighted_layer_pooling(head):
         x = module(x)
     assert torch.equal(stack.token_vectors(texts), x)
     assert torch.equal(embed(stack, texts), Normalize()(Pooling(8)(x, texts)))
-    assert stack.token_modules() == [first, layers, *before]
+    assert before_pooling(stack.paths[None]) == [first, layers, *before]
 
 
 def test_static_embedding():
     first, dense, texts = StaticEmbedding(20, 8), Dense(8, 5), packed()
     stack = Stack([first, dense, Normalize()])
     assert torch.equal(embed(stack, texts), Normalize()(dense(first(texts))))
-    assert stack.token_modules() == []
+    assert before_pooling(stack.paths[None]) == []
     assert stack.out_width == 5
     assert Stack([first]).out_width == 8
     assert torch.equal(embed(Stack([first]), texts), first(texts))

@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2019, arXiv:1810.04805) on a packed token stream. The other post-LN families share its layer."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -87,10 +88,12 @@ class BertLayer(nn.Module):
 class BertEncoder(Encoder):
     """Packed -> [T, D]."""
 
-    config_class, model_type, prefix, weights = BertConfig, "bert", "bert.", WEIGHTS
+    model_type, prefix, weights = "bert", "bert.", WEIGHTS
+    config_class: ClassVar[Any] = BertConfig
+    embeddings_class: ClassVar[type[BertEmbeddings]] = BertEmbeddings
     token_types = True  # the only family here that has them
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, config.hidden_size)
-        self.embeddings = BertEmbeddings(config)
+        self.embeddings = self.embeddings_class(config)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))

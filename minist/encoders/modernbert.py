@@ -183,8 +183,7 @@ class ModernBertEncoder(Encoder):
             yield x if place < len(self.layers) else self.final_norm(x)  # the states between come as they are
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
-        """Drop all layers but `numbers`; those that are left are of the kind that they were."""
         self.check_layers(numbers)
-        kinds = [self.config.kinds[i] for i in numbers]  # no longer every third
+        kinds = [self.config.kinds[i] for i in numbers]  # as they were, but no longer every third
         self.layers = nn.ModuleList(self.layers[i] for i in numbers)
         self.config = replace(self.config, num_hidden_layers=len(kinds), layer_types=kinds)

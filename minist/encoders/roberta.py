@@ -7,12 +7,11 @@ Their layer is BERT's. Positions start after the padding id, and there is one to
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minist.checks import number
 from minist.data.packed import Packed
-from minist.encoders.bert import WEIGHTS, BertConfig, BertEmbeddings, BertLayer
-from minist.encoders.encoder import Encoder
+from minist.encoders.bert import BertConfig, BertEmbeddings, BertEncoder
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,11 @@ def roberta_positions(packed: Packed, padding_id: int) -> Tensor:
     return (so_far[1:] - before_text[packed.text_ids]) * counted + padding_id
 
 
-class RobertaEncoder(Encoder):
+class RobertaEncoder(BertEncoder):
     """Packed -> [T, D]."""
 
-    config_class, model_type, prefix, weights = RobertaConfig, "roberta", "roberta.", WEIGHTS
-
-    def __init__(self, config: RobertaConfig) -> None:
-        super().__init__(config, config.hidden_size)
-        self.embeddings = RobertaEmbeddings(config)
-        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+    config_class, embeddings_class, model_type, prefix = RobertaConfig, RobertaEmbeddings, "roberta", "roberta."
+    token_types = False
 
 
 class XLMRobertaEncoder(RobertaEncoder):

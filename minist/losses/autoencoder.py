@@ -18,8 +18,7 @@ class DenoisingAutoEncoderLoss(Loss):
 
     Columns: damaged text, original text, for instance the same column of a file twice, with `delete_words` for the
     first. No labels. With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
-        loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)
-    """
+        loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)"""
 
     columns = "damaged text, original text"
     over_tokens = True
@@ -31,7 +30,6 @@ class DenoisingAutoEncoderLoss(Loss):
         self.decoder: Decoder | None = None
 
     def attach(self, model: Any, roles: Sequence[str | None], checkpoint: Mapping[str, Tensor]) -> None:
-        """Make the decoder of the encoder that reads the damaged texts."""
         if len({id(model.tokenizer_for(role)) for role in roles}) > 1:
             raise ValueError("DenoisingAutoEncoderLoss takes two columns of one route: give both the same role")
         encoder = model.stack.reader(roles[0])
@@ -54,8 +52,7 @@ class DenoisingAutoEncoderLoss(Loss):
         order = texts.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
         so_far, written = texts_so_far(texts.take(order).to(embeddings.device))
         scores = self.decoder(model.stack.reader(roles[0]), so_far, embeddings[order.to(embeddings.device)])
-        if scores.dtype != torch.float64:
-            scores = scores.float()  # the sum over a vocabulary is too long for half types
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half types cannot sum so many words
         return F.cross_entropy(scores, written, reduction="sum")
 
 

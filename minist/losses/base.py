@@ -28,7 +28,9 @@ class Loss(nn.Module):
     seed = 0  # of all that it draws; a run sets its own
 
     def set_seed(self, seed: int) -> None:
-        self.seed = seed
+        for part in self.modules():
+            if isinstance(part, Loss):  # itself, and the losses inside
+                part.seed = seed
 
     def draw(self, name: str, step: int, choices: Sequence[Any], k: int) -> list[Any]:
         """`k` different ones of `choices`: all of them for k = -1, or where there are no more."""
@@ -70,9 +72,9 @@ def check_columns(
     most: int | None,
     label_dims: Sequence[int] = (0,),
     lists_from: int | None = None,
-) -> None:
-    """ValueError unless `loss` can take these: from `least` to `most` columns (None: any number), labels of so many
-    dimensions (0: none, 1: [rows], 2: [rows, k]), and lists of texts only in column `lists_from` and after it."""
+) -> Any:
+    """The labels, if `loss` can take these: from `least` to `most` columns (None: any number), labels of so many
+    dimensions (0: none, 1: [rows], 2: [rows, k]), and lists of texts from column `lists_from` on; else a ValueError."""
     labels, found = batch.labels, len(embeddings)
     counts = [counts_of(batch, c) for c in range(found)]
     rows = [len(x if count is None else count) for x, count in zip(embeddings, counts, strict=True)]
@@ -88,7 +90,7 @@ def check_columns(
     elif labels is not None and len(labels) != rows[0]:
         wrong = f"there are {len(labels)} labels for {rows[0]} rows"
     else:
-        return
+        return labels
     raise ValueError(f"{type(loss).__name__} takes {loss.columns}, labels {loss.labels}; {wrong}")
 
 

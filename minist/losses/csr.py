@@ -25,8 +25,7 @@ class CSRReconstructionLoss(Loss):
         reconstruction_loss_aux   beta * mse(r', r) / mse(mean of r over texts, r)      x_k in r is held fixed
 
     Each is the mean over columns, of any number, without labels. The model must end in a SparseAutoEncoder. While no
-    latent is dead r' is the bias, and the last part says how much of the embedding the k latents miss.
-    """
+    latent is dead r' is the bias, and the last part says how much of the embedding the k latents miss."""
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
@@ -42,11 +41,9 @@ class CSRReconstructionLoss(Loss):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         check_columns(self, embeddings, batch, 1, None, (0,), lists_from=0)
-        names = SparseAutoEncoder.offers
-        columns = [dict(zip(names, x, strict=True)) for x in zip(*(batch.extra[name] for name in names), strict=True)]
-        from_k = torch.stack([F.mse_loss(x["from k"], x["input"]) for x in columns]).mean()
-        from_4k = torch.stack([F.mse_loss(x["from 4k"], x["input"]) for x in columns]).mean()
-        from_dead = torch.stack([share_missed(x["from dead"], x["left over"]) for x in columns]).mean()
+        x, x_k, x_4k, left_over, x_dead = (batch.extra[name] for name in SparseAutoEncoder.offers)  # of each column
+        from_k, from_4k = (torch.stack(list(map(F.mse_loss, found, x))).mean() for found in (x_k, x_4k))
+        from_dead = torch.stack(list(map(share_missed, x_dead, left_over))).mean()
         return {
             "reconstruction_loss_k": from_k,
             "reconstruction_loss_4k": from_4k / 8,
@@ -65,8 +62,7 @@ class CSRLoss(Wrapper):
     """CSRReconstructionLoss(beta) + gamma * another loss of the sparse embeddings, by default a
     SparseMultipleNegativesRankingLoss (Wen et al. 2025, arXiv:2503.01776).
 
-    Columns and labels are those of the other loss, which is logged as base_loss.
-    """
+    Columns and labels are those of the other loss, which is logged as base_loss."""
 
     def __init__(self, loss: Loss | None = None, beta: float = 0.1, gamma: float = 1.0) -> None:
         other = SparseMultipleNegativesRankingLoss() if loss is None else loss

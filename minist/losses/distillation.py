@@ -65,8 +65,7 @@ class MSELoss(EmbedDistillLoss):
 
     Columns, labels and projection as there. For instance an English sentence and its translation, with the teacher's
     embedding of the English sentence as the label of both:
-        loss = mean over columns and rows of  |u - t|^2 / D'
-    """
+        loss = mean over columns and rows of  |u - t|^2 / D'"""
 
     def __init__(self, projection_dim: int | None = None, embedding_dimension: int | None = None) -> None:
         super().__init__("mse", projection_dim, embedding_dimension)
@@ -78,8 +77,7 @@ class MarginMSELoss(Loss):
     Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
     score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]; rows with
     fewer than k negatives have NaN at their end:
-        loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
-    """
+        loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2"""
 
     columns = "query, positive, one or more negatives"
     labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"
@@ -89,10 +87,9 @@ class MarginMSELoss(Loss):
         self.similarity_fct = pairwise_similarity(similarity_fct)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
+        labels = check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)
-        assert batch.labels is not None
-        return margin_mse(self, scores, there, batch.labels.detach().to(scores.dtype))
+        return margin_mse(self, scores, there, labels.detach().to(scores.dtype))
 
 
 def margin_mse(loss: Loss, scores: Tensor, there: Tensor, labels: Tensor) -> Tensor:
@@ -136,10 +133,9 @@ class DistillKLDivLoss(Loss):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         # the softmax over one text is always 1, and teaches nothing
         least = 2 if len(embeddings) > 1 and counts_of(batch, 1) is not None else 3
-        check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)
+        labels = check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)  # [rows, k]
-        labels, k = batch.labels, there.shape[1]
-        assert labels is not None
+        k = there.shape[1]
         form_of_labels(self, labels, f"{k} texts", {f"[rows, {k}] scores": there})
         lowest = torch.finfo(scores.dtype).min  # a share of 0; with -inf a row without any text would be NaN
         student = (scores / self.student_temperature).masked_fill(~there, lowest).log_softmax(1)
@@ -150,9 +146,8 @@ class DistillKLDivLoss(Loss):
 
 
 def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct: Similarity) -> tuple[Tensor, Tensor]:
-    """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other.
-
-    Returns scores [rows, k], where k is the largest number of texts in a row, and which of them are there [rows, k]."""
+    """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other:
+    [rows, k], where k is the largest number of texts in a row; and which of them are there [rows, k]."""
     queries, others = embeddings[0], embeddings[1:]
     counts = [counts_of(batch, c) for c in range(1, len(embeddings))]
     if all(count is None for count in counts):

@@ -33,8 +33,7 @@ class GISTEmbedLoss(Loss):
 
     without those that the guide finds too similar, g of the two > t_i; s(a_i, p_i) always stays.
         margin_strategy "absolute"    t_i = g(a_i, p_i) - margin
-        margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|
-    """
+        margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|"""
 
     columns = "anchor, positive, any negatives"
     guide = "guide"

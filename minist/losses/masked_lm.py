@@ -22,8 +22,7 @@ class MaskedLMLoss(Loss):
     epoch, see mask_words in data/transforms.py. With x~ the text after that, x_t what stood at t, and M all chosen
     tokens of all texts:
         loss = mean over t in M  -log p(x_t | x~)
-    e to the power of it is the perplexity: among how many words, equally likely, the model still doubts.
-    """
+    e to the power of it is the perplexity: among how many words, equally likely, the model still doubts."""
 
     columns = "one column of text"
     over_tokens = True
@@ -47,6 +46,5 @@ class MaskedLMLoss(Loss):
         encoder, head = model.stack
         words = head(encoder(texts.to(model.device), chosen.to(model.device)))
         scores = F.linear(words.x, words.weight, words.bias)  # [M, V]
-        if scores.dtype != torch.float64:
-            scores = scores.float()  # the sum over a vocabulary is too long for half types
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half types cannot sum so many words
         return F.cross_entropy(scores, targets.input_ids[chosen].to(model.device), reduction="sum")

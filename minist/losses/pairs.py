@@ -47,8 +47,7 @@ class CoSENTLoss(Loss):
     """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087).
 
     Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
-        loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )
-    """
+        loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )"""
 
     columns = "two texts"
     labels = "numbers [rows], such as 3.5, larger for more similar"
@@ -130,8 +129,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         loss = sum over hard positive pairs of d^2  +  sum over hard negative pairs of max(0, margin - d)^2
 
     A positive pair is hard if its d is larger than the smallest d of a negative pair, a negative one if its d is
-    smaller than the largest d of a positive pair. Where the batch has one kind only, those beyond their mean are hard.
-    """
+    smaller than the largest d of a positive pair. Where the batch has one kind only, those beyond its mean are hard."""
 
     labels = "0 or 1 [rows], 1 for a pair that belongs together"
 
@@ -184,10 +182,17 @@ class SoftmaxLoss(Loss):
         return self.num_labels if self.loss_fct is F.cross_entropy else 0
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        check_columns(self, embeddings, batch, 2, 2, (1, 2))
-        assert batch.labels is not None
+        labels = check_columns(self, embeddings, batch, 2, 2, (1, 2))
         logits = self.logits(*embeddings)
-        return self.loss_fct(logits, self._targets(batch.labels, logits))
+        is_class = labels.dim() == 1 and self.loss_fct is F.cross_entropy
+        if is_class and not ((labels >= 0) & (labels < self.num_labels)).all():
+            given, wanted = f"go from {labels.min():g} to {labels.max():g}", f"use 0 to {self.num_labels - 1}"
+        elif not is_class and labels.numel() != logits.numel():
+            given, wanted = f"have shape {list(labels.shape)}", f"use {list(logits.shape)}"
+        else:
+            targets = labels.long() if is_class else labels.reshape(logits.shape).to(logits.dtype)
+            return self.loss_fct(logits, targets)
+        raise ValueError(f"SoftmaxLoss: labels {given}: {wanted}, or set num_labels")
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
         """Scores of every class for pairs of embeddings, [n, D], [n, D] -> [n, num_labels]."""
@@ -197,26 +202,13 @@ class SoftmaxLoss(Loss):
         vectors = u, v, (u - v).abs(), u * v  # abs: the class does not depend on which text is first
         return self.classifier(torch.cat(list(compress(vectors, self.taken)), dim=1))
 
-    def _targets(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """What loss_fct takes: class numbers [n], or shares [n, num_labels]."""
-        is_class = labels.dim() == 1 and self.loss_fct is F.cross_entropy
-        if is_class and not ((labels >= 0) & (labels < self.num_labels)).all():
-            given, wanted = f"go from {labels.min():g} to {labels.max():g}", f"use 0 to {self.num_labels - 1}"
-        elif not is_class and labels.numel() != logits.numel():
-            given, wanted = f"have shape {list(labels.shape)}", f"use {list(logits.shape)}"
-        else:
-            return labels.long() if is_class else labels.reshape(logits.shape).to(logits.dtype)
-        raise ValueError(f"SoftmaxLoss: labels {given}: {wanted}, or set num_labels")
-
 
 def labelled_pairs(
     loss: Loss, embeddings: Sequence[Tensor], batch: Batch, is_label: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two columns [n, D] and a label per row [n], in one type. ValueError unless `is_label` holds of each label."""
-    check_columns(loss, embeddings, batch, 2, 2, (1,))
-    assert batch.labels is not None
+    labels = check_columns(loss, embeddings, batch, 2, 2, (1,)).to(embeddings[0].dtype)  # classes come as integers
     u, v = embeddings
-    labels = batch.labels.to(u.dtype)  # classes 0 and 1 come as integers
     if is_label is not None and not (known := is_label(labels)).all():
         wrong = listing(labels[~known].unique().tolist())
         raise ValueError(f"{type(loss).__name__} takes labels {loss.labels}; got {wrong}")

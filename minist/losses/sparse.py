@@ -27,8 +27,7 @@ class FlopsLoss(Loss):
 
     Columns: any number, whose texts count together; no labels. If word j is in a share p_j of the texts, a query and a
     document share it with probability p_j^2: the loss is a smooth form of what one comparison costs. A text with at
-    most `threshold` words counts as zeros, for it is sparse enough (Shen et al. 2025, arXiv:2504.14839).
-    """
+    most `threshold` words counts as zeros, for it is sparse enough (Shen et al. 2025, arXiv:2504.14839)."""
 
     def __init__(self, threshold: float | None = None) -> None:
         super().__init__()
@@ -59,8 +58,7 @@ class IDFFlopsLoss(FlopsLoss):
 
     A word like "the" finds every text, one like "mutex" a few: FLOPS alone holds both down by the same force, and what
     tells texts apart gets lost. idf_j is about log(M / m) for a word in m of M texts: so words of more than a third of
-    the texts cost what they cost by FLOPS, and no word costs more.
-    """
+    the texts cost what they cost by FLOPS, and no word costs more."""
 
     def __init__(self, idf: str | Sequence[float], threshold: float | None = None) -> None:
         """`idf` is a file idf.json, token -> idf, such as a SparseStaticEmbedding is made of; or V numbers."""
@@ -88,8 +86,7 @@ class SpladeLoss(Wrapper):
         loss = base_loss  +  c w_d R_d(documents)  +  c w_q R_q(queries)        c = min(1, progress / warmup_ratio)^2
 
     Columns and labels are those of the other loss; column 0 is the query, unless `use_document_regularizer_only`. c
-    rises ("linear": without the square), since a price from the start makes all weights 0, which have no gradient.
-    """
+    rises ("linear": without the square), since a price from the start makes all weights 0, which have no gradient."""
 
     def __init__(
         self,

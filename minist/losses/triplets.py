@@ -24,8 +24,7 @@ class TripletLoss(Loss):
     """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832).
 
     Columns: anchor, positive, negative. No labels. With d the distance:
-        loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)
-    """
+        loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)"""
 
     columns = "anchor, positive, negative"
 
@@ -54,10 +53,9 @@ class BatchTripletLoss(Loss):
 
     def compare(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of all rows [n, n]: the distances, those of another class or else INF, and which are others of the class."""
-        check_columns(self, embeddings, batch, 1, 1, (1,))
-        assert batch.labels is not None
+        labels = check_columns(self, embeddings, batch, 1, 1, (1,))
         distances = self.distance(embeddings[0], embeddings[0])
-        same = batch.labels[:, None] == batch.labels
+        same = labels[:, None] == labels
         itself = torch.eye(len(same), dtype=torch.bool, device=same.device)  # a row is no positive of its own
         return distances, distances.masked_fill(same, INF), same & ~itself
 
@@ -66,8 +64,7 @@ class BatchAllTripletLoss(BatchTripletLoss):
     """All triplets of the batch, averaged over those that the margin does not hold for.
 
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class, n over those of other classes:
-        loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin
-    """
+        loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin"""
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         distances, negatives, positives = self.compare(embeddings, batch)
@@ -86,8 +83,7 @@ class BatchHardTripletLoss(BatchTripletLoss):
     """Each row as an anchor with the farthest row of its class and the nearest of another.
 
     Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
-        loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)
-    """
+        loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)"""
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         return F.relu(self.gap(embeddings, batch) + self.margin).mean()
@@ -104,8 +100,7 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     """BatchHardTripletLoss with a smooth margin, which has no size to choose.
 
     Column: text. Labels [rows]: class numbers.
-        loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))
-    """
+        loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))"""
 
     def __init__(self, distance_metric: str = "euclidean") -> None:
         super().__init__(distance_metric, 0.0)

@@ -27,8 +27,7 @@ class ContrastiveTensionLoss(Loss):
 
     Columns: a text for the first copy, a text for the second. Labels [rows], y: 1 if both are the same text, else 0
     (the paper takes seven such pairs for each of the same). With p_i = sigmoid(u_i . v_i):
-        loss = sum_i  -y_i log p_i - (1 - y_i) log(1 - p_i)
-    """
+        loss = sum_i  -y_i log p_i - (1 - y_i) log(1 - p_i)"""
 
     columns = "two texts, one for each copy of the model"
     labels = "0 or 1 [rows], 1 for the same text"
@@ -44,8 +43,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
     Columns: the text for the first copy and the same text for the second; or one column, where both are the same
     embeddings. No labels. With s_ij = t * sim(u_i, v_j), where t is a parameter of the loss that starts at `scale`:
-        loss = 1/2 mean_i [ log sum_j exp(s_ij) - s_ii ]  +  1/2 mean_j [ log sum_i exp(s_ij) - s_jj ]
-    """
+        loss = 1/2 mean_i [ log sum_j exp(s_ij) - s_ii ]  +  1/2 mean_j [ log sum_i exp(s_ij) - s_jj ]"""
 
     columns = "a text, once or once for each copy of the model"
 

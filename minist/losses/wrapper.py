@@ -52,11 +52,6 @@ class Wrapper(Loss):
         for loss in self.inner:
             loss.attach(model, roles, checkpoint)
 
-    def set_seed(self, seed: int) -> None:
-        super().set_seed(seed)
-        for loss in self.inner:
-            loss.set_seed(seed)
-
 
 class WeightedSumLoss(Wrapper):
     """loss = sum_k  w_k * L_k, of the same columns and labels. `weights` None is 1 for each."""

@@ -36,12 +36,10 @@ def open_model(
     content = load_folder(find_model(name_or_path, revision, token))
     kind = kind or content.settings.get("model_type") or "SentenceTransformer"
     model = pick(f"the type of the model {name_or_path}", kind, MODELS)
-    content = labelled(content, model, num_labels)
-    return model(content, device=find_device(device), dtype=dtype, keep_layers=keep_layers)
+    return model(labelled(content, model, num_labels), device=find_device(device), dtype=dtype, keep_layers=keep_layers)
 
 
 def labelled(content: Content, model: type[TextModel], num_labels: int) -> Content:
-    """The content with a head of so many labels, where that is asked for."""
     if num_labels and model.gives != "scores":
         raise ValueError(f"num_labels is {num_labels}, but a {model.__name__} gives no scores: use a CrossEncoder")
     return with_head(content, num_labels) if num_labels else content

@@ -43,8 +43,7 @@ class CrossEncoder(TextModel):
 
     model = CrossEncoder("path/to/ms-marco-MiniLM-L6-v2")
     model.predict([("a query", "a document"), ("a query", "another")])  # [2]
-    model.rank("a query", ["a document", "another"])  # [{"corpus_id": 1, "score": 0.98}, ..]
-    """
+    model.rank("a query", ["a document", "another"])  # [{"corpus_id": 1, "score": 0.98}, ..]"""
 
     gives, example = "scores", "pairs.tsv --output scores.npy"
 
@@ -98,13 +97,12 @@ class CrossEncoder(TextModel):
 
     def name_labels(self, classes: list[str]) -> list[str]:
         """The order of words that are labels: the model's own, if it has names. Else it takes these and saves them."""
-        own = self.head.labels
+        own, count = self.head.labels, len(classes)
         if not classes or set(classes) <= set(own):
             return own if classes else []
-        if own != default_labels(len(classes)):
-            way = "spell them as the model does, or set its id2label"
-            if len(own) != len(classes):
-                way = f"set num_labels to {len(classes)}"
+        if own != default_labels(count):
+            spell = "spell them as the model does, or set its id2label"
+            way = spell if len(own) == count else f"set num_labels to {count}"
             raise ValueError(f"the labels are {listing(classes)}, the model's {listing(own)}: {way}")
         self.head.labels = list(classes)
         return classes

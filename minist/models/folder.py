@@ -29,9 +29,9 @@ from typing import Any
 from minist.checks import listing, pick
 from minist.data.tokenizer import Tokenizer
 from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
-from minist.models.settings import SETTINGS, has_head, load_settings, old_activation, scores_words
+from minist.models.settings import SETTINGS, has_head, load_settings, old_activation
 from minist.models.stack import Stack, check_path
-from minist.models.tokenizer_files import load_tokenizer
+from minist.models.tokenizer_files import load_tokenizer, transformer_settings
 from minist.models.weight_files import read_weights
 from minist.module import Module
 from minist.modules import MODULES
@@ -89,8 +89,9 @@ def load_folder(folder: Path) -> Content:
 
 def load_part(name: str, folder: Path) -> list[Module]:
     """The module of class `name` in a folder, and the head that is in its files, if that scores words."""
-    module = load_module(name, folder)
-    words = name == "MLMTransformer" or (module.gives == "layers" and scores_words(folder))
+    module, words = load_module(name, folder), name == "MLMTransformer"  # as version 5 calls such an encoder
+    if module.gives == "layers" and not words:
+        words = transformer_settings(folder).get("transformer_task") == "fill-mask"  # as version 6 says it
     return [module, load_module("MaskedLMHead", folder)] if words else [module]
 
 
@@ -188,8 +189,7 @@ def _default_modules(folder: Path) -> list[Module]:
     config = read_table(folder / "config.json")
     if config.get("model_type") == "model2vec":
         return [load_module("StaticEmbedding", folder), *([Normalize()] if config.get("normalize") else [])]
-    encoder = load_module("Transformer", folder)
-    assert encoder.out_width is not None
+    encoder: Any = load_module("Transformer", folder)
     return [encoder, load_module("ClassificationHead", folder) if has_head(folder) else Pooling(encoder.out_width)]
 
 

@@ -22,7 +22,6 @@ from minist.modules.router import Router
 
 PART = r"\w([\w.-]*\w)?"
 NAME = re.compile(rf"(?!.*(--|\.\.|\.git$))({PART}/)?{PART}", re.ASCII)
-IN_ROOT = ("modules.json", "config_sentence_transformers.json")  # wherever the modules themselves are
 ROUTERS = ("router_config.json", "_Asym/config.json")  # ends of the files that name routes
 # names of JSON files, but for those that no model is read from: all of a vocabulary is in tokenizer.json
 UNREAD = r"(vocab|added_tokens|generation_config|data_config|trainer_state|.+_results|.+\.index)\.json"
@@ -57,7 +56,7 @@ def find_content(source: str | Path | Content, revision: str | None, token: str 
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
     """What a model is read from: the settings among `files`, which are all that there are, and what its modules are
     not read without, there or not. What names modules or shards is read in `folder`, once it is there."""
-    needed = [file for file in files if file in IN_ROOT]
+    needed = [file for file in files if file in ("modules.json", "config_sentence_transformers.json")]  # of the root
     for kind, place in module_folders(folder):
         path = PurePosixPath(place.relative_to(folder).as_posix())
         names = [PurePosixPath(file).name for file in files if PurePosixPath(file).parent == path]

@@ -7,7 +7,6 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing import get_context
@@ -47,23 +46,14 @@ def embed_on(
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
             for part, cut_here in pool.map(_work, jobs):  # in the order of the texts
-                parts.append(from_arrays(*part))
+                x, *more = map(torch.from_numpy, part[:2])
+                parts.append(coo(x, more[0], part[2]) if more else x)
                 done(len(parts[-1]))
                 cut += cut_here
     except BrokenProcessPool:
         what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
         raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
     return torch.cat(parts), cut
-
-
-def to_arrays(x: Tensor) -> tuple[Any, ...]:
-    """To be sent to another process: an array is sent as bytes, a tensor as an open file, of which there are few."""
-    return (x.indices().numpy(), x.values().numpy(), tuple(x.shape)) if x.is_sparse else (x.numpy(),)
-
-
-def from_arrays(first: np.ndarray, *more: Any) -> Tensor:
-    x = torch.from_numpy(first)
-    return coo(x, torch.from_numpy(more[0]), more[1]) if more else x
 
 
 def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -79,5 +69,6 @@ def _start(model: Any, free: Any, threads: int) -> None:
 
 def _work(job: tuple[Texts, str, int, str | None]) -> tuple[tuple[Any, ...], int]:
     texts, prompt, batch_tokens, role = job
-    embeddings, cut = _model.embed(texts, prompt, batch_tokens, lambda n: None, role)
-    return to_arrays(embeddings), cut
+    x, cut = _model.embed(texts, prompt, batch_tokens, lambda n: None, role)
+    # an array is sent as bytes, a tensor as an open file, of which there are few
+    return (x.indices().numpy(), x.values().numpy(), tuple(x.shape)) if x.is_sparse else (x.numpy(),), cut

@@ -32,10 +32,7 @@ class SentenceTransformer(TextModel):
 
     model = SentenceTransformer("path/to/all-MiniLM-L6-v2")
     embeddings = model.encode(["a text", "another"])  # [2, 384]
-    model.similarity(embeddings, embeddings)  # [2, 2]
-    """
-
-    # ------------------------------------------------------------ encoding
+    model.similarity(embeddings, embeddings)  # [2, 2]"""
 
     def encode(
         self,
@@ -103,8 +100,6 @@ class SentenceTransformer(TextModel):
             for places, batches, _ in self.rows(many, prefix, role, batch_tokens, compute, bar.update):
                 found |= zip(places.tolist(), (text for batch in batches for text in batch), strict=True)
         return found[0] if is_one else [found[i] for i in range(len(many))]
-
-    # ------------------------------------------------------------ comparing
 
     def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
         """The model's own similarity of all pairs, [N, D], [M, D] -> [N, M]."""

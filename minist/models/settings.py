@@ -36,11 +36,6 @@ def load_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
-def scores_words(folder: Path) -> bool:
-    """Whether version 6 says that an encoder's MaskedLMHead is used; version 5 calls such an encoder MLMTransformer."""
-    return bool(transformer_settings(folder).get("transformer_task") == "fill-mask")
-
-
 def has_head(folder: Path) -> bool:
     """Whether an encoder's folder holds a ClassificationHead that is used: as version 6 says it, or a checkpoint."""
     task = transformer_settings(folder).get("transformer_task")

@@ -41,8 +41,6 @@ THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
     "convert_to_sparse_tensor": "it always gives a sparse tensor, of which .to_dense() makes the other",
     "save_to_cpu": "what it gives is on the CPU",
 }
-
-
 RAMP = 1 / 3  # of a training, until which regularizers have not their full weight, see losses/sparse.py
 
 
@@ -51,8 +49,7 @@ class SparseEncoder(TextModel):
 
     model = SparseEncoder("path/to/splade-v3")
     embeddings = model.encode(["a text", "another"])  # [2, 30522], sparse
-    model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]
-    """
+    model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]"""
 
     gives, pooling = "sparse", "max"
 
@@ -71,13 +68,9 @@ class SparseEncoder(TextModel):
         """As TextModel. A plain checkpoint of a masked language model gets a SpladePooling of its largest scores.
         `max_active_dims` keeps the largest weights of each text alone; None: as the folder says, else all."""
         content = find_content(source, revision, token)
-        super().__init__(
-            with_splade(content),
-            device=device if content is source else find_device(device),
-            dtype=dtype,
-            keep_layers=keep_layers,
-            prompts=prompts,
-        )
+        sparse = with_splade(content)
+        place = device if content is source else find_device(device)
+        super().__init__(sparse, device=place, dtype=dtype, keep_layers=keep_layers, prompts=prompts)
         self.similarity_name = self.settings.get("similarity_fn_name") or "dot"
         self.max_active_dims = self.settings.get("max_active_dims") if max_active_dims is None else max_active_dims
         self.kept_active(None)
@@ -101,20 +94,13 @@ class SparseEncoder(TextModel):
         """How many words of a query, the first column, and of a document are active. It warns where training fails."""
         active = [x.detach().count_nonzero().item() / max(len(x), 1) for x in embeddings]
         if max(active) == 0:
-            warnings.warn(
-                "no text has an active word left: begin again with smaller weights of the regularizers, or a "
-                "lower learning rate",
-                stacklevel=2,
-            )
+            advice = "begin again with smaller weights of the regularizers, or a lower learning rate"
+            warnings.warn(f"no text has an active word left: {advice}", stacklevel=2)
         elif max(active) > self.width / 2 and batch.progress > RAMP:
-            warnings.warn(
-                "more than half of all words are active in a text: larger weights of the regularizers make it sparse",
-                stacklevel=2,
-            )
+            advice = "larger weights of the regularizers make it sparse"
+            warnings.warn(f"more than half of all words are active in a text: {advice}", stacklevel=2)
         found = {"query_active_dims": active[0], "document_active_dims": sum(active[1:]) / max(len(active) - 1, 1)}
         return found if len(active) > 1 else {"active_dims": active[0]}
-
-    # ------------------------------------------------------------ encoding
 
     def encode(
         self,
@@ -163,16 +149,12 @@ class SparseEncoder(TextModel):
             found.append(torch.cat(parts).index_select(0, places.argsort()))  # back into the order of the texts
             cut += cut_here
         own = torch.cat(found).coalesce()
-        return self._gathered(own, start, len(texts)) if self.ranks_share else own, cut
-
-    def _gathered(self, own: Tensor, start: int, count: int) -> Tensor:
-        """The rows of all ranks, [count, V], of which this one's begin at `start`."""
-        distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-        places = own.indices().T + torch.tensor([start, 0])
-        indices, values = (collectives.gather(x.to(self.device)).cpu() for x in (places, own.values()))
-        return coo(indices.T, values, (count, self.width))
-
-    # ------------------------------------------------------------ reading and comparing
+        if self.ranks_share:
+            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
+            places = own.indices().T + torch.tensor([start, 0])  # rows are counted from the first of all ranks
+            indices, values = (collectives.gather(x.to(self.device)).cpu() for x in (places, own.values()))
+            own = coo(indices.T, values, (len(texts), self.width))
+        return own, cut
 
     def decode(self, embeddings: Tensor, top_k: int | None = None) -> list[Any]:
         """Of each row [N, V] its tokens with their weights, the largest first, at most `top_k`; of [V] one such list.

@@ -77,13 +77,9 @@ class Stack(nn.ModuleList):
         """Layers of the encoder; with routes of the one that has the fewest, 0 where one has none."""
         return min(path[0].num_layers for path in self.paths.values())
 
-    def token_modules(self, role: str | None = None) -> list[Module]:
-        """Encoder and what follows it up to the pooling; none where tokens have no vectors."""
-        return before_pooling(self.paths[self.route(role)])
-
     def token_vectors(self, packed: Packed, role: str | None = None) -> Tensor:
         """What the pooling sees of each token: Packed -> [T, D]."""
-        modules = self.token_modules(role)
+        modules = before_pooling(self.paths[self.route(role)])
         if not modules:
             raise ValueError(f"a {self.reader(role).name} knows no vector of a token in its text")
         return run(modules, packed)
@@ -151,6 +147,7 @@ def behind_reader(modules: Sequence[Module], x: Tensor, packed: Packed) -> Tenso
 
 
 def before_pooling(path: Sequence[Module]) -> list[Module]:
+    """Encoder and what follows it up to the pooling; none where tokens have no vectors."""
     return [module for module, kind in zip(path, check_path(path)[0], strict=True) if kind in ("layers", "tokens")]
 
 

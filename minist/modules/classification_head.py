@@ -73,9 +73,8 @@ class ClassificationHead(Module):
 
     def set_labels(self, labels: Sequence[str]) -> None:
         """A new last layer, with a score for each of these."""
-        assert self.in_width is not None
         self.labels, self.out_width = list(labels), len(labels)
-        self.classifier = nn.Linear(self.in_width, len(labels))
+        self.classifier = nn.Linear(self.dense.out_features, len(labels))
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """[T, D] -> [N, C], logits."""

@@ -21,11 +21,10 @@ from minist.data.packed import Packed
 from minist.encoders.bert import BertEncoder, BertLayer
 from minist.encoders.distilbert import DistilBertEncoder
 from minist.encoders.families import ENCODERS
-from minist.encoders.roberta import RobertaEncoder
 from minist.encoders.weights import initialize
 from minist.modules.masked_lm_head import MaskedLMHead
 
-Decodable = BertEncoder | RobertaEncoder | DistilBertEncoder  # those with BERT's layer
+Decodable = BertEncoder | DistilBertEncoder  # those with BERT's layer
 DECODABLE = [name for name, family in ENCODERS.items() if issubclass(family, Decodable)]
 
 
@@ -59,9 +58,7 @@ class Decoder(nn.Module):
         """`tied`: layers and word embeddings are the encoder's, and are trained with it; else they are a copy. If
         `checkpoint` has the head of a masked language model, it is the start of this one's."""
         super().__init__()
-        width, first = encoder.width, encoder.layers[0]
-        assert isinstance(first, BertLayer)
-        eps = first.output_norm.eps
+        width, eps = encoder.width, encoder.embeddings.norm.eps
         self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, eps) for _ in encoder.layers)
         self.head = MaskedLMHead({"model_type": encoder.model_type} | asdict(encoder.config))
         initialize(self, encoder.config.initializer_range)  # as BERT draws its own

@@ -73,8 +73,7 @@ class MaskedLMHead(Module):
         self.words: tuple[nn.Embedding, ...] = ()  # in a tuple: the encoder's weights are not among its own
 
     def attach(self, reader: Any) -> None:
-        """`reader` is the encoder whose words it compares with."""
-        self.words = (reader.embeddings.word,)
+        self.words = (reader.embeddings.word,)  # with which it compares
 
     def transform(self, x: Tensor) -> Tensor:
         """[T, D] -> [T, D], what is compared with the words."""

@@ -19,14 +19,13 @@ from minist.module import Module
 
 TIED, OURS = "decoder.linear.weight", "encoder.weight"  # one matrix; a file has it under either name, we write TIED
 COUNTS = "stats_last_nonzero"
-KEYS = ("input_dim", "hidden_dim", "k", "k_aux", "normalize", "dead_threshold")
 
 
 class SparseAutoEncoder(Module):
     """Embeddings [N, D] -> [N, H], at most k of a row above 0; all of them where there are fewer than k."""
 
     gives, package = "sparse", "sentence_transformers.sparse_encoder.models"
-    config_keys = tuple((key, key) for key in KEYS)
+    config_keys = tuple((key, key) for key in ("input_dim", "hidden_dim", "k", "k_aux", "normalize", "dead_threshold"))
     offers = ("input", "from k", "from 4k", "left over", "from dead")
 
     def __init__(
@@ -45,12 +44,11 @@ class SparseAutoEncoder(Module):
         self.register_buffer(COUNTS, torch.zeros(hidden_dim, dtype=torch.long), persistent=False)  # see to_folder
 
     def forward(self, x: Tensor) -> Tensor:
-        return largest(self._latents(self._normalized(x)[0]), self.k)
+        return largest(self._latents(x)[0], self.k)
 
     def beside(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What forward gives, and what CSRLoss wants to see with it, [N, D] each, by the names in `offers`."""
-        y, mean, scale = self._normalized(x)
-        z, b = self._latents(y), self.pre_bias
+        (z, mean, scale), b = self._latents(x), self.pre_bias
         chosen = largest(z, self.k)
         from_k, from_4k = ((f @ self.encoder.weight + b) * scale + mean for f in (chosen, largest(z, 4 * self.k)))
         left_over = x - (from_k - b * scale).detach()  # the dead follow the others, not they the dead
@@ -62,12 +60,11 @@ class SparseAutoEncoder(Module):
         chosen = torch.stack([(f > 1e-5).any(0) for f in given]).any(0)
         self.stats_last_nonzero.mul_(~chosen).add_(1)  # 1 for one that was chosen just now
 
-    def _normalized(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    def _latents(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """z, and the mean and deviation that were taken from x."""
         mean, scale = (x.mean(1, keepdim=True), x.std(1, keepdim=True)) if self.normalize else (0.0, 1.0)
-        return ((x - mean) / (scale + 1e-5) if self.normalize else x), mean, scale
-
-    def _latents(self, x: Tensor) -> Tensor:
-        return F.linear(x - self.pre_bias, self.encoder.weight, self.latent_bias)
+        y = (x - mean) / (scale + 1e-5) if self.normalize else x
+        return F.linear(y - self.pre_bias, self.encoder.weight, self.latent_bias), mean, scale
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config, weights = super().to_folder()

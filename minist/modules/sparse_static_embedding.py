@@ -8,7 +8,7 @@ stands in m of M documents.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,7 @@ class SparseStaticEmbedding(Module):
         return module
 
     @classmethod
-    def from_table(
-        cls, weights: Mapping[str, float], tokenizer: Tokenizer, frozen: bool = False
-    ) -> "SparseStaticEmbedding":
+    def from_table(cls, weights: Mapping[str, float], tokenizer: Tokenizer, frozen: bool = False) -> Self:
         """By a table token -> weight, as idf.json holds one; tokens that it has not weigh 0. ValueError for tokens that
         are none of the tokenizer's: the table is another one's."""
         known = tokenizer.backend.get_vocab()

@@ -11,6 +11,7 @@ A dot is a cell without a pair. It holds a number that the losses keep out, so n
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,12 @@ class PairLoss(Loss):
         self, embeddings: Sequence[Tensor], batch: Batch, *, several: bool = False, dims: Sequence[int] = (1,)
     ) -> tuple[Tensor, Tensor]:
         """activation_fn(logits) of a model with one label, [P], and labels of their type; see check_pairs."""
-        check_pairs(self, embeddings, batch, several, dims)
+        labels = check_pairs(self, embeddings, batch, several, dims)
         if (width := embeddings[0].shape[1]) != 1:  # to train the first of several, or their mean, nobody would mean
             why = f"takes a model with num_labels = 1, this one has {width}: CrossEntropyLoss is for several"
             raise ValueError(f"{type(self).__name__} {why}")
         scores = self.activation_fn(embeddings[0][:, 0])
-        return scores, scores.new_empty(0) if batch.labels is None else batch.labels.to(scores.dtype)
+        return scores, scores.new_empty(0) if labels is None else labels.to(scores.dtype)
 
 
 class ListLoss(PairLoss):
@@ -76,8 +77,8 @@ def log_softmax_of_rows(scores: Tensor, there: Tensor) -> Tensor:
     return scores.masked_fill(~there, lowest).log_softmax(1)
 
 
-def check_pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch, several: bool, dims: Sequence[int]) -> None:
-    """ValueError unless rows have `several` pairs, or one, and labels `dims`: 0 none, 1 [rows] or [P], 2 [rows, k]."""
+def check_pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch, several: bool, dims: Sequence[int]) -> Any:
+    """The labels, if rows have `several` pairs, or one, and labels `dims`: 0 none, 1 [rows] or [P], 2 [rows, k]."""
     (logits,), labels, counts = embeddings, batch.labels, counts_of(batch, 0)  # a pair is one input: one column
     wanted = len(logits) if counts is None or loss.label_lists else len(counts)
     if several != (counts is not None):
@@ -87,5 +88,5 @@ def check_pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch, several:
     elif labels is not None and len(labels) != wanted:
         wrong = f"there are {len(labels)} labels for {wanted} {'documents' if loss.label_lists else 'rows'}"
     else:
-        return
+        return labels
     raise ValueError(f"{type(loss).__name__} takes {loss.columns}, labels {loss.labels}; {wrong}")

@@ -109,8 +109,7 @@ class LambdaLoss(ListLoss):
 
     Columns: query, list of documents. Labels [P]: a number for each document; below 0 it gains nothing. Over all pairs
     of the batch that count, see above; b is 2 for reduction_log = "binary", e for "natural":
-        loss = mean over (i, j) of  w_ij log_b( 1 + exp(-sigma (s_i - s_j)) )
-    """
+        loss = mean over (i, j) of  w_ij log_b( 1 + exp(-sigma (s_i - s_j)) )"""
 
     def __init__(
         self,

@@ -69,9 +69,8 @@ class PListMLELoss(ListLoss):
     ) -> None:
         """A name as `lambda_weight` stands for PListMLELambdaWeight(name), as a config has it."""
         super().__init__(activation_fn)
-        if isinstance(lambda_weight, str):
-            lambda_weight = PListMLELambdaWeight(lambda_weight)
-        self.lambda_weight, self.respect_input_order = lambda_weight, respect_input_order
+        self.lambda_weight = PListMLELambdaWeight(lambda_weight) if isinstance(lambda_weight, str) else lambda_weight
+        self.respect_input_order = respect_input_order
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
@@ -100,8 +99,7 @@ class ADRMSELoss(ListLoss):
     The rank of i by label is r_i; equal labels share the mean of their ranks. Its rank by score, 1 + how many documents
     score higher, is a step function: a sigmoid in place of each step, the steeper the larger alpha, gives a gradient:
         loss = mean over all documents of  (r_i - a_i)^2 / log2(1 + r_i)
-        a_i = 1 + sum over j != i of sigmoid( alpha (s_j - s_i) )
-    """
+        a_i = 1 + sum over j != i of sigmoid( alpha (s_j - s_i) )"""
 
     def __init__(self, alpha: float = 1.0, activation_fn: str | nn.Module = "Identity") -> None:
         super().__init__(activation_fn)

@@ -19,8 +19,7 @@ class BinaryCrossEntropyLoss(PairLoss):
     Columns: two texts, such as query and document. Labels [P], y: 1 for a pair that matches, 0 for one that does not,
     or the probability that it does. With s_i the score of pair i, and w = pos_weight, by which a missed match costs
     more than a false one where few pairs match:
-        loss = mean_i  - w y_i log(sigmoid(s_i))  -  (1 - y_i) log(1 - sigmoid(s_i))
-    """
+        loss = mean_i  - w y_i log(sigmoid(s_i))  -  (1 - y_i) log(1 - sigmoid(s_i))"""
 
     labels = "numbers from 0 to 1 [rows], 1 for a pair that matches"
 
@@ -43,8 +42,7 @@ class MSELoss(PairLoss):
 
     Columns: two texts. Labels [P]: any numbers; for those from 0 to 1 the activation "Sigmoid" keeps the scores there
     too. With s_i the score of pair i:
-        loss = mean_i  (s_i - label_i)^2
-    """
+        loss = mean_i  (s_i - label_i)^2"""
 
     labels = "numbers [rows], such as 7.25"
 
@@ -59,8 +57,7 @@ class CrossEntropyLoss(PairLoss):
 
     Columns: two texts. Labels: classes 0 .. num_labels - 1 [P], or shares of each class [P, num_labels], which sum to
     1. With z_ic the logit of class c for pair i:
-        loss = mean_i  log( sum_c exp(z_ic) ) - z_i,label_i        (-log of the softmax)
-    """
+        loss = mean_i  log( sum_c exp(z_ic) ) - z_i,label_i        (-log of the softmax)"""
 
     labels = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]"
     class_names = True
@@ -69,9 +66,8 @@ class CrossEntropyLoss(PairLoss):
         return width  # of the logits, one for each class
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
-        check_pairs(self, embeddings, batch, several=False, dims=(1, 2))
-        assert batch.labels is not None
-        logits, labels, wrong = self.activation_fn(embeddings[0]), batch.labels, ""
+        labels = check_pairs(self, embeddings, batch, several=False, dims=(1, 2))
+        logits, wrong = self.activation_fn(embeddings[0]), ""
         if (num_labels := logits.shape[1]) < 2:  # the softmax over one class is always 1, and teaches nothing
             wrong = "the model has num_labels = 1: use BinaryCrossEntropyLoss, or MSELoss"
         elif labels.dim() == 2 and labels.shape[1] != num_labels:
@@ -90,8 +86,7 @@ class MarginMSELoss(PairLoss):
     Columns: query, positive, and one or more negatives, or lists of them. Labels: the teacher's margins
     score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k], of which
     only differences count; rows with fewer than k negatives have NaN at their end. With s the model's scores:
-        loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2
-    """
+        loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2"""
 
     columns = "query, positive, one or more negatives"
     labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"

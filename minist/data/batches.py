@@ -4,7 +4,6 @@ A batch never mixes data sets.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -60,17 +59,15 @@ class Batches:
 
     def start_at(self, first: int) -> Iterator[Place]:
         """The batches of the steps first, first + 1, .. total - 1."""
-        step = 0
-        for epoch in count():
-            if step >= self.total:
-                return
+        step = epoch = 0
+        while step < self.total:
             if step + self._length(epoch) > first:  # else nothing of this epoch is wanted, and it need not be drawn
                 used = [0] * len(self.samplers)  # batches that each set has given in this epoch
                 for s, dataset in enumerate(self._turns(epoch)[: self.total - step], step):
                     if s >= first:
                         yield Place(s, epoch, dataset, self._draw(epoch)[dataset][used[dataset]])
                     used[dataset] += 1  # those before `first` count too: a resumed run sees the same batches
-            step += self._length(epoch)
+            step, epoch = step + self._length(epoch), epoch + 1
 
     def rows(self, dataset: int) -> int:
         """How many rows of a set an epoch holds, the first one: no_duplicates, group_by_label, drop_last leave out."""
@@ -100,8 +97,7 @@ def balance(tokens: Tensor, world: int) -> Tensor:
     room = [len(share) for share in tokens.tensor_split(world)]
     shares: list[list[int]] = [[] for _ in room]
     totals = [0] * world
-    # from the longest on, each row goes to the rank with the fewest tokens so far
-    for row in tokens.argsort(descending=True, stable=True).tolist():
+    for row in tokens.argsort(descending=True, stable=True).tolist():  # the longest first, to the emptiest rank
         rank = min((r for r in range(world) if len(shares[r]) < room[r]), key=lambda r: totals[r])
         shares[rank].append(row)
         totals[rank] += int(tokens[row])

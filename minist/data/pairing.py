@@ -68,8 +68,7 @@ class Pairing:
     @property
     def room(self) -> int:
         """Tokens for both texts of a pair."""
-        sizes = self.bounds.diff()
-        return self.whole.max_length - int(sizes[0] + sizes[2] + sizes[4])
+        return self.whole.max_length - int(self.bounds.diff()[::2].sum())  # every other part is special tokens
 
     def is_cut(self, n: Tensor, m: Tensor) -> Tensor:
         """Whether pairs of texts of n and m tokens are too long, [P], [P] -> [P]."""
@@ -78,8 +77,7 @@ class Pairing:
     def join(self, a: Packed, b: Packed, first: Tensor, second: Tensor) -> Packed:
         """The pairs of text first[p] of `a` and text second[p] of `b`, [P], [P] -> P texts."""
         n, m = kept_lengths(a.lengths[first], b.lengths[second], self.room)
-        # everything that pairs are made of lies in one stream, so that a pair is five ranges of it
-        stream = torch.cat([self.ids, a.input_ids, b.input_ids])
+        stream = torch.cat([self.ids, a.input_ids, b.input_ids])  # of all parts: a pair is five ranges of it
         texts = [(a, self.first_type), (b, self.second_type)]
         types = torch.cat([self.types, *(torch.full_like(text.input_ids, kind) for text, kind in texts)])
         starts = self.bounds[:-1].repeat(len(first), 1)  # [P, 5]
@@ -127,8 +125,7 @@ def add_negatives(pairs: RowPairs, rows: Tensor, most: int | None, seed: int, st
     names = (rows[owner] * 2**20 + place)[None]  # of a text, in whatever order the rows are
     keys = torch.from_numpy(uniform(seed, step, rows[:, None].numpy(), names.numpy()))  # [rows, texts]
     keys[owner == torch.arange(len(rows))[:, None]] = -1.0  # a row's own texts are no negatives
-    # the texts with the largest keys are a random draw without repetition
-    kept, texts = keys.topk(len(owner) if most is None else min(most, len(owner)), dim=1)
+    kept, texts = keys.topk(len(owner) if most is None else min(most, len(owner)), dim=1)  # a draw, none twice
     drawn = kept >= 0
     queries = torch.cat([pairs.queries, torch.arange(len(rows)).repeat_interleave(drawn.sum(1))])
     order = queries.argsort(stable=True)  # own pairs first

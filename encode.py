@@ -95,9 +95,7 @@ def encode(args: argparse.Namespace) -> None:
     dim = model.out_width if args.truncate_dim is None else args.truncate_dim
     width = number("--truncate-dim", dim, 1, model.width)
     ranges = None if args.ranges is None else check_ranges(read_npy(args.ranges), width)
-
-    # int8 of unknown ranges is made of all float32 rows at the end
-    stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
+    stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision  # coded at the end
     out = result_file(args, model, width, stored)
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
@@ -121,15 +119,11 @@ def encode(args: argparse.Namespace) -> None:
     cut = out.wait_for(blocks)
     finish(args, out, stored, rows)
     what = f"{rows} pairs, {width} scores of each" if model.gives == "scores" else f"{rows} texts, {width} dimensions"
-    print(f"{what}, {time.perf_counter() - started:.1f} s, {cut_note(model, args.role, cut)}, in {args.output}")
-
-
-def cut_note(model: TextModel, role: str | None, cut: int) -> str:
-    return f"{cut} cut at {model.tokenizer_for(role).max_length} tokens" if cut else "none cut"
+    note = f"{cut} cut at {model.tokenizer_for(args.role).max_length} tokens" if cut else "none cut"
+    print(f"{what}, {time.perf_counter() - started:.1f} s, {note}, in {args.output}")
 
 
 def result_file(args: argparse.Namespace, model: TextModel, width: int, stored: str) -> EmbeddingFile:
-    """The output while it is made, of rows of that width and precision."""
     if model.gives == "sparse":
         find = model.tokenizer.backend.id_to_token
         return SparseFile(args.output, [find(column) or f"[{column}]" for column in range(width)])
@@ -177,7 +171,6 @@ def refuse(args: argparse.Namespace, options: Iterable[str], what: str, gives: s
 
 
 def check_kind(args: argparse.Namespace, model: TextModel) -> None:
-    """What does not go with what the model gives."""
     formats = pick(f"what {args.model} gives", model.gives, FORMATS_OF)
     if isinstance(model, SparseEncoder):
         refuse(args, ("normalize", "truncate_dim", "ranges"), "dense embeddings", "sparse embeddings")

@@ -151,8 +151,6 @@ def _contents(columns: Specs) -> dict[str, tuple[Column, str, str]]:
 
 
 class _Writer:
-    """Takes the rows as they come by."""
-
     def __init__(self, folder: Path, files: Files, columns: Specs, label: Column, format: str, wants: str) -> None:
         contents = _contents(columns)
         numbers = {content: i for i, content in enumerate(dict.fromkeys(contents.values()))}

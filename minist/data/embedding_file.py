@@ -55,8 +55,7 @@ class EmbeddingFile:
     def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
 
-        `inputs` must agree only where the output is complete: else blocks are compared. ValueError for other settings.
-        """
+        `inputs` must agree only where the output is complete: else blocks are. ValueError for other settings."""
         self.about = {"settings": settings, "inputs": inputs}
         if resume and self.finished.exists():
             found = read_json(self.finished)
@@ -124,7 +123,6 @@ class EmbeddingFile:
             stream.write(content)
 
     def _get(self, block: str, record: dict[str, Any]) -> bytes:
-        """What was put for a block that is done."""
         with open(self.stream, "rb") as stream:
             stream.seek(HEADER + record["first"] * self.row_bytes)
             return stream.read(record["rows"] * self.row_bytes)
@@ -175,8 +173,7 @@ class EmbeddingFile:
                     stream.writelines(f'{{"{self.kind}": {json.dumps(row)}}}\n'.encode() for row in shown)
             else:
                 stream.write(header(self.output.suffix, self._shape(rows, width), dtype, self.kind))
-                for chunk in chunks:
-                    stream.write(chunk.astype(dtype).tobytes())
+                stream.writelines(chunk.astype(dtype).tobytes() for chunk in chunks)
         self._publish()
 
     def _shape(self, rows: int, width: int) -> tuple[int, ...]:

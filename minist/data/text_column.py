@@ -28,7 +28,7 @@ class ColumnSpec(NamedTuple):
 
 
 class TextColumn:
-    """The texts of a column, to be taken by row; `meta` as `TextColumnWriter.save` gave it."""
+    """The texts of a column, to be taken by row, see Dataset; `meta` as `TextColumnWriter.save` gave it."""
 
     def __init__(self, stem: Path, meta: dict[str, Any]) -> None:
         self.offsets = np.load(f"{stem}.offsets.npy", mmap_mode="r")
@@ -42,25 +42,21 @@ class TextColumn:
         return len(self.was_cut)
 
     def take(self, rows: Tensor) -> Packed:
-        """The texts of `rows` [n], in that order; those of one cell stand one after the other."""
         starts, lengths = spans(self.offsets, self.texts(rows))
         ids = self.ids[ranges(starts, lengths).numpy()]  # only these are read from the disk
         prompts = torch.full_like(lengths, self.prompt_length)
         return Packed.of(torch.from_numpy(ids.astype(np.int64)), lengths, prompt_lengths=prompts)
 
     def counts(self, rows: Tensor) -> Tensor | None:
-        """Texts in each of `rows`, [n] int64; None where every cell is one text."""
         return None if self.rows is None else spans(self.rows, rows)[1]
 
     def tokens(self, rows: Tensor) -> Tensor:
-        """Tokens in all texts of each of `rows`, [n] int64."""
         first, end = rows.numpy(), rows.numpy() + 1
         if self.rows is not None:
             first, end = self.rows[first], self.rows[end]
         return torch.from_numpy(self.offsets[end] - self.offsets[first])
 
     def cut(self, rows: Tensor) -> int:
-        """How many texts of `rows` were cut at the maximum length."""
         return int(self.was_cut[self.texts(rows).numpy()].sum())
 
     def texts(self, rows: Tensor) -> Tensor:
@@ -68,7 +64,6 @@ class TextColumn:
         return rows if self.rows is None else ranges(*spans(self.rows, rows))
 
     def describe(self) -> str:
-        """Mean length, mean number of texts in a cell that is a list, how many were cut."""
         tokens = f"{len(self.ids) / max(len(self), 1):.0f} tokens"
         if self.rows is not None:
             tokens = f"lists of {len(self) / (len(self.rows) - 1):.1f} texts of {tokens}"
@@ -81,8 +76,7 @@ class TextColumnWriter:
 
     def __init__(self, stem: Path, spec: ColumnSpec) -> None:
         self.stem, self.tokenizer, self.prompt = stem, spec.tokenizer, spec.prompt
-        is_small = spec.tokenizer.vocab_size <= 2**16  # as most are: half the disk
-        self.dtype = np.dtype(np.uint16 if is_small else np.int32)
+        self.dtype = np.dtype(np.uint16 if spec.tokenizer.vocab_size <= 2**16 else np.int32)  # mostly half the disk
         self.lengths: list[np.ndarray] = []
         self.was_cut: list[np.ndarray] = []
         Path(f"{stem}.ids").write_bytes(b"")  # there even if no text comes

@@ -1,5 +1,4 @@
-"""Embed texts of any number: lines of text files, or one column of jsonl, json, csv, tsv or parquet files. Or score
-pairs of texts, two columns, by a cross-encoder.
+"""Embed any number of texts, lines or a column of jsonl, csv, .. files; or score pairs of texts by a cross-encoder.
 
 python encode.py --model DIR corpus.txt --output corpus.npy
 zcat a.gz | python encode.py --model DIR - --output a.npy
@@ -15,8 +14,7 @@ Sparse embeddings are written to .npz, which scipy.sparse.load_npz reads as CSR,
 
 Row i of the output belongs to text i + 1 of the inputs, in their order. Lines end at \\n (a \\r before it is
 dropped); an empty line is a text too. `np.load("corpus.npy", mmap_mode="r")` reads the result, [texts, dimensions].
-Under torchrun every process reads all of the inputs, embeds blocks of them as it becomes free, and writes into the same
-file, which must lie where all of them reach it.
+Under torchrun each process reads all inputs and embeds blocks as it becomes free; the file must lie where all reach it.
 """
 
 import argparse
@@ -207,7 +205,10 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
 
 
 def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
-    layers = None if args.keep_layers is None else read_numbers(args.keep_layers)
+    try:  # not by argparse, whose errors are longer than a line
+        layers = None if args.keep_layers is None else [int(number) for number in args.keep_layers.split(",")]
+    except ValueError:
+        raise ValueError(f"--keep-layers is {args.keep_layers!r}: give numbers such as 0,1,2") from None
     kind = "SparseEncoder" if args.output.suffix == ".npz" else ""  # a plain checkpoint does not say what it is for
     model = open_model(folder, kind, device=args.device or device, dtype=args.dtype, keep_layers=layers)
     if args.max_length is not None:
@@ -215,13 +216,6 @@ def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) 
     if args.dtype == "auto" and rank == 0:
         print(f"--dtype auto: {str(model.dtype).removeprefix('torch.')}, which is fast on this {model.device.type}")
     return model
-
-
-def read_numbers(text: str) -> list[int]:
-    try:  # not by argparse, whose errors are longer than a line
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--keep-layers is {text!r}: give numbers such as 0,1,2") from None
 
 
 def settings(args: argparse.Namespace, folder: Path, prompt: str, ranges: np.ndarray | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A batch never mixes data sets.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -44,18 +45,18 @@ class Batches:
     def __init__(
         self, samplers: Sequence[Draw], mixing: str, seed: int, epochs: int, max_steps: int, names: Sequence[str] = ()
     ) -> None:
-        """A sampler for each data set, the set's name for errors; `max_steps` > 0 counts instead of `epochs`.
-        ValueError for a set that makes no batch."""
+        """A sampler and a name for each set; `max_steps` > 0 replaces `epochs`. ValueError for a set without batch."""
         self.samplers, self.mixing, self.seed = samplers, pick("mixing", mixing, MIXINGS), seed
         self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])  # an epoch and the batches of each set in it
-        self.lengths: dict[int, int] = {}  # batches of each epoch that was drawn, for epochs behind a resumed run
+        # epochs differ where batches may be short; kept, for those that a resumed run has behind it
+        self._length = cache(lambda epoch: len(self._turns(epoch)))
         for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
             self._length(epoch)
         for name, batches in zip(names or range(len(samplers)), self._draw(0), strict=True):
             if not batches:
                 why = "batch_size is larger than the data, or than its rows without duplicates, and drop_last is set"
                 raise ValueError(f"data set {name}: no batch is full: {why}: use a smaller batch_size")
-        self.total = max_steps or sum(self.lengths.values())
+        self.total = max_steps or sum(map(self._length, range(epochs)))
 
     def start_at(self, first: int) -> Iterator[Place]:
         """The batches of the steps first, first + 1, .. total - 1."""
@@ -72,11 +73,6 @@ class Batches:
     def rows(self, dataset: int) -> int:
         """How many rows of a set an epoch holds, the first one: no_duplicates, group_by_label, drop_last leave out."""
         return sum(len(batch) for batch in self._draw(0)[dataset])
-
-    def _length(self, epoch: int) -> int:
-        if epoch not in self.lengths:  # epochs differ where a sampler's batches may be short
-            self.lengths[epoch] = len(self._turns(epoch))
-        return self.lengths[epoch]
 
     def _turns(self, epoch: int) -> list[int]:
         return self.mixing([len(batches) for batches in self._draw(epoch)], self.seed, epoch)

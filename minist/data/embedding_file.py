@@ -45,8 +45,7 @@ class EmbeddingFile:
 
     def __init__(self, output: Path, width: int, dtype: np.dtype, kind: str = "embedding") -> None:
         """`kind` "score": of one number in each row [N] is written, and not [N, 1]."""
-        self.kind = kind
-        self.output, self.width, self.dtype = output, width, dtype
+        self.output, self.width, self.dtype, self.kind = output, width, dtype, kind
         self.folder = output.with_name(f".{output.name}.unfinished")
         self.finished = output.with_name(f".{output.name}.finished.json")
         self.stream, self.result = self.folder / "rows", self.folder / "result"
@@ -201,8 +200,7 @@ def header(suffix: str, shape: tuple[int, ...], dtype: np.dtype, kind: str = "em
     """The first HEADER bytes of an .npy or .safetensors file."""
     if suffix == ".npy":
         stream = BytesIO()
-        about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, about)
+        np.lib.format.write_array_header_1_0(stream, {"descr": dtype.str, "fortran_order": False, "shape": shape})
         content = stream.getvalue()
     else:
         places = [0, math.prod(shape) * dtype.itemsize]

@@ -40,8 +40,7 @@ class Pairing:
     """Joins pairs as `tokenizer` would have tokenized them, special tokens and the cut at its max_length included."""
 
     def __init__(self, tokenizer: Tokenizer, token_types: bool) -> None:
-        """`token_types`: whether the encoder tells the two texts of a pair apart. ValueError for a tokenizer that
-        drops a letter."""
+        """`token_types`: the encoder tells the two texts apart. ValueError for a tokenizer that drops a letter."""
         self.whole = tokenizer  # its max_length may still be set
         # of one text, whole: how a pair is cut depends on both, and must not count special tokens
         self.tokenizer = Tokenizer(Backend.from_str(tokenizer.backend.to_str()), NO_LIMIT, special_tokens=False)
@@ -91,8 +90,7 @@ class Pairing:
 
 def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
     """How many tokens stay of the first and the second text of pairs that are n and m long, [P] each, "longest first":
-    the longer text loses its last tokens until both fit. Of an odd number of places the text that was longer has one
-    more, the second where both were as long."""
+    the longer text loses its last tokens until both fit. An odd place is the longer text's, or the second's."""
     less = torch.minimum(torch.minimum(n, m), torch.tensor(room // 2))  # the shorter text; the longer has the rest
     kept_n, kept_m = torch.where(n > m, room - less, less), torch.where(n > m, less, room - less)
     fits = n + m <= room
@@ -108,8 +106,7 @@ class RowPairs(NamedTuple):
 
 
 def pair_rows(columns: Sequence[Tensor]) -> RowPairs:
-    """Each row's query with all texts of the row, column after column. `columns` has for each column of texts the
-    number of texts in each row, [rows]."""
+    """Each row's query with all its texts, column after column. `columns`: of each, the texts in each row, [rows]."""
     rows = torch.cat([torch.arange(len(n)).repeat_interleave(n) for n in columns])  # of each text
     order = rows.argsort(stable=True)  # stable: column after column within a row
     return RowPairs(rows[order], order, rows.bincount(minlength=len(columns[0])))

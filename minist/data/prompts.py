@@ -18,8 +18,7 @@ def resolve_prompts(
         {nli = "classify: "}                            {data set: prompt}
         {nli = {anchor = "query: "}}                    {data set: {column: prompt}}
 
-    A name that is both a data set and a column means the data set. ValueError for a key that is neither, and for a
-    prompt that is no text."""
+    What is both a data set and a column means the data set. ValueError for other keys, and a prompt that is no text."""
     if isinstance(prompts, Mapping):
         for key in prompts:
             pick("a key of prompts, a column or a data set,", key, dict.fromkeys([*columns, *names]))

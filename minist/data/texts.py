@@ -1,5 +1,4 @@
-"""The texts of one or several inputs, read one at a time: lines, or one column of files with columns; or pairs of
-texts, which are two columns."""
+"""The texts of some inputs, read one at a time: lines, or one column of files with columns, or two for pairs."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator

@@ -49,7 +49,12 @@ def delete_words(
     number("the ratio of deleted words", ratio, 0, 1)
     ids, texts = packed.input_ids, packed.text_ids
     fixed, starts = _find_words(packed, starts_word, special)
-    stays = _words_that_stay(texts[starts], rows, ratio, seed, epoch)
+    words = texts[starts]  # the text of each word
+    counts = words.bincount(minlength=packed.n)
+    place = ranges(torch.zeros_like(counts), counts)  # of a word in its text
+    draws = torch.from_numpy(uniform(seed, epoch, rows[words].numpy(), place.numpy()))
+    highest = torch.zeros(packed.n, dtype=draws.dtype).scatter_reduce(0, words, draws, "amax")
+    stays = (draws >= ratio) | (draws == highest[words])  # one always does: an empty text would have no embedding
     keep = fixed.clone()
     keep[~fixed] = stays[(starts.cumsum(0) - 1)[~fixed]]  # starts so far, less one: the number of a token's word
     lengths = texts[keep].bincount(minlength=packed.n)
@@ -63,15 +68,6 @@ def _find_words(packed: Packed, starts_word: Tensor, special: Tensor) -> tuple[T
     first = packed.position_ids == 0
     first[1:] |= fixed[:-1]  # what follows a prompt or [CLS] starts a word, whatever token it is
     return fixed, ~fixed & (starts_word[ids] | first)
-
-
-def _words_that_stay(texts: Tensor, rows: Tensor, ratio: float, seed: int, epoch: int) -> Tensor:
-    """`texts` [words]: the text of each word -> [words] bool. The word with the highest draw of a text always stays."""
-    counts = texts.bincount(minlength=len(rows))
-    place = ranges(torch.zeros_like(counts), counts)  # of a word in its text
-    draws = torch.from_numpy(uniform(seed, epoch, rows[texts].numpy(), place.numpy()))
-    highest = torch.zeros(len(rows), dtype=draws.dtype).scatter_reduce(0, texts, draws, "amax")
-    return (draws >= ratio) | (draws == highest[texts])  # an empty text would have no embedding
 
 
 def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:

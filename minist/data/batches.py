@@ -1,7 +1,4 @@
-"""The batches of a run: those of each data set, whose turn it is, and which rank gets which of their rows.
-
-A batch never mixes data sets.
-"""
+"""The batches of a run: those of each data set, whose turn it is, and which rank gets which of their rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -40,7 +37,7 @@ class Place(NamedTuple):
 
 
 class Batches:
-    """The batches of all epochs, numbered by step. Only those of one epoch are held."""
+    """The batches of all epochs, numbered by step. None mixes data sets; only those of one epoch are held."""
 
     def __init__(
         self, samplers: Sequence[Draw], mixing: str, seed: int, epochs: int, max_steps: int, names: Sequence[str] = ()
@@ -48,8 +45,7 @@ class Batches:
         """A sampler and a name for each set; `max_steps` > 0 replaces `epochs`. ValueError for a set without batch."""
         self.samplers, self.mixing, self.seed = samplers, pick("mixing", mixing, MIXINGS), seed
         self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])  # an epoch and the batches of each set in it
-        # epochs differ where batches may be short; kept, for those that a resumed run has behind it
-        self._length = cache(lambda epoch: len(self._turns(epoch)))
+        self._length = cache(lambda epoch: len(self._turns(epoch)))  # kept for resumed runs: epochs may differ
         for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
             self._length(epoch)
         for name, batches in zip(names or range(len(samplers)), self._draw(0), strict=True):

@@ -1,7 +1,4 @@
-"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row.
-
-`format`, a key of READERS, says what a file is; where it is "", its ending does.
-"""
+"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""One text column of a data set on disk: a memory-mapped token stream.
+"""One text column of a data set on disk, a memory-mapped token stream, and the prompts that its texts begin with.
 
 <stem>.ids          token ids of all texts, end to end: uint16, or int32 for a large vocabulary
 <stem>.offsets.npy  int64 [texts + 1], where each text starts
@@ -6,7 +6,7 @@
 <stem>.rows.npy     int64 [rows + 1], the first text of each row; only where the cells are lists of texts
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minist.checks import pick
 from minist.data.packed import Packed, ranges
 from minist.data.rows import Column
 from minist.data.tokenizer import Tokenizer
@@ -25,6 +26,33 @@ class ColumnSpec(NamedTuple):
     source: Column  # the column in the files
     tokenizer: Tokenizer  # a model with routes has one for each role
     prompt: str = ""  # put before each text
+
+
+def resolve_prompts(
+    prompts: str | Mapping[str, Any], name: str, names: Sequence[str], columns: Sequence[str]
+) -> dict[str, str]:
+    """The prompt of each of `columns` of the data set `name`, one of `names`; "" where none is given.
+
+    `prompts` has one of four forms:
+
+        "query: "                                       for every text
+        {anchor = "query: ", positive = "passage: "}    {column: prompt}
+        {nli = "classify: "}                            {data set: prompt}
+        {nli = {anchor = "query: "}}                    {data set: {column: prompt}}
+
+    What is both a data set and a column means the data set. ValueError for other keys, and a prompt that is no text."""
+    if isinstance(prompts, Mapping):
+        for key in prompts:
+            pick("a key of prompts, a column or a data set,", key, dict.fromkeys([*columns, *names]))
+        others = {key: prompt for key, prompt in prompts.items() if key not in names}
+        prompts = prompts.get(name, others)  # a data set that is named takes its own entry and nothing else
+    if isinstance(prompts, str):
+        prompts = dict.fromkeys(columns, prompts)
+    if not isinstance(prompts, Mapping) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise ValueError(f"prompts of {name!r} are {prompts!r}: give a text, or a text for each column")
+    for key in prompts:
+        pick(f"a column in the prompts of {name!r}", key, dict.fromkeys(columns))
+    return {column: prompts.get(column, "") for column in columns}
 
 
 class TextColumn:

@@ -65,8 +65,7 @@ class Texts:
         table that has no others, and no header. ValueError where that is not so."""
         file, names, is_table = self.inputs[0], list[str](), self.format_of(self.inputs[0]) in ("csv", "tsv")
         if self.format_of(file) != "txt" and file != STANDARD_INPUT:
-            sources: list[Column] = [0, 1] if is_table else []  # by number: the first line is a row
-            row = next(rows.read_rows(file, sources, self.format_of(file)))
+            row = next(rows.read_rows(file, [0, 1] if is_table else [], self.format_of(file)))  # by number: no header
             names = list(map(str, row.values() if is_table else row))
         first, second = ([name for name in names if name.lower() in known] for known in (FIRST, SECOND))
         if len(first) == len(second) == 1:

@@ -93,7 +93,7 @@ def encode(args: argparse.Namespace) -> None:
     dim = model.out_width if args.truncate_dim is None else args.truncate_dim
     width = number("--truncate-dim", dim, 1, model.width)
     ranges = None if args.ranges is None else check_ranges(read_npy(args.ranges), width)
-    stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision  # coded at the end
+    stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision  # int8 is made at the end
     out = result_file(args, model, width, stored)
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)

@@ -90,7 +90,7 @@ class Pairing:
 
 def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
     """How many tokens stay of the first and the second text of pairs that are n and m long, [P] each, "longest first":
-    the longer text loses its last tokens until both fit. An odd place is the longer text's, or the second's."""
+    the longer text loses its last tokens until both fit. An odd place goes to the longer, of equals to the second."""
     less = torch.minimum(torch.minimum(n, m), torch.tensor(room // 2))  # the shorter text; the longer has the rest
     kept_n, kept_m = torch.where(n > m, room - less, less), torch.where(n > m, less, room - less)
     fits = n + m <= room

@@ -1,5 +1,4 @@
-"""Embed texts of any number: lines of text files, or one column of jsonl, json, csv, tsv or parquet files. Or score
-pairs of texts, two columns, by a cross-encoder.
+"""Embed any number of texts, lines or a column of jsonl, csv, .. files; or score pairs of texts by a cross-encoder.
 
 python encode.py --model DIR corpus.txt --output corpus.npy
 zcat a.gz | python encode.py --model DIR - --output a.npy
@@ -15,8 +14,7 @@ Sparse embeddings are written to .npz, which scipy.sparse.load_npz reads as CSR,
 
 Row i of the output belongs to text i + 1 of the inputs, in their order. Lines end at \\n (a \\r before it is
 dropped); an empty line is a text too. `np.load("corpus.npy", mmap_mode="r")` reads the result, [texts, dimensions].
-Under torchrun every process reads all of the inputs, embeds blocks of them as it becomes free, and writes into the same
-file, which must lie where all of them reach it.
+Under torchrun each process reads all inputs and embeds blocks as it becomes free; the file must lie where all reach it.
 """
 
 import argparse
@@ -95,9 +93,7 @@ def encode(args: argparse.Namespace) -> None:
     dim = model.out_width if args.truncate_dim is None else args.truncate_dim
     width = number("--truncate-dim", dim, 1, model.width)
     ranges = None if args.ranges is None else check_ranges(read_npy(args.ranges), width)
-
-    # int8 of unknown ranges is made of all float32 rows at the end
-    stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision
+    stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision  # int8 is made at the end
     out = result_file(args, model, width, stored)
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
     is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
@@ -121,15 +117,11 @@ def encode(args: argparse.Namespace) -> None:
     cut = out.wait_for(blocks)
     finish(args, out, stored, rows)
     what = f"{rows} pairs, {width} scores of each" if model.gives == "scores" else f"{rows} texts, {width} dimensions"
-    print(f"{what}, {time.perf_counter() - started:.1f} s, {cut_note(model, args.role, cut)}, in {args.output}")
-
-
-def cut_note(model: TextModel, role: str | None, cut: int) -> str:
-    return f"{cut} cut at {model.tokenizer_for(role).max_length} tokens" if cut else "none cut"
+    note = f"{cut} cut at {model.tokenizer_for(args.role).max_length} tokens" if cut else "none cut"
+    print(f"{what}, {time.perf_counter() - started:.1f} s, {note}, in {args.output}")
 
 
 def result_file(args: argparse.Namespace, model: TextModel, width: int, stored: str) -> EmbeddingFile:
-    """The output while it is made, of rows of that width and precision."""
     if model.gives == "sparse":
         find = model.tokenizer.backend.id_to_token
         return SparseFile(args.output, [find(column) or f"[{column}]" for column in range(width)])
@@ -177,7 +169,6 @@ def refuse(args: argparse.Namespace, options: Iterable[str], what: str, gives: s
 
 
 def check_kind(args: argparse.Namespace, model: TextModel) -> None:
-    """What does not go with what the model gives."""
     formats = pick(f"what {args.model} gives", model.gives, FORMATS_OF)
     if isinstance(model, SparseEncoder):
         refuse(args, ("normalize", "truncate_dim", "ranges"), "dense embeddings", "sparse embeddings")
@@ -214,7 +205,10 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
 
 
 def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
-    layers = None if args.keep_layers is None else read_numbers(args.keep_layers)
+    try:  # not by argparse, whose errors are longer than a line
+        layers = None if args.keep_layers is None else [int(number) for number in args.keep_layers.split(",")]
+    except ValueError:
+        raise ValueError(f"--keep-layers is {args.keep_layers!r}: give numbers such as 0,1,2") from None
     kind = "SparseEncoder" if args.output.suffix == ".npz" else ""  # a plain checkpoint does not say what it is for
     model = open_model(folder, kind, device=args.device or device, dtype=args.dtype, keep_layers=layers)
     if args.max_length is not None:
@@ -222,13 +216,6 @@ def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) 
     if args.dtype == "auto" and rank == 0:
         print(f"--dtype auto: {str(model.dtype).removeprefix('torch.')}, which is fast on this {model.device.type}")
     return model
-
-
-def read_numbers(text: str) -> list[int]:
-    try:  # not by argparse, whose errors are longer than a line
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--keep-layers is {text!r}: give numbers such as 0,1,2") from None
 
 
 def settings(args: argparse.Namespace, folder: Path, prompt: str, ranges: np.ndarray | None) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# arguments of encode and predict in sentence-transformers, and what to do here
-ADVICE = {
+ADVICE = {  # arguments of encode and predict in sentence-transformers, and what to do here
     "batch_size": "memory is bounded by batch_tokens",
     "chunk_size": "memory is bounded by batch_tokens",
     "convert_to_numpy": "numpy is what it gives, unless convert_to_tensor",
@@ -21,8 +20,7 @@ SHOWN = 30  # names in a message: a table may have thousands of columns
 
 
 def pick(what: str, name: Any, table: Mapping[str, T]) -> T:
-    """`table[name]`. ValueError calls it `what` and lists the names there are, the nearest first: "similarity is 'cos',
-    known are .."."""
+    """`table[name]`; else a ValueError, "`what` is 'cos', known are ..", the nearest first."""
     if isinstance(name, str) and name in table:
         return table[name]
     raise ValueError(f"{what} is {name!r}, known are {listing(table, near=str(name))}")

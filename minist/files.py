@@ -52,8 +52,7 @@ def files_into(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """An empty folder on the same disk as `path`, so that a rename out of it is one step; gone afterwards."""
-    # no process id: two machines that share the disk may have processes of one number
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")  # two machines may share process ids
     partial.mkdir(parents=True)
     try:
         yield partial

@@ -8,9 +8,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 Update = Callable[[int], object]  # "so many more are done"
 
 
-def progress_bar(total: int, unit: str, what: str, show: bool | None = None, done: int = 0) -> tqdm:
-    """A bar with rate and time left, on standard error; `total` 0 is not known, `done` of it was done before.
-    `show=None`: only where a person watches a terminal."""
+def progress_bar(total: int, unit: str, what: str, show: bool | None = None) -> tqdm:
+    """A bar on standard error; `total` 0 is not known; `show=None`: only where a person watches a terminal."""
     hidden = not sys.stderr.isatty() if show is None else not show
-    looks = {"unit": f" {unit}", "desc": what, "dynamic_ncols": True, "smoothing": 0.1}
-    return tqdm(total=total or None, initial=done, disable=hidden, **looks)
+    return tqdm(total=total or None, disable=hidden, unit=f" {unit}", desc=what, dynamic_ncols=True, smoothing=0.1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minist.data.prompts import resolve_prompts
+from minist.data.text_column import resolve_prompts
 
 NAMES, COLUMNS = ["nli", "qa"], ["anchor", "positive"]
 

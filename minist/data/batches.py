@@ -1,10 +1,7 @@
-"""The batches of a run: those of each data set, whose turn it is, and which rank gets which of their rows.
-
-A batch never mixes data sets.
-"""
+"""The batches of a run: those of each data set, whose turn it is, and which rank gets which of their rows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -40,46 +37,38 @@ class Place(NamedTuple):
 
 
 class Batches:
-    """The batches of all epochs, numbered by step. Only those of one epoch are held."""
+    """The batches of all epochs, numbered by step. None mixes data sets; only those of one epoch are held."""
 
     def __init__(
         self, samplers: Sequence[Draw], mixing: str, seed: int, epochs: int, max_steps: int, names: Sequence[str] = ()
     ) -> None:
-        """A sampler for each data set, the set's name for errors; `max_steps` > 0 counts instead of `epochs`.
-        ValueError for a set that makes no batch."""
+        """A sampler and a name for each set; `max_steps` > 0 replaces `epochs`. ValueError for a set without batch."""
         self.samplers, self.mixing, self.seed = samplers, pick("mixing", mixing, MIXINGS), seed
         self.drawn: tuple[int, list[Sequence[Tensor]]] = (-1, [])  # an epoch and the batches of each set in it
-        self.lengths: dict[int, int] = {}  # batches of each epoch that was drawn, for epochs behind a resumed run
+        self._length = cache(lambda epoch: len(self._turns(epoch)))  # kept for resumed runs: epochs may differ
         for epoch in reversed(range(1 if max_steps else epochs)):  # epoch 0 last: it stays drawn, and is used first
             self._length(epoch)
         for name, batches in zip(names or range(len(samplers)), self._draw(0), strict=True):
             if not batches:
                 why = "batch_size is larger than the data, or than its rows without duplicates, and drop_last is set"
                 raise ValueError(f"data set {name}: no batch is full: {why}: use a smaller batch_size")
-        self.total = max_steps or sum(self.lengths.values())
+        self.total = max_steps or sum(map(self._length, range(epochs)))
 
     def start_at(self, first: int) -> Iterator[Place]:
         """The batches of the steps first, first + 1, .. total - 1."""
-        step = 0
-        for epoch in count():
-            if step >= self.total:
-                return
+        step = epoch = 0
+        while step < self.total:
             if step + self._length(epoch) > first:  # else nothing of this epoch is wanted, and it need not be drawn
                 used = [0] * len(self.samplers)  # batches that each set has given in this epoch
                 for s, dataset in enumerate(self._turns(epoch)[: self.total - step], step):
                     if s >= first:
                         yield Place(s, epoch, dataset, self._draw(epoch)[dataset][used[dataset]])
                     used[dataset] += 1  # those before `first` count too: a resumed run sees the same batches
-            step += self._length(epoch)
+            step, epoch = step + self._length(epoch), epoch + 1
 
     def rows(self, dataset: int) -> int:
         """How many rows of a set an epoch holds, the first one: no_duplicates, group_by_label, drop_last leave out."""
         return sum(len(batch) for batch in self._draw(0)[dataset])
-
-    def _length(self, epoch: int) -> int:
-        if epoch not in self.lengths:  # epochs differ where a sampler's batches may be short
-            self.lengths[epoch] = len(self._turns(epoch))
-        return self.lengths[epoch]
 
     def _turns(self, epoch: int) -> list[int]:
         return self.mixing([len(batches) for batches in self._draw(epoch)], self.seed, epoch)
@@ -100,8 +89,7 @@ def balance(tokens: Tensor, world: int) -> Tensor:
     room = [len(share) for share in tokens.tensor_split(world)]
     shares: list[list[int]] = [[] for _ in room]
     totals = [0] * world
-    # from the longest on, each row goes to the rank with the fewest tokens so far
-    for row in tokens.argsort(descending=True, stable=True).tolist():
+    for row in tokens.argsort(descending=True, stable=True).tolist():  # the longest first, to the emptiest rank
         rank = min((r for r in range(world) if len(shares[r]) < room[r]), key=lambda r: totals[r])
         shares[rank].append(row)
         totals[rank] += int(tokens[row])

@@ -151,8 +151,6 @@ def _contents(columns: Specs) -> dict[str, tuple[Column, str, str]]:
 
 
 class _Writer:
-    """Takes the rows as they come by."""
-
     def __init__(self, folder: Path, files: Files, columns: Specs, label: Column, format: str, wants: str) -> None:
         contents = _contents(columns)
         numbers = {content: i for i, content in enumerate(dict.fromkeys(contents.values()))}
@@ -195,10 +193,9 @@ class _Writer:
                 raise place.error(self.label, f"the row has {count} documents: give a list with a number for each")
 
     def save(self) -> None:
-        counts = {source: np.concatenate(parts) for source, parts in self.counts.items()}
-        texts_in_row = np.sum(list(counts.values()), axis=0)
+        texts_in_row = np.sum([np.concatenate(counts) for counts in self.counts.values()], axis=0)
         rows, folder = len(texts_in_row), self.folder
-        texts = [w.save(offsets([counts[source]]) if self.are_lists[source] else None) for source, w in self.texts]
+        texts = [w.save(offsets(self.counts[source]) if self.are_lists[source] else None) for source, w in self.texts]
         np.save(folder / "keys.npy", np.concatenate(self.hashes))
         np.save(folder / "keys.offsets.npy", offsets([texts_in_row]))
         if self.label_file and (given := self.label_file["rows"]) != rows:

@@ -45,8 +45,7 @@ class EmbeddingFile:
 
     def __init__(self, output: Path, width: int, dtype: np.dtype, kind: str = "embedding") -> None:
         """`kind` "score": of one number in each row [N] is written, and not [N, 1]."""
-        self.kind = kind
-        self.output, self.width, self.dtype = output, width, dtype
+        self.output, self.width, self.dtype, self.kind = output, width, dtype, kind
         self.folder = output.with_name(f".{output.name}.unfinished")
         self.finished = output.with_name(f".{output.name}.finished.json")
         self.stream, self.result = self.folder / "rows", self.folder / "result"
@@ -55,8 +54,7 @@ class EmbeddingFile:
     def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
 
-        `inputs` must agree only where the output is complete: else blocks are compared. ValueError for other settings.
-        """
+        `inputs` must agree only where the output is complete: else blocks are. ValueError for other settings."""
         self.about = {"settings": settings, "inputs": inputs}
         if resume and self.finished.exists():
             found = read_json(self.finished)
@@ -124,7 +122,6 @@ class EmbeddingFile:
             stream.write(content)
 
     def _get(self, block: str, record: dict[str, Any]) -> bytes:
-        """What was put for a block that is done."""
         with open(self.stream, "rb") as stream:
             stream.seek(HEADER + record["first"] * self.row_bytes)
             return stream.read(record["rows"] * self.row_bytes)
@@ -175,8 +172,7 @@ class EmbeddingFile:
                     stream.writelines(f'{{"{self.kind}": {json.dumps(row)}}}\n'.encode() for row in shown)
             else:
                 stream.write(header(self.output.suffix, self._shape(rows, width), dtype, self.kind))
-                for chunk in chunks:
-                    stream.write(chunk.astype(dtype).tobytes())
+                stream.writelines(chunk.astype(dtype).tobytes() for chunk in chunks)
         self._publish()
 
     def _shape(self, rows: int, width: int) -> tuple[int, ...]:
@@ -204,8 +200,7 @@ def header(suffix: str, shape: tuple[int, ...], dtype: np.dtype, kind: str = "em
     """The first HEADER bytes of an .npy or .safetensors file."""
     if suffix == ".npy":
         stream = BytesIO()
-        about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, about)
+        np.lib.format.write_array_header_1_0(stream, {"descr": dtype.str, "fortran_order": False, "shape": shape})
         content = stream.getvalue()
     else:
         places = [0, math.prod(shape) * dtype.itemsize]

@@ -61,7 +61,6 @@ class Labels:
         return self.class_of[values] if self.classes else values.astype(self.dtype)
 
     def describe(self) -> str:
-        """What the labels were taken for; a person may have meant something else."""
         if self.classes:
             few = ", ".join(self.classes[:8]) + (", .." if len(self.classes) > 8 else "")
             return f"{len(self.classes)} classes ({few})"
@@ -107,14 +106,10 @@ class LabelWriter:
             raise place.error(self.column, f"the labels before are {self.kind}" if kind else known)
         if kind == NAMES:
             return [self.names.setdefault(cell, len(self.names))]  # the next number for a name that is new
-        if kind == NUMBERS:
-            return [check_number(place, self.column)]
-        for value in cell:
-            check_number(place._replace(row={self.column: value}), self.column)
-        return cell
+        values = cell if kind == LISTS else [cell]
+        return [check_number(place._replace(row={self.column: value}), self.column) for value in values]
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the files. Returns what `Labels` has to know."""
         values = np.concatenate(self.values)
         # lists are floats even of integers, since NaN may have to fill them up
         np.save(folder / "labels.npy", values.astype(np.float32 if self.kind == LISTS else _dtype(values)))

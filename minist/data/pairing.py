@@ -40,8 +40,7 @@ class Pairing:
     """Joins pairs as `tokenizer` would have tokenized them, special tokens and the cut at its max_length included."""
 
     def __init__(self, tokenizer: Tokenizer, token_types: bool) -> None:
-        """`token_types`: whether the encoder tells the two texts of a pair apart. ValueError for a tokenizer that
-        drops a letter."""
+        """`token_types`: the encoder tells the two texts apart. ValueError for a tokenizer that drops a letter."""
         self.whole = tokenizer  # its max_length may still be set
         # of one text, whole: how a pair is cut depends on both, and must not count special tokens
         self.tokenizer = Tokenizer(Backend.from_str(tokenizer.backend.to_str()), NO_LIMIT, special_tokens=False)
@@ -68,8 +67,7 @@ class Pairing:
     @property
     def room(self) -> int:
         """Tokens for both texts of a pair."""
-        sizes = self.bounds.diff()
-        return self.whole.max_length - int(sizes[0] + sizes[2] + sizes[4])
+        return self.whole.max_length - int(self.bounds.diff()[::2].sum())  # every other part is special tokens
 
     def is_cut(self, n: Tensor, m: Tensor) -> Tensor:
         """Whether pairs of texts of n and m tokens are too long, [P], [P] -> [P]."""
@@ -78,8 +76,7 @@ class Pairing:
     def join(self, a: Packed, b: Packed, first: Tensor, second: Tensor) -> Packed:
         """The pairs of text first[p] of `a` and text second[p] of `b`, [P], [P] -> P texts."""
         n, m = kept_lengths(a.lengths[first], b.lengths[second], self.room)
-        # everything that pairs are made of lies in one stream, so that a pair is five ranges of it
-        stream = torch.cat([self.ids, a.input_ids, b.input_ids])
+        stream = torch.cat([self.ids, a.input_ids, b.input_ids])  # of all parts: a pair is five ranges of it
         texts = [(a, self.first_type), (b, self.second_type)]
         types = torch.cat([self.types, *(torch.full_like(text.input_ids, kind) for text, kind in texts)])
         starts = self.bounds[:-1].repeat(len(first), 1)  # [P, 5]
@@ -93,8 +90,7 @@ class Pairing:
 
 def kept_lengths(n: Tensor, m: Tensor, room: int) -> tuple[Tensor, Tensor]:
     """How many tokens stay of the first and the second text of pairs that are n and m long, [P] each, "longest first":
-    the longer text loses its last tokens until both fit. Of an odd number of places the text that was longer has one
-    more, the second where both were as long."""
+    the longer text loses its last tokens until both fit. An odd place goes to the longer, of equals to the second."""
     less = torch.minimum(torch.minimum(n, m), torch.tensor(room // 2))  # the shorter text; the longer has the rest
     kept_n, kept_m = torch.where(n > m, room - less, less), torch.where(n > m, less, room - less)
     fits = n + m <= room
@@ -110,8 +106,7 @@ class RowPairs(NamedTuple):
 
 
 def pair_rows(columns: Sequence[Tensor]) -> RowPairs:
-    """Each row's query with all texts of the row, column after column. `columns` has for each column of texts the
-    number of texts in each row, [rows]."""
+    """Each row's query with all its texts, column after column. `columns`: of each, the texts in each row, [rows]."""
     rows = torch.cat([torch.arange(len(n)).repeat_interleave(n) for n in columns])  # of each text
     order = rows.argsort(stable=True)  # stable: column after column within a row
     return RowPairs(rows[order], order, rows.bincount(minlength=len(columns[0])))
@@ -127,8 +122,7 @@ def add_negatives(pairs: RowPairs, rows: Tensor, most: int | None, seed: int, st
     names = (rows[owner] * 2**20 + place)[None]  # of a text, in whatever order the rows are
     keys = torch.from_numpy(uniform(seed, step, rows[:, None].numpy(), names.numpy()))  # [rows, texts]
     keys[owner == torch.arange(len(rows))[:, None]] = -1.0  # a row's own texts are no negatives
-    # the texts with the largest keys are a random draw without repetition
-    kept, texts = keys.topk(len(owner) if most is None else min(most, len(owner)), dim=1)
+    kept, texts = keys.topk(len(owner) if most is None else min(most, len(owner)), dim=1)  # a draw, none twice
     drawn = kept >= 0
     queries = torch.cat([pairs.queries, torch.arange(len(rows)).repeat_interleave(drawn.sum(1))])
     order = queries.argsort(stable=True)  # own pairs first

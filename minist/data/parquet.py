@@ -40,5 +40,4 @@ def read_parquet(file: Path, columns: Sequence[str | int]) -> Iterator[dict[Any,
         for batch in table.iter_batches(ROWS, columns=list(columns)):  # only these are read from the disk
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as e:
-        shown = listing(map(repr, columns))
-        raise ValueError(f"{file}: {shown} is damaged: {str(e).partition(chr(10))[0]}") from None
+        raise ValueError(f"{file}: {listing(map(repr, columns))} is damaged: {str(e).partition(chr(10))[0]}") from None

@@ -1,7 +1,4 @@
-"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row.
-
-`format`, a key of READERS, says what a file is; where it is "", its ending does.
-"""
+"""Rows of jsonl, json, csv, tsv and parquet files, or lines of text, one at a time; errors name file and row."""
 
 import csv
 import gzip
@@ -24,6 +21,7 @@ Row = dict[Any, Any]
 STANDARD_INPUT = Path("-")  # as many tools write it
 LARGEST = 3.4028234663852886e38  # beyond it a float32 is infinite
 LARGEST_INTEGER = 2**53  # beyond it a float64 skips some
+DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class Place(NamedTuple):
@@ -146,7 +144,7 @@ def read_lines(file: Path, keep_ends: bool = False) -> Iterator[str]:
                 yield text if keep_ends else text.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as e:
             raise ValueError(f"{file}, line {number} is not UTF-8 text: {e.reason}") from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+        except DAMAGED_GZIP as e:
             raise ValueError(f"{file}, after line {number}: the compressed data is damaged ({e})") from None
 
 

@@ -5,7 +5,7 @@ and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` se
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, partial
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Shuffled(Sequence[Tensor]):
     """Batches in random order, the last may be short unless `drop_last`. To count them, no order is drawn."""
 
     def __init__(self, keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> None:
-        self.size, self.arguments = batch_size, (keys.rows, seed, epoch)
+        self.size, self.order = batch_size, cache(partial(permutation, keys.rows, seed, epoch))
         self.starts = range(0, keys.rows - keys.rows % batch_size if drop_last else keys.rows, batch_size)
 
     def __len__(self) -> int:
@@ -49,11 +49,7 @@ class Shuffled(Sequence[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]  # no slices of slices
         start = self.starts[i]  # an IndexError behind the last ends a loop over it
-        return self.order[start : start + self.size]
-
-    @cached_property
-    def order(self) -> Tensor:
-        return permutation(*self.arguments)
+        return self.order()[start : start + self.size]
 
 
 def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
@@ -84,8 +80,7 @@ def _fill(size: int, start: int, n: int, texts_of: TextsOf, waiting: dict[int, l
     """One batch: rows that wait, then those from place `start` of `n` on. Returns its places and the new `start`.
 
     `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch too,
-    none of them can enter: only the first of each heap is looked at, not every row that shares a text for every batch.
-    """
+    none of them can enter: only the first of each heap is looked at, not every row that shares a text, each time."""
     batch: list[int] = []
     seen: set[int] = set()
 

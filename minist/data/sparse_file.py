@@ -4,8 +4,7 @@
                    data[indptr[i] : indptr[i + 1]] in the columns indices[indptr[i] : indptr[i + 1]]
     corpus.jsonl   for each text {"token": weight, ..}, the largest first
 
-How much a text takes is not known before, so a block has a file of its own beside its record, and all are joined at
-the end, one in memory at a time:
+How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined:
 
     .corpus.npz.unfinished/<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
 """
@@ -19,11 +18,11 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 import torch
 
-from minist.data.embedding_file import EmbeddingFile
+from minist.data.embedding_file import EmbeddingFile, header
+from minist.data.text_column import offsets
 from minist.files import complete_file, read_json
 
 SPARSE_FORMATS = (".npz", ".jsonl")
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # counts [n] int32, columns int32, weights float32
 
 
 class SparseFile(EmbeddingFile):
@@ -43,8 +42,8 @@ class SparseFile(EmbeddingFile):
     def _get(self, block: str, record: dict[str, Any]) -> bytes:
         return (self.folder / f"{block}.rows").read_bytes()
 
-    def _rows(self) -> Iterable[Rows]:
-        """Those of one block at a time, in the order of the texts."""
+    def _rows(self) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Counts [n] int32, columns int32 and weights float32 of one block at a time, in the order of the texts."""
         for block in self.blocks:
             count = read_json(self.folder / f"{block}.done")["rows"]
             content = np.fromfile(self.folder / f"{block}.rows", "<i4")
@@ -58,39 +57,29 @@ class SparseFile(EmbeddingFile):
                 self._write_npz(partial, rows)
             else:
                 with open(partial, "w", encoding="utf-8", newline="\n") as stream:
-                    stream.writelines(line for block in self._rows() for line in self._lines(block))
+                    stream.writelines(self._lines())
         self._publish()
 
     def _write_npz(self, file: Path, rows: int) -> None:
         total = sum(len(columns) for _, columns, _ in self._rows())
         with ZipFile(file, "w") as archive:  # not compressed, as other programs can then map it
-            add_member(archive, "indices", (total,), (columns for _, columns, _ in self._rows()))
-            add_member(archive, "indptr", (rows + 1,), running(counts for counts, _, _ in self._rows()))
-            add_member(archive, "format", (), [np.array(b"csr")])
-            add_member(archive, "shape", (2,), [np.array([rows, self.width])])
-            add_member(archive, "data", (total,), (weights for _, _, weights in self._rows()))
+            add_member(archive, "indices", "<i4", (total,), (columns for _, columns, _ in self._rows()))
+            add_member(archive, "indptr", "<i8", (rows + 1,), [offsets([counts for counts, _, _ in self._rows()])])
+            add_member(archive, "format", "|S3", (), [np.array(b"csr")])
+            add_member(archive, "shape", "<i8", (2,), [np.array([rows, self.width])])
+            add_member(archive, "data", "<f4", (total,), (weights for _, _, weights in self._rows()))
 
-    def _lines(self, block: Rows) -> Iterable[str]:
-        counts, columns, weights = block
-        ends = counts.cumsum()
-        for start, end in zip(ends - counts, ends, strict=True):
-            order = start + np.argsort(-weights[start:end], kind="stable")  # of equal ones the lower column first
-            found = zip(columns[order].tolist(), weights[order].tolist(), strict=True)
-            yield json.dumps({self.names[column]: weight for column, weight in found}, ensure_ascii=False) + "\n"
+    def _lines(self) -> Iterable[str]:
+        for counts, columns, weights in self._rows():
+            ends = counts.cumsum()
+            for start, end in zip(ends - counts, ends, strict=True):
+                order = start + np.argsort(-weights[start:end], kind="stable")  # of equal ones the lower column first
+                found = zip(columns[order].tolist(), weights[order].tolist(), strict=True)
+                yield json.dumps({self.names[column]: weight for column, weight in found}, ensure_ascii=False) + "\n"
 
 
-def add_member(archive: ZipFile, name: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+def add_member(archive: ZipFile, name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
     """Write an array into an .npz, piece by piece. Without a date: the same content is the same bytes."""
     with archive.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
-        for number, piece in enumerate(pieces):
-            if number == 0:
-                about = {"descr": piece.dtype.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(stream, about)
-            stream.write(piece.tobytes())
-
-
-def running(counts: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-    """Where each row begins, and the last ends."""
-    yield (ends := np.zeros(1, np.int64))
-    for block in counts:
-        yield (ends := ends[-1] + block.cumsum(dtype=np.int64))  # a block has a row at least
+        stream.write(header(".npy", shape, np.dtype(dtype)))
+        stream.writelines(piece.tobytes() for piece in pieces)

@@ -1,4 +1,4 @@
-"""One text column of a data set on disk: a memory-mapped token stream.
+"""One text column of a data set on disk, a memory-mapped token stream, and the prompts that its texts begin with.
 
 <stem>.ids          token ids of all texts, end to end: uint16, or int32 for a large vocabulary
 <stem>.offsets.npy  int64 [texts + 1], where each text starts
@@ -6,7 +6,7 @@
 <stem>.rows.npy     int64 [rows + 1], the first text of each row; only where the cells are lists of texts
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minist.checks import pick
 from minist.data.packed import Packed, ranges
 from minist.data.rows import Column
 from minist.data.tokenizer import Tokenizer
@@ -27,8 +28,35 @@ class ColumnSpec(NamedTuple):
     prompt: str = ""  # put before each text
 
 
+def resolve_prompts(
+    prompts: str | Mapping[str, Any], name: str, names: Sequence[str], columns: Sequence[str]
+) -> dict[str, str]:
+    """The prompt of each of `columns` of the data set `name`, one of `names`; "" where none is given.
+
+    `prompts` has one of four forms:
+
+        "query: "                                       for every text
+        {anchor = "query: ", positive = "passage: "}    {column: prompt}
+        {nli = "classify: "}                            {data set: prompt}
+        {nli = {anchor = "query: "}}                    {data set: {column: prompt}}
+
+    What is both a data set and a column means the data set. ValueError for other keys, and a prompt that is no text."""
+    if isinstance(prompts, Mapping):
+        for key in prompts:
+            pick("a key of prompts, a column or a data set,", key, dict.fromkeys([*columns, *names]))
+        others = {key: prompt for key, prompt in prompts.items() if key not in names}
+        prompts = prompts.get(name, others)  # a data set that is named takes its own entry and nothing else
+    if isinstance(prompts, str):
+        prompts = dict.fromkeys(columns, prompts)
+    if not isinstance(prompts, Mapping) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise ValueError(f"prompts of {name!r} are {prompts!r}: give a text, or a text for each column")
+    for key in prompts:
+        pick(f"a column in the prompts of {name!r}", key, dict.fromkeys(columns))
+    return {column: prompts.get(column, "") for column in columns}
+
+
 class TextColumn:
-    """The texts of a column, to be taken by row; `meta` as `TextColumnWriter.save` gave it."""
+    """The texts of a column, to be taken by row, see Dataset; `meta` as `TextColumnWriter.save` gave it."""
 
     def __init__(self, stem: Path, meta: dict[str, Any]) -> None:
         self.offsets = np.load(f"{stem}.offsets.npy", mmap_mode="r")
@@ -42,25 +70,21 @@ class TextColumn:
         return len(self.was_cut)
 
     def take(self, rows: Tensor) -> Packed:
-        """The texts of `rows` [n], in that order; those of one cell stand one after the other."""
         starts, lengths = spans(self.offsets, self.texts(rows))
         ids = self.ids[ranges(starts, lengths).numpy()]  # only these are read from the disk
         prompts = torch.full_like(lengths, self.prompt_length)
         return Packed.of(torch.from_numpy(ids.astype(np.int64)), lengths, prompt_lengths=prompts)
 
     def counts(self, rows: Tensor) -> Tensor | None:
-        """Texts in each of `rows`, [n] int64; None where every cell is one text."""
         return None if self.rows is None else spans(self.rows, rows)[1]
 
     def tokens(self, rows: Tensor) -> Tensor:
-        """Tokens in all texts of each of `rows`, [n] int64."""
         first, end = rows.numpy(), rows.numpy() + 1
         if self.rows is not None:
             first, end = self.rows[first], self.rows[end]
         return torch.from_numpy(self.offsets[end] - self.offsets[first])
 
     def cut(self, rows: Tensor) -> int:
-        """How many texts of `rows` were cut at the maximum length."""
         return int(self.was_cut[self.texts(rows).numpy()].sum())
 
     def texts(self, rows: Tensor) -> Tensor:
@@ -68,7 +92,6 @@ class TextColumn:
         return rows if self.rows is None else ranges(*spans(self.rows, rows))
 
     def describe(self) -> str:
-        """Mean length, mean number of texts in a cell that is a list, how many were cut."""
         tokens = f"{len(self.ids) / max(len(self), 1):.0f} tokens"
         if self.rows is not None:
             tokens = f"lists of {len(self) / (len(self.rows) - 1):.1f} texts of {tokens}"
@@ -81,8 +104,7 @@ class TextColumnWriter:
 
     def __init__(self, stem: Path, spec: ColumnSpec) -> None:
         self.stem, self.tokenizer, self.prompt = stem, spec.tokenizer, spec.prompt
-        is_small = spec.tokenizer.vocab_size <= 2**16  # as most are: half the disk
-        self.dtype = np.dtype(np.uint16 if is_small else np.int32)
+        self.dtype = np.dtype(np.uint16 if spec.tokenizer.vocab_size <= 2**16 else np.int32)  # mostly half the disk
         self.lengths: list[np.ndarray] = []
         self.was_cut: list[np.ndarray] = []
         Path(f"{stem}.ids").write_bytes(b"")  # there even if no text comes

@@ -1,9 +1,6 @@
-"""The texts of one or several inputs, read one at a time: lines, or one column of files with columns; or pairs of
-texts, which are two columns."""
+"""The texts of some inputs, read one at a time: lines, or one column of files with columns, or two for pairs."""
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +18,7 @@ Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence:
 FIRST = ["query", "question", "anchor", "premise", "sentence1", "sentence_a", "text1", "text_a"]
 SECOND = ["document", "passage", "text", "answer", "positive", "context", "hypothesis"]
 SECOND += ["sentence2", "sentence_b", "text2", "text_b"]
-# a block of texts is the share of work that a process takes at once: about 500,000 tokens
-BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21
+BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21  # the share of work that a process takes at once: about 500,000 tokens
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,7 @@ class Texts:
         table that has no others, and no header. ValueError where that is not so."""
         file, names, is_table = self.inputs[0], list[str](), self.format_of(self.inputs[0]) in ("csv", "tsv")
         if self.format_of(file) != "txt" and file != STANDARD_INPUT:
-            sources: list[Column] = [0, 1] if is_table else []  # by number: the first line is a row
-            row = next(rows.read_rows(file, sources, self.format_of(file)))
+            row = next(rows.read_rows(file, [0, 1] if is_table else [], self.format_of(file)))  # by number: no header
             names = list(map(str, row.values() if is_table else row))
         first, second = ([name for name in names if name.lower() in known] for known in (FIRST, SECOND))
         if len(first) == len(second) == 1:
@@ -87,12 +82,15 @@ class Texts:
             kind = self.format_of(file)
             if file == STANDARD_INPUT or kind == "json":
                 return None
+            if kind == "parquet":
+                total += count_parquet(file)
+                continue
+            header = kind in ("csv", "tsv") and isinstance(self.columns[0], str)  # by number there is none
             try:
-                header = kind in ("csv", "tsv") and isinstance(self.columns[0], str)  # by number there is none
-                # at least 0: an empty file has no header either
-                total += count_parquet(file) if kind == "parquet" else max(0, _count_lines(file) - header)
-            except (gzip.BadGzipFile, EOFError, zlib.error):
-                return None  # damaged: reading will say where
+                with rows.open_stream(file) as stream:
+                    total += max(0, sum(1 for _ in stream) - header)  # at least 0: an empty file has no header either
+            except rows.DAMAGED_GZIP:
+                return None  # reading will say where
         return total
 
     def blocks(self) -> Iterator[list[Text]]:
@@ -101,7 +99,6 @@ class Texts:
 
 
 def length_of(text: Text) -> int:
-    """Characters of a text, or of both of a pair."""
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
@@ -118,11 +115,5 @@ def chunks(texts: Iterable[T], most: int, characters: int, length: Callable[[T],
         yield chunk
 
 
-def _count_lines(file: Path) -> int:
-    with rows.open_stream(file) as stream:
-        return sum(1 for _ in stream)
-
-
 def words(text: str) -> list[str]:
-    """Lower-cased words and numbers."""
     return re.findall(r"[a-z0-9]+", text.lower())

@@ -87,7 +87,8 @@ class Tokenizer:
         self.max_length = max_length
         self.special_ids = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         # characters that always end a word: before them a text may be cut, and the tokens in front stay the same
-        self.word_ends = [end for end in " \n。" if _splits(backend, end)]
+        words = backend.pre_tokenizer.pre_tokenize_str if backend.pre_tokenizer else lambda text: []
+        self.word_ends = [end for end in " \n。" if any(stop == 1 for _, (_, stop) in words(f"字{end}字"))]
         try:
             ids = backend.encode("\ue000").ids  # a character that no vocabulary has
         except Exception as e:  # the library raises bare Exception
@@ -155,8 +156,7 @@ class Tokenizer:
 
     @property
     def _far(self) -> int:
-        """Characters that are surely enough for `max_length` tokens of a language."""
-        return 1024 + 16 * self.max_length
+        return 1024 + 16 * self.max_length  # characters that are surely enough for so many tokens of a language
 
     def _encode(self, texts: list[Text]) -> list[Encoding]:
         """As the library does, but of what is far longer than the maximum only the beginning is tokenized."""
@@ -203,11 +203,6 @@ class Tokenizer:
 def _tokens(encoding: Encoding) -> int:
     """All tokens, those behind the maximum too, where there are no special ones."""
     return len(encoding) + sum(map(len, encoding.overflowing))
-
-
-def _splits(backend: Backend, end: str) -> bool:
-    words = backend.pre_tokenizer.pre_tokenize_str(f"字{end}字") if backend.pre_tokenizer else []
-    return any(stop == 1 for _, (_, stop) in words)  # does a word end before it?
 
 
 def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:

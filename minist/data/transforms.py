@@ -15,9 +15,8 @@ from minist.checks import number
 from minist.data.packed import Packed, ranges
 from minist.data.tokenizer import Tokenizer
 
-SENTENCEPIECE = ("▁",)  # stands for the space before a word
-BYTE_LEVEL = ("Ġ", "Ċ", "ĉ")  # space, line end, tab
-UNKNOWN = ("[UNK]", "<unk>")
+# the space before a word in sentencepiece; space, line end and tab in byte-level BPE
+MARKS = (("▁",), ("Ġ", "Ċ", "ĉ"))  # in this order: with sentencepiece the letters of the other may occur
 MASKS = ("[MASK]", "<mask>")
 
 
@@ -32,8 +31,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def uniform(seed: int, epoch: int, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Numbers in [0, 1), float64 of the shape of `rows` and `draws`: number `draw` of each row.
 
-    Not drawn one after the other but computed from their arguments, so any of them can be had alone.
-    """
+    Not drawn one after the other but computed from their arguments, so any of them can be had alone."""
     state = _mix(np.array([seed % 2**64], np.uint64))
     for part in (np.array([epoch]), rows, draws):
         state = _mix(state + part.astype(np.uint64))  # mixed in between: seed 1, row 2 is not seed 2, row 1
@@ -47,12 +45,16 @@ def delete_words(
 
     Wang et al. 2021, arXiv:2104.06979. A word is a token that starts one and those that continue it; `starts_word` and
     `special`, both [V] bool, are what `word_starts` gives. Special tokens and those of a prompt stay. `rows` [N] are
-    the texts' row numbers in the data set. On the CPU. ValueError if `ratio` is not in [0, 1].
-    """
+    the texts' row numbers in the data set. On the CPU. ValueError if `ratio` is not in [0, 1]."""
     number("the ratio of deleted words", ratio, 0, 1)
     ids, texts = packed.input_ids, packed.text_ids
     fixed, starts = _find_words(packed, starts_word, special)
-    stays = _words_that_stay(texts[starts], rows, ratio, seed, epoch)
+    words = texts[starts]  # the text of each word
+    counts = words.bincount(minlength=packed.n)
+    place = ranges(torch.zeros_like(counts), counts)  # of a word in its text
+    draws = torch.from_numpy(uniform(seed, epoch, rows[words].numpy(), place.numpy()))
+    highest = torch.zeros(packed.n, dtype=draws.dtype).scatter_reduce(0, words, draws, "amax")
+    stays = (draws >= ratio) | (draws == highest[words])  # one always does: an empty text would have no embedding
     keep = fixed.clone()
     keep[~fixed] = stays[(starts.cumsum(0) - 1)[~fixed]]  # starts so far, less one: the number of a token's word
     lengths = texts[keep].bincount(minlength=packed.n)
@@ -68,31 +70,20 @@ def _find_words(packed: Packed, starts_word: Tensor, special: Tensor) -> tuple[T
     return fixed, ~fixed & (starts_word[ids] | first)
 
 
-def _words_that_stay(texts: Tensor, rows: Tensor, ratio: float, seed: int, epoch: int) -> Tensor:
-    """`texts` [words]: the text of each word -> [words] bool. The word with the highest draw of a text always stays."""
-    counts = texts.bincount(minlength=len(rows))
-    place = ranges(torch.zeros_like(counts), counts)  # of a word in its text
-    draws = torch.from_numpy(uniform(seed, epoch, rows[texts].numpy(), place.numpy()))
-    highest = torch.zeros(len(rows), dtype=draws.dtype).scatter_reduce(0, texts, draws, "amax")
-    return (draws >= ratio) | (draws == highest[texts])  # an empty text would have no embedding
-
-
 def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     """Two tables of a vocabulary, [V] bool each: which tokens start a word, and which are special.
 
     In WordPiece ## continues a word; in byte-level BPE and sentencepiece a mark for the space before it starts one,
-    and punctuation belongs to the word it touches. Where nothing is marked, every token is a word.
-    """
+    and punctuation belongs to the word it touches. Where nothing is marked, every token is a word."""
     backend = tokenizer.backend
     vocabulary = backend.get_vocab()
-    used = (SENTENCEPIECE, BYTE_LEVEL)  # in this order: with sentencepiece the letters of the other may occur
-    marks = next((m for m in used if any(token.startswith(m) for token in vocabulary)), ("",))
+    marks = next((m for m in MARKS if any(token.startswith(m) for token in vocabulary)), ("",))
     inner = backend.model.continuing_subword_prefix if isinstance(backend.model, WordPiece) else None
     starts = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
     for token, i in vocabulary.items():
         starts[i] = token.startswith(marks) if inner is None else not token.startswith(inner)
     special = torch.zeros_like(starts)
-    unknown = {vocabulary.get(token) for token in UNKNOWN}  # stand for a word, and go like one
+    unknown = {vocabulary.get(token) for token in ("[UNK]", "<unk>")}  # stand for a word, and go like one
     special[sorted(tokenizer.special_ids - unknown)] = True
     return starts, special
 
@@ -145,8 +136,7 @@ def draw_pairs(n: int, ratio: int, seed: int, epoch: int) -> tuple[Tensor, Tenso
     """Partner row [n] and label [n] float of every row: the pairs of contrastive tension.
 
     One row in `ratio` is paired with itself, label 1, the others with another random row, label 0. Carlsson et al.
-    2021, Semantic Re-tuning with Contrastive Tension. ValueError if there is no other row.
-    """
+    2021, Semantic Re-tuning with Contrastive Tension. ValueError if there is no other row."""
     if ratio < 1 or (n < 2 and ratio > 1):
         raise ValueError(f"drawing pairs: {n} rows, ratio {ratio}: it takes 2 rows or more, and a ratio of 1 or more")
     rows = np.arange(n)

@@ -9,7 +9,7 @@ import torch
 from minist import distributed, losses
 from minist.checks import listing, pick
 from minist.data.dataset import ColumnSpec, Dataset, dataset_folder, prepare_dataset
-from minist.data.prompts import resolve_prompts
+from minist.data.text_column import resolve_prompts
 from minist.data.transforms import vocabulary_of
 from minist.losses import cross_encoder, masked_lm
 from minist.losses.base import Loss

@@ -16,9 +16,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = tmp_path / "data/python_docs"
     made.mkdir(parents=True)
-    for name, seed in (("train", 1), ("heldout", 2)):
+    for name, seed in (("python_docs/train", 1), ("python_docs/heldout", 2), ("whole_pairs", 5)):
         rows = [{"summary": q, "body": d} for q, d in zip(sentences(30, seed), sentences(30, seed + 9), strict=True)]
-        write_jsonl(made / f"{name}.jsonl", rows)
+        write_jsonl(tmp_path / f"data/{name}.jsonl", rows)
     (tmp_path / "data/sick").mkdir()
     classes = ["NEUTRAL", "ENTAILMENT", "CONTRADICTION"] * 10
     for name, seed in (("train", 3), ("trial", 4)):

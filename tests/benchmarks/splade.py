@@ -90,7 +90,7 @@ def growth(model: SparseEncoder) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--texts", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--form", choices=FORMS, help="one step, measured in this process")
     parser.add_argument("--encoder", choices=ENCODERS, default=ENCODERS[0])

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from minist.retrieval.sparse_index import SparseIndex
 
-DOCUMENTS, TERMS, QUERY_TERMS, WORDS, K, BLOCK = 100_000, 100, 30, 30522, 10, 8192
+TERMS, QUERY_TERMS, WORDS, K, BLOCK = 100, 30, 30522, 10, 8192
 FREQUENCIES = {"Zipf": 1 / torch.arange(1, WORDS + 1).double(), "uniform": torch.ones(WORDS).double()}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=50, help="rounds, of one query on each side")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -45,14 +46,13 @@ def draw(rows: int, terms: int, frequencies: Tensor, generator: torch.Generator)
     return torch.sparse_coo_tensor(torch.stack([places[0], words[*places]]), weights, (rows, WORDS)).coalesce()
 
 
-def blocks(frequencies: Tensor) -> Iterator[Tensor]:
+def blocks(frequencies: Tensor, documents: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    for start in range(0, DOCUMENTS, BLOCK):
-        yield draw(min(BLOCK, DOCUMENTS - start), TERMS, frequencies, generator)
+    for start in range(0, documents, BLOCK):
+        yield draw(min(BLOCK, documents - start), TERMS, frequencies, generator)
 
 
-def compare(name: str, frequencies: Tensor, rounds: int, folder: Path) -> None:
-    documents = list(blocks(frequencies))
+def compare(name: str, documents: list[Tensor], frequencies: Tensor, rounds: int, folder: Path) -> None:
     build = seconds(lambda: SparseIndex(WORDS, "").save(folder / name, documents))
     index, size = SparseIndex.load(folder / name, ""), sum(file.stat().st_size for file in (folder / name).iterdir())
     wide = torch.cat(documents).to_sparse_csr()
@@ -77,13 +77,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")  # of torch, about sparse tensors
     print(f"{date.today()}, {processor()}, {args.threads} threads, median of {args.queries} queries of {QUERY_TERMS}")
-    print(f"{DOCUMENTS:,} documents of {TERMS} terms, the {K} best\n")
+    print(f"{args.documents:,} documents of {TERMS} terms, the {K} best\n")
     print(
         f"{'words':10}{'minist':>13}{'CSR int32':>15}{'ratio':>9}{'CSR int64':>15}{'ratio':>9}{'build':>12}{'disk':>11}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, frequencies in FREQUENCIES.items():
-            compare(name, frequencies, args.queries, Path(folder))
+            compare(name, list(blocks(frequencies, args.documents)), frequencies, args.queries, Path(folder))
 
 
 if __name__ == "__main__":

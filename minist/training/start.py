@@ -31,6 +31,7 @@ from minist.modules.router import Router
 from minist.modules.sparse_autoencoder import SparseAutoEncoder
 from minist.modules.sparse_static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.modules.splade import LargestScore
+from minist.progress import progress_bar
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build, call
 
@@ -72,7 +73,8 @@ def with_autoencoder(model: TextModel, start: ModelConfig) -> TextModel:
     pick("config: type in [model] with an autoencoder", start.type, {"SparseEncoder": "which gives them"})
     width = {"input_dim": model.width}
     own = call("SparseAutoEncoder", SparseAutoEncoder, start.autoencoder, modules, Module, lambda: width)
-    return SparseEncoder(Content(Stack([*model.stack, own]), model.tokenizers, {}), prompts=model.prompts)
+    sparse = Content(Stack([*model.stack, own]), model.tokenizers, {})
+    return SparseEncoder(sparse, prompts=model.prompts).to(model.device)
 
 
 def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
@@ -85,11 +87,13 @@ def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
     named: dict[str, Any] = {type(module).__name__: module for module in model.stack}
     pick("config: sparse_start in [model] needs a module that", "SpladePooling", named)
     encoder, head = model.stack[0], named["MaskedLMHead"]
-    some = texts[:: len(texts) // LOOKED_AT + 1]
-    with torch.no_grad():
-        parts = (model.tokenizer(some[i : i + 32]).packed() for i in range(0, len(some), 32))
-        best = torch.cat([LargestScore.apply(*head(encoder(part)), part.lengths) for part in parts])  # [texts, V]
-        head.bias -= best.kthvalue(max(len(some) - round(share * len(some)), 1), dim=0).values
+    some, best = texts[:: len(texts) // LOOKED_AT + 1], []
+    with torch.no_grad(), progress_bar(len(some), "texts", "sparse start") as bar:
+        for part in (some[i : i + 32] for i in range(0, len(some), 32)):
+            packed = model.tokenizer(part).packed().to(model.device)
+            best.append(LargestScore.apply(*head(encoder(packed)), packed.lengths))  # [32, V]
+            bar.update(len(part))
+        head.bias -= torch.cat(best).kthvalue(max(len(some) - round(share * len(some)), 1), dim=0).values
 
 
 def with_static_queries(model: TextModel, texts: Iterable[str]) -> TextModel:

@@ -188,6 +188,7 @@ def rank_work(rank: int, folder: Path) -> None:
     torch.save({way: take_steps(rank, WORLD, *way) for way in WAYS}, folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
     """Counts too: of a rank that has no row as well."""
     run_ranks(rank_work, tmp_path)

@@ -372,6 +372,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS, ids=run_name)
 def test_ranks(ranks, run):
     case, rows, _ = run

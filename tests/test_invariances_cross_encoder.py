@@ -257,6 +257,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS, ids=run_name)
 def test_ranks(ranks, run):
     """A single row leaves the second rank without any pair."""

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from code_table import STEP, Counts, Figure, figures, main, measure
 from tiny import ROOT, sentences, tiny_model, write_jsonl
 
@@ -44,6 +45,7 @@ def test_limits():
     assert str(none).split() == ["c", "9"]
 
 
+@pytest.mark.slow
 def test_the_table_of_this_checkout(capsys):
     assert main(ROOT) == int(not all(figure.is_kept for figure in figures(ROOT)))
     assert len(capsys.readouterr().out.splitlines()) == len(figures(ROOT))

@@ -97,6 +97,7 @@ def test_parquet(saved, here):
     check_close(encode(saved, "t.parquet", "--column", "text")[0], SentenceTransformer(saved).encode(TEXTS))
 
 
+@pytest.mark.slow
 def test_standard_input(saved, here):
     command = [sys.executable, ROOT / "encode.py", "-", "--model", saved, "--output", "out.npy"]
     subprocess.run(command, input=Path("t.txt").read_bytes(), check=True, cwd=here)

@@ -62,6 +62,7 @@ def random_texts(random, count):
     return [whole[random.integers(len(whole))][: int(size)] for size in sizes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_independent_of_batch_size_order_and_neighbours(minilm, seed):
     random = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def make_model(config: Config) -> TextModel:
     if start.autoencoder:
         model = with_autoencoder(model, start)
     if start.sparse_start:
-        begin_sparse(model, list(texts_of(config, ())), start.sparse_start)
+        every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1  # not all texts are ever in memory
+        begin_sparse(model, list(islice(texts_of(config, ()), 0, None, every)), start.sparse_start)
     if start.static_queries:
         model = with_static_queries(model, texts_of(config, ("query",)))
     return make_twins(model) if start.twins else model
@@ -87,13 +89,13 @@ def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
     named: dict[str, Any] = {type(module).__name__: module for module in model.stack}
     pick("config: sparse_start in [model] needs a module that", "SpladePooling", named)
     encoder, head = model.stack[0], named["MaskedLMHead"]
-    some, best = texts[:: len(texts) // LOOKED_AT + 1], []
-    with torch.no_grad(), progress_bar(len(some), "texts", "sparse start") as bar:
-        for part in (some[i : i + 32] for i in range(0, len(some), 32)):
+    best = []
+    with torch.no_grad(), progress_bar(len(texts), "texts", "sparse start") as bar:
+        for part in (texts[i : i + 32] for i in range(0, len(texts), 32)):
             packed = model.tokenizer(part).packed().to(model.device)
             best.append(LargestScore.apply(*head(encoder(packed)), packed.lengths))  # [32, V]
             bar.update(len(part))
-        head.bias -= torch.cat(best).kthvalue(max(len(some) - round(share * len(some)), 1), dim=0).values
+        head.bias -= torch.cat(best).kthvalue(max(len(texts) - round(share * len(texts)), 1), dim=0).values
 
 
 def with_static_queries(model: TextModel, texts: Iterable[str]) -> TextModel:

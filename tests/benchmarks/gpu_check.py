@@ -30,7 +30,7 @@ from shelf import SHELF, random_columns  # noqa: E402
 from test_encoders import FAMILIES, tiny_encoder  # noqa: E402
 from tiny import sentences, tiny_model  # noqa: E402
 
-from minist import Batch, CrossEncoder, Packed  # noqa: E402
+from minist import Batch, CrossEncoder, Packed, SparseEncoder  # noqa: E402
 from minist.encoders.attention import attention  # noqa: E402
 from minist.losses import MultipleNegativesRankingLoss, row_blocks  # noqa: E402
 from minist.losses.base import total  # noqa: E402
@@ -321,6 +321,27 @@ def score_lists(device: torch.device) -> list[Tensor]:
     return [torch.as_tensor(scores), value, *gradients(model)]
 
 
+def check_sparse(device: torch.device) -> Iterator[Pair]:
+    """Weights of words by a head over the vocabulary, with gradients; the largest of them; and what encode gives."""
+    texts = [*sentences(40, longest=25), ""]
+    for pooling in ("max", "sum"):
+        dense = tiny_model()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the new head
+            wanted = SparseEncoder.from_encoder(dense.stack.reader(), dense.tokenizer, pooling)
+        torch.nn.init.uniform_(wanted.stack[1].bias, -2.0, 0.2, generator=torch.Generator().manual_seed(0))
+        there = copy.deepcopy(wanted).to(device)
+        slopes = [
+            with_gradients([*model([model.tokenizer(texts).packed()])[0]], list(model.parameters()))
+            for model in (there, wanted)
+        ]
+        yield Pair(f"{pooling}, with gradients", *slopes, 1e-4)
+        yield Pair(f"{pooling}, encode", *([model.encode(texts).to_dense()] for model in (there, wanted)), 1e-4)
+        yield Pair(
+            f"{pooling}, 5 words", *([m.encode(texts, max_active_dims=5).values()] for m in (there, wanted)), 1e-4
+        )
+
+
 CHECKS: list[Callable[[torch.device], Iterator[Pair]]] = [
     check_attention,
     check_pooling,
@@ -330,6 +351,7 @@ CHECKS: list[Callable[[torch.device], Iterator[Pair]]] = [
     check_steps,
     check_encode,
     check_cross_encoder,
+    check_sparse,
 ]
 
 

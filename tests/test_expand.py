@@ -7,7 +7,7 @@ from models import DATA
 from tiny import run_script
 
 from minist import SparseEncoder
-from minist.__main__ import bars
+from minist.commands.expand import bars
 
 MODEL = str(DATA / "folders/st6/idf")
 

@@ -37,7 +37,8 @@ ARROWS = {
     "evaluation": (*MODELS, "retrieval"),
     "training": (*MODELS, "losses", "retrieval", "evaluation"),
     "__init__": (*MODELS, "losses"),
-    "__main__": (*MODELS, "losses", "retrieval", "evaluation", "training", "cli"),
+    "commands": (*MODELS, "losses", "retrieval", "evaluation", "training", "quantization"),
+    "__main__": ("cli", "commands"),
 }
 PACKAGES = {"torch", "tokenizers", "safetensors", "numpy"}
 ONLY_IN = {

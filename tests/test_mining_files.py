@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
-from minist.__main__ import read_corpus, read_pairs
+from minist.commands.mine import read_corpus, read_pairs
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.retrieval import embedding_cache
 from minist.retrieval.embedding_cache import seal, unit_embeddings

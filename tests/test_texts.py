@@ -82,7 +82,9 @@ def test_a_line_that_is_not_utf8(tmp_path):
         list(Texts((good, bad)))
 
 
-@pytest.mark.parametrize("damage", [b"not gzip\n", gzip.compress(b"a\n" * 1000, mtime=0)[:-9], gzip.compress(b"a\n", mtime=0)[:6]])
+@pytest.mark.parametrize(
+    "damage", [b"not gzip\n", gzip.compress(b"a\n" * 1000, mtime=0)[:-9], gzip.compress(b"a\n", mtime=0)[:6]]
+)
 def test_damaged_compressed_lines(tmp_path, damage):
     (tmp_path / "t.txt.gz").write_bytes(damage)
     texts = Texts((tmp_path / "t.txt.gz",))

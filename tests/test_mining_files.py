@@ -110,7 +110,7 @@ def test_a_cross_encoder(saved, here):
         def predict(self, pairs):
             return torch.tensor([float(len(document)) for _, document in pairs])
 
-    with mock.patch("minist.models.open_model", return_value=Scorer()) as opened:
+    with mock.patch("minist.commands.mine.open_model", return_value=Scorer()) as opened:
         rows, _ = mine(saved, "--corpus", "c.txt", "--cross-encoder", "reranker", "--output-scores")
     assert opened.call_args.args == ("reranker", "CrossEncoder")
     assert rows and all(row["scores"] == [len(row["positive"]), len(row["negative"])] for row in rows)

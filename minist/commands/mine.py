@@ -86,8 +86,8 @@ def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[lis
     return [a for a, _ in full], [b for _, b in full]
 
 
-def read_corpus(file: Path) -> list[str]:
-    texts = Texts((file,), () if format_of(file, "", "txt") == "txt" else ("text",))
+def read_corpus(file: Path, column: str = "text") -> list[str]:
+    texts = Texts((file,), () if format_of(file, "", "txt") == "txt" else (column,))
     documents = [text for text in map(str, texts) if text.strip()]  # blank ones, as a last line, teach nothing
     number(f"the number of texts in {file}", len(documents), 1)
     return documents

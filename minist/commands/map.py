@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--column", default="text", help="its name, of a file that has columns (text)")
     add("--output", type=Path, default=Path("map.html"), help="the page to write (map.html)")
     add("--clusters", type=int, help=f"how many, 1 to {COLOURS} (more for more texts)")
-    add("--pca", action="store_true", help="by the two directions of largest variance: at once, and distances mean more")
+    add("--pca", action="store_true", help="by the two directions of largest variance: at once")
 
 
 def run(args: argparse.Namespace) -> None:

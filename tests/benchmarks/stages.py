@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from minist.retrieval.pipeline import Pipeline, by_embedding, by_index, by_words
 from side_by_side import processor
 
 from minist.data.rows import read_places
@@ -19,7 +20,6 @@ from minist.evaluation import InformationRetrievalEvaluator
 from minist.models import open_model
 from minist.progress import progress_bar
 from minist.retrieval.bm25 import BM25
-from minist.retrieval.pipeline import Pipeline, by_embedding, by_index, by_words
 from minist.retrieval.sparse_index import SparseIndex
 
 DEPTH = 50  # documents of a query that are measured, and reranked

@@ -3,7 +3,7 @@
 python tests/benchmarks/stages.py --data data/cranfield --dense M1 --sparse M2 --rerank M3
 python tests/benchmarks/stages.py --pairs data/python_docs/heldout.jsonl --dense M1 --sparse M2 --rerank M3
 
---data is a folder as BEIR lays it out: corpus.jsonl, queries.jsonl, qrels/*.tsv, whose judgements may be graded. --pairs
+--data is a folder as in BEIR: corpus.jsonl, queries.jsonl, qrels/*.tsv, whose judgements may be graded. --pairs
 is a file with the columns summary and body, or others that --columns names: each row is a query and its answer.
 """
 

@@ -4,13 +4,13 @@
     sum(d)   = standard(fused(d)) + standard(rerank(d)),   standard(x) = (x - mean) / standard deviation
 
 rerank(d) is the cross-encoder's score of query and d. Alone it forgets what the searches knew: the sum is better where
-the cross-encoder is weak, and about as good where it is strong. Fused ranks need no scores that can be compared.
+the cross-encoder is weak, and about as good where it is strong.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum, inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,28 +25,21 @@ from minist.similarity import unit
 Found = tuple[Tensor, Tensor]  # scores and rows of at most k documents, best first
 Retriever = Callable[[str, int], Found]  # of a query and k
 RANK_OFFSET = 60  # the larger, the less it matters who is first
-MIXES = {"sum": True, "score": False}  # what decides about the order: the sum, or the cross-encoder's score alone
-
-
-class Stage(NamedTuple):
-    """What one stage says of a document; ranks begin with 1."""
-
-    score: float
-    rank: int
+MIXES = {"sum": True, "score": False}  # what decides after reranking: the sum, or the cross-encoder's score alone
 
 
 @dataclass
 class Hit:
-    """A document that was found; its stages by name: those of the retrievers, then fused, rerank and sum."""
+    """A document that was found: score and rank, from 1, in each stage: in each retriever, then fused, rerank, sum."""
 
     row: int
     score: float  # of the last stage: to be compared within one query alone
-    stages: dict[str, Stage] = field(default_factory=dict)
+    stages: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 @dataclass
 class Pipeline:
-    """Searches among `texts` by one or several retrievers, and a CrossEncoder, if there is one.
+    """Searches among `texts` by one or several retrievers, and by a CrossEncoder, if there is one.
 
     pipeline = Pipeline(texts, {"bm25": by_words(BM25(texts)), "dense": by_embedding(model, embeddings)}, reranker)
     texts[pipeline.search("a query", 10)[0].row]  # the best"""
@@ -54,58 +47,54 @@ class Pipeline:
     texts: Sequence[str]
     retrievers: Mapping[str, Retriever]
     reranker: Any = None
-    candidates: int = 100  # that each retriever names; more if more are wanted, and so below
-    rerank_top: int = 50  # the best of them, which are reranked
-    rerank_mix: str = "sum"  # or score
+    candidates: int = 100  # that each retriever names, or more where more are wanted
+    rerank_top: int = 50  # the best of all, which are reranked; or more, as above
+    rerank_mix: str = "sum"
 
     def search(self, query: str, top_k: int) -> list[Hit]:
         """At most `top_k` documents, best first; of equal scores the lower row first, NaN last."""
         k, found = whole("top_k", top_k, 1), dict[int, Hit]()
         for name, retrieve in self.retrievers.items():
-            scores, rows = retrieve(query, max(k, self.candidates))
-            for rank, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True), 1):
-                found.setdefault(row, Hit(row, score)).stages[name] = Stage(score, rank)
+            scores, rows = (x.tolist() for x in retrieve(query, max(k, self.candidates)))
+            for rank, (score, row) in enumerate(zip(scores, rows, strict=True), 1):
+                found.setdefault(row, Hit(row, score)).stages[name] = score, rank
         hits = list(found.values())
         if len(self.retrievers) > 1:
-            fused = [fsum(1 / (RANK_OFFSET + stage.rank) for stage in hit.stages.values()) for hit in hits]
+            fused = [fsum(1 / (RANK_OFFSET + rank) for _, rank in hit.stages.values()) for hit in hits]
             hits = in_order(hits, "fused", np.array(fused))
         if self.reranker and hits:
             hits = hits[: max(k, self.rerank_top)]
             first = standard(np.array([hit.score for hit in hits]))
-            scores = np.asarray(self.reranker.predict([(query, self.texts[hit.row]) for hit in hits]), np.float64)
-            reranked = in_order(hits, "rerank", scores)
-            hits = (
-                in_order(hits, "sum", first + standard(scores))
-                if pick("rerank_mix", self.rerank_mix, MIXES)
-                else reranked
-            )
+            own = np.asarray(self.reranker.predict([(query, self.texts[hit.row]) for hit in hits]), np.float64)
+            reranked = in_order(hits, "rerank", own)
+            is_sum = pick("rerank_mix", self.rerank_mix, MIXES)
+            hits = in_order(hits, "sum", first + standard(own)) if is_sum else reranked
         return hits[:k]
 
 
 def in_order(hits: list[Hit], stage: str, scores: np.ndarray) -> list[Hit]:
-    """By the scores [n] of a stage, which each hit notes."""
-    order = np.lexsort(([hit.row for hit in hits], -scores)).tolist()  # NaN last
+    """By the scores [n] of a stage, which the hits note."""
+    order = np.lexsort((np.array([hit.row for hit in hits]), -scores)).tolist()  # NaN last
     for rank, i in enumerate(order, 1):
         hits[i].score = float(scores[i])
-        hits[i].stages[stage] = Stage(hits[i].score, rank)
+        hits[i].stages[stage] = hits[i].score, rank
     return [hits[i] for i in order]
 
 
 def standard(scores: np.ndarray) -> np.ndarray:
-    """With mean 0 and standard deviation 1, or all 0 where there is no difference. NaN stays NaN, and counts nowhere."""
+    """With mean 0 and standard deviation 1, or all 0 where none differs. What is not finite counts nowhere."""
     known = scores[np.isfinite(scores)] if np.isfinite(scores).any() else np.zeros(1)
     return (scores - known.mean()) / (known.std() or 1.0)
 
 
 def by_embedding(model: Any, documents: Tensor) -> Retriever:
     """The nearest of documents [N, D], as the model compares."""
-    by_cosine = model.similarity_name == "cosine"
-    name, documents = ("dot", unit(documents)) if by_cosine else (model.similarity_name, documents)  # once for all
+    is_cosine = model.similarity_name == "cosine"
+    name, documents = ("dot", unit(documents)) if is_cosine else (model.similarity_name, documents)  # for all queries
 
     def retrieve(query: str, k: int) -> Found:
         embedded = torch.as_tensor(model.encode_query([query], show_progress_bar=False))
-        scores, rows = search(unit(embedded) if by_cosine else embedded, documents, k, name)
-        return above(-inf, scores[0], rows[0])
+        return above(-inf, *search(unit(embedded) if is_cosine else embedded, documents, k, name))
 
     return retrieve
 
@@ -115,8 +104,7 @@ def by_index(model: Any, index: SparseIndex) -> Retriever:
 
     def retrieve(query: str, k: int) -> Found:
         embedded = model.encode_query([query], show_progress_bar=False)
-        scores, rows = index.search(sparse_unit(embedded) if model.similarity_name == "cosine" else embedded, k)
-        return above(0.0, scores[0], rows[0])
+        return above(0.0, *index.search(sparse_unit(embedded) if model.similarity_name == "cosine" else embedded, k))
 
     return retrieve
 
@@ -133,4 +121,5 @@ def by_words(bm25: BM25) -> Retriever:
 
 
 def above(least: float, scores: Tensor, rows: Tensor) -> Found:
+    """Those with more than the least score."""
     return scores[scores > least], rows[scores > least]

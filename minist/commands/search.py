@@ -9,7 +9,6 @@ docs.txt.index; a later one embeds those that are new. The order is by rank in a
 
 import argparse
 import json
-import math
 import re
 import sys
 import time
@@ -56,17 +55,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     whole("--top-k", args.top_k, 1)  # before anything is embedded
-    queries = ask("" if args.json else "> ") if args.query is None else [args.query]
     if not is_unicode(args.query or ""):
-        raise ValueError("the query is not UTF-8 text")
+        raise ValueError(f"the query {args.query!r} is not UTF-8 text")
     if not (args.dense or args.sparse or args.bm25 or args.rerank):
         say("BM25 alone: --dense M finds texts that say it in other words, --rerank M puts the best ones first")
     models = {option: load(args, option) for option in KINDS if vars(args)[option]}
     index = CorpusIndex(args.corpus, args.column, args.index or args.corpus.with_name(f"{args.corpus.name}.index"), say)
-    found = retrievers(args, index, models)
-    limits = (args.candidates, args.rerank_top, args.rerank_mix)
+    found, limits = retrievers(args, index, models), (args.candidates, args.rerank_top, args.rerank_mix)
     pipeline = Pipeline(index.texts, found, models.get("rerank"), *limits)
-    for query in queries:
+    for query in ask("" if args.json else "> ") if args.query is None else [args.query]:
         started = time.perf_counter()
         hits = [about(hit, index) for hit in pipeline.search(query, args.top_k)]
         seconds = round(time.perf_counter() - started, 4)
@@ -83,11 +80,11 @@ def load(args: argparse.Namespace, option: str) -> Any:
     content = find_content(name, args.revision, None)
     plain = "SentenceTransformer" if option == "rerank" else wanted  # a plain checkpoint has no scores yet
     if (kind := content.settings.get("model_type", plain)) != wanted:
-        way = next((f"give it to --{other}" for other in KINDS if KINDS[other] == kind), "it is for training")
-        raise ValueError(f"--{option} takes a {wanted}, but {name} is a {kind}: {way}")
+        right = next((f"give it to --{other}" for other in KINDS if KINDS[other] == kind), "it is for training")
+        raise ValueError(f"--{option} takes a {wanted}, but {name} is a {kind}: {right}")
     model = MODELS[wanted](content, device=find_device(args.device))
     if option == "rerank":
-        number(f"the number of scores that {name} gives each text", model.width, 1, 1)
+        number(f"the number of scores that {name} gives a text", model.width, 1, 1)
     return model
 
 
@@ -96,12 +93,12 @@ def retrievers(args: argparse.Namespace, index: CorpusIndex, models: dict[str, A
     found = dict[str, Retriever]()
     try:
         with index.locked():
-            if args.bm25 or models.keys() <= {"rerank"}:
+            if args.bm25 or not (args.dense or args.sparse):
                 found["bm25"] = by_words(index.bm25())
-            if model := models.get("dense"):
-                found["dense"] = by_embedding(model, index.dense(args.dense, model))
-            if model := models.get("sparse"):
-                found["sparse"] = by_index(model, index.sparse(args.sparse, model))
+            if args.dense:
+                found["dense"] = by_embedding(models["dense"], index.dense(args.dense, models["dense"]))
+            if args.sparse:
+                found["sparse"] = by_index(models["sparse"], index.sparse(args.sparse, models["sparse"]))
     except OSError as e:
         raise ValueError(f"the index {index.folder} cannot be made: {e.strerror}: name another by --index") from None
     return found
@@ -115,25 +112,21 @@ def ask(prompt: str) -> Iterator[str]:
 
 
 def about(hit: Hit, index: CorpusIndex) -> dict[str, Any]:
-    text, number, id_ = index.documents[hit.row]
-    stages = {name: {"score": finite(score), "rank": rank} for name, (score, rank) in hit.stages.items()}
-    return {"score": finite(hit.score), "number": number, "id": id_, "text": text, "stages": stages}
+    text, row, name = index.documents[hit.row]
+    stages = {stage: {"score": round(score, 6), "rank": rank} for stage, (score, rank) in hit.stages.items()}
+    return {"score": round(hit.score, 6), "row": row, "id": name, "text": text, "stages": stages}
 
 
-def finite(score: float) -> float | None:
-    return round(score, 6) if math.isfinite(score) else None  # JSON has no NaN
-
-
-def show(query: str, found: list[dict[str, Any]]) -> None:
-    marks = ("\033[1;33m", "\033[0m") if sys.stdout.isatty() and not environ.get("NO_COLOR") else ("", "")
-    for rank, hit in enumerate(found, 1):
-        name = f"line {hit['number']}" if hit["id"] is None else hit["id"]
-        stages = ", ".join(f"{stage} {value['score']} (#{value['rank']})" for stage, value in hit["stages"].items())
-        print(f"{rank:3}. {excerpt(hit['text'], set(words(query)), *marks)}\n     {name}: {stages}")
+def show(query: str, hits: list[dict[str, Any]]) -> None:
+    colour = ("\033[1;33m", "\033[0m") if sys.stdout.isatty() and not environ.get("NO_COLOR") else ("", "")
+    for rank, hit in enumerate(hits, 1):
+        where = f"row {hit['row']}" if hit["id"] is None else hit["id"]
+        stages = ", ".join(f"{name} {stage['score']:.4g} (#{stage['rank']})" for name, stage in hit["stages"].items())
+        print(f"{rank:3}. {excerpt(hit['text'], set(words(query)), *colour)}\n     {where}: {stages}")
 
 
 def excerpt(text: str, wanted: set[str], start: str, end: str) -> str:
-    """The part of a text that has most of the `wanted` words, each of them between `start` and `end`."""
+    """The part of a text with most of the `wanted` words, each of them between `start` and `end`."""
     text = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)  # a terminal would obey control characters
     found = [(m.start(), m[0].lower()) for m in WORD.finditer(text) if m[0].lower() in wanted]
     near = [{word for place, word in found[i : i + SHOWN] if place < at + SHOWN} for i, (at, _) in enumerate(found)]

@@ -77,6 +77,8 @@ class CorpusIndex:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         lock, about = self.folder / "lock", self.folder / "format.json"
+        if not about.exists() and any(file != lock and file.suffix != ".partial" for file in self.folder.iterdir()):
+            raise ValueError(f"{self.folder} holds other files than an index: name a new folder by --index")
         with open(lock, "rb" if lock.exists() else "ab") as stream:  # "rb": all may be there, where nobody may write
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,8 +86,6 @@ class CorpusIndex:
                 self.say(f"another process makes {self.folder}: waiting for it")
                 fcntl.flock(stream, fcntl.LOCK_EX)
             if not about.exists():
-                if any(file != lock and file.suffix != ".partial" for file in self.folder.iterdir()):
-                    raise ValueError(f"{self.folder} holds other files than an index: name a new folder by --index")
                 with complete_file(about) as partial:
                     write_json(partial, FORMAT)
             if (found := read_json(about)) != FORMAT:

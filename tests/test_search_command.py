@@ -12,6 +12,7 @@ import pytest
 from models import DATA
 from tiny import run_script, sentences, tiny_model, write_jsonl
 
+from minist import CrossEncoder
 from minist.commands.search import SHOWN, excerpt
 from minist.models.sentence_transformer import SentenceTransformer
 
@@ -196,7 +197,6 @@ def test_a_folder_that_nobody_may_write_to(here):
         (["--dense", SPARSE], "is a SparseEncoder: give it to --sparse"),
         (["--sparse", DENSE], "--sparse takes a SparseEncoder, but"),
         (["--rerank", DENSE], "is a SentenceTransformer: give it to --dense"),
-        (["--rerank", str(FOLDERS / "ce2")], "gives a text is 2: use a number at least 1"),
         (["--top-k", "0"], "--top-k is 0: use a number at least 1"),
         (["--column", "body"], "docs.txt is read as lines of text, which have no columns: leave out --column"),
         (["--dense", "nowhere/x/y"], "there is no folder 'nowhere/x/y'"),
@@ -204,6 +204,14 @@ def test_a_folder_that_nobody_may_write_to(here):
 )
 def test_mistakes(arguments, message):
     assert message in refused("cat", *arguments)
+
+
+def test_a_classifier_is_no_reranker():
+    with pytest.warns(UserWarning, match="of 2 labels: train it"):
+        CrossEncoder(CE, num_labels=2).save("two")
+    assert "the number of scores that two gives a text is 2: use a number at least 1" in refused(
+        "cat", "--rerank", "two"
+    )
 
 
 def test_mistakes_in_the_corpus():

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,10 @@ from minist.retrieval.pipeline import MIXES, Hit, Pipeline, Retriever, by_embedd
 HELP = "search in a file of texts"
 KINDS = {"dense": "SentenceTransformer", "sparse": "SparseEncoder", "rerank": "CrossEncoder"}  # of the options
 SHOWN, BEFORE = 200, 40  # characters of a text, and of them before the words of the query
-say = partial(print, file=sys.stderr)  # so that the output of --json is for programs alone
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)  # so that the output of --json is for programs alone
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +59,12 @@ def run(args: argparse.Namespace) -> None:
     whole("--top-k", args.top_k, 1)  # before anything is embedded
     if not is_unicode(args.query or ""):
         raise ValueError(f"the query {args.query!r} is not UTF-8 text")
-    if not (args.dense or args.sparse or args.bm25 or args.rerank):
-        say("BM25 alone: --dense M finds texts that say it in other words, --rerank M puts the best ones first")
     models = {option: load(args, option) for option in KINDS if vars(args)[option]}
     index = CorpusIndex(args.corpus, args.column, args.index or args.corpus.with_name(f"{args.corpus.name}.index"), say)
     found, limits = retrievers(args, index, models), (args.candidates, args.rerank_top, args.rerank_mix)
     pipeline = Pipeline(index.texts, found, models.get("rerank"), *limits)
+    if not (args.dense or args.sparse or args.bm25 or args.rerank):
+        say("BM25 alone: --dense M finds texts that say it in other words, --rerank M puts the best ones first")
     for query in ask("" if args.json else "> ") if args.query is None else [args.query]:
         started = time.perf_counter()
         hits = [about(hit, index) for hit in pipeline.search(query, args.top_k)]

@@ -1,5 +1,6 @@
 """python -m minist search: what a person and a program get, and the one line of each mistake."""
 
+import errno
 import io
 import json
 import os
@@ -176,6 +177,15 @@ def test_an_index_that_cannot_be_made():
     message = "error: the index docs.txt.index cannot be made: File exists: name another by --index\n"
     assert refused("cat", "--bm25") == message
     assert run("cat", "--bm25", "--index", "other")[0] == 0
+
+
+def test_a_full_disk():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with mock.patch.object(Path, "write_bytes", side_effect=full):
+        assert "docs.txt.index cannot be made: No space left on device: name another" in refused(
+            "cat", "--dense", DENSE
+        )
+    assert list(Path("docs.txt.index").rglob("*.pt*")) == [], "nothing by halves"
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,6 @@ from minist.retrieval.pipeline import MIXES, Hit, Pipeline, Retriever, by_embedd
 HELP = "search in a file of texts"
 KINDS = {"dense": "SentenceTransformer", "sparse": "SparseEncoder", "rerank": "CrossEncoder"}  # of the options
 SHOWN, BEFORE = 200, 40  # characters of a text, and of them before the words of the query
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr)  # so that the output of --json is for programs alone
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     whole("--top-k", args.top_k, 1)  # before anything is embedded
     if not is_unicode(args.query or ""):
         raise ValueError(f"the query {args.query!r} is not UTF-8 text")
+    say = partial(print, file=sys.stderr)  # so that the output of --json is for programs alone
     models = {option: load(args, option) for option in KINDS if vars(args)[option]}
     index = CorpusIndex(args.corpus, args.column, args.index or args.corpus.with_name(f"{args.corpus.name}.index"), say)
     found, limits = retrievers(args, index, models), (args.candidates, args.rerank_top, args.rerank_mix)
@@ -70,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
         hits = [about(hit, index) for hit in pipeline.search(query, args.top_k)]
         seconds = round(time.perf_counter() - started, 4)
         if args.json:
-            print(json.dumps({"query": query, "seconds": seconds, "hits": hits}, ensure_ascii=False), flush=True)
+            answer = {"query": query, "seconds": seconds, "hits": hits}
+            print(json.dumps(answer, ensure_ascii=False, default=str), flush=True)  # str: an id may be a date
         else:
             show(query, hits)
             print(f"{len(hits)} of {len(index.texts):,} texts" + (f", {seconds:.3f} s" if args.query is None else ""))

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,5 +168,6 @@ def blocks(folder: Path) -> list[Path]:
 def write_block(folder: Path, keys: list[str], rows: Tensor) -> None:
     """Embeddings, dense or sparse, in a block after those there are."""
     last = max((int(block.stem) for block in blocks(folder)), default=-1)
+    torch.save({"keys": keys, "rows": rows.clone()}, content := BytesIO())  # a clone, else all that it is a part of
     with complete_file(folder / f"{last + 1}.pt") as partial:
-        torch.save({"keys": keys, "rows": rows.clone()}, partial)  # a clone, or all that it is a part of is written
+        partial.write_bytes(content.getvalue())  # not by torch, which hides the OSError of a full disk

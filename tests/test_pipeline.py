@@ -156,6 +156,13 @@ def test_sparse_search_as_the_model_compares(folder, name):
     torch.testing.assert_close(scores, wanted[found], atol=1e-5, rtol=1e-5)
 
 
+def test_sparse_embeddings_have_no_other_similarity():
+    model = SparseEncoder(DATA / "folders/st6/sparse")
+    model.similarity_name = "euclidean"
+    with pytest.raises(ValueError, match="the similarity of a sparse model is 'euclidean', known are dot, cosine"):
+        by_index(model, SparseIndex(model.width, ""))
+
+
 def test_a_real_cross_encoder():
     reranker, texts = CrossEncoder(DATA / "folders/st6/ce"), ["the cat", "a dog sat", "cat mat"]
     pipeline = Pipeline(texts, {"bm25": by_words(BM25(texts))}, reranker, rerank_mix="score")

@@ -135,6 +135,7 @@ def test_the_part_that_is_shown():
     part = excerpt(text, {"cat", "dog"}, "<", ">")
     assert part.startswith("… far") and part.endswith(" …") and " <cat> and a <dog> far" in part
     assert len(part) <= SHOWN + 8
+    assert "<search>" in excerpt("to be of use to all " * 20 + "search", {"to", "of", "search"}, "<", ">")
     assert excerpt("Cat.\n\tdogs\x1b[2J cat", {"cat"}, "<", ">") == "<Cat>. dogs [2J <cat>"
     assert excerpt(text, {"unheard"}, "<", ">") == text[:SHOWN].strip() + " …"
     assert excerpt("x" * 1000, {"x"}, "<", ">") == "x" * SHOWN + " …"

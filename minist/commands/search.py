@@ -130,8 +130,10 @@ def excerpt(text: str, wanted: set[str], start: str, end: str) -> str:
     """The part of a text with most of the `wanted` words, each of them between `start` and `end`."""
     text = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)  # a terminal would obey control characters
     found = [(m.start(), m[0].lower()) for m in WORD.finditer(text) if m[0].lower() in wanted]
-    near = [{word for place, word in found[i : i + SHOWN] if place < at + SHOWN} for i, (at, _) in enumerate(found)]
-    at = max(found[near.index(max(near, key=len))][0] - BEFORE, 0) if len(text) > SHOWN and found else 0
+    found, room = found[:1000], SHOWN - BEFORE
+    near = [{w for place, w in found[i : i + room] if place + len(w) <= at + room} for i, (at, _) in enumerate(found)]
+    most = max(near, key=lambda found: sum(map(len, found)), default=set[str]())  # a long word says more than "to"
+    at = max(found[near.index(most)][0] - BEFORE, 0) if len(text) > SHOWN and found else 0
     first = text.find(" ", at, at + BEFORE) + 1 or at if at else 0  # no word is cut where it begins
     part = text[first : first + SHOWN]
     part = WORD.sub(lambda m: f"{start}{m[0]}{end}" if m[0].lower() in wanted else m[0], part)

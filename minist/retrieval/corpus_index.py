@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minist.checks import number
+from minist.checks import number, pick
 from minist.data.rows import Place, check_text, format_of, read_rows
 from minist.data.texts import chunks
 from minist.files import check_file, complete_file, complete_folder, read_json, write_json
 from minist.progress import progress_bar
 from minist.retrieval.bm25 import BM25
 from minist.retrieval.embedding_cache import seal
-from minist.retrieval.search import sparse_unit
+from minist.retrieval.pipeline import SCALES
 from minist.retrieval.sparse_index import SparseIndex
 
 FORMAT = {"format": 1}
@@ -107,7 +107,8 @@ class CorpusIndex:
 
     def sparse(self, name: str, model: Any) -> SparseIndex:
         """The same of a sparse model; of unit length if it compares by cosine."""
-        folder, scale = self._embedded(name, model), sparse_unit if model.similarity_name == "cosine" else torch.clone
+        scale = pick("the similarity of a sparse model", model.similarity_name, SCALES)
+        folder = self._embedded(name, model)
 
         def make(place: Path) -> None:
             SparseIndex(model.width, "").save(place, [scale(self._rows(folder))])

@@ -25,6 +25,7 @@ from minist.similarity import unit
 Found = tuple[Tensor, Tensor]  # scores and rows of at most k documents, best first
 Retriever = Callable[[str, int], Found]  # of a query and k
 RANK_OFFSET = 60  # the larger, the less it matters who is first
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {"dot": torch.clone, "cosine": sparse_unit}  # then a product
 MIXES = {"sum": True, "score": False}  # what decides after reranking: the sum, or the cross-encoder's score alone
 
 
@@ -101,10 +102,10 @@ def by_embedding(model: Any, documents: Tensor) -> Retriever:
 
 def by_index(model: Any, index: SparseIndex) -> Retriever:
     """Documents that share a word with the query, as a sparse model knows both."""
+    scale = pick("the similarity of a sparse model", model.similarity_name, SCALES)
 
     def retrieve(query: str, k: int) -> Found:
-        embedded = model.encode_query([query], show_progress_bar=False)
-        return above(0.0, *index.search(sparse_unit(embedded) if model.similarity_name == "cosine" else embedded, k))
+        return above(0.0, *index.search(scale(model.encode_query([query], show_progress_bar=False)), k))
 
     return retrieve
 

@@ -327,6 +327,15 @@ def test_the_second_process_waits(corpus, tmp_path):
     assert said == [f"another process makes {tmp_path / 'index'}: waiting for it"]
 
 
+def test_what_killed_runs_leave_is_removed(corpus, model):
+    index, _ = start(corpus, model)
+    kept = contents(index.folder)
+    (index.folder / ".bm25-1.abc.partial" / ".weights.abc.partial").mkdir(parents=True)
+    next(index.folder.glob("m-*")).joinpath(".1.pt.abc.partial").mkdir()
+    start(corpus, model)
+    assert contents(index.folder) == kept and not list(index.folder.rglob("*.partial"))
+
+
 def test_the_format_is_written_down(corpus, model):
     index, _ = start(corpus, model)
     assert json.loads((index.folder / "format.json").read_text()) == corpus_index.FORMAT

@@ -10,6 +10,7 @@ A block gets its name when it is whole: a run that is killed loses one, and the 
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -80,7 +81,8 @@ class CorpusIndex:
         lock, about = self.folder / "lock", self.folder / "format.json"
         if not about.exists() and any(file != lock and file.suffix != ".partial" for file in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files than an index: name a new folder by --index")
-        with open(lock, "rb" if lock.exists() else "ab") as stream:  # "rb": all may be there, where nobody may write
+        is_fixed = lock.exists() and not os.access(lock, os.W_OK)  # all may be there, where nobody may write
+        with open(lock, "rb" if is_fixed else "ab") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -92,8 +94,8 @@ class CorpusIndex:
             if (found := read_json(about)) != FORMAT:
                 what = f"{self.folder} was written by another version of minist: it has {found}, not {FORMAT}"
                 raise ValueError(f"{what}: delete this folder, and it is made anew")
-            for left in self.folder.rglob(".*.partial"):  # of killed runs: nobody else writes now
-                shutil.rmtree(left)
+            for left in list(self.folder.rglob(".*.partial")):  # of killed runs: nobody else writes now
+                shutil.rmtree(left, ignore_errors=True)  # one inside another is gone already
             yield
         if stamp(self.file) != self.stamp:
             raise ValueError(f"{self.file} has changed meanwhile: run it again: what is embedded is kept")

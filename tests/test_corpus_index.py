@@ -327,6 +327,17 @@ def test_the_second_process_waits(corpus, tmp_path):
     assert said == [f"another process makes {tmp_path / 'index'}: waiting for it"]
 
 
+@pytest.mark.parametrize("content", [b"", b"no block", None])
+def test_a_damaged_block(content, corpus, model):
+    index, before = start(corpus, model)
+    block = next(index.folder.glob("*/0.pt"))
+    block.write_bytes(block.read_bytes()[:1000] if content is None else content)
+    with pytest.raises(ValueError, match=r"0.pt is damaged: delete it, and its texts are embedded again"):
+        start(corpus, model)
+    block.unlink()
+    assert torch.equal(start(corpus, model)[1], before)
+
+
 def test_what_killed_runs_leave_is_removed(corpus, model):
     index, _ = start(corpus, model)
     kept = contents(index.folder)

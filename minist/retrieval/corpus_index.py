@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ class CorpusIndex:
         if not folder.exists():
             with complete_folder(folder) as partial:
                 write_json(partial / "model.json", about)
-        stored = {key for block in blocks(folder) for key in torch.load(block, mmap=True)["keys"]}
+        stored = {key for block in blocks(folder) for key in read_block(block)["keys"]}
         new = {key: text for key, text in zip(self.keys, self.texts, strict=True) if key not in stored}
         with progress_bar(len(new), "texts", f"embedding by {name}") as bar:
             for part in map(dict, chunks(new.items(), BLOCK_TEXTS, BLOCK_CHARACTERS, lambda item: len(item[1]))):
@@ -150,7 +151,7 @@ class CorpusIndex:
         """The embeddings of all documents in their order. Where most of what is stored belongs to no text any more,
         one block takes the place of all."""
         before = blocks(folder)
-        found = [torch.load(block) for block in before]
+        found = [read_block(block) for block in before]
         keys, rows = [key for block in found for key in block["keys"]], torch.cat([block["rows"] for block in found])
         numbers, wanted = {key: i for i, key in enumerate(keys)}, list(dict.fromkeys(self.keys))
         if len(keys) > 2 * len(wanted):
@@ -166,6 +167,13 @@ def stamp(file: Path) -> tuple[int, int]:
 
 def blocks(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), key=lambda block: int(block.stem))
+
+
+def read_block(block: Path) -> dict[str, Any]:
+    try:
+        return torch.load(block, mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError):  # a disk may lose what was written before the power failed
+        raise ValueError(f"{block} is damaged: delete it, and its texts are embedded again") from None
 
 
 def write_block(folder: Path, keys: list[str], rows: Tensor) -> None:

@@ -5,9 +5,16 @@ from types import ModuleType
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import expand, map, mine
+from minist.commands import evaluate, expand, map, mine, search
 
-COMMANDS: dict[str, ModuleType] = {"mine": mine, "expand": expand, "map": map}
+# in the order in which a person meets them
+COMMANDS: dict[str, ModuleType] = {
+    "search": search,
+    "evaluate": evaluate,
+    "mine": mine,
+    "map": map,
+    "expand": expand,
+}
 
 
 class Parser(argparse.ArgumentParser):

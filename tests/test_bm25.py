@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from tiny import sentences
 
 from minist.retrieval.bm25 import BM25, words
@@ -40,3 +41,25 @@ def test_a_value_by_hand():
 
 def test_words():
     assert words("Don't STOP-2 now_x") == ["don", "t", "stop", "2", "now", "x"]
+
+
+def test_words_of_other_scripts():
+    """Each word is one, whatever its letters; ASCII alone would find nothing in them."""
+    assert words("Ärger im CAFÉ: Поиск по 東京_x") == ["ärger", "im", "café", "поиск", "по", "東京", "x"]
+    assert BM25(["поиск текста", "собака"]).scores("ПОИСК").tolist() == pytest.approx([math.log(2), 0], abs=0.2)
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS, ["", "?!"], []])
+def test_saved_and_loaded(documents, tmp_path):
+    """float32 weights: scores are those of before to 7 digits."""
+    made = BM25(documents)
+    made.save(tmp_path / "saved")
+    found = BM25.load(tmp_path / "saved")
+    for query in ("sort list file", "read read unheard", ""):
+        scores = found.scores(query)
+        assert (scores.dtype, scores.shape) == (torch.float64, (len(documents),))
+        torch.testing.assert_close(scores, made.scores(query), rtol=1e-6, atol=1e-6)
+
+
+def test_documents_without_a_word():
+    assert BM25(["", "?!"]).scores("a").tolist() == [0.0, 0.0]

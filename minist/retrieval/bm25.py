@@ -3,42 +3,67 @@
     score(q, d) = sum over words w of q:  idf(w) * f(w, d) (k1 + 1) / (f(w, d) + k1 (1 - b + b |d| / average |d|))
     idf(w)      = ln(1 + (N - n(w) + 0.5) / (n(w) + 0.5))
 
-f(w, d) counts w in d, n(w) counts the documents that hold w, N all documents.
+f(w, d) counts w in d, n(w) counts the documents that hold w, N all documents. What w adds to the score of d is known
+before there is a query: so BM25 is a sparse embedding that needs no training, and is saved as one.
 """
 
-import math
-from collections import Counter
+import re
 from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from minist.data.texts import words
+from minist.files import complete_folder, read_json, write_json
+from minist.retrieval.sparse_index import Postings, SparseIndex
+
+WORD = re.compile(r"[^\W_]+")  # letters and digits of all scripts
+SEAL = "BM25"  # where a sparse index has the hash of a model
+
+
+def words(text: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(text)]
 
 
 class BM25:
     """An index of documents."""
 
     def __init__(self, documents: Sequence[str], k1: float = 1.2, b: float = 0.75) -> None:
-        counts = [Counter(words(text)) for text in documents]
-        lengths = torch.tensor([sum(count.values()) for count in counts], dtype=torch.float64)
-        norm = k1 * (1 - b + b * lengths / lengths.mean())  # a long document holds more words by chance
-        found: dict[str, list[tuple[int, int]]] = {}  # word -> (document, how often it is there)
-        for i, count in enumerate(counts):
-            for word, frequency in count.items():
-                found.setdefault(word, []).append((i, frequency))
-        self.size = len(documents)
-        self.postings: dict[str, tuple[Tensor, Tensor]] = {}  # word -> documents that hold it, and what it adds to each
-        for word, pairs in found.items():
-            rows, f = torch.tensor(pairs).T  # both int64
-            idf = math.log(1 + (self.size - len(rows) + 0.5) / (len(rows) + 0.5))
-            f = f.double()
-            self.postings[word] = rows, idf * f * (k1 + 1) / (f + norm[rows])
+        self.size, self.columns = len(documents), dict[str, int]()  # word -> its column, in the order they come
+        texts = [[self.columns.setdefault(word, len(self.columns)) for word in words(text)] for text in documents]
+        lengths, many = np.array(list(map(len, texts)), np.int64), max(self.size, 1)
+        places = np.fromiter(chain.from_iterable(texts), np.int64) * many + np.repeat(np.arange(self.size), lengths)
+        pairs, f = np.unique(places, return_counts=True)  # each word of each document once, by word, then by document
+        columns, rows = np.divmod(pairs, many)
+        n = np.bincount(columns, minlength=len(self.columns))
+        idf = np.log(1 + (self.size - n + 0.5) / (n + 0.5))
+        norm = k1 * (1 - b + b * lengths / (lengths.sum() / many or 1.0))  # a long document holds more words by chance
+        weights = idf[columns] * f * (k1 + 1) / (f + norm[rows])
+        self.postings: Postings = [torch.from_numpy(x) for x in (np.append(0, n.cumsum()), rows, weights)]
+
+    def save(self, folder: Path) -> None:
+        """The weights, rounded to float32, and words.json in the order of their columns. Nothing for a taken name."""
+        index, (starts, rows, weights) = SparseIndex(len(self.columns), SEAL), self.postings
+        index.size, index.postings = self.size, (starts, rows.int(), weights.float())
+        with complete_folder(folder) as partial:
+            index.save(partial / "weights")
+            write_json(partial / "words.json", list(self.columns))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """A saved index, memory-mapped. ValueError for a damaged one."""
+        made, index = cls([]), SparseIndex.load(folder / "weights", SEAL)
+        made.size, made.postings = index.size, index.postings
+        made.columns = {word: column for column, word in enumerate(read_json(folder / "words.json"))}
+        return made
 
     def scores(self, query: str) -> Tensor:
-        scores = torch.zeros(self.size, dtype=torch.float64)  # of every document
-        for word in words(query):  # a word that stands twice counts twice
-            if word in self.postings:
-                rows, weights = self.postings[word]
-                scores[rows] += weights
+        """Of every document [N], in float64."""
+        scores, (starts, rows, weights) = torch.zeros(self.size, dtype=torch.float64), self.postings
+        for column in (self.columns[word] for word in words(query) if word in self.columns):  # twice counts twice
+            place = slice(*starts[column : column + 2].tolist())
+            scores.index_add_(0, rows[place], weights[place].double())
         return scores

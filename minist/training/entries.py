@@ -11,7 +11,7 @@ from minist.checks import listing, pick
 from minist.data.dataset import ColumnSpec, Dataset, dataset_folder, prepare_dataset
 from minist.data.text_column import resolve_prompts
 from minist.data.transforms import vocabulary_of
-from minist.losses import cross_encoder, masked_lm
+from minist.losses import cross_encoder, over_tokens
 from minist.losses.base import Loss
 from minist.models import open_model
 from minist.models.text_model import TextModel
@@ -27,7 +27,7 @@ from minist.training.task import Task, TrainingRows
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
 # what a model gives -> the losses of it
-SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": masked_lm}
+SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": over_tokens}
 
 
 def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:

@@ -43,19 +43,15 @@ def describe_scores(
     labels = None if labels is None or labels.shape != scores.shape else labels  # margins say nothing of one document
     if labels is not None:
         found = {"predicted": activation_fn(scores).mean().item(), "label": labels.double().mean().item()}
-    rows = [scores] if counts is None else [row for row in scores.split(counts.tolist()) if len(row) > 1]
+    wanted = -torch.arange(len(scores)) if labels is None else labels  # without labels the first of a row is the best
+    sizes = [len(scores)] if counts is None else counts.tolist()
+    rows = list(zip(scores.split(sizes), wanted.to(scores.device).split(sizes), strict=True))
+    rows = [(row, want) for row, want in rows if counts is None or len(row) > 1]
     if rows:
-        found["spread"] = torch.stack([row.std(unbiased=False) for row in rows]).mean().item()
+        found["spread"] = torch.stack([row.std(unbiased=False) for row, _ in rows]).mean().item()
     if rows and counts is not None:
-        found["best_is_relevant"] = _best_is_relevant(scores, labels, counts)
+        found["best_is_relevant"] = sum(bool(want[row.argmax()] == want.max()) for row, want in rows) / len(rows)
     return found
-
-
-def _best_is_relevant(scores: Tensor, labels: Tensor | None, counts: Tensor) -> float:
-    sizes = counts.tolist()
-    wanted = [-torch.arange(n) for n in sizes] if labels is None else labels.split(sizes)
-    pairs = [(row, want.to(row.device)) for row, want in zip(scores.split(sizes), wanted, strict=True) if len(row) > 1]
-    return sum(bool(want[row.argmax()] == want.max()) for row, want in pairs) / len(pairs)
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ While it is made, all but the tokens is in memory: 60 MB of a million rows of tw
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from minist.data.packed import Packed
 from minist.data.rows import Column, Place, check_texts, file_kind, read_places
 from minist.data.samplers import Keys
 from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter, offsets
-from minist.data.texts import Texts
+from minist.data.texts import Texts, chunks
 from minist.files import check_file, complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
@@ -113,17 +112,16 @@ class Dataset:
 def prepare_dataset(
     folder: Path, files: Files, columns: Specs, label: Column, format: str = "", wants: str = ""
 ) -> None:
-    """Make the data set in `folder`, which is the `dataset_folder` of the rest.
-
+    """Make the data set in `folder`, which is the `dataset_folder` of the rest. ValueError names file and row.
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
     `wants` holds the word "numbers" where names of classes are no labels for the loss; "documents" where each row must
-    have a text beside its first column; "per_document" where a list of labels has a number for each of these texts.
-    `format` as in rows.py. ValueError names file and row that cannot be read; then nothing stays on disk."""
+    have a text beside its first column; "per_document" where a list of labels has a number for each of these texts."""
     expected = Texts(tuple(files), ("",), format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
         writer = _Writer(partial, files, columns, label, format, wants)
-        places = read_places(files, {column: column for column in writer.needed}, format)
-        while chunk := list(islice(places, CHUNK)):  # never all rows at once
+        for chunk in chunks(
+            read_places(files, writer.needed, format), CHUNK, CHUNK, lambda place: 1
+        ):  # not all at once
             writer.write(chunk)
             bar.update(len(chunk))
         writer.save()
@@ -164,7 +162,7 @@ class _Writer:
         self.are_lists: dict[Column, bool] = {}  # as the first row has it
         self.counts: dict[Column, list[np.ndarray]] = {s.source: [] for s in columns.values()}  # texts of each row
         self.hashes: list[np.ndarray] = []
-        self.needed = dict.fromkeys([*self.counts, *([label] if self.labels else [])])  # columns of the files
+        self.needed = {column: column for column in [*self.counts, *([label] if self.labels else [])]}  # of the files
 
     def write(self, places: Sequence[Place]) -> None:
         texts, rows = {}, []

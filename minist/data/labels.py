@@ -86,7 +86,10 @@ class LabelWriter:
 
     def __init__(self, files: Sequence[Path], column: Column, wants: str, format: str) -> None:
         self.column, self.wants = column, wants
-        self.numbers_in_text = "numbers" in wants or _all_spell_numbers(files, column, format)
+        tables = [file for file in files if format_of(file, format) in ("csv", "tsv")]  # where everything is text
+        cells = (row[column] for file in tables for row in read_rows(file, [column], format))  # a pass before the pass
+        spelled = (parse_number(cell) is not None for cell in cells)
+        self.numbers_in_text = "numbers" in wants or (bool(tables) and all(spelled))  # else they name classes
         self.kind = ""  # until the first row
         self.names: dict[str, int] = {}  # class name -> its number, in the order of appearance
         self.values: list[np.ndarray] = []  # of each call, end to end
@@ -127,13 +130,6 @@ def _kind(cell: Any, numbers_in_text: bool) -> str:
     if isinstance(cell, list) and all(isinstance(value, int | float) for value in cell):
         return LISTS
     return ""
-
-
-def _all_spell_numbers(files: Sequence[Path], column: Column, format: str) -> bool:
-    """Of the csv and tsv files, where everything is text: whether all cells spell numbers; else they name classes."""
-    tables = [file for file in files if format_of(file, format) in ("csv", "tsv")]
-    cells = (row[column] for file in tables for row in read_rows(file, [column], format))  # a pass before the pass
-    return bool(tables) and all(parse_number(cell) is not None for cell in cells)
 
 
 def check_label_file(file: Path) -> dict[str, Any]:

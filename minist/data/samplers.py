@@ -55,9 +55,8 @@ class Shuffled(Sequence[Tensor]):
 def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
     """As `Shuffled`, but no text comes twice in a batch, where it would be a false negative.
 
-    A row that shares any text with the batch waits for a later one, before all rows that were not yet looked at.
-    Batches may be short where all rows left conflict; `drop_last` leaves those out. A batch of a single row has nothing
-    to compare it with, so only the last may be so short: the rows of others are left out, other ones in each epoch."""
+    A row that shares any text with the batch waits for a later one. Batches may be short where all rows left conflict;
+    `drop_last` leaves those out. Of a single row, which has nothing to compare it with, only the last may be."""
     order = permutation(keys.rows, seed, epoch)
     texts = _texts_in_order(keys, order)
     waiting: dict[int, list[int]] = {}  # see _fill
@@ -78,7 +77,6 @@ def _texts_in_order(keys: Keys, order: Tensor) -> TextsOf:
 
 def _fill(size: int, start: int, n: int, texts_of: TextsOf, waiting: dict[int, list[int]]) -> tuple[list[int], int]:
     """One batch: rows that wait, then those from place `start` of `n` on. Returns its places and the new `start`.
-
     `waiting` holds, for a text that kept rows out of a batch, a heap of those rows. Once the text is in this batch too,
     none of them can enter: only the first of each heap is looked at, not every row that shares a text, each time."""
     batch: list[int] = []
@@ -119,7 +117,6 @@ def _fill(size: int, start: int, n: int, texts_of: TextsOf, waiting: dict[int, l
 
 def group_by_label(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
     """Batches in which every row has another of its label and others of another, as triplet losses need them.
-
     Labels take turns, in an order that is drawn anew for each round, and each gives two of its rows. The epoch ends
     when only one label has rows left; rows without a partner, and those of the last label, are left out. The last
     batch may be short, of 4 rows at least, unless `drop_last`. ValueError where labels or `batch_size` do not fit."""

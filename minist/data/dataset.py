@@ -119,9 +119,8 @@ def prepare_dataset(
     expected = Texts(tuple(files), ("",), format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
         writer = _Writer(partial, files, columns, label, format, wants)
-        for chunk in chunks(
-            read_places(files, writer.needed, format), CHUNK, CHUNK, lambda place: 1
-        ):  # not all at once
+        places = read_places(files, writer.needed, format)
+        for chunk in chunks(places, CHUNK, CHUNK, lambda place: 1):  # never all rows at once
             writer.write(chunk)
             bar.update(len(chunk))
         writer.save()

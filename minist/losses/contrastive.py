@@ -27,7 +27,6 @@ HARDNESS_MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 class MultipleNegativesRankingLoss(Loss):
     """InfoNCE with in-batch negatives (Henderson et al. 2017, arXiv:1705.00652; Oord et al. 2018, arXiv:1807.03748).
-
     Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels. With n
     rows, queries q_i, documents d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and
     s(x, y) = scale * sim(x, y):
@@ -125,7 +124,6 @@ class MultipleNegativesRankingLoss(Loss):
 
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     """InfoNCE from both sides: find the document of a query, and the query of a document.
-
     Columns: anchor, positive, and any number of negatives. No labels. With the letters of MultipleNegativesRankingLoss:
         loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)
 

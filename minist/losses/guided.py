@@ -21,7 +21,6 @@ ROUNDING = 1e-6  # cosines that differ by less are equal: a copy of the positive
 
 class GISTEmbedLoss(Loss):
     """InfoNCE without the candidates that a guide model takes for false negatives (Solatorio 2024, arXiv:2402.16829).
-
     Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels.
     `batch.guide` holds the guide's embeddings of the same texts. With n rows, anchors a_i, documents d_j (all
     positives p_j, then all negatives), s = cosine / temperature, and g the cosine of the guide's embeddings:

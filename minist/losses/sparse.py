@@ -195,7 +195,6 @@ def share_missed(guess: Tensor, wanted: Tensor) -> Tensor:
 class CSRLoss(Wrapper):
     """CSRReconstructionLoss(beta) + gamma * another loss of the sparse embeddings, by default a
     SparseMultipleNegativesRankingLoss (Wen et al. 2025, arXiv:2503.01776).
-
     Columns and labels are those of the other loss, which is logged as base_loss."""
 
     def __init__(self, loss: Loss | None = None, beta: float = 0.1, gamma: float = 1.0) -> None:

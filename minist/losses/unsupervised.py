@@ -24,7 +24,6 @@ AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum"
 
 class ContrastiveTensionLoss(Loss):
     """Whether two texts are the same one, told from the embeddings by two copies of the model.
-
     Columns: a text for the first copy, a text for the second. Labels [rows], y: 1 if both are the same text, else 0
     (the paper takes seven such pairs for each of the same). With p_i = sigmoid(u_i . v_i):
         loss = sum_i  -y_i log p_i - (1 - y_i) log(1 - p_i)"""
@@ -40,7 +39,6 @@ class ContrastiveTensionLoss(Loss):
 
 class ContrastiveTensionLossInBatchNegatives(Loss):
     """A text's embeddings by two copies of the model shall find each other among all texts of the batch.
-
     Columns: the text for the first copy and the same text for the second; or one column, where both are the same
     embeddings. No labels. With s_ij = t * sim(u_i, v_j), where t is a parameter of the loss that starts at `scale`:
         loss = 1/2 mean_i [ log sum_j exp(s_ij) - s_ii ]  +  1/2 mean_j [ log sum_i exp(s_ij) - s_jj ]"""
@@ -62,7 +60,6 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
 class GlobalOrthogonalRegularizationLoss(Loss):
     """Unrelated texts shall be as similar as random directions are (Zhang et al. 2017, arXiv:1708.06320).
-
     Columns: any, each for itself. No labels. A column of N texts of width D has, over its pairs i != j,
         M1 = mean sim(x_i, x_j)        0 for random directions
         M2 = mean sim(x_i, x_j)^2    1/D for random directions

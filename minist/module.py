@@ -38,10 +38,8 @@ class Words(NamedTuple):
 
 
 class Module(nn.Module):
-    """A new part of a model derives from this, and stands in the table MODULES.
-
-    `forward(packed)` where it takes texts, `forward(x, packed)` where it makes one vector of a text's tokens, and
-    `forward(x)` otherwise."""
+    """A new part of a model derives from this, and stands in the table MODULES. `forward(packed)` where it takes
+    texts, `forward(x, packed)` where it makes one vector of a text's tokens, and `forward(x)` otherwise."""
 
     takes: ClassVar[tuple[str, ...]] = ("embeddings",)
     gives: ClassVar[str] = ""  # "": what it takes, each vector by itself

@@ -60,7 +60,7 @@ BREAKS = [
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) & ~same", "similar > limit"),
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) | same", "similar > limit"),
     of_loss("triplets", "MegaBatchMarginLoss", ".masked_fill(same, -INF)", ""),
-    of_loss("unsupervised", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same, 0.0)", ""),
+    of_loss("unsupervised", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same_row(block, rows), 0.0)", ""),
     of_loss("pairs", "CosineSimilarityLoss", "pairwise_cosine(u, v)", "-pairwise_cosine(u, v)"),
     of_loss("pairs", "CoSENTLoss", "self.scale * self", "-self.scale * self"),
     of_loss("pairs", "AnglELoss", "(1 - labels[negative_rows]", "(labels[negative_rows]"),

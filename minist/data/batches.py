@@ -82,7 +82,6 @@ class Batches:
 
 def balance(tokens: Tensor, world: int) -> Tensor:
     """An order of n rows whose `world` shares, as tensor_split makes them, have about equally many tokens: [n] -> [n].
-
     Ranks wait for one another in every step, and random shares of mixed texts differ by a tenth or two."""
     if world == 1:
         return torch.arange(len(tokens))

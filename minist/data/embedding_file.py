@@ -53,7 +53,6 @@ class EmbeddingFile:
 
     def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
-
         `inputs` must agree only where the output is complete: else blocks are. ValueError for other settings."""
         self.about = {"settings": settings, "inputs": inputs}
         if resume and self.finished.exists():

@@ -54,7 +54,6 @@ class Shuffled(Sequence[Tensor]):
 
 def no_duplicates(keys: Keys, batch_size: int, seed: int, epoch: int, drop_last: bool) -> list[Tensor]:
     """As `Shuffled`, but no text comes twice in a batch, where it would be a false negative.
-
     A row that shares any text with the batch waits for a later one. Batches may be short where all rows left conflict;
     `drop_last` leaves those out. Of a single row, which has nothing to compare it with, only the last may be."""
     order = permutation(keys.rows, seed, epoch)

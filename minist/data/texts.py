@@ -23,10 +23,8 @@ BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21  # the share of work that a proces
 
 @dataclass(frozen=True)
 class Texts:
-    """`inputs`: files, .gz among them, or "-" for standard input.
-
-    `columns` hold the texts of files with columns: one, or the two of pairs. None where lines are texts: split on \\n
-    alone, a \\r before it is dropped; an empty line is a text too. `format`: of the files; "": as they end."""
+    """`inputs`: files, or "-" for standard input; `columns` hold the texts, one or the two of pairs. None where lines
+    are texts: split on \\n alone, a \\r before it is dropped; an empty line is one too. `format` "": as they end."""
 
     inputs: tuple[Path, ...]
     columns: tuple[Column, ...] = ()

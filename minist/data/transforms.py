@@ -111,7 +111,6 @@ def mask_words(
     packed: Packed, rows: Tensor, vocabulary: Vocabulary, ratio: float, whole_words: bool, seed: int, epoch: int
 ) -> tuple[Packed, Packed]:
     """Choose each word with probability `ratio`, to be guessed: BERT's task, ratio 0.15 (arXiv:1810.04805).
-
     Gives the texts, where of the chosen tokens 80% are the mask, 10% a random other, and 10% as they were; and the
     targets, the same texts with the ids of chosen tokens and -1 for all others. A word is chosen with all its tokens,
     or each by itself if not `whole_words`; none that is special or of a prompt. In the mean a text has the share
@@ -131,7 +130,6 @@ def mask_words(
 
 def draw_pairs(n: int, ratio: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """Partner row [n] and label [n] float of every row: the pairs of contrastive tension.
-
     One row in `ratio` is paired with itself, label 1, the others with another random row, label 0. Carlsson et al.
     2021, Semantic Re-tuning with Contrastive Tension. ValueError if there is no other row."""
     if ratio < 1 or (n < 2 and ratio > 1):

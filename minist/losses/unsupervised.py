@@ -6,7 +6,6 @@ a text and differ on others. They are two routes of one model, one per column; a
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -100,10 +99,10 @@ class GlobalOrthogonalRegularizationLoss(Loss):
 
     def _moment(self, column: Tensor, power: int) -> Tensor:
         """[N, D] -> mean of the similarities to this power."""
-        n, part = len(column), partial(self._sum_of_block, power)
-        return sum_over_rows(part, (column,), (column,), n) / max(1, n * (n - 1))  # one text has no pair, its sum is 0
+        n, rows = len(column), torch.arange(len(column), device=column.device)
 
-    def _sum_of_block(self, power: int, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        scores = self.similarity_fct(own[0], shared[0])
-        same = same_row(block, torch.arange(len(shared[0]), device=scores.device))
-        return scores.masked_fill(same, 0.0).pow(power).sum()  # 0: a text with itself adds nothing
+        def part(block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+            scores = self.similarity_fct(own[0], shared[0])
+            return scores.masked_fill(same_row(block, rows), 0.0).pow(power).sum()  # 0: a text with itself adds nothing
+
+        return sum_over_rows(part, (column,), (column,), n) / max(1, n * (n - 1))  # one text has no pair, its sum is 0

@@ -8,7 +8,7 @@ from minist.data.packed import Packed
 
 
 class Batch(NamedTuple):
-    """One training batch. Its columns are those of one rank; all else is of all ranks' rows, as are a loss's embeddings."""
+    """One training batch: the columns of one rank; all else is of all ranks' rows, as are the embeddings of a loss."""
 
     columns: tuple[Packed, ...] = ()  # one per text column: anchor, positive, negative ..
     roles: tuple[str | None, ...] = ()  # per column that a model reads, not of targets: "query", "document" or None

@@ -101,8 +101,13 @@ class LabelWriter:
         self.values.append(np.array([value for label in labels for value in label]))  # of integers as long as all are
 
     def _read(self, place: Place) -> list[int | float]:
-        cell = place.row[self.column]
-        kind = _kind(cell, self.numbers_in_text)
+        cell, kind = place.row[self.column], ""  # true and false are numbers, 1 and 0
+        if isinstance(cell, int | float) or (isinstance(cell, str) and self.numbers_in_text):
+            kind = NUMBERS
+        elif isinstance(cell, list) and all(isinstance(value, int | float) for value in cell):
+            kind = LISTS
+        elif isinstance(cell, str) and cell:
+            kind = NAMES
         self.kind = self.kind or kind
         if not kind or kind != self.kind:
             known = f"a label is a number, {'' if 'numbers' in self.wants else 'a class name '}or a list of numbers"
@@ -119,17 +124,6 @@ class LabelWriter:
         if self.kind == LISTS:
             np.save(folder / "labels.offsets.npy", offsets(self.lengths))
         return {"file": "", "kind": self.kind, "names": list(self.names)}
-
-
-def _kind(cell: Any, numbers_in_text: bool) -> str:
-    """What a cell is as a label; "" if it is none. true and false are numbers, 1 and 0."""
-    if isinstance(cell, int | float) or (isinstance(cell, str) and numbers_in_text):
-        return NUMBERS
-    if isinstance(cell, str) and cell:
-        return NAMES
-    if isinstance(cell, list) and all(isinstance(value, int | float) for value in cell):
-        return LISTS
-    return ""
 
 
 def check_label_file(file: Path) -> dict[str, Any]:

@@ -4,9 +4,8 @@
                    data[indptr[i] : indptr[i + 1]] in the columns indices[indptr[i] : indptr[i + 1]]
     corpus.jsonl   for each text {"token": weight, ..}, the largest first
 
-How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined:
-
-    .corpus.npz.unfinished/<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
+How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined,
+<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
 """
 
 import json

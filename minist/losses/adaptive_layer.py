@@ -26,7 +26,6 @@ class AdaptiveLayerLoss(Wrapper):
     that are drawn at this step (0 is the output of the token embeddings, the last layer is never drawn):
         loss = w_last * L(e)  +  sum_{l in S}  w_prior * c_l * L(e_l) / |S|
                                              + w_kl * T * KL(softmax(e / T) || softmax(e_l / T))
-
     c_l is 1 ("uniform"), 1 / (1 + ln(1 + l)) ("log") or 1 / (1 + l) ("linear"). KL is summed over dimensions and
     averaged over texts; its teacher e has no gradient. Columns and labels are those of the loss L."""
 

@@ -25,7 +25,6 @@ class EmbedDistillLoss(Loss):
         loss = mean over columns and rows of   "cosine"  1 - cos(u, t)
                                                "mse"     |u - t|^2 / D'
                                                "l2"      |u - t|
-
     With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim."""
 
     columns = "any number of texts"
@@ -105,7 +104,6 @@ class DistillKLDivLoss(Loss):
     Columns: query, and two or more texts to score, or one column of lists of texts. Labels [rows, k]: the teacher's
     scores of them; rows with fewer than k texts have NaN at their end. The student's temperature is S, the teacher's T:
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
-
     With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others."""
 
     columns = "query, two or more texts (or lists of texts)"

@@ -29,7 +29,6 @@ class GISTEmbedLoss(Loss):
         s(a_i, d_j)  for all documents j
         s(a_i, a_j)  for j != i, with contrast_anchors
         s(p_i, p_j)  for j != i, with contrast_positives
-
     without those that the guide finds too similar, g of the two > t_i; s(a_i, p_i) always stays.
         margin_strategy "absolute"    t_i = g(a_i, p_i) - margin
         margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|"""

@@ -124,7 +124,6 @@ class MegaBatchMarginLoss(Loss):
     """Each anchor beside its positive and the most similar positive of another row (Wieting and Gimpel 2018, P18-1042).
     Columns: anchor, positive. No labels. With s_ij the cosine of anchor i and positive j:
         loss = mean_i  relu(positive_margin - s_ii)  +  relu(max_{j != i} s_ij - negative_margin)
-
     Only the hardest negative counts, so batches should be large: 500 rows or more."""
 
     columns = "anchor, positive"

@@ -99,7 +99,6 @@ class MultipleNegativesRankingLoss(PairLoss):
     num_negatives texts of other rows, drawn anew in each step (None: all of them, a batch of n rows then has n^2 pairs
     or more; 0: none). With s_i0 the score of the positive, s_ij those of the negatives and c_ij = scale * s_ij:
         loss = mean_i  log( sum_j exp(c_ij) ) - c_i0         (van den Oord et al. 2018, arXiv:1807.03748)
-
     The scores are sigmoids unless another activation is given, so `scale` says how sure the softmax may become: that of
     a perfect row with k negatives is 1 / (1 + k exp(-scale))."""
 

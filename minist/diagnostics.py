@@ -67,17 +67,13 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
     if len(columns[-1]) > 1:
         found = {"uniformity": uniformity(columns[-1]), "effective_rank": effective_rank(columns[-1])}
     same_rows = len({len(x) for x in embeddings[:2]}) == 1 and all(c is None for c in counts[:2])
-    if len(columns) == 2 and same_rows and len(columns[0]):
-        found |= describe_pairs(*columns)
-    return found
-
-
-def describe_pairs(x: Tensor, y: Tensor) -> dict[str, float]:
-    """Of two columns of unit vectors [n, D]; of a single row there is nothing to tell apart."""
-    scores, n = x @ y.T, len(x)
+    if len(columns) < 2 or not same_rows or not len(columns[0]):
+        return found
+    (x, y), n = columns, len(columns[0])
+    scores = x @ y.T
     own = scores.diagonal()
-    found = {"positive": own.mean().item(), "alignment": (x - y).square().sum(1).mean().item()}
-    if n > 1:
+    found |= {"positive": own.mean().item(), "alignment": (x - y).square().sum(1).mean().item()}
+    if n > 1:  # of a single row there is nothing to tell apart
         others = scores.clone().fill_diagonal_(float("-inf"))
         found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()  # all but the diagonal
         found["accuracy"] = (own > others.amax(1)).double().mean().item()

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from minist.checks import listing
 from minist.data import rows
-from minist.data.parquet import count_parquet
 from minist.data.rows import STANDARD_INPUT, Column, format_of
 from minist.files import check_file
 
@@ -81,7 +80,7 @@ class Texts:
             if file == STANDARD_INPUT or kind == "json":
                 return None
             if kind == "parquet":
-                total += count_parquet(file)
+                total += rows.count_parquet(file)
                 continue
             header = kind in ("csv", "tsv") and isinstance(self.columns[0], str)  # by number there is none
             try:

@@ -1,12 +1,10 @@
 """What a learner wants to see of a batch besides its loss: do pairs meet, do other texts part, is space used?
-
     accuracy        share of rows whose own positive is nearer than every other positive of the batch
     positive, negative   mean cosine of a pair, and of texts of different rows
     alignment       mean |x - y|^2 over pairs, of unit vectors: 0 where pairs coincide, 2 where they are unrelated
     uniformity      log mean exp(-2 |y - y'|^2) over different texts: 0 where they coincide, about -4 where they
                     spread evenly over a sphere of many dimensions
     effective_rank  exp of the entropy of the normalized singular values: how many dimensions are really used
-
 Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007.
 """
 

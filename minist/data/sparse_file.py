@@ -1,9 +1,7 @@
 """Writing sparse embeddings into one file, by one or several processes, as embedding_file.py does dense ones.
-
     corpus.npz     the matrix [texts, V] as scipy.sparse.load_npz reads it, and np.load: row i has the numbers
                    data[indptr[i] : indptr[i + 1]] in the columns indices[indptr[i] : indptr[i + 1]]
     corpus.jsonl   for each text {"token": weight, ..}, the largest first
-
 How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined,
 <block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
 """

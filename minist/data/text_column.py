@@ -32,12 +32,10 @@ def resolve_prompts(
     prompts: str | Mapping[str, Any], name: str, names: Sequence[str], columns: Sequence[str]
 ) -> dict[str, str]:
     """The prompt of each of `columns` of the data set `name`, one of `names`; "" where none is given. Four forms:
-
         "query: "                                       for every text
         {anchor = "query: ", positive = "passage: "}    {column: prompt}
         {nli = "classify: "}                            {data set: prompt}
         {nli = {anchor = "query: "}}                    {data set: {column: prompt}}
-
     What is both a data set and a column means the data set. ValueError for other keys, and a prompt that is no text."""
     if isinstance(prompts, Mapping):
         for key in prompts:

@@ -24,7 +24,6 @@ from minist.modules.sparse_static_embedding import SparseStaticEmbedding
 
 class FlopsLoss(Loss):
     """Few texts shall use the same word, so that a search reads short lists (Paria et al. 2020, arXiv:2004.05665).
-
         loss = sum over words j of  ( mean over texts i of |w_ij| )^2
     Columns: any number, whose texts count together; no labels. If word j is in a share p_j of the texts, a query and a
     document share it with probability p_j^2: the loss is a smooth form of what one comparison costs. A text with at
@@ -54,7 +53,6 @@ class L1Loss(FlopsLoss):
 
 class IDFFlopsLoss(FlopsLoss):
     """FlopsLoss to which rare words cost less, after the idea of Geng et al. 2024, arXiv:2411.04403.
-
         loss = sum over words j of  ( mean over texts i of |w_ij|  /  max(idf_j, 1) )^2
     A word like "the" finds every text, one like "mutex" a few: FLOPS alone holds both down by the same force, and what
     tells texts apart gets lost. idf_j is about log(M / m) for a word in m of M texts: so words of more than a third of
@@ -82,7 +80,6 @@ RAMPS = {"quadratic": 2, "linear": 1}
 
 class SpladeLoss(Wrapper):
     """Another loss, and a price on the weights (Formal et al. 2021, arXiv:2107.05720; 2022, arXiv:2205.04733).
-
         loss = base_loss  +  c w_d R_d(documents)  +  c w_q R_q(queries)        c = min(1, progress / warmup_ratio)^2
     Columns and labels are those of the other loss; column 0 is the query, unless `use_document_regularizer_only`. c
     rises ("linear": without the square), since a price from the start makes all weights 0, which have no gradient."""

@@ -71,7 +71,6 @@ class WeightedSumLoss(Wrapper):
 
 class MatryoshkaLoss(Wrapper):
     """Another loss at several widths (Kusupati et al. 2022, arXiv:2205.13147).
-
         loss = sum_d  w_d * L(x[:d] / |x[:d]|)      over the dimensions d and their weights
     Columns and labels are those of the loss L. Labels, and embeddings of a teacher, that are as wide as the
     embeddings are cut with them. `n_dims_per_step` > 0 draws so many of the dimensions anew at each step."""

@@ -1,9 +1,7 @@
 """One training step: from a batch to the gradient of its loss in all parameters, averaged over ranks.
-
     plain_step         all texts at once: embed, loss, backward
     mini_batched_step  the same gradient in the memory of a few texts, see gradcache.py
     token_step         for a loss that is a sum over tokens, and no function of all embeddings
-
 Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py.
 """
 

@@ -8,9 +8,7 @@ from minist.data.packed import Packed
 
 
 class Batch(NamedTuple):
-    """One training batch; every field has a default, so a test can call a loss with `Batch()`.
-
-    The columns are those of one rank; everything else is of all ranks' rows, as are the embeddings that a loss gets."""
+    """One training batch: the columns of one rank; all else is of all ranks' rows, as are the embeddings of a loss."""
 
     columns: tuple[Packed, ...] = ()  # one per text column: anchor, positive, negative ..
     roles: tuple[str | None, ...] = ()  # per column that a model reads, not of targets: "query", "document" or None

@@ -1,12 +1,10 @@
 """What a learner wants to see of a batch besides its loss: do pairs meet, do other texts part, is space used?
-
     accuracy        share of rows whose own positive is nearer than every other positive of the batch
     positive, negative   mean cosine of a pair, and of texts of different rows
     alignment       mean |x - y|^2 over pairs, of unit vectors: 0 where pairs coincide, 2 where they are unrelated
     uniformity      log mean exp(-2 |y - y'|^2) over different texts: 0 where they coincide, about -4 where they
                     spread evenly over a sphere of many dimensions
     effective_rank  exp of the entropy of the normalized singular values: how many dimensions are really used
-
 Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007.
 """
 
@@ -43,19 +41,15 @@ def describe_scores(
     labels = None if labels is None or labels.shape != scores.shape else labels  # margins say nothing of one document
     if labels is not None:
         found = {"predicted": activation_fn(scores).mean().item(), "label": labels.double().mean().item()}
-    rows = [scores] if counts is None else [row for row in scores.split(counts.tolist()) if len(row) > 1]
+    wanted = -torch.arange(len(scores)) if labels is None else labels  # without labels the first of a row is the best
+    sizes = [len(scores)] if counts is None else counts.tolist()
+    rows = list(zip(scores.split(sizes), wanted.to(scores.device).split(sizes), strict=True))
+    rows = [(row, want) for row, want in rows if counts is None or len(row) > 1]
     if rows:
-        found["spread"] = torch.stack([row.std(unbiased=False) for row in rows]).mean().item()
+        found["spread"] = torch.stack([row.std(unbiased=False) for row, _ in rows]).mean().item()
     if rows and counts is not None:
-        found["best_is_relevant"] = _best_is_relevant(scores, labels, counts)
+        found["best_is_relevant"] = sum(bool(want[row.argmax()] == want.max()) for row, want in rows) / len(rows)
     return found
-
-
-def _best_is_relevant(scores: Tensor, labels: Tensor | None, counts: Tensor) -> float:
-    sizes = counts.tolist()
-    wanted = [-torch.arange(n) for n in sizes] if labels is None else labels.split(sizes)
-    pairs = [(row, want.to(row.device)) for row, want in zip(scores.split(sizes), wanted, strict=True) if len(row) > 1]
-    return sum(bool(want[row.argmax()] == want.max()) for row, want in pairs) / len(pairs)
 
 
 @torch.no_grad()
@@ -71,17 +65,13 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
     if len(columns[-1]) > 1:
         found = {"uniformity": uniformity(columns[-1]), "effective_rank": effective_rank(columns[-1])}
     same_rows = len({len(x) for x in embeddings[:2]}) == 1 and all(c is None for c in counts[:2])
-    if len(columns) == 2 and same_rows and len(columns[0]):
-        found |= describe_pairs(*columns)
-    return found
-
-
-def describe_pairs(x: Tensor, y: Tensor) -> dict[str, float]:
-    """Of two columns of unit vectors [n, D]; of a single row there is nothing to tell apart."""
-    scores, n = x @ y.T, len(x)
+    if len(columns) < 2 or not same_rows or not len(columns[0]):
+        return found
+    (x, y), n = columns, len(columns[0])
+    scores = x @ y.T
     own = scores.diagonal()
-    found = {"positive": own.mean().item(), "alignment": (x - y).square().sum(1).mean().item()}
-    if n > 1:
+    found |= {"positive": own.mean().item(), "alignment": (x - y).square().sum(1).mean().item()}
+    if n > 1:  # of a single row there is nothing to tell apart
         others = scores.clone().fill_diagonal_(float("-inf"))
         found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()  # all but the diagonal
         found["accuracy"] = (own > others.amax(1)).double().mean().item()

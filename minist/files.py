@@ -21,9 +21,7 @@ def complete_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder of our own that nobody changes once it is there, such as a checkpoint or prepared data.
-
-    If another process made it in the meantime, theirs stays and ours is dropped: it may be in use already."""
+    """The same for a folder of our own. If another process made it meanwhile, theirs stays: it may be in use."""
     with _beside(path) as partial:
         yield partial
         try:
@@ -36,10 +34,8 @@ def complete_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def files_into(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to write to; when the block succeeds its files move into `folder`, each of them whole.
-
-    Files of other names stay as they are: `folder` may be a person's own, a git clone for instance. It may be a
-    symbolic link, or ".". A file in the root goes last, so that what names the others comes after them."""
-    target = folder.resolve()  # "." has no name, and a link stays a link
+    Files of other names stay. A file in the root goes last, so that what names the others comes after them."""
+    target = folder.resolve()  # it may be a git clone; "." has no name, and a link stays a link
     target.mkdir(parents=True, exist_ok=True)
     with _beside(target / "model") as partial:
         yield partial

@@ -1,5 +1,4 @@
 """What a part of a model says of itself, so that the code around it need not ask which part it is.
-
     texts       Packed, what a tokenizer makes
     layers      the L + 1 hidden states of an encoder, [T, D] each
     tokens      [T, D], one vector per token
@@ -7,7 +6,6 @@
     scores      [N, C], one number per text for each of C labels, before any activation
     words       Words, a score for each token and each word of the vocabulary
     sparse      [N, V], one weight per text and word, or other dimension, most of them 0
-
 A part takes one of these and gives another, or the same: see Stack for how they follow one another.
 """
 
@@ -38,10 +36,8 @@ class Words(NamedTuple):
 
 
 class Module(nn.Module):
-    """A new part of a model derives from this, and stands in the table MODULES.
-
-    `forward(packed)` where it takes texts, `forward(x, packed)` where it makes one vector of a text's tokens, and
-    `forward(x)` otherwise."""
+    """A new part of a model derives from this, and stands in the table MODULES. `forward(packed)` where it takes
+    texts, `forward(x, packed)` where it makes one vector of a text's tokens, and `forward(x)` otherwise."""
 
     takes: ClassVar[tuple[str, ...]] = ("embeddings",)
     gives: ClassVar[str] = ""  # "": what it takes, each vector by itself

@@ -53,10 +53,8 @@ def check_ranges(ranges: np.ndarray, width: int) -> np.ndarray:
 
 
 def quantize(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
-    """[N, D] floats -> [N, quantized_width(D)] of the type PRECISIONS[precision].
-
-    `ranges` [2, D], for int8 and uint8, should come from many texts of the kind that is searched, and be the same
-    for queries and documents; None takes those of `embeddings`."""
+    """[N, D] floats -> [N, quantized_width(D)] of the type PRECISIONS[precision]. `ranges` [2, D], for int8 and uint8,
+    should come from many texts, and be the same for queries and documents; None takes those of `embeddings`."""
     dtype = pick("precision", precision, PRECISIONS)
     if embeddings.dtype.kind != "f":
         raise ValueError(f"the embeddings are {embeddings.dtype}: only floating point numbers can be quantized")

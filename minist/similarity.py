@@ -67,7 +67,6 @@ def pairwise_dot(a: Tensor, b: Tensor) -> Tensor:
 
 def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     """|sum(x y) + sum(im(x) re(y) - re(x) im(y))| of each row with its partner, x = a / |a|, y = b / |b| (AnglE).
-
     The first half of a vector is its real part, the second half the imaginary one; of an odd width the middle number
     is real. Li and Li 2023, arXiv:2309.12871."""
     x, y = map(unit, _alike(a, b))

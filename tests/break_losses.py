@@ -60,7 +60,7 @@ BREAKS = [
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) & ~same", "similar > limit"),
     of_loss("guided", "GISTEmbedLoss", "(similar > limit) | same", "similar > limit"),
     of_loss("triplets", "MegaBatchMarginLoss", ".masked_fill(same, -INF)", ""),
-    of_loss("unsupervised", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same, 0.0)", ""),
+    of_loss("unsupervised", "GlobalOrthogonalRegularizationLoss", ".masked_fill(same_row(block, rows), 0.0)", ""),
     of_loss("pairs", "CosineSimilarityLoss", "pairwise_cosine(u, v)", "-pairwise_cosine(u, v)"),
     of_loss("pairs", "CoSENTLoss", "self.scale * self", "-self.scale * self"),
     of_loss("pairs", "AnglELoss", "(1 - labels[negative_rows]", "(labels[negative_rows]"),
@@ -82,7 +82,9 @@ BREAKS = [
     of_loss(
         "unsupervised", "ContrastiveTensionLossInBatchNegatives", "F.cross_entropy(scores.T", "F.cross_entropy(scores"
     ),
-    of_loss("autoencoder", "DenoisingAutoEncoderLoss", 'reduction="sum"', 'reduction="mean"', "slow", "test_tsdae.py"),
+    of_loss(
+        "over_tokens", "DenoisingAutoEncoderLoss", "(scores, written)", "(scores, written) / 2", "slow", "test_tsdae.py"
+    ),
     of_loss("sparse", "FlopsLoss", ".square()", ""),
     of_loss("sparse", "FlopsLoss", "(1) > self", "(1) < self", "test_threshold", "test_losses_sparse.py"),
     of_loss("sparse", "IDFFlopsLoss", ".clamp(min=1)", ""),
@@ -90,8 +92,8 @@ BREAKS = [
     wrapper("sparse", "SpladeLoss", "else embeddings[1:]", "else embeddings", "splade"),
     of_function("sparse", "SparseMultipleNegativesRankingLoss", "scale: float = 1.0", "scale: float = 20.0"),
     of_function("sparse", "SparseDistillKLDivLoss", "temperature: float = 2.0", "temperature: float = 1.0"),
-    of_loss("csr", "CSRReconstructionLoss", "from_4k / 8", "from_4k", "by_hand", "test_csr.py"),
-    of_loss("csr", "CSRLoss", '"base_loss", self.gamma', '"base_loss", 1.0', "parts_of_csr", "test_csr.py"),
+    of_loss("sparse", "CSRReconstructionLoss", "from_4k / 8", "from_4k", "by_hand", "test_csr.py"),
+    of_loss("sparse", "CSRLoss", '"base_loss", self.gamma', '"base_loss", 1.0', "parts_of_csr", "test_csr.py"),
     Break(AUTOENCODER, "class SparseAutoEncoder", ".detach()", "", "by_hand", "test_csr.py"),
     Break(AUTOENCODER, "class SparseAutoEncoder", "mul_(~chosen)", "mul_(1)", "counts", "test_csr.py"),
     Break(
@@ -102,7 +104,7 @@ BREAKS = [
         "test_run",
         "test_csr.py",
     ),
-    wrapper("matryoshka", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [unit(x[:, -dim:])", "widths"),
+    wrapper("wrapper", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [unit(x[:, -dim:])", "widths"),
     wrapper("wrapper", "Wrapper", "weight * total", "total", "matryoshka"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", " / len(layers)", "", "layers"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", ".detach() / t", " / t", "layers"),

@@ -44,7 +44,7 @@ PACKAGES = {"torch", "tokenizers", "safetensors", "numpy"}
 ONLY_IN = {
     "tqdm": "minist/progress.py",
     "huggingface_hub": "minist/models/hub.py",
-    "pyarrow": "minist/data/parquet.py",  # which does without, but for parquet
+    "pyarrow": "minist/data/rows.py",  # which does without, but for parquet
 }
 
 

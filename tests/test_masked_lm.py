@@ -17,7 +17,7 @@ from two_ranks import WORLD, run_ranks
 from minist import collectives
 from minist.batch import Batch
 from minist.data.transforms import mask_words, vocabulary_of
-from minist.losses.masked_lm import MaskedLMLoss
+from minist.losses.over_tokens import MaskedLMLoss
 from minist.models import open_model
 from minist.models.cross_encoder import CrossEncoder
 from minist.models.folder import content_of

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from minist.data.parquet import ROWS, count_parquet, read_parquet
-from minist.data.rows import read_texts
+from minist.data.rows import PARQUET_ROWS, count_parquet, read_parquet, read_texts
 from minist.data.texts import Texts
 
 TEXTS = ["a", "", "two\nlines", "größer ☃", "x" * 100_000]
@@ -47,7 +46,7 @@ def test_other_ways_to_store_a_text(write, kind):
     assert [row["text"] for row in read_parquet(write(text=column), ["text"])] == texts
 
 
-@pytest.mark.parametrize("count", [0, ROWS, 2 * ROWS + 1])
+@pytest.mark.parametrize("count", [0, PARQUET_ROWS, 2 * PARQUET_ROWS + 1])
 def test_more_rows_than_are_read_at_a_time(write, count):
     pyarrow = pytest.importorskip("pyarrow")
     texts = [f"text {i}" for i in range(count)]
@@ -67,7 +66,7 @@ def test_no_such_column(write):
         (["a", None], "row 2: 'text' is null, but a text is wanted"),
         ([3, 4], "row 1: 'text' is 3, but a text is wanted"),
         ([{"a": "x"}], 'row 1: .text. is {"a": "x"}, but a text is wanted'),
-        ([*["a"] * ROWS, "b", None], f"row {ROWS + 2}: 'text' is null"),
+        ([*["a"] * PARQUET_ROWS, "b", None], f"row {PARQUET_ROWS + 2}: 'text' is null"),
     ],
 )
 def test_no_text_in_a_row(write, column, message):

@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from minist.data import samplers
-from minist.data.batches import MIXINGS, Batches, proportional, round_robin
+from minist.data import batches as samplers
+from minist.data.batches import (
+    MIXINGS,
+    SAMPLERS,
+    Batches,
+    Keys,
+    Shuffled,
+    group_by_label,
+    no_duplicates,
+    permutation,
+    proportional,
+    round_robin,
+)
 from minist.data.dataset import text_hashes
-from minist.data.samplers import SAMPLERS, Keys, Shuffled, group_by_label, no_duplicates, permutation
 
 # by sentence-transformers 6.2, seed 7: two columns of 12 rows, 20 rows of 3 labels, three sets of 10, 4 and 7 rows
 RECORDED = json.loads((Path(__file__).parent / "data" / "samplers.json").read_text())

@@ -8,6 +8,7 @@ import torch
 from tiny import sentences, tiny_model, write_jsonl
 
 from minist.data.batches import balance
+from minist.data.transforms import word_starts
 from minist.losses import CoSENTLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
 from minist.training.config import DataConfig
 from minist.training.entries import check_roles, open_dataset
@@ -53,7 +54,7 @@ def test_batch(tmp_path):
 def test_words_are_deleted_anew_in_each_epoch(tmp_path):
     dataset = open_rows(tmp_path, {"noisy": "q", "text": "q"})
     data = TrainingRows(dataset, {}, CPU, seed=3)
-    data.delete_words("noisy", 0.6, MODEL)
+    data.deleted["noisy"] = (0.6, *word_starts(MODEL.tokenizer))
     rows = torch.arange(12)
     epochs = [data.batch(rows, epoch, 0, 0.0).columns for epoch in (0, 1, 0)]
     assert texts(epochs[0][1]) == [row["q"] for row in ROWS]

@@ -12,7 +12,7 @@ from tiny import FROM_SCRATCH, WORDS, run_script, sentences, tiny_model, write_j
 from minist import Packed
 from minist.batch import Batch
 from minist.losses import DenoisingAutoEncoderLoss
-from minist.losses.autoencoder import texts_so_far
+from minist.losses.over_tokens import texts_so_far
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router

@@ -5,26 +5,24 @@
 <folder>/keys.npy          uint64, hashes of the raw texts without prompts, row after row; equal texts have equal ones
 <folder>/keys.offsets.npy  int64 [rows + 1], where the hashes of each row start
 <folder>/labels.*          see labels.py
-
 While it is made, all but the tokens is in memory: 60 MB of a million rows of two columns, twice that at the end.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minist.data.batches import Keys
 from minist.data.labels import Labels, LabelWriter, check_label_file, is_label_file
 from minist.data.packed import Packed
 from minist.data.rows import Column, Place, check_texts, file_kind, read_places
-from minist.data.samplers import Keys
 from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter, offsets
-from minist.data.texts import Texts
+from minist.data.texts import Texts, chunks
 from minist.files import check_file, complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
@@ -113,17 +111,15 @@ class Dataset:
 def prepare_dataset(
     folder: Path, files: Files, columns: Specs, label: Column, format: str = "", wants: str = ""
 ) -> None:
-    """Make the data set in `folder`, which is the `dataset_folder` of the rest.
-
+    """Make the data set in `folder`, which is the `dataset_folder` of the rest. ValueError names file and row.
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
     `wants` holds the word "numbers" where names of classes are no labels for the loss; "documents" where each row must
-    have a text beside its first column; "per_document" where a list of labels has a number for each of these texts.
-    `format` as in rows.py. ValueError names file and row that cannot be read; then nothing stays on disk."""
+    have a text beside its first column; "per_document" where a list of labels has a number for each of these texts."""
     expected = Texts(tuple(files), ("",), format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
         writer = _Writer(partial, files, columns, label, format, wants)
-        places = read_places(files, {column: column for column in writer.needed}, format)
-        while chunk := list(islice(places, CHUNK)):  # never all rows at once
+        places = read_places(files, writer.needed, format)
+        for chunk in chunks(places, CHUNK, CHUNK, lambda place: 1):  # never all rows at once
             writer.write(chunk)
             bar.update(len(chunk))
         writer.save()
@@ -164,7 +160,7 @@ class _Writer:
         self.are_lists: dict[Column, bool] = {}  # as the first row has it
         self.counts: dict[Column, list[np.ndarray]] = {s.source: [] for s in columns.values()}  # texts of each row
         self.hashes: list[np.ndarray] = []
-        self.needed = dict.fromkeys([*self.counts, *([label] if self.labels else [])])  # columns of the files
+        self.needed = {column: column for column in [*self.counts, *([label] if self.labels else [])]}  # of the files
 
     def write(self, places: Sequence[Place]) -> None:
         texts, rows = {}, []

@@ -1,17 +1,14 @@
 """Writing embeddings into one file by one or several processes, block by block, so that a killed run can go on.
 
 While it is written, the result of `corpus.npy` is a folder beside it:
-
     .corpus.npy.unfinished/settings.json   how the rows are made
     .corpus.npy.unfinished/rows            128 bytes for the header, then the rows
     .corpus.npy.unfinished/<block>.claim   a process has taken this block of texts upon it: who makes the file, has it
     .corpus.npy.unfinished/<block>.done    its rows are written: where, how many, and their checksum
     .corpus.npy.unfinished/result          the finished file before it gets its name
-
+    .corpus.npy.finished.json              stays, and says at --resume that nothing is left to do
 Nobody waits for a share of another process: who is free takes the next block. A block is named by its first row and a
 hash of its texts, so --resume keeps exactly what was made of the same texts, even where an input was mended since.
-`.corpus.npy.finished.json` stays, and says at --resume that nothing is left to do.
-
 Rows are written, not memory-mapped: a full disk is then an error with a message, and written pages are not our memory.
 """
 
@@ -53,7 +50,6 @@ class EmbeddingFile:
 
     def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
-
         `inputs` must agree only where the output is complete: else blocks are. ValueError for other settings."""
         self.about = {"settings": settings, "inputs": inputs}
         if resume and self.finished.exists():

@@ -86,7 +86,10 @@ class LabelWriter:
 
     def __init__(self, files: Sequence[Path], column: Column, wants: str, format: str) -> None:
         self.column, self.wants = column, wants
-        self.numbers_in_text = "numbers" in wants or _all_spell_numbers(files, column, format)
+        tables = [file for file in files if format_of(file, format) in ("csv", "tsv")]  # where everything is text
+        cells = (row[column] for file in tables for row in read_rows(file, [column], format))  # a pass before the pass
+        spelled = (parse_number(cell) is not None for cell in cells)
+        self.numbers_in_text = "numbers" in wants or (bool(tables) and all(spelled))  # else they name classes
         self.kind = ""  # until the first row
         self.names: dict[str, int] = {}  # class name -> its number, in the order of appearance
         self.values: list[np.ndarray] = []  # of each call, end to end
@@ -98,8 +101,13 @@ class LabelWriter:
         self.values.append(np.array([value for label in labels for value in label]))  # of integers as long as all are
 
     def _read(self, place: Place) -> list[int | float]:
-        cell = place.row[self.column]
-        kind = _kind(cell, self.numbers_in_text)
+        cell, kind = place.row[self.column], ""  # true and false are numbers, 1 and 0
+        if isinstance(cell, int | float) or (isinstance(cell, str) and self.numbers_in_text):
+            kind = NUMBERS
+        elif isinstance(cell, list) and all(isinstance(value, int | float) for value in cell):
+            kind = LISTS
+        elif isinstance(cell, str) and cell:
+            kind = NAMES
         self.kind = self.kind or kind
         if not kind or kind != self.kind:
             known = f"a label is a number, {'' if 'numbers' in self.wants else 'a class name '}or a list of numbers"
@@ -116,24 +124,6 @@ class LabelWriter:
         if self.kind == LISTS:
             np.save(folder / "labels.offsets.npy", offsets(self.lengths))
         return {"file": "", "kind": self.kind, "names": list(self.names)}
-
-
-def _kind(cell: Any, numbers_in_text: bool) -> str:
-    """What a cell is as a label; "" if it is none. true and false are numbers, 1 and 0."""
-    if isinstance(cell, int | float) or (isinstance(cell, str) and numbers_in_text):
-        return NUMBERS
-    if isinstance(cell, str) and cell:
-        return NAMES
-    if isinstance(cell, list) and all(isinstance(value, int | float) for value in cell):
-        return LISTS
-    return ""
-
-
-def _all_spell_numbers(files: Sequence[Path], column: Column, format: str) -> bool:
-    """Of the csv and tsv files, where everything is text: whether all cells spell numbers; else they name classes."""
-    tables = [file for file in files if format_of(file, format) in ("csv", "tsv")]
-    cells = (row[column] for file in tables for row in read_rows(file, [column], format))  # a pass before the pass
-    return bool(tables) and all(parse_number(cell) is not None for cell in cells)
 
 
 def check_label_file(file: Path) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 class Packed(NamedTuple):
     """N texts laid end to end: text i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`.
-
     A NamedTuple, not a dataclass: torch looks inside tuples (DDP, checkpoint, tree_map)."""
 
     input_ids: Tensor  # [T]

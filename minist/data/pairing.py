@@ -114,7 +114,6 @@ def pair_rows(columns: Sequence[Tensor]) -> RowPairs:
 
 def add_negatives(pairs: RowPairs, rows: Tensor, most: int | None, seed: int, step: int) -> RowPairs:
     """After each row's own pairs, its query with up to `most` texts of the other rows (None: all), none twice.
-
     `rows` [rows] are the numbers of the rows in the data set: the draw depends on them, `seed` and `step` alone, and
     not on how the rows are ordered and shared among ranks."""
     owner, place = torch.empty_like(pairs.texts), torch.empty_like(pairs.texts)  # of each text: its row, where in it

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minist.checks import listing, pick
-from minist.data.parquet import read_parquet
 from minist.files import check_file, parse_json
 
 Column = str | int  # a name; or a place, the first is 0, in a table without a header
@@ -21,6 +20,7 @@ Row = dict[Any, Any]
 STANDARD_INPUT = Path("-")  # as many tools write it
 LARGEST = 3.4028234663852886e38  # beyond it a float32 is infinite
 LARGEST_INTEGER = 2**53  # beyond it a float64 skips some
+PARQUET_ROWS = 4096  # that are read at a time
 DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
@@ -204,6 +204,39 @@ def _check_once(where: str, names: Sequence[Any], columns: Iterable[Column]) -> 
     for column in columns:
         if names.count(column) > 1:
             raise ValueError(f"{where}: {names.count(column)} columns are called {column!r}: give each its own name")
+
+
+def _open_parquet(file: Path) -> Any:
+    check_file(file)
+    try:
+        import pyarrow.parquet
+
+        return pyarrow.parquet.ParquetFile(file)
+    except ImportError:
+        raise ValueError(f"{file} is parquet, which needs pyarrow: pip install pyarrow, or make it jsonl") from None
+    except (pyarrow.ArrowException, OSError) as e:
+        raise ValueError(f"{file} is no parquet file: {e}") from None
+
+
+def count_parquet(file: Path) -> int:
+    return _open_parquet(file).metadata.num_rows
+
+
+def read_parquet(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    """`columns` of each row; lists and numbers as Python's own."""
+    table = _open_parquet(file)
+    names = table.schema_arrow.names
+    for column in columns:
+        if names.count(column) != 1:
+            many = "several columns are called" if column in names else "there is no column"
+            raise ValueError(f"{file}: {many} {column!r}, it has {listing(names, near=str(column))}")
+    import pyarrow  # here, not above: whoever has no parquet needs none
+
+    try:
+        for batch in table.iter_batches(PARQUET_ROWS, columns=list(columns)):  # only these are read from the disk
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise ValueError(f"{file}: {listing(map(repr, columns))} is damaged: {str(e).partition(chr(10))[0]}") from None
 
 
 READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {

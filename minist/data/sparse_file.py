@@ -1,12 +1,9 @@
 """Writing sparse embeddings into one file, by one or several processes, as embedding_file.py does dense ones.
-
     corpus.npz     the matrix [texts, V] as scipy.sparse.load_npz reads it, and np.load: row i has the numbers
                    data[indptr[i] : indptr[i + 1]] in the columns indices[indptr[i] : indptr[i + 1]]
     corpus.jsonl   for each text {"token": weight, ..}, the largest first
-
-How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined:
-
-    .corpus.npz.unfinished/<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
+How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined,
+<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
 """
 
 import json
@@ -53,21 +50,19 @@ class SparseFile(EmbeddingFile):
     def finish(self, rows: int) -> None:
         """Join the blocks that were waited for, and give the file its name."""
         with complete_file(self.result) as partial:
-            if self.output.suffix == ".npz":
-                self._write_npz(partial, rows)
-            else:
+            if self.output.suffix == ".jsonl":
                 with open(partial, "w", encoding="utf-8", newline="\n") as stream:
                     stream.writelines(self._lines())
+            else:
+                starts = offsets([counts for counts, _, _ in self._rows()])
+                total = (int(starts[-1]),)
+                with ZipFile(partial, "w") as archive:  # not compressed, as other programs can then map it
+                    add_member(archive, "indices", "<i4", total, (columns for _, columns, _ in self._rows()))
+                    add_member(archive, "indptr", "<i8", (rows + 1,), [starts])
+                    add_member(archive, "format", "|S3", (), [np.array(b"csr")])
+                    add_member(archive, "shape", "<i8", (2,), [np.array([rows, self.width])])
+                    add_member(archive, "data", "<f4", total, (weights for _, _, weights in self._rows()))
         self._publish()
-
-    def _write_npz(self, file: Path, rows: int) -> None:
-        total = sum(len(columns) for _, columns, _ in self._rows())
-        with ZipFile(file, "w") as archive:  # not compressed, as other programs can then map it
-            add_member(archive, "indices", "<i4", (total,), (columns for _, columns, _ in self._rows()))
-            add_member(archive, "indptr", "<i8", (rows + 1,), [offsets([counts for counts, _, _ in self._rows()])])
-            add_member(archive, "format", "|S3", (), [np.array(b"csr")])
-            add_member(archive, "shape", "<i8", (2,), [np.array([rows, self.width])])
-            add_member(archive, "data", "<f4", (total,), (weights for _, _, weights in self._rows()))
 
     def _lines(self) -> Iterable[str]:
         for counts, columns, weights in self._rows():

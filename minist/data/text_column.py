@@ -31,15 +31,11 @@ class ColumnSpec(NamedTuple):
 def resolve_prompts(
     prompts: str | Mapping[str, Any], name: str, names: Sequence[str], columns: Sequence[str]
 ) -> dict[str, str]:
-    """The prompt of each of `columns` of the data set `name`, one of `names`; "" where none is given.
-
-    `prompts` has one of four forms:
-
+    """The prompt of each of `columns` of the data set `name`, one of `names`; "" where none is given. Four forms:
         "query: "                                       for every text
         {anchor = "query: ", positive = "passage: "}    {column: prompt}
         {nli = "classify: "}                            {data set: prompt}
         {nli = {anchor = "query: "}}                    {data set: {column: prompt}}
-
     What is both a data set and a column means the data set. ValueError for other keys, and a prompt that is no text."""
     if isinstance(prompts, Mapping):
         for key in prompts:
@@ -79,10 +75,9 @@ class TextColumn:
         return None if self.rows is None else spans(self.rows, rows)[1]
 
     def tokens(self, rows: Tensor) -> Tensor:
-        first, end = rows.numpy(), rows.numpy() + 1
-        if self.rows is not None:
-            first, end = self.rows[first], self.rows[end]
-        return torch.from_numpy(self.offsets[end] - self.offsets[first])
+        bounds = np.stack([rows.numpy(), rows.numpy() + 1])
+        first, end = self.offsets[bounds if self.rows is None else self.rows[bounds]]
+        return torch.from_numpy(end - first)
 
     def cut(self, rows: Tensor) -> int:
         return int(self.was_cut[self.texts(rows).numpy()].sum())

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from minist.checks import listing
 from minist.data import rows
-from minist.data.parquet import count_parquet
 from minist.data.rows import STANDARD_INPUT, Column, format_of
 from minist.files import check_file
 
@@ -23,10 +22,8 @@ BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21  # the share of work that a proces
 
 @dataclass(frozen=True)
 class Texts:
-    """`inputs`: files, .gz among them, or "-" for standard input.
-
-    `columns` hold the texts of files with columns: one, or the two of pairs. None where lines are texts: split on \\n
-    alone, a \\r before it is dropped; an empty line is a text too. `format`: of the files; "": as they end."""
+    """`inputs`: files, or "-" for standard input; `columns` hold the texts, one or the two of pairs. None where lines
+    are texts: split on \\n alone, a \\r before it is dropped; an empty line is one too. `format` "": as they end."""
 
     inputs: tuple[Path, ...]
     columns: tuple[Column, ...] = ()
@@ -83,7 +80,7 @@ class Texts:
             if file == STANDARD_INPUT or kind == "json":
                 return None
             if kind == "parquet":
-                total += count_parquet(file)
+                total += rows.count_parquet(file)
                 continue
             header = kind in ("csv", "tsv") and isinstance(self.columns[0], str)  # by number there is none
             try:

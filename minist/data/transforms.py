@@ -29,9 +29,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def uniform(seed: int, epoch: int, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1), float64 of the shape of `rows` and `draws`: number `draw` of each row.
-
-    Not drawn one after the other but computed from their arguments, so any of them can be had alone."""
+    """Numbers in [0, 1), float64 of the shape of `rows` and `draws`: number `draw` of each row. They are not drawn one
+    after the other but computed from their arguments, so any of them can be had alone."""
     state = _mix(np.array([seed % 2**64], np.uint64))
     for part in (np.array([epoch]), rows, draws):
         state = _mix(state + part.astype(np.uint64))  # mixed in between: seed 1, row 2 is not seed 2, row 1
@@ -42,7 +41,6 @@ def delete_words(
     packed: Packed, rows: Tensor, starts_word: Tensor, special: Tensor, ratio: float, seed: int, epoch: int
 ) -> Packed:
     """Delete each word with probability `ratio`, but never all of a text: the noise of TSDAE, ratio 0.6.
-
     Wang et al. 2021, arXiv:2104.06979. A word is a token that starts one and those that continue it; `starts_word` and
     `special`, both [V] bool, are what `word_starts` gives. Special tokens and those of a prompt stay. `rows` [N] are
     the texts' row numbers in the data set. On the CPU. ValueError if `ratio` is not in [0, 1]."""
@@ -72,7 +70,6 @@ def _find_words(packed: Packed, starts_word: Tensor, special: Tensor) -> tuple[T
 
 def word_starts(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     """Two tables of a vocabulary, [V] bool each: which tokens start a word, and which are special.
-
     In WordPiece ## continues a word; in byte-level BPE and sentencepiece a mark for the space before it starts one,
     and punctuation belongs to the word it touches. Where nothing is marked, every token is a word."""
     backend = tokenizer.backend
@@ -114,7 +111,6 @@ def mask_words(
     packed: Packed, rows: Tensor, vocabulary: Vocabulary, ratio: float, whole_words: bool, seed: int, epoch: int
 ) -> tuple[Packed, Packed]:
     """Choose each word with probability `ratio`, to be guessed: BERT's task, ratio 0.15 (arXiv:1810.04805).
-
     Gives the texts, where of the chosen tokens 80% are the mask, 10% a random other, and 10% as they were; and the
     targets, the same texts with the ids of chosen tokens and -1 for all others. A word is chosen with all its tokens,
     or each by itself if not `whole_words`; none that is special or of a prompt. In the mean a text has the share
@@ -134,7 +130,6 @@ def mask_words(
 
 def draw_pairs(n: int, ratio: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """Partner row [n] and label [n] float of every row: the pairs of contrastive tension.
-
     One row in `ratio` is paired with itself, label 1, the others with another random row, label 0. Carlsson et al.
     2021, Semantic Re-tuning with Contrastive Tension. ValueError if there is no other row."""
     if ratio < 1 or (n < 2 and ratio > 1):

@@ -10,8 +10,7 @@ from torch import Tensor
 from minist.batch import Batch
 from minist.checks import number, pick
 from minist.losses.base import Loss
-from minist.losses.matryoshka import MatryoshkaLoss
-from minist.losses.wrapper import Part, Wrapper
+from minist.losses.wrapper import MatryoshkaLoss, Part, Wrapper
 
 LAYER_WEIGHTING: dict[str, Callable[[int], float]] = {
     "uniform": lambda layer: 1.0,
@@ -27,7 +26,6 @@ class AdaptiveLayerLoss(Wrapper):
     that are drawn at this step (0 is the output of the token embeddings, the last layer is never drawn):
         loss = w_last * L(e)  +  sum_{l in S}  w_prior * c_l * L(e_l) / |S|
                                              + w_kl * T * KL(softmax(e / T) || softmax(e_l / T))
-
     c_l is 1 ("uniform"), 1 / (1 + ln(1 + l)) ("log") or 1 / (1 + l) ("linear"). KL is summed over dimensions and
     averaged over texts; its teacher e has no gradient. Columns and labels are those of the loss L."""
 

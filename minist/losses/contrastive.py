@@ -27,7 +27,6 @@ HARDNESS_MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 class MultipleNegativesRankingLoss(Loss):
     """InfoNCE with in-batch negatives (Henderson et al. 2017, arXiv:1705.00652; Oord et al. 2018, arXiv:1807.03748).
-
     Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels. With n
     rows, queries q_i, documents d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and
     s(x, y) = scale * sim(x, y):
@@ -37,7 +36,6 @@ class MultipleNegativesRankingLoss(Loss):
         query_to_query  s(q_i, q_j)  for j != i
         doc_to_query    s(d_i, q_j)  for all queries j
         doc_to_doc      s(d_i, d_j)  for all documents j of other rows
-
     `directions` says which of these count. partition_mode "joint" takes one logsumexp over all of them
     (all four: Li et al. 2023, arXiv:2308.03281), "per_direction" averages one logsumexp each
     (query_to_doc and doc_to_query: Guenther et al. 2024, arXiv:2310.19923).
@@ -125,10 +123,8 @@ class MultipleNegativesRankingLoss(Loss):
 
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     """InfoNCE from both sides: find the document of a query, and the query of a document.
-
     Columns: anchor, positive, and any number of negatives. No labels. With the letters of MultipleNegativesRankingLoss:
         loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)
-
     It is that loss with two directions, "per_direction" (Guenther et al. 2024, arXiv:2310.19923)."""
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:

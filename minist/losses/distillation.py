@@ -20,13 +20,11 @@ EMBEDDING_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # studen
 
 class EmbedDistillLoss(Loss):
     """The student's embeddings shall be the teacher's (Kim et al. 2023, arXiv:2301.12005).
-
     Columns: any number of texts. The teacher's embeddings are the labels, [rows, D'] for every column or
     [rows, columns, D'] for each; or, without labels, batch.guide. With u the student's embedding, t the teacher's:
         loss = mean over columns and rows of   "cosine"  1 - cos(u, t)
                                                "mse"     |u - t|^2 / D'
                                                "l2"      |u - t|
-
     With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim."""
 
     columns = "any number of texts"
@@ -62,7 +60,6 @@ class EmbedDistillLoss(Loss):
 
 class MSELoss(EmbedDistillLoss):
     """EmbedDistillLoss with the mean squared error (Reimers and Gurevych 2020, arXiv:2004.09813).
-
     Columns, labels and projection as there. For instance an English sentence and its translation, with the teacher's
     embedding of the English sentence as the label of both:
         loss = mean over columns and rows of  |u - t|^2 / D'"""
@@ -73,7 +70,6 @@ class MSELoss(EmbedDistillLoss):
 
 class MarginMSELoss(Loss):
     """A positive shall be scored above a negative by as much as the teacher does (Hofstaetter 2020, arXiv:2010.02666).
-
     Columns: query, positive, and one or more negatives, which may be lists of texts. Labels: the teacher's margins
     score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k]; rows with
     fewer than k negatives have NaN at their end:
@@ -105,11 +101,9 @@ def margin_mse(loss: Loss, scores: Tensor, there: Tensor, labels: Tensor) -> Ten
 
 class DistillKLDivLoss(Loss):
     """The student's softmax over a query's texts shall be the teacher's (Lin et al. 2020, arXiv:2010.11386).
-
     Columns: query, and two or more texts to score, or one column of lists of texts. Labels [rows, k]: the teacher's
     scores of them; rows with fewer than k texts have NaN at their end. The student's temperature is S, the teacher's T:
         loss = S^2 mean_i  KL( softmax_j(label_ij / T)  ||  softmax_j(s(q_i, d_ij) / S) )
-
     With scores that differ by much more than T the teacher's softmax is 1 for the best text and 0 for all others."""
 
     columns = "query, two or more texts (or lists of texts)"

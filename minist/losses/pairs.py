@@ -20,10 +20,8 @@ CLASSIFICATIONS: Table = {"cross_entropy": F.cross_entropy, "bce": F.binary_cros
 
 class CosineSimilarityLoss(Loss):
     """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
-
     Columns: two texts. Labels [rows]: the similarity they should have, -1 to 1. For row i with texts u_i, v_i:
         loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
-
     loss_fct is "mse", (a - b)^2, or "l1", "smooth_l1", "huber" as in torch; cos_score_transformation is "identity",
     "relu", "sigmoid" or "tanh". Nothing here pushes unrelated texts apart: consider CoSENTLoss."""
 
@@ -45,7 +43,6 @@ class CosineSimilarityLoss(Loss):
 
 class CoSENTLoss(Loss):
     """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087).
-
     Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
         loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )"""
 
@@ -64,7 +61,6 @@ class CoSENTLoss(Loss):
 
 class AnglELoss(Loss):
     """CoSENTLoss with the angle of complex vectors in place of the cosine, whose gradient fades near 1 and -1.
-
     Columns: two texts with labels [rows], larger for more similar; or anchor, positive and any negatives, where labels
     may be left out: 1 for a pair with the positive, 0 for one with a negative (given labels y: y and 1 - y).
         loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )
@@ -99,11 +95,9 @@ def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 class ContrastiveLoss(Loss):
     """Pairs that belong together shall be close, others at least `margin` apart (Hadsell et al. 2006, CVPR).
-
     Columns: two texts. Labels [rows], y: 1 for a pair that belongs together, 0 for one that does not (between them:
     a weighted mix). With d_i the distance of u_i and v_i:
         loss = mean_i  1/2 * ( y_i d_i^2 + (1 - y_i) max(0, margin - d_i)^2 )
-
     distance_metric is "cosine", 1 - cos(u, v), or "euclidean" or "manhattan"; size_average=False takes the sum."""
 
     columns = "two texts"
@@ -124,10 +118,8 @@ class ContrastiveLoss(Loss):
 
 class OnlineContrastiveLoss(ContrastiveLoss):
     """ContrastiveLoss on the hard pairs of the batch only, which often learns faster.
-
     Columns: two texts. Labels [rows]: 1 for a pair that belongs together, 0 for one that does not. With d the distance:
         loss = sum over hard positive pairs of d^2  +  sum over hard negative pairs of max(0, margin - d)^2
-
     A positive pair is hard if its d is larger than the smallest d of a negative pair, a negative one if its d is
     smaller than the largest d of a positive pair. Where the batch has one kind only, those beyond its mean are hard."""
 
@@ -149,10 +141,8 @@ class OnlineContrastiveLoss(ContrastiveLoss):
 
 class SoftmaxLoss(Loss):
     """A linear classifier of text pairs, trained with the encoder (Reimers and Gurevych 2019, arXiv:1908.10084).
-
     Columns: two texts. Labels [rows]: classes 0 .. num_labels - 1, or shares of each class [rows, num_labels].
         loss = mean_i  loss_fct( W [u_i; v_i; |u_i - v_i|; u_i * v_i] + b, label_i )
-
     The three options say which of [u; v], |u - v| and u * v are taken. W and b are parameters of the loss.
     loss_fct is "cross_entropy", or "bce" for classes that are independent of each other."""
 

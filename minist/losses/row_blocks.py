@@ -19,7 +19,6 @@ Part = Callable[[slice, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 def sum_over_rows(part: Part, own: Sequence[Tensor], shared: Sequence[Tensor], scores_per_row: int) -> Tensor:
     """`part(slice(0, n), own, shared)`, in blocks of rows.
-
     `own` are tensors [n, ..] of which a block sees its rows, `shared` those that every block sees whole.
     `part(block, own, shared)` must be a sum over the rows of the block. Its gradient can be had once, not twice."""
     n, size = len(own[0]), max(ROWS_PER_BLOCK, SCORES_PER_BLOCK // scores_per_row)

@@ -22,7 +22,6 @@ INF = float("inf")
 
 class TripletLoss(Loss):
     """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832).
-
     Columns: anchor, positive, negative. No labels. With d the distance:
         loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)"""
 
@@ -62,7 +61,6 @@ class BatchTripletLoss(Loss):
 
 class BatchAllTripletLoss(BatchTripletLoss):
     """All triplets of the batch, averaged over those that the margin does not hold for.
-
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class, n over those of other classes:
         loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin"""
 
@@ -81,7 +79,6 @@ class BatchAllTripletLoss(BatchTripletLoss):
 
 class BatchHardTripletLoss(BatchTripletLoss):
     """Each row as an anchor with the farthest row of its class and the nearest of another.
-
     Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
         loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)"""
 
@@ -98,7 +95,6 @@ class BatchHardTripletLoss(BatchTripletLoss):
 
 class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
     """BatchHardTripletLoss with a smooth margin, which has no size to choose.
-
     Column: text. Labels [rows]: class numbers.
         loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))"""
 
@@ -111,7 +107,6 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
 
 class BatchSemiHardTripletLoss(BatchTripletLoss):
     """Each pair of a class with a negative just farther than the positive (Schroff et al. 2015, arXiv:1503.03832).
-
     Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class:
         loss = mean over (a, p) of max(0, d(a, p) - d(a, n) + margin)
     where n is the nearest row of another class that is farther from a than p, or the farthest one if none is."""
@@ -127,10 +122,8 @@ class BatchSemiHardTripletLoss(BatchTripletLoss):
 
 class MegaBatchMarginLoss(Loss):
     """Each anchor beside its positive and the most similar positive of another row (Wieting and Gimpel 2018, P18-1042).
-
     Columns: anchor, positive. No labels. With s_ij the cosine of anchor i and positive j:
         loss = mean_i  relu(positive_margin - s_ii)  +  relu(max_{j != i} s_ij - negative_margin)
-
     Only the hardest negative counts, so batches should be large: 500 rows or more."""
 
     columns = "anchor, positive"

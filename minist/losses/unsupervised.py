@@ -6,7 +6,6 @@ a text and differ on others. They are two routes of one model, one per column; a
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,6 @@ AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum"
 
 class ContrastiveTensionLoss(Loss):
     """Whether two texts are the same one, told from the embeddings by two copies of the model.
-
     Columns: a text for the first copy, a text for the second. Labels [rows], y: 1 if both are the same text, else 0
     (the paper takes seven such pairs for each of the same). With p_i = sigmoid(u_i . v_i):
         loss = sum_i  -y_i log p_i - (1 - y_i) log(1 - p_i)"""
@@ -40,7 +38,6 @@ class ContrastiveTensionLoss(Loss):
 
 class ContrastiveTensionLossInBatchNegatives(Loss):
     """A text's embeddings by two copies of the model shall find each other among all texts of the batch.
-
     Columns: the text for the first copy and the same text for the second; or one column, where both are the same
     embeddings. No labels. With s_ij = t * sim(u_i, v_j), where t is a parameter of the loss that starts at `scale`:
         loss = 1/2 mean_i [ log sum_j exp(s_ij) - s_ii ]  +  1/2 mean_j [ log sum_i exp(s_ij) - s_jj ]"""
@@ -62,7 +59,6 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
 class GlobalOrthogonalRegularizationLoss(Loss):
     """Unrelated texts shall be as similar as random directions are (Zhang et al. 2017, arXiv:1708.06320).
-
     Columns: any, each for itself. No labels. A column of N texts of width D has, over its pairs i != j,
         M1 = mean sim(x_i, x_j)        0 for random directions
         M2 = mean sim(x_i, x_j)^2    1/D for random directions
@@ -103,10 +99,10 @@ class GlobalOrthogonalRegularizationLoss(Loss):
 
     def _moment(self, column: Tensor, power: int) -> Tensor:
         """[N, D] -> mean of the similarities to this power."""
-        n, part = len(column), partial(self._sum_of_block, power)
-        return sum_over_rows(part, (column,), (column,), n) / max(1, n * (n - 1))  # one text has no pair, its sum is 0
+        n, rows = len(column), torch.arange(len(column), device=column.device)
 
-    def _sum_of_block(self, power: int, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        scores = self.similarity_fct(own[0], shared[0])
-        same = same_row(block, torch.arange(len(shared[0]), device=scores.device))
-        return scores.masked_fill(same, 0.0).pow(power).sum()  # 0: a text with itself adds nothing
+        def part(block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+            scores = self.similarity_fct(own[0], shared[0])
+            return scores.masked_fill(same_row(block, rows), 0.0).pow(power).sum()  # 0: a text with itself adds nothing
+
+        return sum_over_rows(part, (column,), (column,), n) / max(1, n * (n - 1))  # one text has no pair, its sum is 0

@@ -1,9 +1,6 @@
 """Exact search among sparse embeddings by an inverted index: of each word its postings, the documents that hold it.
-
     score(q, d) = sum over the words w of q:  q_w d_w
-
 A product with the matrix of all embeddings reads all weights of all documents; this reads those of the query's words.
-
     index.json      {"model": a hash, "size": N}
     starts.npy      [V + 1] int64: the postings of word w are those from starts[w] to starts[w + 1]
     documents.npy   [P] int32, ascending within each word

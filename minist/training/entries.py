@@ -10,8 +10,8 @@ from minist import distributed, losses
 from minist.checks import listing, pick
 from minist.data.dataset import ColumnSpec, Dataset, dataset_folder, prepare_dataset
 from minist.data.text_column import resolve_prompts
-from minist.data.transforms import vocabulary_of
-from minist.losses import cross_encoder, masked_lm
+from minist.data.transforms import vocabulary_of, word_starts
+from minist.losses import cross_encoder, over_tokens
 from minist.losses.base import Loss
 from minist.models import open_model
 from minist.models.text_model import TextModel
@@ -27,7 +27,7 @@ from minist.training.task import Task, TrainingRows
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
 # what a model gives -> the losses of it
-SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": masked_lm}
+SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": over_tokens}
 
 
 def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:
@@ -67,7 +67,7 @@ def make_rows(
     else:
         found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     for column, share in entry.delete_words.items():
-        found.delete_words(column, share, model)
+        found.deleted[column] = (share, *word_starts(model.tokenizer_for(entry.roles.get(column))))
     if loss.guide and not (loss.guide == "teacher" and entry.label != ""):  # labels may be the teacher's embeddings
         found.guide = _guide(config, entry, loss, guides)
     with located(entry):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from minist import collectives, distributed
 from minist.data.dataset import Dataset
+from minist.data.text_column import TextColumn
 from minist.files import complete_file
 from minist.models.stack import Columns, Outputs, Roles
 from minist.models.text_model import TextModel
@@ -39,15 +41,14 @@ class Guide:
         seal = hashlib.blake2b(digest_size=8)  # another model's embeddings have another name
         for weight in self.model.state_dict().values():
             seal.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        for c, name in enumerate(self.dataset.names):
+        for name, column, role in zip(self.dataset.names, self.dataset.columns, self.roles, strict=True):
             file = folder / f"{name}.{seal.hexdigest()}.npy"
-            distributed.prepare_once(file, lambda file=file, c=c: self._write(file, c))  # type: ignore[misc]
+            distributed.prepare_once(file, partial(self._write, file, column, role))
             self.cached.append(torch.from_numpy(np.load(file, mmap_mode="c")))
 
-    def _write(self, file: Path, c: int) -> None:
-        column, role = self.dataset.columns[c], self.roles[c]
-        with complete_file(file) as partial, progress_bar(len(column), "texts", f"guide: {file.name}") as bar:
-            out = np.lib.format.open_memmap(partial, "w+", np.float32, (len(column), self.model.width))
+    def _write(self, file: Path, column: TextColumn, role: str | None) -> None:
+        with complete_file(file) as made, progress_bar(len(column), "texts", f"guide: {file.name}") as bar:
+            out = np.lib.format.open_memmap(made, "w+", np.float32, (len(column), self.model.width))
             for rows in torch.arange(len(self.dataset)).split(ROWS):
                 ((x,),) = embed_in_parts(self.model, [column.take(rows)], [role])
                 out[column.texts(rows).numpy()] = x.cpu().numpy()

@@ -19,7 +19,6 @@ Named = Sequence[tuple[str, nn.Parameter]]  # such as "stack.0.layers.3.qkv.weig
 
 def make_optimizer(named: Named, lr: float, weight_decay: float, lr_for: dict[str, float], freeze: list[str]) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) over the parameters of a model and of its loss.
-
     `freeze`: regular expressions, parameters in whose name one is found are not trained. `lr_for`: pattern -> a rate of
     their own, the last that fits. Each group has its "initial_lr", which `learning_rate` multiplies in every step."""
     parameters = dict(named)

@@ -1,9 +1,7 @@
 """The rows of a cross-encoder's data set: in a batch they are pairs, each row's query with each of its texts.
-
     rows       query   documents        labels        pairs                labels  counts
       0        a       b, c             1, 0          (a, b) (a, c)        1, 0    2
       1        d       e                1             (d, e)               1       1
-
 A row's texts are those of all columns but the first, one column after the other, and for a loss with `negatives` also
 texts of other rows, which are drawn anew in each step. Every rank knows all rows, and joins the pairs of its share.
 """

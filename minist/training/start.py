@@ -81,11 +81,9 @@ def with_autoencoder(model: TextModel, start: ModelConfig) -> TextModel:
 
 def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
     """Lower the bias of each word until no more than that share of `texts` has the word.
-
     A masked language model scores thousands of words above 0 wherever it looks, and highest those that are frequent
     everywhere. So texts begin alike, and may well end so: regularizers shorten what all of them have, and what tells
-    them apart is lost along the way. Softmax, by which it learned, says nothing of how high all scores of a word lie.
-    """
+    them apart is lost along the way. Softmax, by which it learned, says nothing of how high a word's scores lie."""
     named: dict[str, Any] = {type(module).__name__: module for module in model.stack}
     pick("config: sparse_start in [model] needs a module that", "SpladePooling", named)
     encoder, head = model.stack[0], named["MaskedLMHead"]

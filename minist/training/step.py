@@ -1,9 +1,7 @@
 """One training step: from a batch to the gradient of its loss in all parameters, averaged over ranks.
-
     plain_step         all texts at once: embed, loss, backward
     mini_batched_step  the same gradient in the memory of a few texts, see gradcache.py
     token_step         for a loss that is a sum over tokens, and no function of all embeddings
-
 Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py.
 """
 
@@ -92,9 +90,8 @@ def mini_batched_step(setup: Setup, objective: Objective, seed: int) -> None:
 
 def token_step(setup: Setup, objective: Objective, seed: int) -> None:
     """loss = sum over the rows of all ranks of their tokens' losses  /  number of tokens of all ranks
-
-    Each row adds its own part, so nothing is gathered and nothing is computed twice: a mini-batch goes forward and
-    backward at once, and is forgotten. Only the number of tokens must be known before."""
+    Each row adds its own part, so nothing is gathered or computed twice: a mini-batch goes forward and backward at
+    once, and is forgotten. Only the number of tokens must be known before."""
     (columns, roles, *_), loss, model = objective.batch, objective.loss, setup.model
     count = collectives.gather(torch.tensor([loss.count(columns)], device=model.device)).sum().clamp(min=1)
     value = torch.zeros((), dtype=model.dtype, device=model.device)

@@ -13,7 +13,7 @@ from minist.batch import Batch
 from minist.data.batches import Place, balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
-from minist.data.transforms import Vocabulary, delete_words, draw_pairs, mask_words, word_starts
+from minist.data.transforms import Vocabulary, delete_words, draw_pairs, mask_words
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.training.guide import Guide
@@ -34,14 +34,9 @@ class TrainingRows:
         # the partner is a text of the one column there is
         self.roles = tuple(({PARTNER: roles.get(dataset.names[0])} | dict(roles)).get(name) for name in self.names)
         self.guide: Guide | None = None
-        self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}  # column -> share, and what tells words apart
+        self.deleted: dict[str, tuple[float, Tensor, Tensor]] = {}  # column -> share of its words, word_starts
         self.masking: tuple[Vocabulary, float, bool] | None = None  # of the one column, see mask_words
         self._drawn = lru_cache(maxsize=1)(lambda epoch: draw_pairs(len(dataset), pairs, seed, epoch))
-
-    def delete_words(self, column: str, ratio: float, model: TextModel) -> None:
-        """From now on delete this share of the column's words, others in every epoch."""
-        role = self.roles[self.names.index(column)]
-        self.deleted[column] = (ratio, *word_starts(model.tokenizer_for(role)))
 
     def batch(self, rows: Tensor, epoch: int, step: int, progress: float) -> Batch:
         """The Batch of these rows, ordered so that ranks have equal work; its columns are this rank's share."""

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from minist import Packed
 from minist.data.transforms import mask_words, vocabulary_of
-from minist.losses.masked_lm import MaskedLMLoss
+from minist.losses.over_tokens import MaskedLMLoss
 from minist.models.folder import content_of, load_module
 from minist.models.masked_lm import MaskedLM
 from minist.models.stack import Stack

@@ -106,7 +106,6 @@ SCHEMES = {kind.__name__: kind for kind in KINDS}
 
 class LambdaLoss(ListLoss):
     """A document shall be above those with smaller labels, above all where nDCG gains by it (Wang et al. 2018).
-
     Columns: query, list of documents. Labels [P]: a number for each document; below 0 it gains nothing. Over all pairs
     of the batch that count, see above; b is 2 for reduction_log = "binary", e for "natural":
         loss = mean over (i, j) of  w_ij log_b( 1 + exp(-sigma (s_i - s_j)) )"""

@@ -26,7 +26,6 @@ DISCOUNTS: dict[str, Discount] = {  # a running sum of ones is the rank: 1, 2 ..
 class ListNetLoss(ListLoss):
     """Scores and labels shall have the same softmax (Cao et al. 2007, doi:10.1145/1273496.1273513):
         loss = mean over lists of  - sum_i p_i log q_i,    p = softmax(y),  q = softmax(s)
-
     p_i is the probability that i comes first, if documents are drawn by their labels. Labels a few units apart put all
     of it on the best document; the loss is then that of a classifier which picks it."""
 
@@ -57,7 +56,6 @@ class PListMLELoss(ListLoss):
     Draw documents one after the other, each with a probability that goes with exp(s) among those that are left: how
     improbable is it that they come in the right order? The ranks have weights w_r, which sum to 1:
         loss = mean over lists of  - sum_r w_r log( exp(s_r) / sum over t >= r of exp(s_t) )
-
     Without lambda_weight, all w_r are 1. With respect_input_order the right order is that of the data, best first, and
     the labels are not read; without it, that of the labels, of equal ones the first given first."""
 

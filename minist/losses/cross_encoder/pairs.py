@@ -15,7 +15,6 @@ from minist.losses.distillation import margin_mse
 
 class BinaryCrossEntropyLoss(PairLoss):
     """A pair either matches or does not: logistic regression on its score (Nogueira and Cho 2019, arXiv:1901.04085).
-
     Columns: two texts, such as query and document. Labels [P], y: 1 for a pair that matches, 0 for one that does not,
     or the probability that it does. With s_i the score of pair i, and w = pos_weight, by which a missed match costs
     more than a false one where few pairs match:
@@ -39,7 +38,6 @@ class BinaryCrossEntropyLoss(PairLoss):
 
 class MSELoss(PairLoss):
     """The score of a pair shall be its label, for instance a teacher's score (Hofstaetter 2020, arXiv:2010.02666).
-
     Columns: two texts. Labels [P]: any numbers; for those from 0 to 1 the activation "Sigmoid" keeps the scores there
     too. With s_i the score of pair i:
         loss = mean_i  (s_i - label_i)^2"""
@@ -54,7 +52,6 @@ class MSELoss(PairLoss):
 
 class CrossEntropyLoss(PairLoss):
     """Which class is a pair of texts? For instance: does one sentence follow from the other?
-
     Columns: two texts. Labels: classes 0 .. num_labels - 1 [P], or shares of each class [P, num_labels], which sum to
     1. With z_ic the logit of class c for pair i:
         loss = mean_i  log( sum_c exp(z_ic) ) - z_i,label_i        (-log of the softmax)"""
@@ -82,7 +79,6 @@ class CrossEntropyLoss(PairLoss):
 
 class MarginMSELoss(PairLoss):
     """A positive shall be scored above a negative by as much as a teacher does (Hofstaetter 2020, arXiv:2010.02666).
-
     Columns: query, positive, and one or more negatives, or lists of them. Labels: the teacher's margins
     score(q, p) - score(q, n_j), [rows, k] or [rows] for k = 1, or its scores of p and all n_j, [rows, 1 + k], of which
     only differences count; rows with fewer than k negatives have NaN at their end. With s the model's scores:
@@ -99,12 +95,10 @@ class MarginMSELoss(PairLoss):
 
 class MultipleNegativesRankingLoss(PairLoss):
     """Each query finds its positive among negatives, drawn from the other rows of the batch, or its own.
-
     Columns: anchor, positive, and any number of negatives. No labels. Besides its own negatives a query is paired with
     num_negatives texts of other rows, drawn anew in each step (None: all of them, a batch of n rows then has n^2 pairs
     or more; 0: none). With s_i0 the score of the positive, s_ij those of the negatives and c_ij = scale * s_ij:
         loss = mean_i  log( sum_j exp(c_ij) ) - c_i0         (van den Oord et al. 2018, arXiv:1807.03748)
-
     The scores are sigmoids unless another activation is given, so `scale` says how sure the softmax may become: that of
     a perfect row with k negatives is 1 / (1 + k exp(-scale))."""
 

@@ -1,4 +1,4 @@
-"""DenoisingAutoEncoderLoss: an embedding from which its text can be written again; for `token_step` of step.py."""
+"""Losses that are sums over tokens, for `token_step` of step.py: to guess hidden words, and to write a text again."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +8,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.batch import Batch
+from minist.checks import number
 from minist.data.packed import Packed
 from minist.losses.base import Loss, check_columns
 from minist.modules.decoder import DECODABLE, Decodable, Decoder
 
+__all__ = ["MaskedLMLoss"]  # the loss of a MaskedLM; the other one is for embeddings
+
+
+class MaskedLMLoss(Loss):
+    """Guess the hidden words of a text from those around them (Devlin et al. 2019, arXiv:1810.04805).
+    One column of text, no labels; for a MaskedLM. Of each text `mask_ratio` of the tokens are chosen anew in every
+    epoch, see mask_words in data/transforms.py. With x~ the text after that, x_t what stood at t, and M all chosen
+    tokens of all texts:
+        loss = mean over t in M  -log p(x_t | x~)
+    e to the power of it is the perplexity: among how many words, equally likely, the model still doubts."""
+
+    columns = "one column of text"
+    over_tokens = True
+
+    def __init__(self, mask_ratio: float = 0.15, whole_words: bool = True) -> None:
+        """`whole_words`: all tokens of a word are chosen together, since the others would give it away."""
+        super().__init__()
+        self.mask_ratio, self.whole_words = number("mask_ratio", mask_ratio, most=1, above=0), whole_words
+
+    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
+        check_columns(self, embeddings, batch, 1, 1)
+
+    def count(self, columns: Sequence[Packed]) -> int:
+        return int((columns[1].input_ids >= 0).sum())
+
+    def forward(self, model: Any, columns: Sequence[Packed], roles: Sequence[str | None]) -> Tensor:
+        """Masked texts and targets, as mask_words gives them -> scalar, a sum over the `count` chosen tokens."""
+        order = longest_first(columns[0])
+        texts, targets = (column.take(order) for column in columns)
+        chosen = (targets.input_ids >= 0).nonzero()[:, 0]  # [M]: the last layer and the head need no others
+        encoder, head = model.stack
+        words = head(encoder(texts.to(model.device), chosen.to(model.device)))
+        scores = F.linear(words.x, words.weight, words.bias)  # [M, V]
+        return sum_of_errors(scores, targets.input_ids[chosen].to(model.device))
+
 
 class DenoisingAutoEncoderLoss(Loss):
     """A decoder writes the text from the embedding of a damaged one: TSDAE (Wang et al. 2021, arXiv:2104.06979).
-
     Columns: damaged text, original text, for instance the same column of a file twice, with `delete_words` for the
     first. No labels. With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
         loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)"""
@@ -49,11 +84,10 @@ class DenoisingAutoEncoderLoss(Loss):
         assert self.decoder is not None, "call attach first"
         ((embeddings,),) = model([columns[0]], roles[:1])
         texts = columns[1]
-        order = texts.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
+        order = longest_first(texts)
         so_far, written = texts_so_far(texts.take(order).to(embeddings.device))
         scores = self.decoder(model.stack.reader(roles[0]), so_far, embeddings[order.to(embeddings.device)])
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half types cannot sum so many words
-        return F.cross_entropy(scores, written, reduction="sum")
+        return sum_of_errors(scores, written)
 
 
 def texts_so_far(texts: Packed) -> tuple[Packed, Tensor]:
@@ -61,3 +95,13 @@ def texts_so_far(texts: Packed) -> tuple[Packed, Tensor]:
     is_written = texts.position_ids > 0
     is_read = is_written.roll(-1)  # the token before one that is written; the last one's successor is a first token
     return Packed.of(texts.input_ids[is_read], (texts.lengths - 1).clamp(min=0)), texts.input_ids[is_written]
+
+
+def longest_first(texts: Packed) -> Tensor:
+    return texts.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
+
+
+def sum_of_errors(scores: Tensor, words: Tensor) -> Tensor:
+    """-log p of each token's word, by its scores of all words, [T, V], [T] -> scalar."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half types cannot sum so many words
+    return F.cross_entropy(scores, words, reduction="sum")

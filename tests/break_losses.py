@@ -104,7 +104,7 @@ BREAKS = [
         "test_run",
         "test_csr.py",
     ),
-    wrapper("wrapper", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [unit(x[:, -dim:])", "widths"),
+    wrapper("matryoshka", "MatryoshkaLoss", "cut = [unit(x[:, :dim])", "cut = [unit(x[:, -dim:])", "widths"),
     wrapper("wrapper", "Wrapper", "weight * total", "total", "matryoshka"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", " / len(layers)", "", "layers"),
     wrapper("adaptive_layer", "AdaptiveLayerLoss", ".detach() / t", " / t", "layers"),

@@ -30,6 +30,7 @@ minist/encoders/attention.py
 minist/modules/pooling.py
 minist/collectives.py
 minist/encoders/encoder.py
+minist/losses/matryoshka.py
 minist/losses/contrastive.py
 minist/losses/wrapper.py
 minist/losses/base.py

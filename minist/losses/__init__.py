@@ -5,6 +5,7 @@ from minist.losses.adaptive_layer import AdaptiveLayerLoss, Matryoshka2dLoss
 from minist.losses.contrastive import MultipleNegativesRankingLoss, MultipleNegativesSymmetricRankingLoss
 from minist.losses.distillation import DistillKLDivLoss, EmbedDistillLoss, MarginMSELoss, MSELoss
 from minist.losses.guided import GISTEmbedLoss
+from minist.losses.matryoshka import MatryoshkaLoss
 from minist.losses.over_tokens import DenoisingAutoEncoderLoss
 from minist.losses.pairs import AnglELoss, ContrastiveLoss, CoSENTLoss
 from minist.losses.pairs import CosineSimilarityLoss, OnlineContrastiveLoss, SoftmaxLoss
@@ -15,6 +16,6 @@ from minist.losses.triplets import BatchAllTripletLoss, BatchHardSoftMarginTripl
 from minist.losses.triplets import BatchSemiHardTripletLoss, MegaBatchMarginLoss, TripletLoss
 from minist.losses.unsupervised import ContrastiveTensionLoss, ContrastiveTensionLossInBatchNegatives
 from minist.losses.unsupervised import GlobalOrthogonalRegularizationLoss
-from minist.losses.wrapper import MatryoshkaLoss, WeightedSumLoss
+from minist.losses.wrapper import WeightedSumLoss
 
 __all__ = sorted(name for name, found in globals().items() if callable(found))  # Sparse.. are functions

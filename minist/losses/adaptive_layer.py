@@ -10,7 +10,8 @@ from torch import Tensor
 from minist.batch import Batch
 from minist.checks import number, pick
 from minist.losses.base import Loss
-from minist.losses.wrapper import MatryoshkaLoss, Part, Wrapper
+from minist.losses.matryoshka import MatryoshkaLoss
+from minist.losses.wrapper import Part, Wrapper
 
 LAYER_WEIGHTING: dict[str, Callable[[int], float]] = {
     "uniform": lambda layer: 1.0,

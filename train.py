@@ -18,7 +18,7 @@ from torch import nn
 from minist import distributed
 from minist.checks import listing, pick
 from minist.cli import run_command
-from minist.data.batches import Place
+from minist.data.samplers import Place
 from minist.models import open_model
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config

@@ -49,7 +49,7 @@ def test_limits():
 def test_the_table_of_this_checkout(capsys):
     assert main(ROOT) == int(not all(figure.is_kept for figure in figures(ROOT)))
     assert len(capsys.readouterr().out.splitlines()) == len(figures(ROOT))
-    assert len(set(STEP)) == 15
+    assert len(set(STEP)) == 16
 
 
 CONFIG = """

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from minist.data import batches as samplers
-from minist.data.batches import (
+from minist.data import samplers
+from minist.data.dataset import text_hashes
+from minist.data.samplers import (
     MIXINGS,
     SAMPLERS,
     Batches,
@@ -22,7 +23,6 @@ from minist.data.batches import (
     proportional,
     round_robin,
 )
-from minist.data.dataset import text_hashes
 
 # by sentence-transformers 6.2, seed 7: two columns of 12 rows, 20 rows of 3 labels, three sets of 10, 4 and 7 rows
 RECORDED = json.loads((Path(__file__).parent / "data" / "samplers.json").read_text())

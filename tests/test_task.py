@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import sentences, tiny_model, write_jsonl
 
-from minist.data.batches import balance
+from minist.data.samplers import balance
 from minist.data.transforms import word_starts
 from minist.losses import CoSENTLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
 from minist.training.config import DataConfig

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minist.data.batches import Keys
 from minist.data.labels import Labels, LabelWriter, check_label_file, is_label_file
 from minist.data.packed import Packed
 from minist.data.rows import Column, Place, check_texts, file_kind, read_places
+from minist.data.samplers import Keys
 from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter, offsets
 from minist.data.texts import Texts, chunks
 from minist.files import check_file, complete_folder, read_json, write_json

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from minist.checks import listing, number, pick
-from minist.data.batches import MIXINGS, SAMPLERS
+from minist.data.samplers import MIXINGS, SAMPLERS
 from minist.training.construct import Table, build, read_table
 from minist.training.optimizer import SCHEDULES
 from minist.training.task import PARTNER

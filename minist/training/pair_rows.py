@@ -11,10 +11,10 @@ from torch import Tensor
 
 from minist import distributed
 from minist.batch import Batch
-from minist.data.batches import balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
 from minist.data.pairing import Pairing, RowPairs, add_negatives, pair_rows
+from minist.data.samplers import balance
 from minist.losses.base import Loss
 from minist.training.task import TrainingRows
 

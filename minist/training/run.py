@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from minist import collectives, distributed
-from minist.data.batches import SAMPLERS, Batches
+from minist.data.samplers import SAMPLERS, Batches
 from minist.data.sources import prepare_source
 from minist.encoders.encoder import Encoder
 from minist.models import open_model

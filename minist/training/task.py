@@ -10,9 +10,9 @@ from torch import Tensor
 
 from minist import distributed
 from minist.batch import Batch
-from minist.data.batches import Place, balance
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
+from minist.data.samplers import Place, balance
 from minist.data.transforms import Vocabulary, delete_words, draw_pairs, mask_words
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel

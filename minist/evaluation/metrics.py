@@ -114,10 +114,10 @@ def threshold_metrics(positive: np.ndarray, scores: np.ndarray, ap: str) -> dict
     return found | {ap: average_precision(positive, scores)}
 
 
-def matthews(positive: np.ndarray, predicted: np.ndarray) -> float:
-    """Correlation of two kinds of yes and no (Matthews 1975); 0 where one of them is always the same."""
-    found = pearson(positive.astype(np.float64), predicted.astype(np.float64))
-    return 0.0 if np.isnan(found) else found
+def matthews(positive: np.ndarray, scores: np.ndarray, threshold: float) -> float:
+    """Correlation of what is positive and what is at the threshold or above (Matthews 1975); 0 where one is constant."""
+    found = pearson(positive.astype(np.float64), (scores >= threshold).astype(np.float64))
+    return found if np.isnan(threshold) else float(np.nan_to_num(found))
 
 
 def ndcg_of_scores(positive: np.ndarray, scores: np.ndarray, k: int) -> float:
@@ -136,7 +136,8 @@ def rank_means(prefix: str, lists: Iterable[tuple[list[bool], np.ndarray]], k: i
         f"mrr@{k}": [mrr_at(hits[scores.argsort(kind="stable")[::-1]], k) for hits, scores in given],  # later first
         f"ndcg@{k}": [ndcg_of_scores(hits, scores, k) for hits, scores in given],
     }
-    return {f"{prefix}{metric}": fmean(values) for metric, values in found.items() if values}
+    lost = any(np.isnan(scores).any() for _, scores in given)  # to argsort the largest number is nan
+    return {f"{prefix}{metric}": np.nan if lost else fmean(values) for metric, values in found.items() if values}
 
 
 def found_by(documents: Sequence[object], positive: Sequence[object]) -> list[bool]:

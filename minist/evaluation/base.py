@@ -1,4 +1,4 @@
-"""What all evaluators share: how metrics are called, what is asked of a model, and what is said of sparse embeddings."""
+"""What all evaluators share: names of metrics, what is asked of a model, what is said of sparse embeddings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -49,8 +49,9 @@ class Evaluator:
         """`name` begins all metrics; `note` is what a person should know of the rows. `similarity_fn_names` None is the
         model's own; `truncate_dim` keeps the first dimensions, of a sparse model so many weights of each text."""
         self.prefix, self.note, self.truncate_dim = f"{name}_" if name else "", note, truncate_dim
-        # an unknown one is known before the run, not after it
-        self.similarity_fn_names = [known for known in similarity_fn_names or () if pairwise_similarity(known)]
+        self.similarity_fn_names = list(similarity_fn_names or ())
+        for known in self.similarity_fn_names:
+            pairwise_similarity(known)  # before the run, not after it
 
     @classmethod
     def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:

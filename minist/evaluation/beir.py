@@ -25,14 +25,12 @@ def read_collection(queries: Path, corpus: Path, qrels: Path) -> dict[str, Any]:
         if score > 0:
             relevant.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = score
     judged, notes = dict.fromkeys(i for ids in relevant.values() for i in sorted(ids)), []
-    ids: Iterable[str]
-    for file, ids, known in ((queries, relevant, texts), (corpus, judged, documents)):
-        if lost := [i for i in ids if i not in known]:
+    for file, named, known in ((queries, relevant, texts), (corpus, judged, documents)):
+        if lost := [i for i in named if i not in known]:
             notes.append(f"{qrels} names {len(lost):,} ids that {file} has not, such as {', '.join(lost[:3])}")
     if not any(ids.keys() & documents.keys() for query, ids in relevant.items() if query in texts):
-        raise ValueError(
-            "; ".join([f"no query of {queries} has a relevant document in {corpus}: do the ids agree?", *notes])
-        )
+        notes.insert(0, f"no query of {queries} has a relevant document in {corpus}: do the ids agree?")
+        raise ValueError(" ".join(notes))
     return {"queries": texts, "corpus": documents, "relevant_docs": relevant, "note": "; ".join(notes)}
 
 
@@ -48,13 +46,12 @@ def read_texts(file: Path) -> dict[str, str]:
     return found
 
 
-def files_of(folder: Path, split: str = "test") -> dict[str, Path | None]:
-    """The files of a collection in a folder: qrels/{split}.tsv, or another .tsv if it is the only one."""
+def files_of(folder: Path, split: str = "test") -> tuple[tuple[Path, Path, Path], Path | None]:
+    """queries, corpus and qrels/{split}.tsv, or another .tsv if it is the only one; and the candidates."""
     found = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
     qrels = pick(f"split of {folder / 'qrels'}", next(iter(found)) if len(found) == 1 else split, found)
     ranked = (file for file in (folder / "bm25.jsonl", folder / "bm25.parquet") if file.is_file())
-    files = {"queries": folder / "queries.jsonl", "corpus": folder / "corpus.jsonl", "qrels": qrels}
-    return {**files, "candidates": next(ranked, None)}
+    return (folder / "queries.jsonl", folder / "corpus.jsonl", qrels), next(ranked, None)
 
 
 def collections_in(folder: Path, names: Iterable[str] | None, without: Iterable[str] = ()) -> dict[str, Path]:

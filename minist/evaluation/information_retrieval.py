@@ -22,7 +22,7 @@ METRICS: dict[str, Callable[[np.ndarray, int, np.ndarray], float]] = {
     "accuracy": lambda gains, k, best: float(gains[:k].any()),  # 1 if one of the first k is relevant
     "precision": lambda gains, k, best: (
         np.count_nonzero(gains[:k]) / k
-    ),  # also of fewer: what is missing is not relevant
+    ),  # also where fewer are found
     "recall": lambda gains, k, best: np.count_nonzero(gains[:k]) / len(best),  # share of those that are found
     "ndcg": metrics.ndcg_at,
     "mrr": lambda gains, k, best: metrics.mrr_at(gains, k),
@@ -98,19 +98,17 @@ class InformationRetrievalEvaluator(Evaluator):
         for start in range(0, len(self.documents), self.at_once):
             texts = self.documents[start : start + self.at_once]
             chunk = self.embed(model, texts, "document", self.prompts[1])
-            for name, found in best.items():
-                scores, rows = search(queries, chunk, self.deepest, name)
-                both = zip(found, (scores, start + rows), strict=True)  # earlier ones stay ahead among equals
-                best[name] = in_order(*(torch.cat(pair, dim=1) for pair in both), self.deepest)
+            for by, (values, numbers) in best.items():
+                scores, rows = search(queries, chunk, self.deepest, by)
+                both = torch.cat([values, scores], 1), torch.cat([numbers, start + rows], 1)
+                best[by] = in_order(*both, self.deepest)  # earlier ones stay ahead among equals
             for name, value in sparse_figures({"query": queries, "corpus": chunk}).items():  # all are means over texts
                 figures[name] = figures.get(name, 0.0) + value * len(texts) / len(self.documents)
         found = {name: value for by, (_, rows) in best.items() for name, value in self.means(rows.numpy(), by).items()}
         for by, ranking in best.items() if self.predictions and not distributed.rank() else ():
             self.write(Path(self.predictions), by, *ranking)
-        depth = max((k for metric, k in self.wanted if metric == "ndcg"), default=0)
-        return self.named(
-            found | figures, f"{max(names, key=lambda by: found.get(f'{by}_ndcg@{depth}', 0))}_ndcg@{depth}"
-        )
+        last = f"ndcg@{max((k for metric, k in self.wanted if metric == 'ndcg'), default=0)}"
+        return self.named(found | figures, max((f"{by}_{last}" for by in names), key=lambda key: found.get(key, 0.0)))
 
     def measure(self, ranking: np.ndarray, by: str) -> Metrics:
         """Metrics of a ranking made by any system: document numbers [queries, depth], best first."""
@@ -122,7 +120,7 @@ class InformationRetrievalEvaluator(Evaluator):
             gains = np.array([max(relevant.get(self.document_ids[i], 0.0), 0.0) for i in row])
             best = np.array(
                 sorted((gain for gain in relevant.values() if gain > 0), reverse=True)
-            )  # also not in corpus
+            )  # of all
             for metric, k in self.wanted:
                 found.setdefault(f"{by}_{metric}@{k}", []).append(METRICS[metric](gains, k, best))
         return {name: float(np.mean(values)) for name, values in found.items()}

@@ -115,7 +115,7 @@ def threshold_metrics(positive: np.ndarray, scores: np.ndarray, ap: str) -> dict
 
 
 def matthews(positive: np.ndarray, scores: np.ndarray, threshold: float) -> float:
-    """Correlation of what is positive and what is at the threshold or above (Matthews 1975); 0 where one is constant."""
+    """Correlation of being positive and at the threshold or above (Matthews 1975); 0 where one of them is constant."""
     found = pearson(positive.astype(np.float64), (scores >= threshold).astype(np.float64))
     return found if np.isnan(threshold) else float(np.nan_to_num(found))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from minist.checks import whole
 from minist.evaluation.base import Evaluator, Metrics, Texts
-from minist.evaluation.beir import collections_in, files_of
+from minist.evaluation.beir import collections_in, files_of, read_collection
 from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
 from minist.evaluation.reranking import RERANK_K, CrossEncoderRerankingEvaluator
 
@@ -50,6 +50,7 @@ class NanoBEIREvaluator(SeveralCollections):
         accuracy_at_k: Sequence[int] = (1, 3, 5, 10),
         precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
         map_at_k: Sequence[int] = (100,),
+        corpus_chunk_size: int = 50000,
         similarity_fn_names: Texts | None = None,
         truncate_dim: int | None = None,
         query_prompts: str = "",
@@ -63,12 +64,10 @@ class NanoBEIREvaluator(SeveralCollections):
         super().__init__(name)
         found, cut = {}, f"_{truncate_dim}" if truncate_dim else ""
         for short, at in collections_in(Path(folder), dataset_names).items():
-            files = files_of(at, split)
-            given = InformationRetrievalEvaluator.of_files(files["queries"], files["corpus"], files["qrels"])
-            depths = (accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k)
-            how = {"similarity_fn_names": similarity_fn_names, "truncate_dim": truncate_dim}
-            how |= {"query_prompt": query_prompts, "corpus_prompt": corpus_prompts, "note": given.pop("note")}
-            found[short] = at, InformationRetrievalEvaluator(*given.values(), "", *depths, **how)
+            queries, corpus, relevant, note = read_collection(*files_of(at, split)[0]).values()
+            depths = (accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k, corpus_chunk_size)
+            how = (similarity_fn_names, truncate_dim, query_prompts, corpus_prompts, "", note)
+            found[short] = at, InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, *how)
         self._over(found, f"{cut}_", f"NanoBEIR_{aggregate_key}{cut}_", aggregate_fn)
 
 
@@ -94,7 +93,8 @@ class CrossEncoderNanoBEIREvaluator(SeveralCollections):
         super().__init__(name)
         found, depth = {}, whole("rerank_k", rerank_k, least=1)
         for short, at in collections_in(Path(folder), dataset_names, OF_ARGUMENTS).items():
-            given = CrossEncoderRerankingEvaluator.of_files(*files_of(at, split).values(), depth)
+            files, candidates = files_of(at, split)
+            given = CrossEncoderRerankingEvaluator.of_files(*files, candidates, depth)
             one = CrossEncoderRerankingEvaluator(given["samples"], at_k, always_rerank_positives, note=given["note"])
             found[short] = at, one
         self._over(found, f"_R{depth}_", f"NanoBEIR_R{depth}_{aggregate_key}_", aggregate_fn)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from minist.checks import number
 from minist.data.rows import Place, check_number, check_text
 from minist.evaluation.base import Embedder, Evaluator, Metrics, Texts, check_lengths, mean_figures
 from minist.evaluation.metrics import average_precision, best_f1
@@ -124,6 +125,7 @@ class ParaphraseMiningEvaluator(Evaluator):
         known = [(numbers[a], numbers[b]) for a, b in duplicates_list if a in numbers and b in numbers]
         self.duplicates = {(min(pair), max(pair)) for pair in (_closure(known) if add_transitive_closure else known)}
         self.texts, self.limits = list(sentences_map.values()), (top_k, max_pairs, query_chunk_size, corpus_chunk_size)
+        number("number of sentences", len(self.texts), least=2)
 
     @classmethod
     def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:
@@ -139,15 +141,10 @@ class ParaphraseMiningEvaluator(Evaluator):
     def __call__(self, model: Embedder) -> Metrics:
         embeddings = self.embed(model, self.texts)
         scores, pairs = paraphrase_pairs(embeddings, *self.limits)
-        found = dict.fromkeys(("f1", "f1_threshold", "precision", "recall"), 0.0)
-        right, values = (
-            np.array([tuple(pair) in self.duplicates for pair in pairs.tolist()], bool),
-            scores.double().numpy(),
-        )
-        if len(right):
-            found = best_f1(right, values, len(self.duplicates))
-        average = average_precision(right, values, len(self.duplicates)) if len(right) else 0.0
-        found = {"average_precision": average, **found, "threshold": found.pop("f1_threshold")}
+        right = np.array([tuple(pair) in self.duplicates for pair in pairs.tolist()])
+        given = right, scores.double().numpy(), len(self.duplicates)
+        found = best_f1(*given) | {"average_precision": average_precision(*given)}
+        found["threshold"] = found.pop("f1_threshold")
         return self.named(found | mean_figures(embeddings), "average_precision")
 
 

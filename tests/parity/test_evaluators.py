@@ -77,11 +77,11 @@ def test_information_retrieval_at_other_depths():
     table = random_table(random, [*collection[0].values(), *collection[1].values()], True, "dot")
     ours = InformationRetrievalEvaluator(
         *collection,
-        accuracy_at=(2, 7),
-        precision_recall_at=(4,),
-        mrr_at=(1, 20),
-        ndcg_at=(3, 30),
-        map_at=(5, 50),
+        accuracy_at_k=(2, 7),
+        precision_recall_at_k=(4,),
+        mrr_at_k=(1, 20),
+        ndcg_at_k=(3, 30),
+        map_at_k=(5, 50),
     )
     evaluator = real.InformationRetrievalEvaluator(
         *collection,

@@ -5,9 +5,9 @@ from types import ModuleType
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import expand, mine
+from minist.commands import evaluate, expand, mine
 
-COMMANDS: dict[str, ModuleType] = {"mine": mine, "expand": expand}
+COMMANDS: dict[str, ModuleType] = {"evaluate": evaluate, "mine": mine, "expand": expand}
 
 
 class Parser(argparse.ArgumentParser):

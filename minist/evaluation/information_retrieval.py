@@ -20,9 +20,7 @@ from minist.retrieval.search import in_order, search
 # of what the results gain [depth], best first and 0 if not relevant, k, and of all relevant documents, largest first
 METRICS: dict[str, Callable[[np.ndarray, int, np.ndarray], float]] = {
     "accuracy": lambda gains, k, best: float(gains[:k].any()),  # 1 if one of the first k is relevant
-    "precision": lambda gains, k, best: (
-        np.count_nonzero(gains[:k]) / k
-    ),  # also where fewer are found
+    "precision": lambda gains, k, best: np.count_nonzero(gains[:k]) / k,  # also where fewer are found
     "recall": lambda gains, k, best: np.count_nonzero(gains[:k]) / len(best),  # share of those that are found
     "ndcg": metrics.ndcg_at,
     "mrr": lambda gains, k, best: metrics.mrr_at(gains, k),
@@ -118,9 +116,7 @@ class InformationRetrievalEvaluator(Evaluator):
         found: dict[str, list[float]] = {}
         for relevant, row in zip(self.relevant.values(), ranking, strict=True):
             gains = np.array([max(relevant.get(self.document_ids[i], 0.0), 0.0) for i in row])
-            best = np.array(
-                sorted((gain for gain in relevant.values() if gain > 0), reverse=True)
-            )  # of all
+            best = np.array(sorted((gain for gain in relevant.values() if gain > 0), reverse=True))  # of all
             for metric, k in self.wanted:
                 found.setdefault(f"{by}_{metric}@{k}", []).append(METRICS[metric](gains, k, best))
         return {name: float(np.mean(values)) for name, values in found.items()}

@@ -1,7 +1,7 @@
 """Evaluators of translations, of what a teacher says of them, of classes and of duplicates; and of several at once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from minist.checks import number
 from minist.data.rows import Place, check_number, check_text
 from minist.evaluation.base import Embedder, Evaluator, Metrics, Texts, check_lengths, mean_figures
+from minist.evaluation.cross_encoder_pairs import CrossEncoderClassificationEvaluator, Labels, class_numbers
 from minist.evaluation.metrics import average_precision, best_f1
 from minist.models import open_model
 from minist.retrieval.paraphrases import paraphrase_pairs
@@ -79,15 +80,31 @@ class MSEEvaluator(Evaluator):
 class LabelAccuracyEvaluator(Evaluator):
     """Metric `{name}_accuracy`: how often is the class that a SoftmaxLoss finds most likely for a pair its label?"""
 
-    columns, arguments = ("text1", "text2", "label"), ("sentences1", "sentences2", "labels")
+    columns = ("text1", "text2", "label")
 
     def __init__(
-        self, sentences1: Texts, sentences2: Texts, labels: Sequence[int], softmax_model: Any, name: str = ""
+        self,
+        sentences1: Texts,
+        sentences2: Texts,
+        labels: Labels,
+        softmax_model: Any,
+        name: str = "",
+        classes: Texts = (),
+        note: str = "",
     ) -> None:
-        """`softmax_model` is the loss that was trained with the model; in a config the name of its [[data]] entry."""
-        super().__init__(name)
+        """`softmax_model` is the loss that was trained with the model; in a config the name of its [[data]] entry.
+        `classes` are the names that labels may have, in the order of their numbers."""
+        super().__init__(name, note)
         check_lengths(sentences1, ("second texts", sentences2), ("labels", labels))
-        self.sides, self.labels, self.loss = (sentences1, sentences2), torch.tensor(labels), softmax_model
+        numbers = class_numbers(labels, dict(enumerate(classes)), softmax_model.num_labels)
+        self.sides, self.labels, self.loss = (sentences1, sentences2), torch.from_numpy(numbers), softmax_model
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:
+        """Arguments: each row is a pair with the number or the name of its class."""
+        found = CrossEncoderClassificationEvaluator.of_rows(rows)
+        first, second = zip(*found["sentence_pairs"], strict=True)
+        return {"sentences1": first, "sentences2": second, "labels": found["labels"]}
 
     @torch.no_grad()
     def __call__(self, model: Embedder) -> Metrics:

@@ -150,14 +150,15 @@ def test_margins():
 # ---------------------------------------------------------------- precision and dimensions
 
 
-def test_precisions_change_the_order_of_a_few():
+def test_precisions():
     scores = np.random.RandomState(50).rand(12).tolist()
     plain = EmbeddingSimilarityEvaluator(s(0, 12), s(12, 24), scores)(Table())["spearman_cosine"]
     found = [
         EmbeddingSimilarityEvaluator(s(0, 12), s(12, 24), scores, precision=name)(Table())["spearman_cosine"]
         for name in ("float32", "int8", "uint8", "binary", "ubinary")
     ]
-    assert found[0] == plain and abs(found[1] - plain) < 0.1 and len(set(found[:4])) == 4 and found[3] == found[4]
+    assert found[0] == plain and len(set(found[:4])) == 4
+    assert found[3] == found[4] != plain
     with pytest.raises(ValueError, match="precision is 'bits', known are float32"):
         EmbeddingSimilarityEvaluator(s(0, 2), s(2, 4), [0, 1], precision="bits")
     with pytest.raises(ValueError, match="precision is 'int8': sparse embeddings have none"):
@@ -231,7 +232,7 @@ def test_label_accuracy_in_a_config(tmp_path):
     entry = EvalConfig(columns=columns, evaluator=evaluator, name="x", files=[str(file)])
     made = make_evaluator(entry, [task])
     assert made.loss is loss and made.labels.tolist() == [1]
-    with pytest.raises(ValueError, match="softmax_model in .* x, a .* entry, is 'nli', known are none"):
+    with pytest.raises(ValueError, match=r"softmax_model in .* x, a .* entry, is 'nli', known are none"):
         make_evaluator(entry)
 
 
@@ -307,17 +308,14 @@ def test_nano_beir(tmp_path):
     [
         ("BinaryClassificationEvaluator", {"text1": "a", "text2": "b", "label": "n"}, "x_cosine_ap"),
         ("TripletEvaluator", {"anchor": "a", "positive": "a", "negative": "b"}, "x_cosine_accuracy"),
-        ("RerankingEvaluator", {"query": "a", "positive": "a", "negative": "b"}, "x_ndcg@10"),
+        ("RerankingEvaluator", {"query": "a", "positive": "a", "negative": "d"}, "x_ndcg@10"),
         ("TranslationEvaluator", {"source": "a", "target": "a"}, "x_mean_accuracy"),
-        ("ParaphraseMiningEvaluator", {"text1": "a", "text2": "c"}, "x_average_precision"),
     ],
 )
 def test_entries(tmp_path, evaluator, columns, metric):
-    """Which are perfect where what belongs together is equal, or nearly so."""
-    rows = [{"a": f"s{i}", "b": f"s{i if i % 2 else i + 10}", "c": f"s{i}", "n": i % 2} for i in range(1, 9)]
+    """Which all but the triplets' are perfect where what belongs together is equal, or the only pair there is."""
+    rows = [{"a": f"s{i}", "b": f"s{i if i % 2 else i + 10}", "d": f"s{i + 20}", "n": i % 2} for i in range(1, 9)]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     entry = EvalConfig(columns=columns, evaluator={"name": evaluator}, name="x", files=[str(file)])
     found = make_evaluator(entry)(Table())
-    assert metric in found and (found[metric] == 1) == (
-        evaluator in ("BinaryClassificationEvaluator", "TranslationEvaluator")
-    )
+    assert found[metric] == (0.5 if evaluator == "TripletEvaluator" else 1)

@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
         check_kind(chosen[path], evaluator, model)
         metrics[path] = evaluate([evaluator], model)
         own = "" if scores or args.similarity_fn_names else model.similarity_name  # the only one: no name needs it
-        shown[path] = {key.replace(f"{own}_", "").replace(f"_{own}", ""): v for key, v in metrics[path].items()}
+        words = {key: key.split("_") for key in metrics[path]}
+        shown[path] = {"_".join(w for w in words[k] if w != own): value for k, value in metrics[path].items()}
         if evaluator.note and not rank:
             print(f"note: {evaluator.note}")
     if not rank:

@@ -24,6 +24,7 @@ from minist.evaluation import (
     TranslationEvaluator,
     TripletEvaluator,
 )
+from minist.evaluation.beir import collections_in
 from minist.losses import SoftmaxLoss
 from minist.training.config import EvalConfig
 from minist.training.evaluations import make_evaluator
@@ -271,6 +272,14 @@ def test_duplicates_from_rows():
 # ---------------------------------------------------------------- several at once
 
 
+def test_similarities_of_an_entry(tmp_path):
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"a": f"s{i}", "b": f"s{i + 5}", "s": i} for i in range(5)])
+    evaluator = {"name": "EmbeddingSimilarityEvaluator", "similarity_fn_names": ["dot", "cosine"]}
+    columns = {"text1": "a", "text2": "b", "score": "s"}
+    made = make_evaluator(EvalConfig(columns=columns, evaluator=evaluator, name="x", files=[str(file)]))
+    assert made(Table())["x_spearman_max"] == max(made(Table())[f"x_spearman_{name}"] for name in ("dot", "cosine"))
+
+
 def test_sequential():
     given = [TripletEvaluator(s(0, 12), s(12, 24), s(24, 36), "t"), TranslationEvaluator(s(0, 8), s(0, 8), "x")]
     found = SequentialEvaluator(given)(Table())
@@ -290,6 +299,7 @@ def test_nano_beir(tmp_path):
     """Each document is the query's own text, or never found."""
     collection(tmp_path / "NanoMSMARCO", [(0, 0), (1, 1)])
     collection(tmp_path / "my files", [(2, 2), (2, 99)])
+    assert list(collections_in(tmp_path, None, ["msmarco"])) == ["my files"]
     found = NanoBEIREvaluator(tmp_path, ndcg_at_k=[1, 10], name="x")(Table())
     assert found["x_NanoMSMARCO_cosine_recall@1"] == 1 and found["x_my files_cosine_recall@1"] == 0.5
     assert found["x_NanoBEIR_mean_cosine_recall@1"] == 0.75 and found["x_NanoBEIR_mean_cosine_ndcg@1"] == 1

@@ -6,6 +6,7 @@ import pytest
 from models import DATA
 from tiny import run_script, sentences, tiny_model, write_jsonl
 
+from minist.commands.evaluate import find_columns
 from minist.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
 from minist.models.cross_encoder import CrossEncoder
 
@@ -105,6 +106,7 @@ def test_a_table_without_a_header(models, tmp_path):
     options = ("--similarity", "dot", "manhattan", "--truncate-dim", 5, "--precision", "int8", "--output", output)
     code, printed, _ = evaluate("--model", models / "dense", "--data", file, *options)
     assert code == 0 and "\nspearman_max " in printed
+    assert find_columns(file) == {"text1": 1, "text2": 2, "score": 0}
     wanted = EmbeddingSimilarityEvaluator(A, B, NUMBERS, "", ["dot", "manhattan"], "int8", 5)(tiny_model())
     assert json.loads(output.read_text())["metrics"][str(models / "dense")] == wanted
 
@@ -151,10 +153,12 @@ def test_what_does_not_go_together(models, tmp_path):
     message = "TranslationEvaluator is for models that give embeddings, this one gives scores of width 1"
     assert message in wrong("--model", judge, "--data", file)
     assert "--evaluator is 'Judge', known are" in wrong("--model", dense, "--data", file, "--evaluator", "Judge")
-    assert "has no column anchor" in wrong("--model", dense, "--data", file, "--evaluator", "TripletEvaluator")
-    assert "an option of TranslationEvaluator is 'precision'" in wrong(
+    assert "TripletEvaluator takes anchor, positive, negative" in wrong(
+        "--model", dense, "--data", file, "--evaluator", "TripletEvaluator"
+    )
+    assert "an argument of TranslationEvaluator is 'precision'" in wrong(
         "--model", dense, "--data", file, "--precision", "int8"
     )
-    assert "--truncate-dim is 0" in wrong("--model", dense, "--data", file, "--truncate-dim", 0)
+    assert "truncate_dim is 0: use a number" in wrong("--model", dense, "--data", file, "--truncate-dim", 0)
     folder = beir(tmp_path / "set")
-    assert "an evaluator of the folder" in wrong("--model", dense, "--data", folder, "--evaluator", "TripletEvaluator")
+    assert "the evaluator of" in wrong("--model", dense, "--data", folder, "--evaluator", "TripletEvaluator")

@@ -12,20 +12,20 @@ re-ranks what BM25 finds in a collection, and scores pairs.
 """
 
 import argparse
-import inspect
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from minist import distributed, evaluation
-from minist.checks import listing, number, pick
+from minist.checks import listing, pick
 from minist.data.rows import Column, format_of, parse_number, read_places, read_rows
 from minist.data.texts import FIRST, SECOND
 from minist.evaluation.beir import files_of
 from minist.files import check_file
 from minist.models import open_model
-from minist.training.evaluations import check_kind, evaluate
+from minist.training.config import EvalConfig
+from minist.training.evaluations import check_kind, evaluate, make_evaluator
 
 HELP = "measure models on a collection or a table of pairs"
 USUAL = {  # our columns -> how people call them
@@ -49,6 +49,7 @@ TASKS = {  # what the data is -> the evaluator of models of embeddings, and of m
     "translations": ("TranslationEvaluator",),
     "pairs": ("InformationRetrievalEvaluator",),
 }
+OPTIONS = ("similarity_fn_names", "truncate_dim", "precision", "write_predictions")
 NAMES = [*dict.fromkeys(name for names in TASKS.values() for name in names), "ParaphraseMiningEvaluator"]
 
 
@@ -67,17 +68,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     rank, world, device = distributed.start()
-    task = look(args.data)  # before a model is loaded
-    make = cache(lambda name: make_evaluator(name, task, args))  # what reads the data does so once
+    task, columns = look(args.data)  # before a model is loaded
+    evaluator_of = cache(lambda name: make(name, task, columns, args))  # reads the data once
     metrics, chosen, shown = {}, {}, {}
     for path in dict.fromkeys(args.model):
         where = args.device or (device if world > 1 else None)
         model = open_model(path, revision=args.revision, device=where)
         scores = model.gives == "scores"
-        kind = "labelled pairs" if scores and task[0] == "scored pairs" and model.width > 1 else task[0]
-        names = TASKS[kind]
+        names = TASKS["labelled pairs" if scores and task == "scored pairs" and model.width > 1 else task]
         chosen[path] = args.evaluator or names[min(scores, len(names) - 1)]
-        evaluator = make(chosen[path])
+        evaluator = evaluator_of(chosen[path])
         check_kind(chosen[path], evaluator, model)
         metrics[path] = evaluate([evaluator], model)
         own = "" if scores or args.similarity_fn_names else model.similarity_name  # the only one: no name needs it
@@ -139,31 +139,21 @@ def find_columns(file: Path) -> dict[str, Column]:
     return {ours: columns[0] for ours, columns in found.items() if columns}
 
 
-def make_evaluator(name: str, task: tuple[str, dict[str, Column]], args: argparse.Namespace) -> Any:
-    """The evaluator of that name with the data. ValueError for an option or columns that it does not take."""
+def make(name: str, task: str, columns: dict[str, Column], args: argparse.Namespace) -> Any:
+    """The evaluator of that name with the data: as a config would make it. ValueError for one that does not take it."""
     found = pick("--evaluator", name, {known: vars(evaluation)[known] for known in NAMES})
-    known, options = inspect.signature(found).parameters, {}
-    for key in ("similarity_fn_names", "truncate_dim", "precision", "write_predictions"):
-        if vars(args)[key] is not None:
-            options[key] = vars(args)[key]
-            pick(f"an option of {name}", key, known)
-    number("--truncate-dim", options.get("truncate_dim", 1), least=1)
-    kind, columns = task
-    if kind == "collections" or "folder" in known:
-        pick(f"an evaluator of the folder {args.data}", name, dict.fromkeys(TASKS["collections"]))
-        return found(args.data, split=args.split, **options)
-    if kind == "collection":
-        pick(f"an evaluator of the folder {args.data}", name, dict.fromkeys(TASKS["collection"]))
-        files, candidates = files_of(args.data, args.split)
-        rest = {"candidates": candidates} if name == TASKS["collection"][1] else {}
-        return found(**found.of_files(*files, **rest), **options)
-    chosen = {}
-    for column in found.columns:
-        usual = [ALSO.get(one, one) for one in column.removesuffix(" (optional)").split(" or ")]
-        given = [one for one in usual if one in columns]
-        if given:
-            ours = column.removesuffix(" (optional)") if len(usual) == 1 else given[0]
-            chosen[ours] = columns[given[0]]
-        elif "(optional)" not in column:
-            raise ValueError(f"{args.data} has no column {column} for {name}, as --help says")
-    return found(**found.of_rows(read_places([args.data], chosen)), **options)
+    options = {key: vars(args)[key] for key in OPTIONS if vars(args)[key] is not None}
+    if columns:
+        wanted = {one.removesuffix(" (optional)"): ALSO.get(one, one) for c in found.columns for one in c.split(" or ")}
+        chosen = {ours: columns[usual] for ours, usual in wanted.items() if usual in columns}
+        files: dict[str, Any] = {"files": [str(args.data)], "columns": chosen}
+    else:
+        pick(f"the evaluator of {args.data}, a folder,", name, dict.fromkeys(TASKS[task]))
+        files = (
+            {key: str(file) for key, file in files_of(args.data, args.split).items()} if task == "collection" else {}
+        )
+        options |= {} if files else {"folder": str(args.data), "split": args.split}
+    try:
+        return make_evaluator(EvalConfig(name="", evaluator={"name": name, **options}, **files))
+    except ValueError as e:
+        raise ValueError(str(e).replace("config: ", "").replace("[[eval]] ", str(args.data))) from None

@@ -73,6 +73,11 @@ class Evaluator:
         encode = model.encode_query if role == "query" else model.encode_document if role else model.encode
         return torch.as_tensor(encode(texts, **options))
 
+    def embed_once(self, model: Any, texts: Texts, role: str = "") -> tuple[Tensor, Tensor]:
+        """Embeddings of the texts that differ [n, D], and the row of each text [N]."""
+        numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        return self.embed(model, list(numbers), role), torch.tensor([numbers[text] for text in texts])
+
     def named(self, found: Mapping[str, float], primary: str) -> Metrics:
         self.primary_metric = f"{self.prefix}{primary}"
         return {f"{self.prefix}{metric}": float(value) for metric, value in found.items()}

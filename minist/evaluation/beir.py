@@ -46,12 +46,11 @@ def read_texts(file: Path) -> dict[str, str]:
     return found
 
 
-def files_of(folder: Path, split: str = "test") -> tuple[tuple[Path, Path, Path], Path | None]:
-    """queries, corpus and qrels/{split}.tsv, or another .tsv if it is the only one; and the candidates."""
+def files_of(folder: Path, split: str) -> dict[str, Path]:
+    """queries, corpus and qrels: {split}.tsv, or another .tsv if it is the only one."""
     found = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
     qrels = pick(f"split of {folder / 'qrels'}", next(iter(found)) if len(found) == 1 else split, found)
-    ranked = (file for file in (folder / "bm25.jsonl", folder / "bm25.parquet") if file.is_file())
-    return (folder / "queries.jsonl", folder / "corpus.jsonl", qrels), next(ranked, None)
+    return {"queries": folder / "queries.jsonl", "corpus": folder / "corpus.jsonl", "qrels": qrels}
 
 
 def collections_in(folder: Path, names: Iterable[str] | None, without: Iterable[str] = ()) -> dict[str, Path]:

@@ -94,13 +94,11 @@ class BinaryClassificationEvaluator(Evaluator):
         check_lengths(sentences1, ("second texts", sentences2), ("labels", labels))
         if other := [label for label in labels if label not in (0, 1)]:
             raise ValueError(f"a label is {other[0]!r}: use 1 for pairs that belong together, 0 for others")
-        numbers = {text: i for i, text in enumerate(dict.fromkeys([*sentences1, *sentences2]))}
-        self.texts, self.positive = list(numbers), np.array(labels) == 1  # each text is embedded once
-        self.rows = [torch.tensor([numbers[text] for text in side]) for side in (sentences1, sentences2)]
+        self.texts, self.positive = [*sentences1, *sentences2], np.array(labels) == 1
 
     def __call__(self, model: Embedder) -> Metrics:
-        embeddings = self.embed(model, self.texts)
-        a, b = (embeddings.index_select(0, rows) for rows in self.rows)
+        embeddings, rows = self.embed_once(model, self.texts)
+        a, b = (embeddings.index_select(0, part) for part in rows.chunk(2))
 
         def measure(name: str) -> Metrics:
             scores = pair_similarities(name, a, b)

@@ -18,13 +18,15 @@ Aggregate = Callable[[Sequence[float]], float]
 
 
 class SeveralCollections(Evaluator):
-    """Metrics `Nano..{middle}_{metric}` of each data set and `NanoBEIR{middle}` over all; with a `name` all begin with
-    it. <folder>/<data set> is laid out as in beir.py. A data set of NanoBEIR may be called msmarco or NanoMSMARCO; of
-    any other the folder's name begins its metrics."""
+    """<folder>/<data set> is laid out as in beir.py. A data set of NanoBEIR may be called msmarco or NanoMSMARCO; any
+    other keeps the name of its folder."""
 
-    def _over(self, found: Mapping[str, tuple[Path, Any]], each: str, over_all: str, aggregate_fn: Aggregate) -> None:
-        self.evaluators = {SPELLING.get(name, at.name): one for name, (at, one) in found.items()}
-        self.each, self.over_all, self.aggregate_fn = each, over_all, aggregate_fn
+    def over(
+        self, folders: Mapping[str, Path], make: Callable[[Path], Any], each: str, over_all: str, mean: Aggregate
+    ) -> None:
+        """What comes between the names of a data set, or of all, and of a metric; and how all become one number."""
+        self.evaluators = {SPELLING.get(name, folder.name): make(folder) for name, folder in folders.items()}
+        self.each, self.over_all, self.mean = each, over_all, mean
         self.note = "; ".join(f"{label}: {one.note}" for label, one in self.evaluators.items() if one.note)
 
     def __call__(self, model: Any) -> Metrics:
@@ -33,8 +35,8 @@ class SeveralCollections(Evaluator):
             for metric, value in evaluator(model).items():
                 found[f"{label}{self.each}{metric}"] = value
                 values.setdefault(metric, []).append(value)
-        found |= {f"{self.over_all}{metric}": float(self.aggregate_fn(of)) for metric, of in values.items()}
-        return self.named(found, f"{self.over_all}{evaluator.primary_metric}")
+        found |= {f"NanoBEIR_{self.over_all}{metric}": float(self.mean(of)) for metric, of in values.items()}
+        return self.named(found, f"NanoBEIR_{self.over_all}{evaluator.primary_metric}")
 
 
 class NanoBEIREvaluator(SeveralCollections):
@@ -62,13 +64,15 @@ class NanoBEIREvaluator(SeveralCollections):
     ) -> None:
         """`dataset_names` None is all that `folder` has."""
         super().__init__(name)
-        found, cut = {}, f"_{truncate_dim}" if truncate_dim else ""
-        for short, at in collections_in(Path(folder), dataset_names).items():
-            queries, corpus, relevant, note = read_collection(*files_of(at, split)[0]).values()
-            depths = (accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k, corpus_chunk_size)
-            how = (similarity_fn_names, truncate_dim, query_prompts, corpus_prompts, "", note)
-            found[short] = at, InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, *how)
-        self._over(found, f"{cut}_", f"NanoBEIR_{aggregate_key}{cut}_", aggregate_fn)
+        depths = accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k, corpus_chunk_size
+        how, cut = (similarity_fn_names, truncate_dim, query_prompts, corpus_prompts), truncate_dim or ""
+
+        def make(at: Path) -> InformationRetrievalEvaluator:
+            queries, corpus, relevant, note = read_collection(**files_of(at, split)).values()
+            return InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, *how, note=note)
+
+        each = f"_{cut}_" if cut else "_"
+        self.over(collections_in(Path(folder), dataset_names), make, each, f"{aggregate_key}{each}", aggregate_fn)
 
 
 class CrossEncoderNanoBEIREvaluator(SeveralCollections):
@@ -91,10 +95,15 @@ class CrossEncoderNanoBEIREvaluator(SeveralCollections):
     ) -> None:
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
         super().__init__(name)
-        found, depth = {}, whole("rerank_k", rerank_k, least=1)
-        for short, at in collections_in(Path(folder), dataset_names, OF_ARGUMENTS).items():
-            files, candidates = files_of(at, split)
-            given = CrossEncoderRerankingEvaluator.of_files(*files, candidates, depth)
-            one = CrossEncoderRerankingEvaluator(given["samples"], at_k, always_rerank_positives, note=given["note"])
-            found[short] = at, one
-        self._over(found, f"_R{depth}_", f"NanoBEIR_R{depth}_{aggregate_key}_", aggregate_fn)
+        each = f"R{whole('rerank_k', rerank_k, least=1)}_"
+
+        def make(at: Path) -> CrossEncoderRerankingEvaluator:
+            ranked = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
+            files = files_of(at, split)
+            samples, note = CrossEncoderRerankingEvaluator.of_files(
+                **files, candidates=ranked, rerank_k=rerank_k
+            ).values()
+            return CrossEncoderRerankingEvaluator(samples, at_k, always_rerank_positives, note=note)
+
+        folders = collections_in(Path(folder), dataset_names, OF_ARGUMENTS)
+        self.over(folders, make, f"_{each}", f"{each}{aggregate_key}_", aggregate_fn)

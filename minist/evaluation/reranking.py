@@ -5,11 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from minist.checks import listing, number, pick, whole
 from minist.data.rows import Place, check_number, check_text, check_texts, read_places
-from minist.evaluation.base import Embedder, Evaluator, Metrics, Pair, Samples, Scorer, one_score_each, sparse_figures
+from minist.evaluation.base import (
+    Embedder,
+    Evaluator,
+    Metrics,
+    Pair,
+    Samples,
+    one_score_each,
+    pair_similarities,
+    sparse_figures,
+)
 from minist.evaluation.beir import read_collection
 from minist.evaluation.metrics import found_by, rank_means
 from minist.retrieval.bm25 import BM25
@@ -36,7 +44,7 @@ class CrossEncoderRerankingEvaluator(Evaluator):
 
     A query without a positive in its list counts 0; metrics.py says what holds of equal scores."""
 
-    columns = ("query", "positive", "negative or documents", "scores (optional)")
+    columns: tuple[str, ...] = ("query", "positive", "negative or documents", "scores (optional)")
     of = "one score"
 
     def __init__(
@@ -97,25 +105,27 @@ class CrossEncoderRerankingEvaluator(Evaluator):
         made = "" if candidates else f"the candidates are the first {rerank_k:,} of BM25"
         return {"samples": samples, "note": "; ".join(filter(None, [given["note"], without, made]))}
 
-    def __call__(self, model: Scorer) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         pairs, relevant, base = zip(*self.lists, strict=True)
-        scores = one_score_each(model, [pair for of in pairs for pair in of])
+        scores, figures = self.score(model, [pair for of in pairs for pair in of])
         own = np.split(scores, np.cumsum([len(of) for of in pairs])[:-1])
         fused = [_standard(a) + _standard(b) for a, b in zip(self.first, own, strict=False)]  # none of none
         found = rank_means("", zip(relevant, own, strict=True), self.at_k)
         found |= rank_means("fused_", zip(relevant, fused, strict=False), self.at_k)
         first = [(hits, -np.arange(len(hits))) for hits in base if hits]
-        return self.named(found | rank_means("base_", first, self.at_k), f"ndcg@{self.at_k}")
+        return self.named(found | rank_means("base_", first, self.at_k) | figures, f"ndcg@{self.at_k}")
+
+    def score(self, model: Any, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
+        """A score for each pair, and what else there is to say of the model."""
+        return one_score_each(model, pairs), {}
 
 
-class RerankingEvaluator(Evaluator):
-    """The same of a model of embeddings: metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k`, means over queries.
-    Candidates are ordered by their similarity to the query; of a sparse model also the figures of base.py.
+class RerankingEvaluator(CrossEncoderRerankingEvaluator):
+    """The same of a model of embeddings, by the similarity of a query and its candidates; of a sparse model also the
+    figures of base.py. Samples that lack positives, or other candidates, are left out."""
 
-    A sample has a `query`, `positive` and `negative`, a text or a list each. One that lacks a kind is left out."""
-
-    columns = ("query", "positive", "negative")
-    of_rows = CrossEncoderRerankingEvaluator.of_rows
+    columns = ("query", "positive", "negative or documents")
+    of = "embeddings"
 
     def __init__(
         self,
@@ -126,24 +136,18 @@ class RerankingEvaluator(Evaluator):
         truncate_dim: int | None = None,
         note: str = "",
     ) -> None:
-        full = [sample for sample in samples if sample["positive"] and sample["negative"]]
-        number("number of samples with positives and negatives", len(full), least=1)
-        lost, self.at_k, self.similarity = len(samples) - len(full), whole("at_k", at_k, 1), similarity(similarity_fct)
-        without = f"{lost:,} queries of {len(samples):,} left out: no positive or no negative" if lost else ""
-        super().__init__(name, "; ".join(filter(None, [note, without])), None, truncate_dim)
-        self.lists = [_candidates(i, sample, True)[:2] for i, sample in enumerate(full)]
+        full = [one for one in samples if one["positive"] and (one.get("negative") or one.get("documents"))]
+        lost = len(samples) - len(full)
+        without = f"{lost:,} queries of {len(samples):,} left out: no positive or no other" if lost else ""
+        super().__init__(full, at_k, name=name, note="; ".join(filter(None, [note, without])))
+        self.similarity, self.truncate_dim = similarity_fct, truncate_dim
+        similarity(similarity_fct)
 
-    def __call__(self, model: Embedder) -> Metrics:
-        pairs = [of for of, _ in self.lists]
-        numbers = {text: i for i, text in enumerate(dict.fromkeys(text for of in pairs for _, text in of))}
-        queries = self.embed(model, [of[0][0] for of in pairs], "query")
-        documents, lists = self.embed(model, list(numbers), "document"), []
-        for i, (of, relevant) in enumerate(self.lists):
-            rows = documents.index_select(0, torch.tensor([numbers[text] for _, text in of]))  # dense: one list alone
-            query = queries.index_select(0, torch.tensor([i]))
-            lists.append((relevant, self.similarity(*(x.to_dense() for x in (query, rows)))[0].numpy()))
-        figures = sparse_figures({"query": queries, "corpus": documents})
-        return self.named(rank_means("", lists, self.at_k) | figures, f"ndcg@{self.at_k}")
+    def score(self, model: Embedder, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
+        roles = dict(zip(("query", "document"), zip(*pairs, strict=True), strict=True))
+        queries, documents = (self.embed_once(model, texts, role) for role, texts in roles.items())
+        figures = sparse_figures({"query": queries[0], "corpus": documents[0]})
+        return pair_similarities(self.similarity, *(x.index_select(0, i) for x, i in (queries, documents))), figures
 
 
 class ReciprocalRankFusionEvaluator(Evaluator):

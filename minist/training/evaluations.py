@@ -11,6 +11,7 @@ from minist import collectives, distributed, evaluation
 from minist.batch import Batch
 from minist.checks import listing, pick
 from minist.data.rows import read_places
+from minist.evaluation.base import Evaluator
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.retrieval.bm25 import BM25
@@ -52,7 +53,7 @@ def make_evaluator(entry: EvalConfig, tasks: Iterable[Task] = ()) -> Evaluation:
             own |= {"softmax_model": task.loss, "classes": task.rows.dataset.classes}
         return {**own, "name": entry.name}
 
-    return call(name, found, arguments, evaluation, type(None), read)
+    return call(name, found, arguments, evaluation, Evaluator, read)
 
 
 def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:

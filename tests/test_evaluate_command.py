@@ -1,10 +1,12 @@
 """python -m minist evaluate: what the data is, the table and the file, models of all kinds, and what it refuses."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from models import DATA
-from tiny import run_script, sentences, tiny_model, write_jsonl
+from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist.commands.evaluate import find_columns
 from minist.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
@@ -68,6 +70,20 @@ def test_a_folder_of_collections(models, tmp_path):
     for model, metric in (("dense", "NanoBEIR_mean_ndcg@10"), ("judge", "NanoBEIR_R100_mean_ndcg@10")):
         code, printed, _ = evaluate("--model", models / model, "--data", tmp_path)
         assert code == 0 and f"\n{metric} " in printed
+
+
+@pytest.mark.slow
+def test_two_processes(models, tmp_path):
+    """The same numbers, printed once."""
+    arguments = ["--model", str(models / "dense"), "--data", str(beir(tmp_path / "set")), "--output"]
+    alone, both = tmp_path / "alone.json", tmp_path / "both.json"
+    assert evaluate(*arguments, alone)[0] == 0
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "minist"]
+    command = [*start, "evaluate", *arguments, str(both)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.count("ndcg@10") == 1
+    one, two = (json.loads(file.read_text())["metrics"][str(models / "dense")] for file in (alone, both))
+    assert one == pytest.approx(two, abs=1e-6)
 
 
 def table(file, *columns):

@@ -149,10 +149,9 @@ def make(name: str, task: str, columns: dict[str, Column], args: argparse.Namesp
         files: dict[str, Any] = {"files": [str(args.data)], "columns": chosen}
     else:
         pick(f"the evaluator of {args.data}, a folder,", name, dict.fromkeys(TASKS[task]))
-        files = (
-            {key: str(file) for key, file in files_of(args.data, args.split).items()} if task == "collection" else {}
-        )
-        options |= {} if files else {"folder": str(args.data), "split": args.split}
+        options |= {"folder": str(args.data), "split": args.split} if task == "collections" else {}
+        given = files_of(args.data, args.split) if task == "collection" else {}
+        files = {key: str(file) for key, file in given.items()}
     try:
         return make_evaluator(EvalConfig(name="", evaluator={"name": name, **options}, **files))
     except ValueError as e:

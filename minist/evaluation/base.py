@@ -15,6 +15,7 @@ Pair = tuple[str, str]
 Texts = Sequence[str]
 Samples = Sequence[Mapping[str, Any]]  # of queries: their positives and their candidates
 Metrics = dict[str, float]
+Dim = int | None
 
 
 class Embedder(Protocol):
@@ -44,7 +45,7 @@ class Evaluator:
     primary_metric = ""
 
     def __init__(
-        self, name: str, note: str = "", similarity_fn_names: Texts | None = None, truncate_dim: int | None = None
+        self, name: str, note: str = "", similarity_fn_names: Texts | None = None, truncate_dim: Dim = None
     ) -> None:
         """`name` begins all metrics; `note` is what a person should know of the rows. `similarity_fn_names` None is the
         model's own; `truncate_dim` keeps the first dimensions, of a sparse model so many weights of each text."""

@@ -8,17 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.checks import pick
-from minist.evaluation import metrics
-from minist.evaluation.base import (
-    Embedder,
-    Evaluator,
-    Metrics,
-    Texts,
-    check_lengths,
-    mean_figures,
-    pair_similarities,
-    sparse_figures,
-)
+from minist.evaluation import base, metrics
+from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Texts, check_lengths
 from minist.quantization import PRECISIONS, quantize
 from minist.similarity import NEAREST, SIMILARITIES, pairwise_similarity
 
@@ -38,7 +29,7 @@ class EmbeddingSimilarityEvaluator(Evaluator):
         name: str = "",
         similarity_fn_names: Texts | None = None,
         precision: str | None = None,
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         note: str = "",
     ) -> None:
         """A `precision` of quantization.py is that of the embeddings, each of length one before; the ranges of int8 and
@@ -51,12 +42,12 @@ class EmbeddingSimilarityEvaluator(Evaluator):
 
     def __call__(self, model: Embedder) -> Metrics:
         a, b = (self.embed(model, texts) for texts in (self.sentences1, self.sentences2))
-        figures = mean_figures(a, b)
+        figures = base.mean_figures(a, b)
         if self.precision:
             a, b = with_precision(torch.cat([a, b]), self.precision).split(len(a))
 
         def measure(name: str) -> Metrics:
-            found = pair_similarities(name, a, b).astype(np.float64)
+            found = base.pair_similarities(name, a, b).astype(np.float64)
             return {"pearson": metrics.pearson(self.scores, found), "spearman": metrics.spearman(self.scores, found)}
 
         return self.compare(model, measure, "spearman", figures, "{1}_{0}")
@@ -86,7 +77,7 @@ class BinaryClassificationEvaluator(Evaluator):
         sentences2: Texts,
         labels: Sequence[int],
         name: str = "",
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         similarity_fn_names: Texts | None = None,
         note: str = "",
     ) -> None:
@@ -101,14 +92,14 @@ class BinaryClassificationEvaluator(Evaluator):
         a, b = (embeddings.index_select(0, part) for part in rows.chunk(2))
 
         def measure(name: str) -> Metrics:
-            scores = pair_similarities(name, a, b)
+            scores = base.pair_similarities(name, a, b)
             found = metrics.threshold_metrics(self.positive, scores, "ap")
             found["mcc"] = metrics.matthews(self.positive, scores, found["f1_threshold"])
             for key in ("accuracy_threshold", "f1_threshold") if NEAREST.get(name) == 0 else ():
                 found[key] = -found[key]  # a distance, as people speak of it
             return found
 
-        return self.compare(model, measure, "ap", mean_figures(embeddings))
+        return self.compare(model, measure, "ap", base.mean_figures(embeddings))
 
 
 class TripletEvaluator(Evaluator):
@@ -125,7 +116,7 @@ class TripletEvaluator(Evaluator):
         negatives: Texts,
         name: str = "",
         margin: float | Mapping[str, float] = 0.0,
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         similarity_fn_names: Texts | None = None,
         note: str = "",
     ) -> None:
@@ -143,8 +134,8 @@ class TripletEvaluator(Evaluator):
         anchor, *others = sides.values()
 
         def measure(name: str) -> Metrics:
-            positive, negative = (pair_similarities(name, anchor, other) for other in others)
+            positive, negative = (base.pair_similarities(name, anchor, other) for other in others)
             near = positive > negative + self.margin.get(name, 0.0)
             return {"accuracy": np.nan if np.isnan(positive + negative).any() else float(near.mean())}
 
-        return self.compare(model, measure, "accuracy", sparse_figures(sides))
+        return self.compare(model, measure, "accuracy", base.sparse_figures(sides))

@@ -13,7 +13,7 @@ from minist import distributed
 from minist.checks import whole
 from minist.data.rows import Place, check_text
 from minist.evaluation import metrics
-from minist.evaluation.base import Embedder, Evaluator, Metrics, Texts, sparse_figures
+from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Texts, sparse_figures
 from minist.evaluation.beir import read_collection
 from minist.retrieval.search import in_order, search
 
@@ -51,7 +51,7 @@ class InformationRetrievalEvaluator(Evaluator):
         map_at_k: Sequence[int] = (100,),
         corpus_chunk_size: int = 50000,
         similarity_fn_names: Texts | None = None,
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         query_prompt: str = "",
         corpus_prompt: str = "",
         write_predictions: str = "",

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from minist.checks import whole
-from minist.evaluation.base import Evaluator, Metrics, Texts
+from minist.evaluation.base import Dim, Evaluator, Metrics, Texts
 from minist.evaluation.beir import collections_in, files_of, read_collection
 from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
 from minist.evaluation.reranking import RERANK_K, CrossEncoderRerankingEvaluator
@@ -54,7 +54,7 @@ class NanoBEIREvaluator(SeveralCollections):
         map_at_k: Sequence[int] = (100,),
         corpus_chunk_size: int = 50000,
         similarity_fn_names: Texts | None = None,
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         query_prompts: str = "",
         corpus_prompts: str = "",
         aggregate_fn: Aggregate = fmean,

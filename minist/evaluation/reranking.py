@@ -8,16 +8,8 @@ import numpy as np
 
 from minist.checks import listing, number, pick, whole
 from minist.data.rows import Place, check_number, check_text, check_texts, read_places
-from minist.evaluation.base import (
-    Embedder,
-    Evaluator,
-    Metrics,
-    Pair,
-    Samples,
-    one_score_each,
-    pair_similarities,
-    sparse_figures,
-)
+from minist.evaluation import base
+from minist.evaluation.base import Dim, Evaluator, Metrics, Pair, Samples
 from minist.evaluation.beir import read_collection
 from minist.evaluation.metrics import found_by, rank_means
 from minist.retrieval.bm25 import BM25
@@ -106,18 +98,18 @@ class CrossEncoderRerankingEvaluator(Evaluator):
         return {"samples": samples, "note": "; ".join(filter(None, [given["note"], without, made]))}
 
     def __call__(self, model: Any) -> Metrics:
-        pairs, relevant, base = zip(*self.lists, strict=True)
+        pairs, relevant, bases = zip(*self.lists, strict=True)
         scores, figures = self.score(model, [pair for of in pairs for pair in of])
         own = np.split(scores, np.cumsum([len(of) for of in pairs])[:-1])
         fused = [_standard(a) + _standard(b) for a, b in zip(self.first, own, strict=False)]  # none of none
         found = rank_means("", zip(relevant, own, strict=True), self.at_k)
         found |= rank_means("fused_", zip(relevant, fused, strict=False), self.at_k)
-        first = [(hits, -np.arange(len(hits))) for hits in base if hits]
+        first = [(hits, -np.arange(len(hits))) for hits in bases if hits]
         return self.named(found | rank_means("base_", first, self.at_k) | figures, f"ndcg@{self.at_k}")
 
     def score(self, model: Any, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
         """A score for each pair, and what else there is to say of the model."""
-        return one_score_each(model, pairs), {}
+        return base.one_score_each(model, pairs), {}
 
 
 class RerankingEvaluator(CrossEncoderRerankingEvaluator):
@@ -133,7 +125,7 @@ class RerankingEvaluator(CrossEncoderRerankingEvaluator):
         at_k: int = 10,
         name: str = "",
         similarity_fct: str = "cosine",
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         note: str = "",
     ) -> None:
         full = [one for one in samples if one["positive"] and (one.get("negative") or one.get("documents"))]
@@ -143,11 +135,12 @@ class RerankingEvaluator(CrossEncoderRerankingEvaluator):
         self.similarity, self.truncate_dim = similarity_fct, truncate_dim
         similarity(similarity_fct)
 
-    def score(self, model: Embedder, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
+    def score(self, model: base.Embedder, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
         roles = dict(zip(("query", "document"), zip(*pairs, strict=True), strict=True))
         queries, documents = (self.embed_once(model, texts, role) for role, texts in roles.items())
-        figures = sparse_figures({"query": queries[0], "corpus": documents[0]})
-        return pair_similarities(self.similarity, *(x.index_select(0, i) for x, i in (queries, documents))), figures
+        figures = base.sparse_figures({"query": queries[0], "corpus": documents[0]})
+        sides = (embeddings.index_select(0, rows) for embeddings, rows in (queries, documents))
+        return base.pair_similarities(self.similarity, *sides), figures
 
 
 class ReciprocalRankFusionEvaluator(Evaluator):

@@ -9,7 +9,7 @@ import torch
 
 from minist.checks import number
 from minist.data.rows import Place, check_number, check_text
-from minist.evaluation.base import Embedder, Evaluator, Metrics, Texts, check_lengths, mean_figures
+from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Texts, check_lengths, mean_figures
 from minist.evaluation.cross_encoder_pairs import CrossEncoderClassificationEvaluator, Labels, class_numbers
 from minist.evaluation.metrics import average_precision, best_f1
 from minist.models import open_model
@@ -25,12 +25,7 @@ class TranslationEvaluator(Evaluator):
     columns, arguments = ("source", "target"), ("source_sentences", "target_sentences")
 
     def __init__(
-        self,
-        source_sentences: Texts,
-        target_sentences: Texts,
-        name: str = "",
-        truncate_dim: int | None = None,
-        note: str = "",
+        self, source_sentences: Texts, target_sentences: Texts, name: str = "", truncate_dim: Dim = None, note: str = ""
     ) -> None:
         super().__init__(name, note, None, truncate_dim)
         check_lengths(source_sentences, ("target sentences", target_sentences))
@@ -59,7 +54,7 @@ class MSEEvaluator(Evaluator):
         target_sentences: Texts,
         teacher_model: str | Embedder,
         name: str = "",
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         note: str = "",
     ) -> None:
         """`teacher_model` is a model, or its folder or name."""
@@ -132,7 +127,7 @@ class ParaphraseMiningEvaluator(Evaluator):
         max_pairs: int = 500000,
         top_k: int = 100,
         name: str = "",
-        truncate_dim: int | None = None,
+        truncate_dim: Dim = None,
         note: str = "",
     ) -> None:
         """Texts by id, and pairs of ids of those that say the same. With `add_transitive_closure` what is a duplicate
@@ -179,9 +174,7 @@ class SequentialEvaluator(Evaluator):
     """All metrics of several evaluators, and `sequential_score`, made of their primary ones: the last, by default."""
 
     def __init__(
-        self,
-        evaluators: Iterable[Any],
-        main_score_function: Callable[[list[float]], float] = lambda scores: scores[-1],
+        self, evaluators: Iterable[Any], main_score_function: Callable[[list[float]], float] = lambda scores: scores[-1]
     ) -> None:
         super().__init__("")
         self.evaluators, self.main_score_function = list(evaluators), main_score_function

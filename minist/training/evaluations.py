@@ -25,7 +25,7 @@ from minist.training.task import Task, TrainingRows
 SHOWN = 3  # hits of each example search
 # metrics that a run shows, of the many that it keeps: of rankings, of correlations, of classes
 RANKING, SCORING = ("ndcg@10", "mrr@10", "accuracy@1"), ("spearman_cosine", "spearman_dot", "_spearman")
-HEADLINES = (*RANKING, *SCORING, "_accuracy", "_f1_macro", "_average_precision", "_loss")
+HEADLINES = (*RANKING, *SCORING, "_accuracy", "_f1_macro", "_average_precision", "_ap", "_negative_mse", "_loss")
 MEASURED_TOKENS = 4096  # at once, where a loss over tokens is measured: each token has a score for every word
 
 Evaluation = Callable[[Any], dict[str, float]]  # takes a model

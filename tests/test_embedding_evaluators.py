@@ -221,7 +221,7 @@ def test_label_accuracy():
     found = LabelAccuracyEvaluator(**given, softmax_model=loss, classes=["down", "up"], name="x")(Numbers())
     assert found == {"x_accuracy": pytest.approx(2 / 3)}
     with pytest.raises(ValueError, match="the labels have 2, but the model has 2 classes"):
-        LabelAccuracyEvaluator(["1"], ["2"], [2], loss)
+        LabelAccuracyEvaluator([("1", "2")], [2], loss)
 
 
 def test_label_accuracy_in_a_config(tmp_path):

@@ -26,6 +26,7 @@ METRICS: dict[str, Callable[[np.ndarray, int, np.ndarray], float]] = {
     "mrr": lambda gains, k, best: metrics.mrr_at(gains, k),
     "map": lambda gains, k, best: metrics.map_at(gains, k, len(best)),
 }
+CHUNK = 50000  # documents that are embedded and searched at a time
 
 
 class InformationRetrievalEvaluator(Evaluator):
@@ -49,7 +50,7 @@ class InformationRetrievalEvaluator(Evaluator):
         mrr_at_k: Sequence[int] = (10,),
         ndcg_at_k: Sequence[int] = (10,),
         map_at_k: Sequence[int] = (100,),
-        corpus_chunk_size: int = 50000,
+        corpus_chunk_size: int = CHUNK,
         similarity_fn_names: Texts | None = None,
         truncate_dim: Dim = None,
         query_prompt: str = "",

@@ -8,7 +8,7 @@ from typing import Any
 from minist.checks import whole
 from minist.evaluation.base import Dim, Evaluator, Metrics, Texts
 from minist.evaluation.beir import collections_in, files_of, read_collection
-from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
+from minist.evaluation.information_retrieval import CHUNK, InformationRetrievalEvaluator
 from minist.evaluation.reranking import RERANK_K, CrossEncoderRerankingEvaluator
 
 OF_ARGUMENTS = ("arguana", "touche2020")  # what counters a claim is relevant there, another task
@@ -52,7 +52,6 @@ class NanoBEIREvaluator(SeveralCollections):
         accuracy_at_k: Sequence[int] = (1, 3, 5, 10),
         precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
         map_at_k: Sequence[int] = (100,),
-        corpus_chunk_size: int = 50000,
         similarity_fn_names: Texts | None = None,
         truncate_dim: Dim = None,
         query_prompts: str = "",
@@ -64,14 +63,14 @@ class NanoBEIREvaluator(SeveralCollections):
     ) -> None:
         """`dataset_names` None is all that `folder` has."""
         super().__init__(name)
-        depths = accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k, corpus_chunk_size
-        how, cut = (similarity_fn_names, truncate_dim, query_prompts, corpus_prompts), truncate_dim or ""
+        depths = accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k
+        how = similarity_fn_names, truncate_dim, query_prompts, corpus_prompts
 
         def make(at: Path) -> InformationRetrievalEvaluator:
             queries, corpus, relevant, note = read_collection(**files_of(at, split)).values()
-            return InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, *how, note=note)
+            return InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, CHUNK, *how, note=note)
 
-        each = f"_{cut}_" if cut else "_"
+        each = f"_{truncate_dim}_" if truncate_dim else "_"
         self.over(collections_in(Path(folder), dataset_names), make, each, f"{aggregate_key}{each}", aggregate_fn)
 
 

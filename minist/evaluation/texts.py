@@ -1,7 +1,7 @@
 """Evaluators of translations, of what a teacher says of them, of classes and of duplicates; and of several at once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 
 from minist.checks import number
 from minist.data.rows import Place, check_number, check_text
-from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Texts, check_lengths, mean_figures
+from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Pair, Texts, check_lengths, mean_figures
 from minist.evaluation.cross_encoder_pairs import CrossEncoderClassificationEvaluator, Labels, class_numbers
 from minist.evaluation.metrics import average_precision, best_f1
 from minist.models import open_model
@@ -75,12 +75,11 @@ class MSEEvaluator(Evaluator):
 class LabelAccuracyEvaluator(Evaluator):
     """Metric `{name}_accuracy`: how often is the class that a SoftmaxLoss finds most likely for a pair its label?"""
 
-    columns = ("text1", "text2", "label")
+    columns, of_rows = CrossEncoderClassificationEvaluator.columns, CrossEncoderClassificationEvaluator.of_rows
 
     def __init__(
         self,
-        sentences1: Texts,
-        sentences2: Texts,
+        sentence_pairs: Sequence[Pair],
         labels: Labels,
         softmax_model: Any,
         name: str = "",
@@ -90,23 +89,16 @@ class LabelAccuracyEvaluator(Evaluator):
         """`softmax_model` is the loss that was trained with the model; in a config the name of its [[data]] entry.
         `classes` are the names that labels may have, in the order of their numbers."""
         super().__init__(name, note)
-        check_lengths(sentences1, ("second texts", sentences2), ("labels", labels))
+        check_lengths(sentence_pairs, ("labels", labels))
         numbers = class_numbers(labels, dict(enumerate(classes)), softmax_model.num_labels)
-        self.sides, self.labels, self.loss = (sentences1, sentences2), torch.from_numpy(numbers), softmax_model
-
-    @classmethod
-    def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:
-        """Arguments: each row is a pair with the number or the name of its class."""
-        found = CrossEncoderClassificationEvaluator.of_rows(rows)
-        first, second = zip(*found["sentence_pairs"], strict=True)
-        return {"sentences1": first, "sentences2": second, "labels": found["labels"]}
+        self.pairs, self.labels, self.loss = sentence_pairs, torch.from_numpy(numbers), softmax_model
 
     @torch.no_grad()
     def __call__(self, model: Embedder) -> Metrics:
         device = next(self.loss.parameters()).device
-        blocks = zip(*(dense_blocks(self.embed(model, texts)) for texts in self.sides), strict=True)
-        logits = torch.cat([self.loss.logits(a.to(device), b.to(device)).cpu() for a, b in blocks])
-        right = (logits.argmax(1) == self.labels).double().mean().item()
+        sides = [dense_blocks(self.embed(model, texts)) for texts in zip(*self.pairs, strict=True)]
+        logits = torch.cat([self.loss.logits(*(x.to(device) for x in block)) for block in zip(*sides, strict=True)])
+        right = (logits.argmax(1).cpu() == self.labels).double().mean().item()
         return self.named({"accuracy": np.nan if logits.isnan().any() else right}, "accuracy")
 
 

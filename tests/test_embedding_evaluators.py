@@ -299,6 +299,8 @@ def test_nano_beir(tmp_path):
     """Each document is the query's own text, or never found."""
     collection(tmp_path / "NanoMSMARCO", [(0, 0), (1, 1)])
     collection(tmp_path / "my files", [(2, 2), (2, 99)])
+    with (tmp_path / "my files" / "corpus.jsonl").open("a") as stream:
+        stream.write('{"_id": "d10", "text": ""}\n')  # is left out: the model could not look it up
     assert list(collections_in(tmp_path, None, ["msmarco"])) == ["my files"]
     found = NanoBEIREvaluator(tmp_path, ndcg_at_k=[1, 10], name="x")(Table())
     assert found["x_NanoMSMARCO_cosine_recall@1"] == 1 and found["x_my files_cosine_recall@1"] == 0.5

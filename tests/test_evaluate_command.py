@@ -9,6 +9,7 @@ from models import DATA
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist.commands.evaluate import find_columns
+from minist.commands.evaluate import table as draw
 from minist.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
 from minist.models.cross_encoder import CrossEncoder
 
@@ -56,10 +57,19 @@ def test_a_collection_and_two_models(models, tmp_path):
     assert found["metrics"][str(models / "dense")] == InformationRetrievalEvaluator(**given)(tiny_model())
 
 
+def test_models_of_the_same_name():
+    lines = draw({"runs/a/model": {"ndcg@10": 0.5}, "runs/b/model": {"map": 0.25}})
+    assert lines == [
+        "         runs/a/model  runs/b/model",
+        "ndcg@10        0.5000              ",
+        "map                          0.2500",
+    ]
+
+
 def test_a_cross_encoder_beside_a_dense_model(models, tmp_path):
     """It re-ranks, of the candidates of BM25; the name of the similarity is not in the way."""
     code, printed, _ = evaluate("--model", models / "dense", models / "judge", "--data", beir(tmp_path / "set"))
-    assert code == 0 and "note: the candidates are the first 100 of BM25" in printed
+    assert code == 0 and printed.startswith("note: the candidates are the first 100 of BM25\n")
     ndcg = next(line.split() for line in printed.splitlines() if line.startswith("ndcg@10"))
     assert len(ndcg) == 3 and 0 < float(ndcg[2]) <= 1
 
@@ -176,5 +186,8 @@ def test_what_does_not_go_together(models, tmp_path):
         "--model", dense, "--data", file, "--precision", "int8"
     )
     assert "truncate_dim is 0: use a number" in wrong("--model", dense, "--data", file, "--truncate-dim", 0)
+    assert "in a folder that is there" in wrong(
+        "--model", dense, "--data", file, "--output", tmp_path / "no" / "o.json"
+    )
     folder = beir(tmp_path / "set")
     assert "the evaluator of" in wrong("--model", dense, "--data", folder, "--evaluator", "TripletEvaluator")

@@ -68,9 +68,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     rank, world, device = distributed.start()
+    if args.output and (args.output.is_dir() or not args.output.parent.is_dir()):
+        raise ValueError(f"--output is {args.output}: name a file in a folder that is there")
+    if args.write_predictions and len(args.model) > 1:
+        raise ValueError("--write-predictions is of one model: name a single --model")
     task, columns = look(args.data)  # before a model is loaded
     evaluator_of = cache(lambda name: make(name, task, columns, args))  # reads the data once
-    metrics, chosen, shown = {}, {}, {}
+    metrics, chosen, shown, notes = {}, {}, {}, {}
     for path in dict.fromkeys(args.model):
         where = args.device or (device if world > 1 else None)
         model = open_model(path, revision=args.revision, device=where)
@@ -83,9 +87,9 @@ def run(args: argparse.Namespace) -> None:
         own = "" if scores or args.similarity_fn_names else model.similarity_name  # the only one: no name needs it
         words = {key: key.split("_") for key in metrics[path]}
         shown[path] = {"_".join(w for w in words[k] if w != own): value for k, value in metrics[path].items()}
-        if evaluator.note and not rank:
-            print(f"note: {evaluator.note}")
+        notes[evaluator.note] = path
     if not rank:
+        print("".join(f"note: {note}\n" for note in notes if note), end="")
         print("\n".join(table(shown)))
         if args.output:
             clean = {path: {k: None if v != v else v for k, v in of.items()} for path, of in metrics.items()}
@@ -97,7 +101,8 @@ def run(args: argparse.Namespace) -> None:
 def table(shown: dict[str, dict[str, float]]) -> list[str]:
     """Metrics down, models across."""
     metrics = dict.fromkeys(metric for of in shown.values() for metric in of)
-    rows = [["", *(Path(path).name for path in shown)]]
+    short = {path: Path(path).name for path in shown}  # but runs/a/model and runs/b/model would be alike
+    rows = [["", *(short.values() if len({*short.values()}) == len(short) else short)]]
     rows += [[metric, *(f"{of[metric]:.4f}" if metric in of else "" for of in shown.values())] for metric in metrics]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rest = [list(zip(row, widths, strict=True)) for row in rows]

@@ -68,6 +68,7 @@ class NanoBEIREvaluator(SeveralCollections):
 
         def make(at: Path) -> InformationRetrievalEvaluator:
             queries, corpus, relevant, note = read_collection(**files_of(at, split)).values()
+            queries, corpus = ({i: text for i, text in side.items() if text} for side in (queries, corpus))
             return InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, CHUNK, *how, note=note)
 
         each = f"_{truncate_dim}_" if truncate_dim else "_"

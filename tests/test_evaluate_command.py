@@ -189,5 +189,7 @@ def test_what_does_not_go_together(models, tmp_path):
     assert "in a folder that is there" in wrong(
         "--model", dense, "--data", file, "--output", tmp_path / "no" / "o.json"
     )
+    both = ("--model", dense, judge, "--data", file, "--write-predictions", tmp_path / "p.jsonl")
+    assert "--write-predictions is of one model" in wrong(*both)
     folder = beir(tmp_path / "set")
     assert "the evaluator of" in wrong("--model", dense, "--data", folder, "--evaluator", "TripletEvaluator")

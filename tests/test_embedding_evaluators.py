@@ -259,6 +259,8 @@ def test_duplicates_by_hand():
     assert joined["average_precision"] == joined["recall"] == 1
     none = ParaphraseMiningEvaluator(texts, [])(Directions())
     assert set(none.values()) == {0}
+    with pytest.raises(ValueError, match="is for models that give dense embeddings"):
+        ParaphraseMiningEvaluator({"s1": "s1", "s2": "s2"}, [])(Sparse())
     with pytest.raises(ValueError, match="number of sentences is 1: use a number at least 2"):
         ParaphraseMiningEvaluator({"a": "0"}, [])
 

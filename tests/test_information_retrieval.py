@@ -131,7 +131,9 @@ def test_equal_queries_are_one_with_several_relevant_documents():
 
 
 def test_other_depths_of_rows():
-    found = from_pairs([(f"s{i}", f"s{i}") for i in range(12)], ndcg_at_k=[3, 7], accuracy_at_k=[], map_at_k=[2])(Table())
+    found = from_pairs([(f"s{i}", f"s{i}") for i in range(12)], ndcg_at_k=[3, 7], accuracy_at_k=[], map_at_k=[2])(
+        Table()
+    )
     kinds = sorted(key.split("_")[1] for key in found)
     assert kinds == sorted([*(f"{m}@{k}" for m in ("precision", "recall") for k in (1, 3, 5, 10)), *KINDS])
     for k, says in ((0, "k of ndcg is 0: use a number at least 1"), ("10", "k of ndcg is '10'")):

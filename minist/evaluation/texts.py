@@ -145,9 +145,7 @@ class ParaphraseMiningEvaluator(Evaluator):
     def __call__(self, model: Embedder) -> Metrics:
         embeddings = self.embed(model, self.texts)
         if embeddings.is_sparse:
-            raise ValueError(
-                "ParaphraseMiningEvaluator is for models that give dense embeddings, this one gives sparse"
-            )
+            raise ValueError("ParaphraseMiningEvaluator is for models that give dense embeddings")
         scores, pairs = paraphrase_pairs(embeddings, *self.limits)
         right = np.array([tuple(pair) in self.duplicates for pair in pairs.tolist()])
         given = right, scores.double().numpy(), len(self.duplicates)

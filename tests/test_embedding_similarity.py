@@ -39,7 +39,7 @@ class Table:
 
 def test_recorded():
     names = ["cosine", "dot", "euclidean", "manhattan"]
-    found = EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, similarities=names)(Table())
+    found = EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, similarity_fn_names=names)(Table())
     assert found == pytest.approx(RECORDED, abs=1e-6)  # similarities are single precision
 
 
@@ -54,7 +54,7 @@ def test_impossible_arguments():
     with pytest.raises(ValueError, match="12 pairs and 11 second texts: must be equal, and not 0"):
         EmbeddingSimilarityEvaluator(FIRST, SECOND[:11], SCORES)
     with pytest.raises(ValueError, match="similarity is 'cos', known are cosine"):
-        EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, similarities=["cos"])
+        EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, similarity_fn_names=["cos"])
 
 
 @pytest.mark.parametrize("scores", [[0.1] * 12, [3.0] * 12])
@@ -93,7 +93,7 @@ def test_from_rows():
     rows = [
         Place(Path("a"), i, dict(zip(("text1", "text2", "score"), row, strict=True))) for i, row in enumerate(cells)
     ]
-    found = of_rows(rows, name="sts", similarities=["dot", "manhattan"])(Table())
+    found = of_rows(rows, name="sts", similarity_fn_names=["dot", "manhattan"])(Table())
     assert found["sts_spearman_dot"] == pytest.approx(RECORDED["spearman_dot"], abs=1e-6)
     assert found["sts_spearman_max"] == found["sts_spearman_manhattan"]
     for broken in ("nan", "4,5", "inf"):
@@ -120,8 +120,8 @@ def entry(tmp_path, scores, ending="jsonl"):
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 def test_entry(tmp_path, ending):
     evaluator = make_evaluator(entry(tmp_path, [0, 1, 0.5], ending))
-    assert evaluator.texts1 == ["read", "file", "wait"]
-    assert evaluator.texts2 == ["sort", "file list", "open socket"]
+    assert evaluator.sentences1 == ["read", "file", "wait"]
+    assert evaluator.sentences2 == ["sort", "file list", "open socket"]
     assert evaluator.scores.tolist() == [0.0, 1.0, 0.5]
     assert -1 <= evaluator(tiny_model())["sts_spearman_cosine"] <= 1
 
@@ -130,7 +130,7 @@ def test_entry(tmp_path, ending):
 def test_rows_without_a_score_are_left_out(tmp_path, ending):
     """As in the files of STS15; how many there are is said."""
     evaluator = make_evaluator(entry(tmp_path, [0, None if ending == "jsonl" else "", 0.5], ending))
-    assert (evaluator.texts1, evaluator.texts2) == (["read", "wait"], ["sort", "open socket"])
+    assert (evaluator.sentences1, evaluator.sentences2) == (["read", "wait"], ["sort", "open socket"])
     assert evaluator.scores.tolist() == [0.0, 0.5]
     assert evaluator.note == "1 rows of 3 left out: their score is empty"
     assert make_evaluator(entry(tmp_path, [0, 1, 0.5], ending)).note == ""

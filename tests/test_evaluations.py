@@ -7,7 +7,7 @@ from tiny import sentences, tiny_model, write_jsonl
 from two_ranks import run_ranks
 
 from minist.batch import Batch
-from minist.evaluation.embedder import Embedder
+from minist.evaluation.base import Embedder
 from minist.losses import AdaptiveLayerLoss, MultipleNegativesRankingLoss
 from minist.training.config import DataConfig
 from minist.training.entries import open_dataset

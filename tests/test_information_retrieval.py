@@ -131,12 +131,14 @@ def test_equal_queries_are_one_with_several_relevant_documents():
 
 
 def test_other_depths_of_rows():
-    found = from_pairs([(f"s{i}", f"s{i}") for i in range(12)], ndcg_at=[3, 7], accuracy_at=[], map_at=[2])(Table())
+    found = from_pairs([(f"s{i}", f"s{i}") for i in range(12)], ndcg_at_k=[3, 7], accuracy_at_k=[], map_at_k=[2])(
+        Table()
+    )
     kinds = sorted(key.split("_")[1] for key in found)
     assert kinds == sorted([*(f"{m}@{k}" for m in ("precision", "recall") for k in (1, 3, 5, 10)), *KINDS])
     for k, says in ((0, "k of ndcg is 0: use a number at least 1"), ("10", "k of ndcg is '10'")):
         with pytest.raises(ValueError, match=says):
-            from_pairs([("a", "b")], ndcg_at=[k])
+            from_pairs([("a", "b")], ndcg_at_k=[k])
 
 
 # ---------------------------------------------------------------- BEIR's files
@@ -160,13 +162,17 @@ class Titled(Table):
 
 
 def test_from_files(tmp_path):
-    """Judgements of 1 and more are relevant alike, those of 0 and less are not."""
-    judgements = [(q, d, 1 + i) for q, ids in RELEVANT.items() for i, d in enumerate(sorted(ids))]
+    """Judgements of 0 and less are not relevant, and of those above the score is the gain in nDCG alone."""
+    judgements = [(q, d, 2) for q, ids in RELEVANT.items() for d in sorted(ids)]
     judgements += [("q0", "d6", 0), ("q1", "d7", -1)]
     evaluator = of_files(*beir(tmp_path, judgements))
     assert evaluator(Titled()) == pytest.approx(RECORDED, abs=1e-12)
     assert evaluator.note == ""
-    named = of_files(*beir(tmp_path, judgements), name="x", ndcg_at=[5])
+    judgements = [(q, d, 1 + i) for q, ids in RELEVANT.items() for i, d in enumerate(sorted(ids))]
+    graded = of_files(*beir(tmp_path, judgements))(Titled())
+    assert graded.pop("cosine_ndcg@10") == pytest.approx(0.08942263884, abs=1e-9)
+    assert graded == pytest.approx({k: v for k, v in RECORDED.items() if "ndcg" not in k}, abs=1e-12)
+    named = of_files(*beir(tmp_path, judgements), name="x", ndcg_at_k=[5])
     assert "x_cosine_ndcg@5" in named(Titled())
 
 

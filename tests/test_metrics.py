@@ -24,24 +24,24 @@ def test_against_loops(seed, k):
     found = [rank for rank, hit in enumerate(hits[:k], 1) if hit]
     best = [1 / math.log2(rank + 1) for rank in range(1, min(k, relevant) + 1)]
     precisions = [sum(hits[:rank]) / rank for rank in found]
-    assert METRICS["accuracy"](hits, k, relevant) == (1.0 if found else 0.0)
-    assert METRICS["precision"](hits, k, relevant) == len(found) / k
-    assert METRICS["recall"](hits, k, relevant) == len(found) / relevant
+    assert METRICS["accuracy"](hits, k, np.ones(relevant)) == (1.0 if found else 0.0)
+    assert METRICS["precision"](hits, k, np.ones(relevant)) == len(found) / k
+    assert METRICS["recall"](hits, k, np.ones(relevant)) == len(found) / relevant
     assert metrics.mrr_at(hits, k) == (1 / found[0] if found else 0.0)
     ndcg = sum(1 / math.log2(rank + 1) for rank in found) / sum(best)
-    assert metrics.ndcg_at(hits, k, relevant) == pytest.approx(ndcg, abs=1e-12)
+    assert metrics.ndcg_at(hits, k, np.ones(relevant)) == pytest.approx(ndcg, abs=1e-12)
     assert metrics.map_at(hits, k, relevant) == pytest.approx(sum(precisions) / min(k, relevant), abs=1e-12)
 
 
 def test_a_perfect_ranking():
     hits = np.array([True] * 3 + [False] * 7)
-    assert metrics.ndcg_at(hits, 10, 3) == pytest.approx(1, abs=1e-12)
-    assert metrics.map_at(hits, 10, 3) == METRICS["recall"](hits, 10, 3) == metrics.mrr_at(hits, 10) == 1
+    assert metrics.ndcg_at(hits, 10, np.ones(3)) == pytest.approx(1, abs=1e-12)
+    assert metrics.map_at(hits, 10, 3) == METRICS["recall"](hits, 10, np.ones(3)) == metrics.mrr_at(hits, 10) == 1
 
 
 def test_rank_two_by_hand():
     hits = np.array([False, True, False])
-    assert metrics.ndcg_at(hits, 10, 1) == pytest.approx(1 / math.log2(3), abs=1e-12)
+    assert metrics.ndcg_at(hits, 10, np.ones(1)) == pytest.approx(1 / math.log2(3), abs=1e-12)
     assert metrics.mrr_at(hits, 10) == metrics.map_at(hits, 10, 1) == 0.5
 
 
@@ -175,7 +175,7 @@ def test_a_threshold_between_neighbouring_floats(step):
 def test_ndcg_is_the_mean_over_orders_of_equal_scores(scores, positive, k):
     scores, positive, relevant = np.array(scores, dtype=np.float32), np.array(positive, dtype=bool), sum(positive)
     orders = [list(o) for o in itertools.permutations(range(5)) if all(np.diff(scores[list(o)]) <= 0)]
-    mean = np.mean([metrics.ndcg_at(positive[order], k, relevant) for order in orders])
+    mean = np.mean([metrics.ndcg_at(positive[order], k, np.ones(relevant)) for order in orders])
     assert metrics.ndcg_of_scores(positive, scores, k) == pytest.approx(mean, abs=1e-12)
 
 

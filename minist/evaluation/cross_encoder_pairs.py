@@ -7,14 +7,14 @@ import numpy as np
 
 from minist.checks import pick
 from minist.data.rows import Place, check_text, parse_number
-from minist.evaluation.embedder import Pair, Scorer, one_score_each
-from minist.evaluation.embedding_similarity import EmbeddingSimilarityEvaluator, check_lengths
-from minist.evaluation.metrics import average_precision, best_accuracy, best_f1, class_metrics, pearson, spearman
+from minist.evaluation.base import Evaluator, Metrics, Pair, Scorer, check_lengths, one_score_each
+from minist.evaluation.embedding_pairs import EmbeddingSimilarityEvaluator
+from minist.evaluation.metrics import class_metrics, pearson, spearman, threshold_metrics
 
 Labels = Sequence[int] | Sequence[str]  # numbers of classes, or their names
 
 
-class CrossEncoderClassificationEvaluator:
+class CrossEncoderClassificationEvaluator(Evaluator):
     """Metrics `{name}_..` of a classifier of pairs, from scores as `predict` gives them; all are nan if a score is.
 
     one score   accuracy, accuracy_threshold, f1, f1_threshold, precision, recall, average_precision: labels are 0 and
@@ -24,32 +24,31 @@ class CrossEncoderClassificationEvaluator:
     columns = ("text1", "text2", "label")
     of = "scores"
 
-    def __init__(self, pairs: Sequence[Pair], labels: Labels, name: str = "", note: str = "") -> None:
-        check_lengths(len(pairs), "labels", labels)
-        self.pairs, self.labels, self.prefix, self.note = pairs, labels, f"{name}_" if name else "", note
+    def __init__(self, sentence_pairs: Sequence[Pair], labels: Labels, name: str = "", note: str = "") -> None:
+        super().__init__(name, note)
+        check_lengths(sentence_pairs, ("labels", labels))
+        self.pairs, self.labels = sentence_pairs, labels
 
-    @staticmethod
-    def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
+    @classmethod
+    def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:
         """Arguments: each row is a pair with the number or the name of its class."""
         places = list(rows)
         pairs = [(check_text(place, "text1"), check_text(place, "text2")) for place in places]
-        return {"pairs": pairs, "labels": [_check_class(place, places[0]) for place in places]}
+        return {"sentence_pairs": pairs, "labels": [_check_class(place, places[0]) for place in places]}
 
     def check_model(self, model: Scorer, labels: int) -> None:
         """ValueError for a label that is no class of the model, which gives so many scores: known before a training."""
         class_numbers(self.labels, model.id2label, max(labels, 2))
 
-    def __call__(self, model: Scorer) -> dict[str, float]:
+    def __call__(self, model: Scorer) -> Metrics:
         scores = np.asarray(model.predict(self.pairs))
         labels = class_numbers(self.labels, model.id2label, scores.shape[1] if scores.ndim > 1 else 2)
         if scores.ndim > 1:
-            found = class_metrics(labels, scores.argmax(1))
+            found, primary = class_metrics(labels, scores.argmax(1)), "f1_macro"
         else:
-            accuracy, threshold = best_accuracy(labels == 1, scores)
-            found = {"accuracy": accuracy, "accuracy_threshold": threshold, **best_f1(labels == 1, scores)}
-            found["average_precision"] = average_precision(labels == 1, scores)
-        lost = np.isnan(scores).any()  # to argmax the largest number is nan
-        return {f"{self.prefix}{metric}": float("nan") if lost else value for metric, value in found.items()}
+            found, primary = threshold_metrics(labels == 1, scores, "average_precision"), "average_precision"
+        # to argmax the largest number is nan
+        return self.named(dict.fromkeys(found, np.nan) if np.isnan(scores).any() else found, primary)
 
 
 def _check_class(place: Place, first: Place) -> int | str:
@@ -80,23 +79,22 @@ def class_numbers(labels: Labels, id2label: dict[int, str], classes: int) -> np.
     return found.astype(np.int64)
 
 
-class CrossEncoderCorrelationEvaluator:
+class CrossEncoderCorrelationEvaluator(Evaluator):
     """Metrics `{name}_pearson`, `{name}_spearman` of a model's scores and human ones; nan if one is constant or nan."""
 
     columns = EmbeddingSimilarityEvaluator.columns
     of = "one score"
 
-    def __init__(self, pairs: Sequence[Pair], scores: Sequence[float], name: str = "", note: str = "") -> None:
-        check_lengths(len(pairs), "scores", scores)
-        self.pairs, self.scores = pairs, np.asarray(scores, dtype=np.float64)
-        self.prefix, self.note = f"{name}_" if name else "", note
+    def __init__(self, sentence_pairs: Sequence[Pair], scores: Sequence[float], name: str = "", note: str = "") -> None:
+        super().__init__(name, note)
+        check_lengths(sentence_pairs, ("scores", scores))
+        self.pairs, self.scores = sentence_pairs, np.asarray(scores, dtype=np.float64)
 
-    @staticmethod
-    def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
+    @classmethod
+    def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:
         found = EmbeddingSimilarityEvaluator.of_rows(rows)
-        return {"pairs": list(zip(found.pop("texts1"), found.pop("texts2"), strict=True)), **found}
+        return {"sentence_pairs": list(zip(found.pop("sentences1"), found.pop("sentences2"), strict=True)), **found}
 
-    def __call__(self, model: Scorer) -> dict[str, float]:
-        predicted = one_score_each(model, self.pairs).astype(np.float64)
-        found = {"pearson": pearson(self.scores, predicted), "spearman": spearman(self.scores, predicted)}
-        return {f"{self.prefix}{kind}": value for kind, value in found.items()}
+    def __call__(self, model: Scorer) -> Metrics:
+        found = one_score_each(model, self.pairs).astype(np.float64)
+        return self.named({kind.__name__: kind(self.scores, found) for kind in (pearson, spearman)}, "spearman")

@@ -1,4 +1,14 @@
-"""Metrics of rankings, correlations, classes and scores, from their definitions."""
+"""Metrics of rankings, correlations, classes and scores, from their definitions. One rule holds for all evaluators:
+
+thresholds  one is halfway between two neighbouring scores, so equal scores are on the same side of it; where all are
+            taken it is the lowest score, where none is, just above the highest. Of several best ones the strictest.
+            Distances are similarities below 0 in all this; a threshold of theirs is shown as a distance.
+ties        in a search of a collection the lower document id comes first. In a list of candidates MAP takes equal
+            scores at once, nDCG is the mean over their orders, and MRR has the later candidate first: relevant ones are
+            given first, and equal scores for all must not look good.
+constants   a correlation with what is constant is nan.
+nan         a metric of scores one of which is nan is nan; but in a search a nan is last, and wins nowhere.
+"""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
@@ -12,11 +22,12 @@ def mrr_at(hits: np.ndarray, k: int) -> float:
     return 1 / (places[0] + 1) if len(places) else 0.0
 
 
-def ndcg_at(hits: np.ndarray, k: int, relevant: int) -> float:
-    """DCG / best possible DCG, with DCG = sum over relevant results of 1 / log2(rank + 1), ranks from 1."""
+def ndcg_at(gains: np.ndarray, k: int, best: np.ndarray) -> float:
+    """DCG / best possible DCG, with DCG = sum over results of gain / log2(rank + 1), ranks from 1. A gain is 0 for what
+    is not relevant; `best` are those of all relevant documents, largest first."""
     discounts = 1 / np.log2(np.arange(2, k + 2))  # rank 1 counts whole, rank 3 half
-    found = hits[:k]
-    return float((found * discounts[: len(found)]).sum() / discounts[: min(k, relevant)].sum())
+    found, possible = (float((x[:k] * discounts[: len(x)]).sum()) for x in (gains, best))
+    return found / possible
 
 
 def map_at(hits: np.ndarray, k: int, relevant: int) -> float:
@@ -71,10 +82,11 @@ def cuts(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.append(halfway, lowest[-1:]), sizes.cumsum(), np.bincount(group, weights=positive).cumsum()
 
 
-def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
-    """Sum over cuts of precision * the recall that the cut adds; 0 where nothing is positive."""
+def average_precision(positive: np.ndarray, scores: np.ndarray, total: int | None = None) -> float:
+    """Sum over cuts of precision * the recall that the cut adds; 0 where nothing is positive. `total` positives there
+    are if some have no score."""
     _, taken, found = cuts(positive, scores)
-    return float((found / taken * np.diff(found, prepend=0)).sum() / max(found[-1], 1))
+    return float((found / taken * np.diff(found, prepend=0)).sum() / max(total or found[-1], 1))
 
 
 def best_accuracy(positive: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
@@ -86,13 +98,26 @@ def best_accuracy(positive: np.ndarray, scores: np.ndarray) -> tuple[float, floa
     return float(right[best] / len(positive)), float(np.append(above_all, thresholds)[best])
 
 
-def best_f1(positive: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+def best_f1(positive: np.ndarray, scores: np.ndarray, total: int | None = None) -> dict[str, float]:
     """Largest F1 = 2 precision recall / (precision + recall) over cuts, and what belongs to it; 0 without positives."""
     thresholds, taken, found = cuts(positive, scores)
-    precision, recall = found / taken, found / max(found[-1], 1)
+    precision, recall = found / taken, found / max(total or found[-1], 1)
     f1 = 2 * precision * recall / np.where(found == 0, 1, precision + recall)  # without any found 0, not 0 / 0
     at = {"f1": f1, "f1_threshold": np.where(found[-1] == 0, 0, thresholds), "precision": precision, "recall": recall}
     return {name: float(values[f1.argmax()]) for name, values in at.items()}
+
+
+def threshold_metrics(positive: np.ndarray, scores: np.ndarray, ap: str) -> dict[str, float]:
+    """All metrics of telling [N] positives by a threshold; average precision is called `ap`."""
+    accuracy, threshold = best_accuracy(positive, scores)
+    found = {"accuracy": accuracy, "accuracy_threshold": threshold, **best_f1(positive, scores)}
+    return found | {ap: average_precision(positive, scores)}
+
+
+def matthews(positive: np.ndarray, scores: np.ndarray, threshold: float) -> float:
+    """Correlation of being positive and at the threshold or above (Matthews 1975); 0 where one of them is constant."""
+    found = pearson(positive.astype(np.float64), (scores >= threshold).astype(np.float64))
+    return found if np.isnan(threshold) else float(np.nan_to_num(found))
 
 
 def ndcg_of_scores(positive: np.ndarray, scores: np.ndarray, k: int) -> float:
@@ -100,7 +125,7 @@ def ndcg_of_scores(positive: np.ndarray, scores: np.ndarray, k: int) -> float:
     _, taken, found = cuts(positive, scores)
     sizes = np.diff(taken, prepend=0)  # of equal scores each may stand at any of their ranks
     shares = np.repeat(np.diff(found, prepend=0) / sizes, sizes)  # how often a positive is at rank 1, 2 ..
-    return ndcg_at(shares, k, positive.sum()) if positive.any() else 0.0
+    return ndcg_at(shares, k, np.ones(np.count_nonzero(positive))) if positive.any() else 0.0
 
 
 def rank_means(prefix: str, lists: Iterable[tuple[list[bool], np.ndarray]], k: int) -> dict[str, float]:
@@ -111,7 +136,8 @@ def rank_means(prefix: str, lists: Iterable[tuple[list[bool], np.ndarray]], k: i
         f"mrr@{k}": [mrr_at(hits[scores.argsort(kind="stable")[::-1]], k) for hits, scores in given],  # later first
         f"ndcg@{k}": [ndcg_of_scores(hits, scores, k) for hits, scores in given],
     }
-    return {f"{prefix}{metric}": fmean(values) for metric, values in found.items() if values}
+    lost = any(np.isnan(scores).any() for _, scores in given)  # to argsort the largest number is nan
+    return {f"{prefix}{metric}": np.nan if lost else fmean(values) for metric, values in found.items() if values}
 
 
 def found_by(documents: Sequence[object], positive: Sequence[object]) -> list[bool]:

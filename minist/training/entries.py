@@ -158,7 +158,7 @@ def make_evaluation(
 ) -> Evaluation:
     """An evaluator, or the mean of a loss over rows: that of a task, if a [[data]] entry writes it alike."""
     if entry.evaluator:
-        evaluator = make_evaluator(entry)
+        evaluator = make_evaluator(entry, tasks)
         with located(entry):
             check_kind(entry.evaluator["name"], evaluator, model)
         return evaluator

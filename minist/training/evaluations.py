@@ -9,8 +9,9 @@ import torch
 
 from minist import collectives, distributed, evaluation
 from minist.batch import Batch
-from minist.checks import listing
+from minist.checks import listing, pick
 from minist.data.rows import read_places
+from minist.evaluation.base import Evaluator
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.retrieval.bm25 import BM25
@@ -19,20 +20,21 @@ from minist.training.config import EvalConfig
 from minist.training.construct import Table, call, find_class
 from minist.training.guide import embed_in_parts
 from minist.training.step import Objective, mini_batches
-from minist.training.task import TrainingRows
+from minist.training.task import Task, TrainingRows
 
 SHOWN = 3  # hits of each example search
 # metrics that a run shows, of the many that it keeps: of rankings, of correlations, of classes
 RANKING, SCORING = ("ndcg@10", "mrr@10", "accuracy@1"), ("spearman_cosine", "spearman_dot", "_spearman")
-HEADLINES = (*RANKING, *SCORING, "_accuracy", "_f1_macro", "_average_precision", "_loss")
+HEADLINES = (*RANKING, *SCORING, "_accuracy", "_f1_macro", "_average_precision", "_ap", "_negative_mse", "_loss")
 MEASURED_TOKENS = 4096  # at once, where a loss over tokens is measured: each token has a score for every word
 
 Evaluation = Callable[[Any], dict[str, float]]  # takes a model
 Say = Callable[[str], None]  # prints a line, on rank 0 only
 
 
-def make_evaluator(entry: EvalConfig) -> Evaluation:
-    """The evaluator that an entry names, with its rows. ValueError for an unknown one, or columns it does not take."""
+def make_evaluator(entry: EvalConfig, tasks: Iterable[Task] = ()) -> Evaluation:
+    """The evaluator that an entry names, with its rows. ValueError for an unknown one, or columns it does not take.
+    `tasks` are those trained, for one that asks the loss of a task."""
     arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
@@ -46,9 +48,12 @@ def make_evaluator(entry: EvalConfig) -> Evaluation:
             own = found.of_files(Path(entry.queries), Path(entry.corpus), Path(entry.qrels))
         elif found.columns:
             own = found.of_rows(read_places(entry.paths(), entry.columns, entry.format))
+        if loss := arguments.get("softmax_model"):
+            task = pick(f"config: softmax_model in {entry.where}, a [[data]] entry,", loss, {t.name: t for t in tasks})
+            own |= {"softmax_model": task.loss, "classes": task.rows.dataset.classes}
         return {**own, "name": entry.name}
 
-    return call(name, found, arguments, evaluation, type(None), read)
+    return call(name, found, arguments, evaluation, Evaluator, read)
 
 
 def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:

@@ -1,26 +1,25 @@
-"""Evaluators of re-ranking: do relevant documents come first when the model orders the candidates of a query?"""
+"""Evaluators of re-ranking: do relevant documents come first when the candidates of a query are put in order?"""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from minist.checks import listing, number, pick, whole
 from minist.data.rows import Place, check_number, check_text, check_texts, read_places
-from minist.evaluation.embedder import Pair, Samples, Scorer, one_score_each
-from minist.evaluation.information_retrieval import InformationRetrievalEvaluator
+from minist.evaluation import base
+from minist.evaluation.base import Dim, Evaluator, Metrics, Pair, Samples
+from minist.evaluation.beir import read_collection
 from minist.evaluation.metrics import found_by, rank_means
 from minist.retrieval.bm25 import BM25
+from minist.retrieval.search import fuse_rankings
+from minist.similarity import similarity
 
 RERANK_K = 100  # candidates of a query, where a collection is given instead of lists
-OF_ARGUMENTS = ("NanoArguAna", "NanoTouche2020")  # what counters a claim is relevant there, another task
-NANO_BEIR = "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact"
-SPELLING = {name.lower(): f"Nano{name}" for name in [*NANO_BEIR.split(), "Touche2020"]}
 
 
-class CrossEncoderRerankingEvaluator:
+class CrossEncoderRerankingEvaluator(Evaluator):
     """Metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k`, means over queries. Where samples have `documents`,
     also `{name}_base_map`, .. of the order in which these were given.
 
@@ -35,16 +34,15 @@ class CrossEncoderRerankingEvaluator:
     order by the sum of both scores, each less its mean and divided by its standard deviation in the list (Fox and Shaw
     1994 sum scores): what one of them misses, the other may see.
 
-    A query without a positive in its list counts 0. Of equal scores MAP takes all at once, nDCG is the mean over their
-    orders, and MRR has the later one first: positives are given first, and equal scores for all must not look good."""
+    A query without a positive in its list counts 0; metrics.py says what holds of equal scores."""
 
-    columns = ("query", "positive", "negative or documents", "scores (optional)")
+    columns: tuple[str, ...] = ("query", "positive", "negative or documents", "scores (optional)")
     of = "one score"
 
     def __init__(
         self, samples: Samples, at_k: int = 10, always_rerank_positives: bool = True, name: str = "", note: str = ""
     ) -> None:
-        """`note` is what a person should know of the rows. ValueError for a sample that is none, by its place."""
+        """ValueError for a sample that is none, by its place."""
         number("number of samples", len(samples), least=1)
         self.at_k = whole("at_k", at_k, least=1)
         self.lists = [_candidates(i, sample, always_rerank_positives) for i, sample in enumerate(samples)]
@@ -52,12 +50,12 @@ class CrossEncoderRerankingEvaluator:
         shapes = [(len(pairs),) for pairs, *_ in self.lists]
         if self.first and (always_rerank_positives or [scores.shape for scores in self.first] != shapes):
             raise ValueError("scores are a number for each of the documents, with always_rerank_positives = false")
-        self.prefix, lost = f"{name}_" if name else "", sum(not sample["positive"] for sample in samples)
+        lost = sum(not sample["positive"] for sample in samples)
         without = f"{lost:,} queries of {len(samples):,} have no positive and count 0" if lost else ""
-        self.note = "; ".join(filter(None, [note, without]))
+        super().__init__(name, "; ".join(filter(None, [note, without])))
 
-    @staticmethod
-    def of_rows(rows: Iterable[Place]) -> dict[str, Any]:
+    @classmethod
+    def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:
         """Rows of the same query are one sample, in which a text counts once, and a positive is no negative."""
         known = dict[str, tuple[Place, dict[str, None], dict[str, float]]]()  # texts, each once; of documents the score
         for place in rows:
@@ -82,11 +80,11 @@ class CrossEncoderRerankingEvaluator:
     def of_files(
         queries: Path, corpus: Path, qrels: Path, candidates: Path | None = None, rerank_k: int = RERANK_K
     ) -> dict[str, Any]:
-        """Arguments from the files of BEIR, see InformationRetrievalEvaluator. The documents of a query are the first
-        `rerank_k` of `candidates`, rows of a query-id and its list of corpus-ids, best first; else of BM25.
+        """Arguments from files, see beir.py. The documents of a query are the first `rerank_k` of `candidates`, else of
+        our own BM25: then the numbers differ from published ones.
         Left out are queries without judgements or candidates, and positives that the corpus has not; `note` says so."""
-        given = InformationRetrievalEvaluator.of_files(queries, corpus, qrels)
-        texts, documents, relevant = given["queries"], given["corpus"], given["relevant"]
+        given = read_collection(queries, corpus, qrels)
+        texts, documents, relevant = given["queries"], given["corpus"], given["relevant_docs"]
         judged = {i: query for i, query in texts.items() if relevant.get(i)}
         ranked, samples = _first_stage(candidates, judged, documents, rerank_k), []
         for i in (i for i in judged if ranked.get(i)):
@@ -99,17 +97,84 @@ class CrossEncoderRerankingEvaluator:
         made = "" if candidates else f"the candidates are the first {rerank_k:,} of BM25"
         return {"samples": samples, "note": "; ".join(filter(None, [given["note"], without, made]))}
 
-    def __call__(self, model: Scorer) -> dict[str, float]:
-        pairs, relevant, base = zip(*self.lists, strict=True)
-        scores = one_score_each(model, [pair for of in pairs for pair in of])
+    def __call__(self, model: Any) -> Metrics:
+        pairs, relevant, bases = zip(*self.lists, strict=True)
+        scores, figures = self.score(model, [pair for of in pairs for pair in of])
         own = np.split(scores, np.cumsum([len(of) for of in pairs])[:-1])
         fused = [_standard(a) + _standard(b) for a, b in zip(self.first, own, strict=False)]  # none of none
-        found = rank_means(self.prefix, zip(relevant, own, strict=True), self.at_k)
-        found |= rank_means(f"{self.prefix}fused_", zip(relevant, fused, strict=False), self.at_k)
-        if np.isnan(scores).any():  # to argsort the largest number is nan
-            found = dict.fromkeys(found, float("nan"))
-        first = [(hits, -np.arange(len(hits))) for hits in base if hits]
-        return found | rank_means(f"{self.prefix}base_", first, self.at_k)
+        found = rank_means("", zip(relevant, own, strict=True), self.at_k)
+        found |= rank_means("fused_", zip(relevant, fused, strict=False), self.at_k)
+        first = [(hits, -np.arange(len(hits))) for hits in bases if hits]
+        return self.named(found | rank_means("base_", first, self.at_k) | figures, f"ndcg@{self.at_k}")
+
+    def score(self, model: Any, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
+        """A score for each pair, and what else there is to say of the model."""
+        return base.one_score_each(model, pairs), {}
+
+
+class RerankingEvaluator(CrossEncoderRerankingEvaluator):
+    """The same of a model of embeddings, by the similarity of a query and its candidates; of a sparse model also the
+    figures of base.py. Samples that lack positives, or other candidates, are left out."""
+
+    columns = ("query", "positive", "negative or documents")
+    of = "embeddings"
+
+    def __init__(
+        self,
+        samples: Samples,
+        at_k: int = 10,
+        name: str = "",
+        similarity_fct: str = "cosine",
+        truncate_dim: Dim = None,
+        note: str = "",
+    ) -> None:
+        full = [one for one in samples if one["positive"] and (one.get("negative") or one.get("documents"))]
+        lost = len(samples) - len(full)
+        without = f"{lost:,} queries of {len(samples):,} left out: no positive or no other" if lost else ""
+        super().__init__(full, at_k, name=name, note="; ".join(filter(None, [note, without])))
+        self.similarity, self.truncate_dim = similarity_fct, truncate_dim
+        similarity(similarity_fct)
+
+    def score(self, model: base.Embedder, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
+        roles = dict(zip(("query", "document"), zip(*pairs, strict=True), strict=True))
+        queries, documents = (self.embed_once(model, texts, role) for role, texts in roles.items())
+        figures = base.sparse_figures({"query": queries[0], "corpus": documents[0]})
+        sides = (embeddings.index_select(0, rows) for embeddings, rows in (queries, documents))
+        return base.pair_similarities(self.similarity, *sides), figures
+
+
+class ReciprocalRankFusionEvaluator(Evaluator):
+    """Metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k` of both lists fused, and the same with `dense_` and
+    `sparse_` of each alone: means over queries. It needs no model, as the lists are found already.
+
+    A sample has a `query_id`, `positive` (a text or a list) and `documents`, best first. The samples of both systems
+    stand in the same order. Positives that a list lacks stand behind its last document; a list without any counts 0."""
+
+    def __init__(
+        self, dense_samples: Samples, sparse_samples: Samples, at_k: int = 10, rrf_k: float = 60, name: str = ""
+    ) -> None:
+        """`rrf_k` lowers what the first ranks weigh. ValueError unless both have the same queries, in one order."""
+        super().__init__(name)
+        ids = [[sample["query_id"] for sample in samples] for samples in (dense_samples, sparse_samples)]
+        if ids[0] != ids[1] or not ids[0]:
+            given = f"{len(ids[0])} dense and {len(ids[1])} sparse samples"
+            raise ValueError(f"{given}: give the same query_ids in one order")
+        self.pairs = list(zip(dense_samples, sparse_samples, strict=True))
+        self.at_k, self.rrf_k = whole("at_k", at_k, 1), number("rrf_k", rrf_k, 0)
+
+    def __call__(self, model: Any = None) -> Metrics:
+        lists: dict[str, list[tuple[list[bool], np.ndarray]]] = {"dense_": [], "sparse_": [], "": []}
+        for dense, sparse in self.pairs:
+            positive, rankings = _texts(dense["positive"]), [list(dense["documents"]), list(sparse["documents"])]
+            for of, ranking in zip(lists.values(), [*rankings, fuse_rankings(rankings, self.rrf_k)], strict=True):
+                hits = found_by(ranking, positive) or [False]
+                of.append((hits, -np.arange(len(hits))))
+        kinds = [rank_means(kind, of, self.at_k) for kind, of in lists.items()]
+        return self.named({metric: value for kind in kinds for metric, value in kind.items()}, f"ndcg@{self.at_k}")
+
+
+def _texts(cell: str | Sequence[str]) -> list[str]:
+    return [cell] if isinstance(cell, str) else list(cell)
 
 
 def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[Pair], list[bool], list[bool]]:
@@ -118,7 +183,7 @@ def _candidates(i: int, sample: Mapping[str, Any], always: bool) -> tuple[list[P
     if not {"query", "positive"} <= sample.keys() or len(kinds) != 1 or not cell:
         wanted = "query, positive, and one of negative and documents, not empty"
         raise ValueError(f"sample {i} has {listing(sample)}: it takes {wanted}")
-    positive, others = ([x] if isinstance(x, str) else list(x) for x in (sample["positive"], cell))
+    positive, others = _texts(sample["positive"]), _texts(cell)
     base = found_by(others, positive) if "documents" in sample else []
     relevant = base[: len(others)]
     if always and base:
@@ -156,62 +221,3 @@ def _first_stage(file: Path | None, queries: dict[str, str], documents: dict[str
     search = BM25(texts)
     order = {i: search.scores(query).argsort(descending=True, stable=True)[:k] for i, query in queries.items()}
     return {i: [texts[row] for row in rows.tolist()] for i, rows in order.items()}
-
-
-class CrossEncoderNanoBEIREvaluator:
-    """Metrics `Nano.._R{rerank_k}_{metric}` of each data set and `NanoBEIR_R{rerank_k}_{aggregate_key}_{metric}` over
-    all, with the metrics of a CrossEncoderRerankingEvaluator. With a `name` all begin with `{name}_`.
-
-    <folder>/<data set>/queries.jsonl, corpus.jsonl, qrels/test.tsv   as in BEIR; another .tsv if it is the only one
-    <folder>/<data set>/bm25.jsonl or bm25.parquet                    query-id, corpus-ids: candidates, best first
-
-    Where there is no such list, our own BM25 makes one, and `note` says so: its numbers differ from published ones.
-    A data set of NanoBEIR may be called msmarco or NanoMSMARCO; of any other the folder's name begins its metrics."""
-
-    columns = ()  # it reads its own files
-    of = "one score"
-
-    def __init__(
-        self,
-        folder: str | Path,
-        dataset_names: Sequence[str] | None = None,
-        rerank_k: int = RERANK_K,
-        at_k: int = 10,
-        always_rerank_positives: bool = True,
-        aggregate_fn: Callable[[Sequence[float]], float] = fmean,
-        aggregate_key: str = "mean",
-        name: str = "",
-    ) -> None:
-        """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
-        depth, self.prefix = whole("rerank_k", rerank_k, least=1), f"{name}_" if name else ""
-        self.depth, self.mean = f"_R{depth}_", f"{self.prefix}NanoBEIR_R{depth}_{aggregate_key}_"
-        self.aggregate_fn, self.evaluators = aggregate_fn, dict[str, CrossEncoderRerankingEvaluator]()
-        for short, at in _data_sets(Path(folder), dataset_names).items():
-            candidates = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
-            found = {file.name: file for file in sorted((at / "qrels").glob("*.tsv"))}
-            qrels = pick(f"file of {at / 'qrels'}", next(iter(found)) if len(found) == 1 else "test.tsv", found)
-            files = (at / "queries.jsonl", at / "corpus.jsonl", qrels, candidates)
-            given = CrossEncoderRerankingEvaluator.of_files(*files, depth)
-            one = CrossEncoderRerankingEvaluator(given["samples"], at_k, always_rerank_positives, note=given["note"])
-            self.evaluators[SPELLING.get(short, at.name)] = one
-        self.note = "; ".join(f"{label}: {one.note}" for label, one in self.evaluators.items() if one.note)
-
-    def __call__(self, model: Scorer) -> dict[str, float]:
-        found, values = dict[str, float](), dict[str, list[float]]()
-        for label, evaluator in self.evaluators.items():
-            for metric, value in evaluator(model).items():
-                found[f"{self.prefix}{label}{self.depth}{metric}"] = value
-                values.setdefault(metric, []).append(value)
-        return found | {f"{self.mean}{metric}": float(self.aggregate_fn(of)) for metric, of in values.items()}
-
-
-def _data_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
-    """Short name -> folder. ValueError where there is none, or not the one that is asked for."""
-    folders = sorted(file.parent for file in folder.glob("*/corpus.jsonl"))
-    known = {found.name.lower().removeprefix("nano"): found for found in folders}
-    own = [name for name in known if SPELLING.get(name) not in OF_ARGUMENTS]
-    chosen = [name.lower().removeprefix("nano") for name in (own if names is None else names)]
-    if not chosen:
-        rule = "a data set is a folder in it with a corpus.jsonl"
-        raise ValueError(f"no data set of {folder} is chosen: {rule}, and it has {listing(known)}")
-    return {name: pick(f"data set in {folder}", name, known) for name in chosen}

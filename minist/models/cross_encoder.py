@@ -23,9 +23,7 @@ from minist.data.packed import Packed
 from minist.data.pairing import Pairing, checked_pairs
 from minist.data.tokenizer import Texts
 from minist.diagnostics import describe_scores
-from minist.models.device import find_device
 from minist.models.folder import Content
-from minist.models.hub import find_content
 from minist.models.parallel import embedder
 from minist.models.reading import read_optional
 from minist.models.stack import Stack
@@ -65,16 +63,18 @@ class CrossEncoder(TextModel):
         a warning says so; a head of another number gets a new last layer. `activation_fn`, a module of torch.nn or its
         name, is applied to the scores; None: the folder's, else a sigmoid for one label and nothing for several.
         ValueError for a bi-encoder without `num_labels`: its head would be an unexpected one."""
-        content = find_content(source, revision, token)
-        place = device if content is source else find_device(device)
-        content = with_head(content, num_labels)
-        super().__init__(content, device=place, dtype=dtype, keep_layers=keep_layers, prompts=prompts)
+        where: dict[str, Any] = {"revision": revision, "token": token, "device": device, "dtype": dtype}
+        super().__init__(source, **where, keep_layers=keep_layers, prompts=prompts, num_labels=num_labels)
         if max_length is not None:
             self.max_length = max_length
         encoder: Any = self.stack.reader()
         self.pairing = Pairing(self.tokenizer, encoder.token_types)
         default = self.settings.get("activation_fn") or ("Sigmoid" if self.num_labels == 1 else "Identity")
         self.activation_fn = find_activation(default if activation_fn is None else activation_fn)
+
+    @classmethod
+    def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
+        return super().adapt(with_head(content, num_labels))
 
     @property
     def head(self) -> ClassificationHead:

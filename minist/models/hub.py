@@ -13,7 +13,7 @@ from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
-from minist.models.folder import Content, has_head, listed_modules, load_folder, routed_modules, router_file
+from minist.models.folder import has_head, listed_modules, routed_modules, router_file
 from minist.models.reading import read_optional, reading
 from minist.models.weight_files import KINDS
 from minist.module import Module
@@ -46,11 +46,6 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
     cached = filter(None, (_cached_folder(repo, revision) for repo in repos))
     return next((folder for folder in cached if not missing_files(folder)), None) or _fetch(repos, revision, token)
-
-
-def find_content(source: str | Path | Content, revision: str | None, token: str | None) -> Content:
-    """What the folder of a model holds, see find_model; or `source` itself, parts in memory."""
-    return source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
 
 
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ from minist.encoders.encoder import Encoder
 from minist.encoders.families import ENCODERS
 from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.weights import initialize, modernize
-from minist.models import MODELS, labelled, open_model
+from minist.models import MODELS, open_model
 from minist.models.folder import Content
 from minist.models.hub import find_model
 from minist.models.sparse_encoder import SparseEncoder
@@ -122,7 +122,7 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     if not config.num_labels:
         return kind.from_encoder(encoder, tokenizer, config.pooling.mode or kind.pooling)
     plain = Content(Stack([encoder, Pooling(encoder.width)]), {None: tokenizer}, {})
-    return kind(labelled(plain, kind, config.num_labels))
+    return kind(kind.adapt(plain, config.num_labels))
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:

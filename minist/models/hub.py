@@ -79,8 +79,7 @@ def _required(module: type[Module], folder: Path, names: Sequence[str]) -> list[
 
 def module_folders(folder: Path) -> list[tuple[str, Path]]:
     """Class and folder of each module in modules.json and of each route; without it an encoder in the root."""
-    file = folder / "modules.json"
-    modules = listed_modules(file) if file.exists() else [("Transformer", folder)]
+    modules = listed_modules(folder)
     for kind, path in modules:  # it grows by the modules of routes
         routed = routed_modules(router_file(path)) if MODULES[kind] is Router else {}
         modules += [module for module in routed.values() if module not in modules]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from minist.module import WeightError
@@ -60,12 +60,3 @@ def read_table(file: Path) -> dict[str, Any]:
 def read_optional(file: Path) -> dict[str, Any]:
     """The same; empty where there is no file."""
     return read_table(file) if is_file(file) else {}
-
-
-def inside(folder: Path, relative: str) -> Path:
-    """`folder / relative`; ValueError where that would lead out of the folder."""
-    relative.encode()  # half of a pair of surrogates names no file
-    path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"it names the path {relative!r}, which leaves the model folder")
-    return folder / path

@@ -30,8 +30,8 @@ from minist.module import Module
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 from minist.modules.sparse_autoencoder import SparseAutoEncoder
-from minist.modules.sparse_static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.modules.splade import LargestScore
+from minist.modules.static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.progress import progress_bar
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build, call

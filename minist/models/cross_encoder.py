@@ -23,13 +23,13 @@ from minist.data.packed import Packed
 from minist.data.pairing import Pairing, checked_pairs
 from minist.data.tokenizer import Texts
 from minist.diagnostics import describe_scores
+from minist.encoders.weights import draw
+from minist.models.device import embedder
 from minist.models.folder import Content
-from minist.models.parallel import embedder
-from minist.models.reading import read_optional
+from minist.models.reading import read_optional, read_weights
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.models.weight_files import read_weights
-from minist.modules.classification_head import ACTIVATIONS, ClassificationHead, default_labels, draw, find_activation
+from minist.modules.classification_head import ACTIVATIONS, ClassificationHead, default_labels, find_activation
 from minist.progress import progress_bar
 
 # settings of a bi-encoder that mean nothing to a cross-encoder, or something else
@@ -144,7 +144,7 @@ class CrossEncoder(TextModel):
         `activation_fn` is this call's; `apply_softmax` makes shares of several labels, after it. `prompt`, or the
         model's own of that name, is put before the first text of each pair. The longer text of a pair is cut first,
         until both fit into `max_length` tokens. `batch_tokens` bounds the memory and does not change the result.
-        Several in `device` share the pairs, see parallel.py. `theirs` are refused with advice."""
+        Several in `device` share the pairs, see device.py. `theirs` are refused with advice."""
         refuse(theirs, "predict", {})
         many, is_one = checked_pairs(pairs)
         embed, prefix = embedder(self, device), self.find_prompt(prompt_name, prompt)
@@ -210,7 +210,7 @@ def with_head(content: Content, num_labels: int | None) -> Content:
     if stack.router or not reader.num_layers:
         raise ValueError(f"{folder} begins with {reader.name}: a cross-encoder needs one encoder for all texts")
     head = ClassificationHead(encoder_config(reader, folder), default_labels(labels or 1))
-    from_file = head.draw(read_weights(folder) if folder else {}, std)
+    from_file = head.begin(read_weights(folder) if folder else {}, std)
     kept = " (but for its dense layer, the checkpoint's pooler)" if from_file else ""
     warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=2)
     own = {key: value for key, value in content.settings.items() if key not in OF_EMBEDDINGS}

@@ -28,10 +28,9 @@ from typing import Any
 
 from minist.checks import listing, number, pick
 from minist.data.tokenizer import Tokenizer
-from minist.models.reading import is_file, read_optional, read_table, read_value, reading
+from minist.models.reading import is_file, read_optional, read_table, read_value, read_weights, reading
 from minist.models.stack import Stack, check_path
 from minist.models.tokenizer_files import load_tokenizer, transformer_settings
-from minist.models.weight_files import read_weights
 from minist.module import Module
 from minist.modules import MODULES
 from minist.modules.classification_head import ClassificationHead

@@ -14,8 +14,7 @@ from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
 from minist.models.folder import has_head, listed_modules, routed_modules, router_file
-from minist.models.reading import read_optional, reading
-from minist.models.weight_files import KINDS
+from minist.models.reading import KINDS, read_optional, reading
 from minist.module import Module
 from minist.modules import MODULES
 from minist.modules.router import Router

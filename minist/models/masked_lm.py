@@ -11,11 +11,12 @@ from typing import Any
 
 from minist.checks import listing
 from minist.encoders.encoder import Encoder
+from minist.encoders.weights import draw
 from minist.models.cross_encoder import encoder_config
 from minist.models.folder import Content, content_of
+from minist.models.reading import read_weights
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.models.weight_files import read_weights
 from minist.modules.masked_lm_head import MaskedLMHead
 
 
@@ -45,7 +46,8 @@ def words_head(encoder: Encoder) -> MaskedLMHead:
     config, weights = encoder_config(encoder, folder), read_weights(folder) if folder else {}
     head = MaskedLMHead(config)
     if head.is_in(weights):
-        return MaskedLMHead.from_folder(config, weights)
+        return head.fill(weights)
     warnings.warn("the model has a new head that scores words: train it", stacklevel=3)
-    head.draw(vars(encoder.config).get("initializer_range", 0.02))
+    # 1: the encoder's words may have been drawn by the seed itself, and `dense` would be the first of them
+    draw(head, vars(encoder.config).get("initializer_range", 0.02), 1)
     return head

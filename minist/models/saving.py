@@ -8,10 +8,9 @@ import torch
 
 from minist.files import files_into, write_json
 from minist.models.folder import SCORES, SETTINGS, VERSION, Content
-from minist.models.reading import read_table
+from minist.models.reading import read_table, write_weights
 from minist.models.stack import before_pooling
 from minist.models.tokenizer_files import LENGTH_FILES, save_tokenizer
-from minist.models.weight_files import write_weights
 from minist.module import Module
 from minist.modules.router import Router
 from minist.modules.splade import SpladePooling

@@ -24,9 +24,9 @@ from minist.checks import refuse, whole
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, Tokenizer, checked_texts
 from minist.encoders.encoder import Encoder
+from minist.models.device import coo, embedder
 from minist.models.folder import Content
 from minist.models.masked_lm import words_head
-from minist.models.parallel import coo, embedder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.modules.splade import SpladePooling

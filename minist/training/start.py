@@ -22,10 +22,10 @@ from minist.encoders.weights import initialize, modernize
 from minist.models import MODELS, open_model
 from minist.models.folder import Content
 from minist.models.hub import find_model
+from minist.models.reading import read_weights
 from minist.models.sparse_encoder import SparseEncoder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.models.weight_files import read_weights
 from minist.module import Module
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router

@@ -74,7 +74,31 @@ class CrossEncoder(TextModel):
 
     @classmethod
     def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
-        return super().adapt(with_head(content, num_labels))
+        """As it is, or with a new head where there is none of that size. It warns then."""
+        stack, labels = content.stack, None if num_labels is None else whole("num_labels", num_labels, 1, 10**6)
+        reader: Any = stack.reader()
+        std = vars(reader.config).get("initializer_range", 0.02) if reader.num_layers else 0.0
+        if stack.gives == "scores":
+            head: Any = stack[-1]
+            if labels in (None, head.out_width):
+                return content
+            head.set_labels(default_labels(labels))
+            draw(head.classifier, std)
+            warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
+            # the activation was that of the old labels
+            return replace(content, settings={k: v for k, v in content.settings.items() if k != "activation_fn"})
+        folder = vars(reader).get("folder")
+        if labels is None and "model_type" in content.settings:
+            what = f"{folder} is a bi-encoder: open it with {content.settings['model_type']}"
+            raise ValueError(f"{what}, or give num_labels to train a cross-encoder from its encoder")
+        if stack.router or not reader.num_layers:
+            raise ValueError(f"{folder} begins with {reader.name}: a cross-encoder needs one encoder for all texts")
+        head = ClassificationHead(encoder_config(reader, folder), default_labels(labels or 1))
+        from_file = head.begin(read_weights(folder) if folder else {}, std)
+        kept = " (but for its dense layer, the checkpoint's pooler)" if from_file else ""
+        warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=2)
+        own = {key: value for key, value in content.settings.items() if key not in OF_EMBEDDINGS}
+        return replace(content, stack=Stack([reader, head]), settings=own)
 
     @property
     def head(self) -> ClassificationHead:
@@ -187,34 +211,6 @@ class CrossEncoder(TextModel):
         order = np.argsort(-scores, kind="stable")[:most].tolist()
         found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
         return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found
-
-
-def with_head(content: Content, num_labels: int | None) -> Content:
-    """The content of a cross-encoder: as it is, or with a new head where there is none of that size. It warns then."""
-    stack, labels = content.stack, None if num_labels is None else whole("num_labels", num_labels, 1, 10**6)
-    reader: Any = stack.reader()
-    std = vars(reader.config).get("initializer_range", 0.02) if reader.num_layers else 0.0
-    if stack.gives == "scores":
-        head: Any = stack[-1]
-        if labels in (None, head.out_width):
-            return content
-        head.set_labels(default_labels(labels))
-        draw(head.classifier, std)
-        warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
-        # the activation was that of the old labels
-        return replace(content, settings={k: v for k, v in content.settings.items() if k != "activation_fn"})
-    folder = vars(reader).get("folder")
-    if labels is None and "model_type" in content.settings:
-        what = f"{folder} is a bi-encoder: open it with {content.settings['model_type']}"
-        raise ValueError(f"{what}, or give num_labels to train a cross-encoder from its encoder")
-    if stack.router or not reader.num_layers:
-        raise ValueError(f"{folder} begins with {reader.name}: a cross-encoder needs one encoder for all texts")
-    head = ClassificationHead(encoder_config(reader, folder), default_labels(labels or 1))
-    from_file = head.begin(read_weights(folder) if folder else {}, std)
-    kept = " (but for its dense layer, the checkpoint's pooler)" if from_file else ""
-    warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=2)
-    own = {key: value for key, value in content.settings.items() if key not in OF_EMBEDDINGS}
-    return replace(content, stack=Stack([reader, head]), settings=own)
 
 
 def encoder_config(encoder: Any, folder: Path | None) -> dict[str, Any]:

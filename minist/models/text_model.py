@@ -71,9 +71,8 @@ class TextModel(nn.Module):
     ) -> None:
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
         which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
-        None is float32, "auto" is bfloat16 where that is fast. `keep_layers` keeps these layers of the encoder, the
-        first is 0; `truncate_dim` the first dimensions of what a user gets; `prompts` are added to the folder's;
-        `num_labels` is a CrossEncoder's."""
+        None is float32, "auto" bfloat16 where that is fast. `keep_layers` keeps these layers, the first is 0;
+        `truncate_dim` so many dimensions; `prompts` are added to the folder's; `num_labels` is a CrossEncoder's."""
         super().__init__()
         given = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
         content = self.adapt(given, num_labels)
@@ -94,8 +93,7 @@ class TextModel(nn.Module):
         if keep_layers is not None:
             self.keep_layers(keep_layers)
         if given is not source or device is not None or dtype is not None:  # parts in memory stay as they are
-            place = find_device(device)
-            self.to(device=place, dtype=find_dtype(dtype, place))
+            self.to(find_device(device), find_dtype(dtype, find_device(device)))
         self.eval()  # a training sets the mode itself
 
     @classmethod
@@ -151,13 +149,11 @@ class TextModel(nn.Module):
 
     def _encoders(self) -> dict[Any, Tokenizer]:
         """The encoders that read texts, one that routes share once, and what they read with."""
-        paths = self.stack.paths.items()
-        return {path[0]: self.tokenizers[route] for route, path in paths if path[0].num_layers}
+        return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
     def max_length(self) -> int:
-        """Tokens at which texts are cut, special ones included; with routes those of the default one. It is set for
-        all routes, to no more than the encoder has positions for, and saved."""
+        """Tokens at which texts are cut, special ones too; of the default route. Set for all, and saved."""
         return self.tokenizer.max_length
 
     @max_length.setter
@@ -204,9 +200,8 @@ class TextModel(nn.Module):
     def rows(
         self, texts: Texts, prompt: str, role: str | None, batch_tokens: int, compute: Callable[..., T], done: Update
     ) -> Iterator[tuple[Tensor, list[T], int]]:
-        """The inference loop. For each chunk of `texts`: the places [n] of its texts, from the longest to the
-        shortest; what `compute` made of its batches, each a Packed, in this order; and how many of them were cut.
-        `batch_tokens` bounds the memory, 0 is a good number for the device."""
+        """The inference loop. For each chunk of `texts`: the places [n] of its texts, the longest first; what `compute`
+        made of its batches, each a Packed, in this order; and how many were cut. `batch_tokens` 0 is a good number."""
         for start in range(0, len(texts), CHUNK):
             packed, cut = self.read(texts[start : start + CHUNK], prompt, role)
             order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory

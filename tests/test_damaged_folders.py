@@ -18,9 +18,8 @@ from tokenizers.models import WordPiece
 from minist.models.folder import load_folder, load_module
 from minist.models.reading import read_optional, read_table, reading
 from minist.models.sentence_transformer import SentenceTransformer
-from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
+from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling
 from minist.modules.pooling import Pooling
-from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
 DEEP = "nested"
 VALUES = [None, [], {}, -1, "x", float("inf"), True, 10**30, "\ud800", "../x", DEEP]

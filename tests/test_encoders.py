@@ -20,8 +20,7 @@ from minist.encoders.distilbert import DistilBertConfig
 from minist.encoders.encoder import Encoder
 from minist.encoders.families import ENCODERS
 from minist.encoders.modernbert import FULL, SLIDING, ModernBertConfig
-from minist.encoders.mpnet import MPNetConfig
-from minist.encoders.roberta import RobertaConfig, RobertaEncoder, roberta_positions
+from minist.encoders.roberta import MPNetConfig, RobertaConfig, RobertaEncoder, roberta_positions
 from minist.encoders.weights import initialize, load_weights, modernize, save_weights
 from minist.models.folder import load_module
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import sentences, tiny_model
 
 from minist.encoders.bert import BertConfig
-from minist.encoders.mpnet import MPNetConfig
+from minist.encoders.roberta import MPNetConfig
 from minist.encoders.weights import checkpoint_names, modernize
 from minist.models.folder import load_folder, load_module
 from minist.models.sentence_transformer import SentenceTransformer

@@ -13,10 +13,9 @@ from minist.models.sentence_transformer import SentenceTransformer
 from minist.models.stack import Stack, before_pooling
 from minist.module import ENDS, Module
 from minist.modules import MODULES
-from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
+from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling
 from minist.modules.pooling import MODES, Pooling
 from minist.modules.static_embedding import StaticEmbedding
-from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
 
 def encoder(layers=2):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from tiny import sentences, tiny_model
 
 from minist.models.sentence_transformer import SentenceTransformer
+from minist.modules.dense import WeightedLayerPooling
 from minist.modules.pooling import Pooling
-from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
 TEXTS = sentences(8, seed=3)
 

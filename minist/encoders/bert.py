@@ -76,7 +76,7 @@ class BertLayer(nn.Module):
         self.attention_dropout = Dropout(config.attention_probs_dropout_prob)  # set_dropout finds it by its name
 
     def forward(self, x: Tensor, packed: Packed, kept: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """[T, D] -> [T, D], or [M, D] of the tokens `kept` alone. `bias` [H, max_seqlen, max_seqlen]: see mpnet.py."""
+        """[T, D] -> [T, D], or [M, D] of the tokens `kept` alone. `bias` [H, max_seqlen, max_seqlen]: MPNet's."""
         return self.perceptron(self.self_attention(x, packed, kept, bias))
 
     def self_attention(

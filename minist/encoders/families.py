@@ -9,8 +9,7 @@ from minist.encoders.bert import BertEncoder
 from minist.encoders.distilbert import DistilBertEncoder
 from minist.encoders.encoder import Encoder
 from minist.encoders.modernbert import ModernBertEncoder
-from minist.encoders.mpnet import MPNetEncoder
-from minist.encoders.roberta import RobertaEncoder, XLMRobertaEncoder
+from minist.encoders.roberta import MPNetEncoder, RobertaEncoder, XLMRobertaEncoder
 
 FAMILIES = (BertEncoder, MPNetEncoder, RobertaEncoder, XLMRobertaEncoder, DistilBertEncoder, ModernBertEncoder)
 ENCODERS: dict[str, type[Encoder]] = {family.model_type: family for family in FAMILIES}

@@ -156,9 +156,8 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
 
 
 def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, revision: str | None) -> str:
-    """Upload all files of `folder` in one commit, and return the address of the repository. It is created where there
-    is none, `private` or for all to see; so is the branch `revision` (None: main). One that exists stays as private as
-    it is, and keeps its other files. ValueError when the hub refuses."""
+    """Upload all files of `folder` in one commit, and return the repository's address. It and the branch `revision`
+    (None: main) are created where there is none; one that exists stays as private as it is, and keeps other files."""
     from huggingface_hub import HfApi, constants, utils
 
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():

@@ -17,6 +17,16 @@ from torch import Tensor
 
 from minist.module import WeightError
 
+# what the first kind of error that fits is called to a person
+SENTENCES: dict[type[Exception], str] = {
+    WeightError: "{what.parent}: {error}",  # the config.json beside them is not to blame
+    UnicodeError: "{what} holds a text that is no UTF-8",
+    json.JSONDecodeError: "{what} is not JSON: {error}",
+    ValueError: "{what}: {error}",
+    RecursionError: "{what} is nested too deep",
+    KeyError: "{what} is not as a saved model has it: {error} is missing",
+    Exception: "{what} is not as a saved model has it: a value in it is of another kind",
+}
 # files of weights, the first that is there; nothing in a pickle is run
 KINDS: dict[str, Callable[[Path], Any]] = {
     "model.safetensors": load_file,
@@ -31,24 +41,8 @@ def reading(what: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as e:
-        raise ValueError(sentence(what, e)) from e
-
-
-def sentence(what: Path, error: Exception) -> str:
-    match error:
-        case WeightError():
-            return f"{what.parent}: {error}"  # the config.json beside them is not to blame
-        case UnicodeError():
-            return f"{what} holds a text that is no UTF-8"
-        case json.JSONDecodeError():
-            return f"{what} is not JSON: {error}"
-        case ValueError():
-            return f"{what}: {error}"
-        case RecursionError():
-            return f"{what} is nested too deep"
-        case KeyError():
-            return f"{what} is not as a saved model has it: {error} is missing"
-    return f"{what} is not as a saved model has it: a value in it is of another kind"
+        sentence = next(sentence for kind, sentence in SENTENCES.items() if isinstance(e, kind))
+        raise ValueError(sentence.format(what=what, error=e)) from e
 
 
 def is_file(path: Path) -> bool:

@@ -3,14 +3,13 @@
 from minist.encoders.families import Transformer
 from minist.module import Module
 from minist.modules.classification_head import ClassificationHead
-from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize
+from minist.modules.dense import Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling
 from minist.modules.masked_lm_head import MaskedLMHead
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 from minist.modules.sparse_autoencoder import SparseAutoEncoder
 from minist.modules.splade import SpladePooling
 from minist.modules.static_embedding import SparseStaticEmbedding, StaticEmbedding
-from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
 POOLINGS = (Pooling, WeightedLayerPooling, ClassificationHead, MaskedLMHead, SpladePooling)
 READERS = (Transformer, StaticEmbedding, SparseStaticEmbedding)

@@ -112,8 +112,7 @@ class ModernBertEmbeddings(nn.Module):
 
 
 class ModernBertLayer(nn.Module):
-    """Attention, then a gated perceptron (GeGLU, Shazeer 2020, arXiv:2002.05202), each of the normalized input and
-    added to it."""
+    """Attention, then a gated perceptron (GeGLU, Shazeer 2020, arXiv:2002.05202), of normalized input, added to it."""
 
     def __init__(self, config: ModernBertConfig, number: int) -> None:
         super().__init__()

@@ -30,9 +30,8 @@ def open_model(
     keep_layers: Sequence[int] | None = None,
     num_labels: int = 0,
 ) -> TextModel:
-    """The model of that folder or name, of the kind that is given, else that its folder says. A folder that says
-    nothing holds a SentenceTransformer. `num_labels` is a CrossEncoder's; 0: as the folder says. ValueError as of
-    TextModel, and for a kind that there is not."""
+    """The model of that folder or name, of the kind that is given, else that its folder says; where it says nothing, a
+    SentenceTransformer. `num_labels` is a CrossEncoder's; 0: as the folder says. ValueError as of TextModel."""
     content = load_folder(find_model(name_or_path, revision, token))
     kind = kind or content.settings.get("model_type") or "SentenceTransformer"
     model = pick(f"the type of the model {name_or_path}", kind, MODELS)

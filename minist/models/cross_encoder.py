@@ -167,8 +167,7 @@ class CrossEncoder(TextModel):
 
         `activation_fn` is this call's; `apply_softmax` makes shares of several labels, after it. `prompt`, or the
         model's own of that name, is put before the first text of each pair. The longer text of a pair is cut first,
-        until both fit into `max_length` tokens. `batch_tokens` bounds the memory and does not change the result.
-        Several in `device` share the pairs, see device.py. `theirs` are refused with advice."""
+        until both fit into `max_length` tokens. `batch_tokens` and `device` as in SentenceTransformer.encode."""
         refuse(theirs, "predict", {})
         many, is_one = checked_pairs(pairs)
         embed, prefix = embedder(self, device), self.find_prompt(prompt_name, prompt)

@@ -120,8 +120,7 @@ def load_module(name: str, folder: Path) -> Module:
 
 
 def listed_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Class and folder of each module in modules.json: all are checked before the first weights are read. Without this
-    file, an encoder."""
+    """Class and folder of each module in modules.json, checked before any weights are read; without it an encoder."""
     file = folder / "modules.json"
     entries = read_value(file) if is_file(file) else [{"path": "", "type": "Transformer"}]
     with reading(file):

@@ -175,8 +175,7 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
 
 
 def _reason(error: Exception) -> str:
-    """One line that says why the hub, or the way to it, failed. Any other error is raised as it is, such as one of the
-    disk, which has a number."""
+    """One line that says why the hub, or the way to it, failed. Other errors are raised: the disk's have a number."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of whichever package it sends its requests with
 
     match error:

@@ -122,9 +122,8 @@ class SparseEncoder(TextModel):
     ) -> Tensor:
         """Embeddings [N, V] of `texts`, a coalesced sparse tensor in float32 on the CPU; of a single string [V].
 
-        `role`, `prompt`, `prompt_name`, `batch_tokens` and `device` as in SentenceTransformer.encode;
-        `max_active_dims` keeps so many weights of each text, those that are farthest from 0. `theirs` are refused with
-        advice."""
+        `max_active_dims` keeps so many weights of each text, those that are farthest from 0; all else is as in
+        SentenceTransformer.encode."""
         refuse(theirs, "encode", THEIRS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start

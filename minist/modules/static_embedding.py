@@ -16,10 +16,8 @@ from minist.module import Module, WeightError, finite, unfilled
 
 
 class StaticEmbedding(Module):
-    """Encoder and pooling in one: Packed -> [N, D]; a text without tokens is zero.
-
-    Vectors are trained like any other weights, or distilled from an encoder (model2vec, Tulkens and van Dongen
-    2024)."""
+    """Encoder and pooling in one: Packed -> [N, D]; a text without tokens is zero. Its vectors are trained like any
+    other weights, or distilled from an encoder (model2vec, Tulkens and van Dongen 2024)."""
 
     takes, gives, has_config = ("texts",), "embeddings", False
     special_tokens = False

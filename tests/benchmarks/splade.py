@@ -46,7 +46,7 @@ def step(form: str, name: str) -> None:
     encoder = SentenceTransformer(MODEL.with_name(folder), device="cpu").stack[0]
     encoder.checkpoint_layers = bool(option)
     head = MaskedLMHead({"model_type": "bert", "hidden_size": encoder.width, "vocab_size": encoder.vocab_size})
-    draw(head, 0.02)
+    draw(head, 0.02, 1)
     head.attach(encoder)
     lengths = torch.full((TEXTS,), LENGTH)
     packed = Packed.of(torch.randint(1000, 30000, (TEXTS * LENGTH,)), lengths)

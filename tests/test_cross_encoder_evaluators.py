@@ -15,8 +15,8 @@ from minist.evaluation import (
     CrossEncoderNanoBEIREvaluator,
     CrossEncoderRerankingEvaluator,
 )
-from minist.evaluation.cross_encoder_pairs import class_numbers
 from minist.evaluation.base import Scorer
+from minist.evaluation.cross_encoder_pairs import class_numbers
 from minist.retrieval.bm25 import BM25
 from minist.training.config import Config, EvalConfig, load_config
 from minist.training.evaluations import make_evaluator, report

@@ -11,7 +11,7 @@ from tiny import sentences, tiny_model
 from minist import Batch, losses
 from minist.losses.base import Loss
 from minist.losses.sparse import L1Loss
-from minist.modules.sparse_static_embedding import inverse_document_frequencies
+from minist.modules.static_embedding import inverse_document_frequencies
 from minist.training.construct import make
 
 PRICES = {"document_regularizer_weight": 3e-2, "query_regularizer_weight": 5e-2}

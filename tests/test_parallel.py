@@ -7,8 +7,8 @@ import pytest
 from routed import forked
 from tiny import sentences, tiny_model
 
-from minist.models import parallel
-from minist.models.parallel import SHARES, embed_on
+from minist.models import device as devices
+from minist.models.device import SHARES, embed_on
 
 TWO = ["cpu", "cpu"]
 
@@ -95,7 +95,7 @@ def test_texts_are_shared_out(model, monkeypatch):
             jobs.extend(parts)
             return []
 
-    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(devices, "ProcessPoolExecutor", Pool)
     for count in (1, 15, 16, 17, 100):
         jobs.clear()
         embed_on(TWO, model, range(count), "p: ", 9, lambda n: None, "query")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minist.models.settings import has_head, load_settings, old_activation
+from minist.models.folder import has_head, load_settings, old_activation
 
 HEAD = {"architectures": ["RobertaForSequenceClassification"]}
 

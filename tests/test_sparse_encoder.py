@@ -141,10 +141,11 @@ def test_a_decoder_of_its_own(tmp_path):
         SparseEncoder(tmp_path / "m")
     model = new_model()
     head = model.stack[1]
-    head.decoder, head.config = torch.nn.Parameter(torch.ones(63, 16)), {"tie_word_embeddings": False}
+    head.decoder, head.config = torch.nn.Linear(16, 63, bias=False), {"tie_word_embeddings": False}
+    torch.nn.init.ones_(head.decoder.weight)
     model.save(tmp_path / "own")
     again = SparseEncoder(tmp_path / "own")
-    assert torch.equal(again.stack[1].decoder, torch.ones(63, 16))
+    assert torch.equal(again.stack[1].decoder.weight, torch.ones(63, 16))
     assert torch.equal(again.encode(TEXTS).to_dense(), model.encode(TEXTS).to_dense())
 
 

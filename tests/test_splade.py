@@ -9,8 +9,8 @@ from tiny import sentences
 from minist.data.packed import Packed
 from minist.module import Words
 from minist.modules import splade
-from minist.modules.sparse_static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.modules.splade import ACTIVATIONS, SpladePooling
+from minist.modules.static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.training.config import TokenizerConfig
 from minist.training.start import train_wordpiece
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from minist.models.weight_files import read_weights, write_weights
+from minist.models.reading import read_weights, write_weights
 from minist.modules.dense import Dense
 
 INDEX = "model.safetensors.index.json"  # which shard holds which weight

@@ -5,6 +5,7 @@ are three modules a.query, a.key and a.value, which are one here, stacked along 
 """
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,11 @@ def initialize(module: nn.Module, std: float, generator: torch.Generator | None 
             nn.init.normal_(part.weight, std=std, generator=generator)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+def draw(module: nn.Module, std: float, place: int = 0) -> None:
+    """The same, of torch's seed and `place` alone: it does not depend on what was drawn before."""
+    initialize(module, std, torch.Generator().manual_seed(torch.initial_seed() + place))
 
 
 def checkpoint_names(parameter: str, table: dict[str, str]) -> list[str]:
@@ -57,7 +63,7 @@ def save_weights(module: nn.Module, table: dict[str, str]) -> dict[str, Tensor]:
     return state
 
 
-def modernize(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def modernize(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Strip `prefix` (of the encoder inside a ...ForMaskedLM), and write weight and bias for gamma and beta."""
     if any(name.startswith(prefix) for name in state):
         state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

@@ -19,7 +19,7 @@ from minist.losses.pairs import AnglELoss, CoSENTLoss, CosineSimilarityLoss
 from minist.losses.triplets import TripletLoss
 from minist.losses.wrapper import Part, Wrapper
 from minist.modules.sparse_autoencoder import SparseAutoEncoder
-from minist.modules.sparse_static_embedding import SparseStaticEmbedding
+from minist.modules.static_embedding import SparseStaticEmbedding
 
 
 class FlopsLoss(Loss):

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from minist.checks import pick
-from minist.models.cross_encoder import CrossEncoder, with_head
+from minist.models.cross_encoder import CrossEncoder
 from minist.models.device import find_device
-from minist.models.folder import Content, load_folder
+from minist.models.folder import load_folder
 from minist.models.hub import find_model
 from minist.models.masked_lm import MaskedLM
 from minist.models.sentence_transformer import SentenceTransformer
@@ -30,16 +30,10 @@ def open_model(
     keep_layers: Sequence[int] | None = None,
     num_labels: int = 0,
 ) -> TextModel:
-    """The model of that folder or name, of the kind that is given, else that its folder says. A folder that says
-    nothing holds a SentenceTransformer. `num_labels` is a CrossEncoder's; 0: as the folder says. ValueError as of
-    TextModel, and for a kind that there is not."""
+    """The model of that folder or name, of the kind that is given, else that its folder says; where it says nothing, a
+    SentenceTransformer. `num_labels` is a CrossEncoder's; 0: as the folder says. ValueError as of TextModel."""
     content = load_folder(find_model(name_or_path, revision, token))
     kind = kind or content.settings.get("model_type") or "SentenceTransformer"
     model = pick(f"the type of the model {name_or_path}", kind, MODELS)
-    return model(labelled(content, model, num_labels), device=find_device(device), dtype=dtype, keep_layers=keep_layers)
-
-
-def labelled(content: Content, model: type[TextModel], num_labels: int) -> Content:
-    if num_labels and model.gives != "scores":
-        raise ValueError(f"num_labels is {num_labels}, but a {model.__name__} gives no scores: use a CrossEncoder")
-    return with_head(content, num_labels) if num_labels else content
+    content = model.adapt(content, num_labels or None)
+    return model(content, device=find_device(device), dtype=dtype, keep_layers=keep_layers)

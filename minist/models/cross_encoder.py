@@ -23,15 +23,13 @@ from minist.data.packed import Packed
 from minist.data.pairing import Pairing, checked_pairs
 from minist.data.tokenizer import Texts
 from minist.diagnostics import describe_scores
-from minist.models.device import find_device
+from minist.encoders.weights import draw
+from minist.models.device import embedder
 from minist.models.folder import Content
-from minist.models.hub import find_content
-from minist.models.parallel import embedder
-from minist.models.reading import read_optional
+from minist.models.reading import read_optional, read_weights
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.models.weight_files import read_weights
-from minist.modules.classification_head import ACTIVATIONS, ClassificationHead, default_labels, draw, find_activation
+from minist.modules.classification_head import ACTIVATIONS, ClassificationHead, default_labels, find_activation
 from minist.progress import progress_bar
 
 # settings of a bi-encoder that mean nothing to a cross-encoder, or something else
@@ -65,16 +63,42 @@ class CrossEncoder(TextModel):
         a warning says so; a head of another number gets a new last layer. `activation_fn`, a module of torch.nn or its
         name, is applied to the scores; None: the folder's, else a sigmoid for one label and nothing for several.
         ValueError for a bi-encoder without `num_labels`: its head would be an unexpected one."""
-        content = find_content(source, revision, token)
-        place = device if content is source else find_device(device)
-        content = with_head(content, num_labels)
-        super().__init__(content, device=place, dtype=dtype, keep_layers=keep_layers, prompts=prompts)
+        where: dict[str, Any] = {"revision": revision, "token": token, "device": device, "dtype": dtype}
+        super().__init__(source, **where, keep_layers=keep_layers, prompts=prompts, num_labels=num_labels)
         if max_length is not None:
             self.max_length = max_length
         encoder: Any = self.stack.reader()
         self.pairing = Pairing(self.tokenizer, encoder.token_types)
         default = self.settings.get("activation_fn") or ("Sigmoid" if self.num_labels == 1 else "Identity")
         self.activation_fn = find_activation(default if activation_fn is None else activation_fn)
+
+    @classmethod
+    def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
+        """As it is, or with a new head where there is none of that size. It warns then."""
+        stack, labels = content.stack, None if num_labels is None else whole("num_labels", num_labels, 1, 10**6)
+        reader: Any = stack.reader()
+        std = vars(reader.config).get("initializer_range", 0.02) if reader.num_layers else 0.0
+        if stack.gives == "scores":
+            head: Any = stack[-1]
+            if labels in (None, head.out_width):
+                return content
+            head.set_labels(default_labels(labels))
+            draw(head.classifier, std)
+            warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
+            # the activation was that of the old labels
+            return replace(content, settings={k: v for k, v in content.settings.items() if k != "activation_fn"})
+        folder = vars(reader).get("folder")
+        if labels is None and "model_type" in content.settings:
+            what = f"{folder} is a bi-encoder: open it with {content.settings['model_type']}"
+            raise ValueError(f"{what}, or give num_labels to train a cross-encoder from its encoder")
+        if stack.router or not reader.num_layers:
+            raise ValueError(f"{folder} begins with {reader.name}: a cross-encoder needs one encoder for all texts")
+        head = ClassificationHead(encoder_config(reader, folder), default_labels(labels or 1))
+        from_file = head.begin(read_weights(folder) if folder else {}, std)
+        kept = " (but for its dense layer, the checkpoint's pooler)" if from_file else ""
+        warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=2)
+        own = {key: value for key, value in content.settings.items() if key not in OF_EMBEDDINGS}
+        return replace(content, stack=Stack([reader, head]), settings=own)
 
     @property
     def head(self) -> ClassificationHead:
@@ -143,8 +167,7 @@ class CrossEncoder(TextModel):
 
         `activation_fn` is this call's; `apply_softmax` makes shares of several labels, after it. `prompt`, or the
         model's own of that name, is put before the first text of each pair. The longer text of a pair is cut first,
-        until both fit into `max_length` tokens. `batch_tokens` bounds the memory and does not change the result.
-        Several in `device` share the pairs, see parallel.py. `theirs` are refused with advice."""
+        until both fit into `max_length` tokens. `batch_tokens` and `device` as in SentenceTransformer.encode."""
         refuse(theirs, "predict", {})
         many, is_one = checked_pairs(pairs)
         embed, prefix = embedder(self, device), self.find_prompt(prompt_name, prompt)
@@ -187,34 +210,6 @@ class CrossEncoder(TextModel):
         order = np.argsort(-scores, kind="stable")[:most].tolist()
         found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
         return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found
-
-
-def with_head(content: Content, num_labels: int | None) -> Content:
-    """The content of a cross-encoder: as it is, or with a new head where there is none of that size. It warns then."""
-    stack, labels = content.stack, None if num_labels is None else whole("num_labels", num_labels, 1, 10**6)
-    reader: Any = stack.reader()
-    std = vars(reader.config).get("initializer_range", 0.02) if reader.num_layers else 0.0
-    if stack.gives == "scores":
-        head: Any = stack[-1]
-        if labels in (None, head.out_width):
-            return content
-        head.set_labels(default_labels(labels))
-        draw(head.classifier, std)
-        warnings.warn(f"the last layer of the head is a new one, of {labels} labels: train it", stacklevel=3)
-        # the activation was that of the old labels
-        return replace(content, settings={k: v for k, v in content.settings.items() if k != "activation_fn"})
-    folder = vars(reader).get("folder")
-    if labels is None and "model_type" in content.settings:
-        what = f"{folder} is a bi-encoder: open it with {content.settings['model_type']}"
-        raise ValueError(f"{what}, or give num_labels to train a cross-encoder from its encoder")
-    if stack.router or not reader.num_layers:
-        raise ValueError(f"{folder} begins with {reader.name}: a cross-encoder needs one encoder for all texts")
-    head = ClassificationHead(encoder_config(reader, folder), default_labels(labels or 1))
-    from_file = head.draw(read_weights(folder) if folder else {}, std)
-    kept = " (but for its dense layer, the checkpoint's pooler)" if from_file else ""
-    warnings.warn(f"the model has a new head{kept}, of {labels or 1} labels: train it", stacklevel=2)
-    own = {key: value for key, value in content.settings.items() if key not in OF_EMBEDDINGS}
-    return replace(content, stack=Stack([reader, head]), settings=own)
 
 
 def encoder_config(encoder: Any, folder: Path | None) -> dict[str, Any]:

@@ -1,14 +1,27 @@
-"""Where a model runs, and in which numbers."""
+"""Where a model runs, and in which numbers. Several devices share the texts, a process for each."""
 
+import copy
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing import get_context
 
 from minist.checks import pick
+from minist.data.tokenizer import Texts
+from minist.progress import Update
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_INFO = Path("/proc/cpuinfo")
+SHARES = 8  # parts of the texts for each of several devices: a fast one takes more of them
+
+_model: Any = None  # in a worker: given once, and not with each part of the texts
 
 
 def _use_one_thread() -> None:
@@ -55,3 +68,57 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     flags = CPU_INFO.read_text().split() if device.type == "cpu" and CPU_INFO.exists() else []
     return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def embedder(model: Any, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
+    """`model.embed` on these devices; one alone is where the model stays."""
+    if isinstance(device, str | torch.device):
+        model.to(find_device(device))
+    elif device:
+        return partial(embed_on, [str(find_device(d)) for d in device], model)
+    return model.embed
+
+
+def embed_on(
+    devices: Sequence[str], model: Any, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None
+) -> tuple[Tensor, int]:
+    """`model.embed` of the texts. The processes start from nothing, so a script that calls this must do so below
+    `if __name__ == "__main__":`. ValueError if a process dies."""
+    size = max(1, -(-len(texts) // (SHARES * len(devices))))  # rounded up
+    jobs = [(texts[start : start + size], prompt, batch_tokens, role) for start in range(0, len(texts), size)]
+    context = get_context("spawn")  # a process that used CUDA cannot be forked
+    free = context.SimpleQueue()  # each process takes one device out of it
+    for device in devices:
+        free.put(device)
+    on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()  # its weights lie in shared memory
+    threads = max(1, torch.get_num_threads() // len(devices))
+    parts, cut = [model.embed([], prompt, 0, done, role)[0]], 0  # no rows, of the right kind
+    try:
+        with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
+            for part, cut_here in pool.map(_work, jobs):  # in the order of the texts
+                x, *more = map(torch.from_numpy, part[:2])
+                parts.append(coo(x, more[0], part[2]) if more else x)
+                done(len(parts[-1]))
+                cut += cut_here
+    except BrokenProcessPool:
+        what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
+        raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
+    return torch.cat(parts), cut
+
+
+def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
+
+
+def _start(model: Any, free: Any, threads: int) -> None:
+    global _model
+    torch.set_num_threads(threads)
+    _model = model.to(free.get())
+
+
+def _work(job: tuple[Texts, str, int, str | None]) -> tuple[tuple[Any, ...], int]:
+    texts, prompt, batch_tokens, role = job
+    x, cut = _model.embed(texts, prompt, batch_tokens, lambda n: None, role)
+    # an array is sent as bytes, a tensor as an open file, of which there are few
+    return (x.indices().numpy(), x.values().numpy(), tuple(x.shape)) if x.is_sparse else (x.numpy(),), cut

@@ -1,7 +1,7 @@
 """The on-disk format: a sentence-transformers folder, or a plain Hugging Face checkpoint.
 
     modules.json                       the modules in order, each with its class and its folder
-    config_sentence_transformers.json  settings: prompts, similarity
+    config_sentence_transformers.json  settings: prompts, similarity, kind of model
     config.json, model.safetensors     the encoder, and the ClassificationHead of a cross-encoder
     tokenizer.json, tokenizer_config.json, sentence_bert_config.json
     1_Pooling/config.json, 2_Dense/{config.json, model.safetensors}, 3_Normalize/
@@ -23,21 +23,29 @@ and the file config.json; version 6 adds `route_mappings` to the parameters.
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from minist.checks import listing, pick
+from minist.checks import listing, number, pick
 from minist.data.tokenizer import Tokenizer
-from minist.models.reading import inside, is_file, read_optional, read_table, read_value, reading
-from minist.models.settings import SETTINGS, has_head, load_settings, old_activation
+from minist.models.reading import is_file, read_optional, read_table, read_value, read_weights, reading
 from minist.models.stack import Stack, check_path
 from minist.models.tokenizer_files import load_tokenizer, transformer_settings
-from minist.models.weight_files import read_weights
 from minist.module import Module
 from minist.modules import MODULES
+from minist.modules.classification_head import ClassificationHead
 from minist.modules.dense import Normalize
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
+
+SETTINGS = "config_sentence_transformers.json"
+VERSION = "5.2.0"  # of sentence-transformers, whose format is written
+TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn")  # settings that are a text
+SCORES: dict[str, Any] = {  # what version 6 wants to know of an encoder with a ClassificationHead
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
 
 
 @dataclass
@@ -68,8 +76,9 @@ def content_of(stack: Stack, tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> 
 
 def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
-    has_list, file = is_file(folder / "modules.json"), folder / "modules.json"
-    parts = [load_part(*part) for part in listed_modules(file)] if has_list else [_default_modules(folder)]
+    file = folder / "modules.json"
+    has_list = is_file(file)
+    parts = [load_part(*part) for part in listed_modules(folder)] if has_list else [_default_modules(folder)]
     modules = [module for part in parts for module in part]
     if has_list and holds_scores(folder):
         modules.append(load_module("ClassificationHead", modules[0].folder))
@@ -97,24 +106,23 @@ def load_part(name: str, folder: Path) -> list[Module]:
 
 def load_module(name: str, folder: Path) -> Module:
     """Read the module of class `name`, one of MODULES."""
-    module = _load_router(folder) if MODULES[name] is Router else _load_plain(MODULES[name], folder)
+    kind, file = MODULES[name], folder / "config.json"
+    if kind is Router:
+        return _load_router(folder)
+    if is_file(folder / "adapter_config.json"):  # without it, the model would be another one
+        raise ValueError(f"{folder} has an adapter (adapter_config.json): merge it into the weights first")
+    config = read_table(file) if kind.has_config else read_optional(file)
+    weights = read_weights(folder) if kind.has_weights else {}
+    with reading(file):
+        module = kind.from_folder(config, weights)
     module.folder = folder
     return module
 
 
-def _load_plain(module_class: type[Module], folder: Path) -> Module:
-    file = folder / "config.json"
-    if is_file(folder / "adapter_config.json"):  # without it, the model would be another one
-        raise ValueError(f"{folder} has an adapter (adapter_config.json): merge it into the weights first")
-    config = read_table(file) if module_class.has_config else read_optional(file)
-    weights = read_weights(folder) if module_class.has_weights else {}
-    with reading(file):
-        return module_class.from_folder(config, weights)
-
-
-def listed_modules(file: Path) -> list[tuple[str, Path]]:
-    """Class and folder of each module in modules.json: all are checked before the first weights are read."""
-    entries = read_value(file)
+def listed_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Class and folder of each module in modules.json, checked before any weights are read; without it an encoder."""
+    file = folder / "modules.json"
+    entries = read_value(file) if is_file(file) else [{"path": "", "type": "Transformer"}]
     with reading(file):
         return [_place(file, entry["path"], entry["type"]) for entry in entries]
 
@@ -129,7 +137,10 @@ def routed_modules(file: Path) -> dict[str, tuple[str, Path]]:
 def _place(file: Path, path: str, kind: Any) -> tuple[str, Path]:
     name = str(kind).split(".")[-1]  # both generations end in the class name
     pick("the class of a module", name, MODULES)
-    return name, inside(file.parent, path)
+    path.encode()  # half of a pair of surrogates names no file
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"it names the path {path!r}, which leaves the model folder")
+    return name, file.parent / path
 
 
 def router_file(folder: Path) -> Path:
@@ -195,6 +206,34 @@ def _default_modules(folder: Path) -> list[Module]:
 
 def holds_scores(folder: Path) -> bool:
     """Whether a model folder is one of a cross-encoder, without reading its weights."""
-    file = folder / "modules.json"
-    modules = listed_modules(file) if is_file(file) else [("Transformer", folder)]
+    modules = listed_modules(folder)
     return [name for name, _ in modules] == ["Transformer"] and has_head(modules[0][1])
+
+
+def load_settings(file: Path) -> dict[str, Any]:
+    settings = read_optional(file)
+    with reading(file):
+        prompts = settings.get("prompts") or {}
+        texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
+        for name, text in texts.items():
+            if type(text) not in (str, type(None)):
+                raise ValueError(f"{name} is {repr(text)[:60]}: it must be a text or null")
+        if settings.get("truncate_dim") is not None:
+            number("truncate_dim", settings["truncate_dim"], 1)
+    return settings
+
+
+def has_head(folder: Path) -> bool:
+    """Whether an encoder's folder holds a ClassificationHead that is used: as version 6 says it, or a checkpoint."""
+    task = transformer_settings(folder).get("transformer_task")
+    names = read_optional(folder / "config.json").get("architectures") or [] if task is None else [f"{task}"]
+    with reading(folder / "config.json"):
+        return str(names[0]).endswith((ClassificationHead.within, "sequence-classification")) if names else False
+
+
+def old_activation(folder: Path) -> Any:
+    """What a CrossEncoder's config.json says of its activation: version 4 and 5, or before."""
+    config = read_optional(folder / "config.json")
+    with reading(folder / "config.json"):
+        new = (config.get("sentence_transformers") or {}).get("activation_fn")
+        return new or config.get("sbert_ce_default_activation_function")

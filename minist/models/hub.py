@@ -13,9 +13,8 @@ from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
-from minist.models.folder import Content, has_head, listed_modules, load_folder, routed_modules, router_file
-from minist.models.reading import read_optional, reading
-from minist.models.weight_files import KINDS
+from minist.models.folder import has_head, listed_modules, routed_modules, router_file
+from minist.models.reading import KINDS, read_optional, reading
 from minist.module import Module
 from minist.modules import MODULES
 from minist.modules.router import Router
@@ -46,11 +45,6 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
     cached = filter(None, (_cached_folder(repo, revision) for repo in repos))
     return next((folder for folder in cached if not missing_files(folder)), None) or _fetch(repos, revision, token)
-
-
-def find_content(source: str | Path | Content, revision: str | None, token: str | None) -> Content:
-    """What the folder of a model holds, see find_model; or `source` itself, parts in memory."""
-    return source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
 
 
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
@@ -84,8 +78,7 @@ def _required(module: type[Module], folder: Path, names: Sequence[str]) -> list[
 
 def module_folders(folder: Path) -> list[tuple[str, Path]]:
     """Class and folder of each module in modules.json and of each route; without it an encoder in the root."""
-    file = folder / "modules.json"
-    modules = listed_modules(file) if file.exists() else [("Transformer", folder)]
+    modules = listed_modules(folder)
     for kind, path in modules:  # it grows by the modules of routes
         routed = routed_modules(router_file(path)) if MODULES[kind] is Router else {}
         modules += [module for module in routed.values() if module not in modules]
@@ -163,9 +156,8 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
 
 
 def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, revision: str | None) -> str:
-    """Upload all files of `folder` in one commit, and return the address of the repository. It is created where there
-    is none, `private` or for all to see; so is the branch `revision` (None: main). One that exists stays as private as
-    it is, and keeps its other files. ValueError when the hub refuses."""
+    """Upload all files of `folder` in one commit, and return the repository's address. It and the branch `revision`
+    (None: main) are created where there is none; one that exists stays as private as it is, and keeps other files."""
     from huggingface_hub import HfApi, constants, utils
 
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
@@ -183,8 +175,7 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
 
 
 def _reason(error: Exception) -> str:
-    """One line that says why the hub, or the way to it, failed. Any other error is raised as it is, such as one of the
-    disk, which has a number."""
+    """One line that says why the hub, or the way to it, failed. Other errors are raised: the disk's have a number."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of whichever package it sends its requests with
 
     match error:

@@ -7,49 +7,35 @@ the start of models of all other kinds: what it saves is a plain checkpoint, whi
 """
 
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from minist.checks import listing
 from minist.encoders.encoder import Encoder
+from minist.encoders.weights import draw
 from minist.models.cross_encoder import encoder_config
-from minist.models.device import find_device
 from minist.models.folder import Content, content_of
-from minist.models.hub import find_content
+from minist.models.reading import read_weights
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.models.weight_files import read_weights
 from minist.modules.masked_lm_head import MaskedLMHead
 
 
 class MaskedLM(TextModel):
-    """model = MaskedLM("path/to/bert-base-uncased")"""
+    """model = MaskedLM("path/to/bert-base-uncased")
+
+    An encoder without a head gets a new one, drawn by torch's seed, and a warning says so."""
 
     gives = "words"
 
-    def __init__(
-        self,
-        source: str | Path | Content,
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        keep_layers: Sequence[int] | None = None,
-    ) -> None:
-        """As TextModel. An encoder without a head gets a new one, drawn by torch's seed, and a warning says so."""
-        content = find_content(source, revision, token)
+    @classmethod
+    def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
         if content.stack.router:
             raise ValueError(f"a MaskedLM has one encoder, the model has the routes {listing(content.stack.paths)}")
         if content.stack.gives != "words":
             reader: Any = content.stack.reader()
             own = next((part for part in content.stack if isinstance(part, MaskedLMHead)), None)  # a sparse model's
             content = content_of(Stack([reader, own or words_head(reader)]), content.tokenizer)
-        device = device if content is source else find_device(device)
-        super().__init__(content, device=device, dtype=dtype, keep_layers=keep_layers)
+        return super().adapt(content, num_labels)
 
 
 def words_head(encoder: Encoder) -> MaskedLMHead:
@@ -60,7 +46,8 @@ def words_head(encoder: Encoder) -> MaskedLMHead:
     config, weights = encoder_config(encoder, folder), read_weights(folder) if folder else {}
     head = MaskedLMHead(config)
     if head.is_in(weights):
-        return MaskedLMHead.from_folder(config, weights)
+        return head.fill(weights)
     warnings.warn("the model has a new head that scores words: train it", stacklevel=3)
-    head.draw(vars(encoder.config).get("initializer_range", 0.02))
+    # 1: the encoder's words may have been drawn by the seed itself, and `dense` would be the first of them
+    draw(head, vars(encoder.config).get("initializer_range", 0.02), 1)
     return head

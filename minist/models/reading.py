@@ -1,12 +1,37 @@
-"""Files of a model folder are somebody's: whatever they hold, a reader gets it, or one plain sentence."""
+"""Files of a model folder are somebody's: whatever they hold, a reader gets it, or one plain sentence.
+
+Weights are in model.safetensors, whole or in shards, or in an old pytorch_model.bin; written as safetensors."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from functools import partial
+from os import fspath
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from minist.module import WeightError
+
+# what the first kind of error that fits is called to a person
+SENTENCES: dict[type[Exception], str] = {
+    WeightError: "{what.parent}: {error}",  # the config.json beside them is not to blame
+    UnicodeError: "{what} holds a text that is no UTF-8",
+    json.JSONDecodeError: "{what} is not JSON: {error}",
+    ValueError: "{what}: {error}",
+    RecursionError: "{what} is nested too deep",
+    KeyError: "{what} is not as a saved model has it: {error} is missing",
+    Exception: "{what} is not as a saved model has it: a value in it is of another kind",
+}
+# files of weights, the first that is there; nothing in a pickle is run
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "model.safetensors": load_file,
+    "pytorch_model.bin": partial(torch.load, map_location="cpu", weights_only=True),
+}
 
 
 @contextmanager
@@ -16,24 +41,8 @@ def reading(what: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as e:
-        raise ValueError(sentence(what, e)) from e
-
-
-def sentence(what: Path, error: Exception) -> str:
-    match error:
-        case WeightError():
-            return f"{what.parent}: {error}"  # the config.json beside them is not to blame
-        case UnicodeError():
-            return f"{what} holds a text that is no UTF-8"
-        case json.JSONDecodeError():
-            return f"{what} is not JSON: {error}"
-        case ValueError():
-            return f"{what}: {error}"
-        case RecursionError():
-            return f"{what} is nested too deep"
-        case KeyError():
-            return f"{what} is not as a saved model has it: {error} is missing"
-    return f"{what} is not as a saved model has it: a value in it is of another kind"
+        sentence = next(sentence for kind, sentence in SENTENCES.items() if isinstance(e, kind))
+        raise ValueError(sentence.format(what=what, error=e)) from e
 
 
 def is_file(path: Path) -> bool:
@@ -62,10 +71,39 @@ def read_optional(file: Path) -> dict[str, Any]:
     return read_table(file) if is_file(file) else {}
 
 
-def inside(folder: Path, relative: str) -> Path:
-    """`folder / relative`; ValueError where that would lead out of the folder."""
-    relative.encode()  # half of a pair of surrogates names no file
-    path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"it names the path {relative!r}, which leaves the model folder")
-    return folder / path
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Names and tensors, on the CPU."""
+    for name, read in KINDS.items():
+        if is_file(folder / name):
+            return _read(read, folder / name)
+        if is_file(folder / f"{name}.index.json"):
+            return _read_shards(read, folder / f"{name}.index.json")
+    raise ValueError(f"{folder}: no weights: neither {' nor '.join(KINDS)} is there")
+
+
+def _read(read: Callable[[Path], Any], file: Path) -> dict[str, Tensor]:
+    try:
+        return {str(name): tensor.detach() for name, tensor in read(file).items()}
+    except Exception as e:  # of a damaged pickle almost any: EOFError, IndexError, KeyError, struct.error ..
+        reason = (str(e) or type(e).__name__).partition("\n")[0]
+        raise ValueError(f"{file.parent}: the weights are damaged: {reason}") from None
+
+
+def _read_shards(read: Callable[[Path], Any], index: Path) -> dict[str, Tensor]:
+    folder, state, content = index.parent, dict[str, Tensor](), read_table(index)
+    with reading(index):
+        places = {str(name): fspath(shard) for name, shard in content["weight_map"].items()}
+    for shard in sorted(set(places.values())):
+        if shard in ("", ".", "..") or Path(shard).name != shard:
+            raise ValueError(f"{index} names the file {shard!r}, which leaves the model folder")
+        state |= _read(read, folder / shard)
+    for name in sorted(places.keys() - state.keys()):
+        raise ValueError(f"{folder}: the weight {name} is not in {places[name]}, as {index.name} says")
+    return state
+
+
+def write_weights(state: dict[str, Tensor], folder: Path) -> None:
+    try:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})  # transformers 4 asks for the format
+    except SafetensorError as e:  # a full disk, for instance
+        raise OSError(f"{folder}/model.safetensors could not be written: {e}") from None

@@ -7,12 +7,10 @@ from typing import Any
 import torch
 
 from minist.files import files_into, write_json
-from minist.models.folder import Content
-from minist.models.reading import read_table
-from minist.models.settings import SCORES, SETTINGS, VERSION
+from minist.models.folder import SCORES, SETTINGS, VERSION, Content
+from minist.models.reading import read_table, write_weights
 from minist.models.stack import before_pooling
 from minist.models.tokenizer_files import LENGTH_FILES, save_tokenizer
-from minist.models.weight_files import write_weights
 from minist.module import Module
 from minist.modules.router import Router
 from minist.modules.splade import SpladePooling

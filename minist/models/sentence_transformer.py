@@ -15,7 +15,7 @@ from torch import Tensor
 from minist.checks import pick, refuse
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
-from minist.models.parallel import embedder
+from minist.models.device import embedder
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, quantize
@@ -58,7 +58,7 @@ class SentenceTransformer(TextModel):
         that name, is put before each text. Texts are cut at `max_length` tokens; a tuple of two is a pair.
         `truncate_dim` keeps the first dimensions, then `normalize_embeddings` scales to length one, then `precision`
         makes codes of them, see quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is
-        a good number for the device. Several in `device` (["cuda:0", "cuda:1"]) share the texts, see parallel.py.
+        a good number for the device. Several in `device` (["cuda:0", "cuda:1"]) share the texts, see device.py.
         `convert_to_tensor` gives a tensor, on the model's device. `theirs` are refused with advice."""
         refuse(theirs, "encode", THEIRS)
         pick("precision", precision, PRECISIONS)

@@ -24,11 +24,9 @@ from minist.checks import refuse, whole
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, Tokenizer, checked_texts
 from minist.encoders.encoder import Encoder
-from minist.models.device import find_device
+from minist.models.device import coo, embedder
 from minist.models.folder import Content
-from minist.models.hub import find_content
 from minist.models.masked_lm import words_head
-from minist.models.parallel import coo, embedder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.modules.splade import SpladePooling
@@ -51,7 +49,7 @@ class SparseEncoder(TextModel):
     embeddings = model.encode(["a text", "another"])  # [2, 30522], sparse
     model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]"""
 
-    gives, pooling = "sparse", "max"
+    gives, pooling, likeness = "sparse", "max", "dot"
 
     def __init__(
         self,
@@ -67,13 +65,20 @@ class SparseEncoder(TextModel):
     ) -> None:
         """As TextModel. A plain checkpoint of a masked language model gets a SpladePooling of its largest scores.
         `max_active_dims` keeps the largest weights of each text alone; None: as the folder says, else all."""
-        content = find_content(source, revision, token)
-        sparse = with_splade(content)
-        place = device if content is source else find_device(device)
-        super().__init__(sparse, device=place, dtype=dtype, keep_layers=keep_layers, prompts=prompts)
-        self.similarity_name = self.settings.get("similarity_fn_name") or "dot"
+        where: dict[str, Any] = {"revision": revision, "token": token, "device": device, "dtype": dtype}
+        super().__init__(source, **where, keep_layers=keep_layers, prompts=prompts)
         self.max_active_dims = self.settings.get("max_active_dims") if max_active_dims is None else max_active_dims
         self.kept_active(None)
+
+    @classmethod
+    def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
+        reader: Any = content.stack.reader()
+        if content.stack.gives != "sparse":
+            if "model_type" in content.settings:
+                what = f"{vars(reader).get('folder')} is no sparse model: open it with {content.settings['model_type']}"
+                raise ValueError(f"{what}, or begin with a plain checkpoint of a masked language model")
+            content = replace(content, stack=Stack([reader, words_head(reader), SpladePooling()]))
+        return super().adapt(content, num_labels)
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
@@ -117,9 +122,8 @@ class SparseEncoder(TextModel):
     ) -> Tensor:
         """Embeddings [N, V] of `texts`, a coalesced sparse tensor in float32 on the CPU; of a single string [V].
 
-        `role`, `prompt`, `prompt_name`, `batch_tokens` and `device` as in SentenceTransformer.encode;
-        `max_active_dims` keeps so many weights of each text, those that are farthest from 0. `theirs` are refused with
-        advice."""
+        `max_active_dims` keeps so many weights of each text, those that are farthest from 0; all else is as in
+        SentenceTransformer.encode."""
         refuse(theirs, "encode", THEIRS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         self.stack.route(role)  # a role that it does not know is found before processes start
@@ -204,14 +208,3 @@ def largest_weights(embeddings: Tensor, k: int) -> Tensor:
     first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)  # where its row begins
     kept = order[torch.arange(len(order)) - first < k].sort().values
     return coo(embeddings.indices()[:, kept], values[kept], embeddings.shape)
-
-
-def with_splade(content: Content) -> Content:
-    """The content of a sparse model: as it is, or a plain checkpoint with a SpladePooling. ValueError for another."""
-    if content.stack.gives == "sparse":
-        return content
-    reader: Any = content.stack.reader()
-    if "model_type" in content.settings:
-        what = f"{vars(reader).get('folder')} is no sparse model: open it with {content.settings['model_type']}"
-        raise ValueError(f"{what}, or begin with a plain checkpoint of a masked language model")
-    return replace(content, stack=Stack([reader, words_head(reader), SpladePooling()]))

@@ -21,8 +21,8 @@ from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.models.device import find_device, find_dtype
-from minist.models.folder import Content, content_of
-from minist.models.hub import find_content, push_folder
+from minist.models.folder import Content, content_of, load_folder
+from minist.models.hub import find_model, push_folder
 from minist.models.saving import save_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.module import ENDS
@@ -45,17 +45,12 @@ THEIRS = {
 T = TypeVar("T")
 
 
-def check_gives(content: Content, wanted: str) -> None:
-    if (gives := content.stack.gives) != wanted:
-        where = vars(content.stack.reader()).get("folder", "the model")
-        raise ValueError(f"{where} gives {gives}, no {wanted}: open it with {ENDS[gives]}")
-
-
 class TextModel(nn.Module):
     """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
     gives: ClassVar[str] = "embeddings"  # what its last module must give
     pooling: ClassVar[str] = "mean"  # of a new one, unless it is told another
+    likeness: ClassVar[str] = "cosine"  # of what it gives, unless the folder says another
     example: ClassVar[str] = "some.txt --output some.npy"  # for encode.py
     pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
     ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
@@ -72,34 +67,44 @@ class TextModel(nn.Module):
         truncate_dim: int | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
+        num_labels: int | None = None,
     ) -> None:
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
         which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
-        None is float32, "auto" is bfloat16 where that is fast. `keep_layers` keeps these layers of the encoder, the
-        first is 0; `truncate_dim` the first dimensions of what a user gets; `prompts` are added to the folder's."""
+        None is float32, "auto" bfloat16 where that is fast. `keep_layers` keeps these layers, the first is 0;
+        `truncate_dim` so many dimensions; `prompts` are added to the folder's; `num_labels` is a CrossEncoder's."""
         super().__init__()
-        content = find_content(source, revision, token)
-        check_gives(content, self.gives)
+        given = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        content = self.adapt(given, num_labels)
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
         self.activation_fn: nn.Module = nn.Identity()  # of what `forward` gives, for a user
         for encoder, tokenizer in self._encoders().items():
             tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
-        given = {**(self.settings.get("prompts") or {}), **(prompts or {})}  # what the caller says goes first
-        self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in given.items()}
+        texts = {**(self.settings.get("prompts") or {}), **(prompts or {})}  # what the caller says goes first
+        self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in texts.items()}
         self.default_prompt_name = default_prompt_name or self.settings.get("default_prompt_name")
         for name in [None, *self.prompts]:  # checked here, so that no training begins with a prompt that fails later
             self.find_prompt(name, None)
-        self.similarity_name = self.settings.get("similarity_fn_name") or "cosine"
+        self.similarity_name = self.settings.get("similarity_fn_name") or self.likeness
         similarity(self.similarity_name)  # is there such a one?
         self.truncate_dim = self.settings.get("truncate_dim") if truncate_dim is None else truncate_dim
         self.kept_dim(self.truncate_dim)
         if keep_layers is not None:
             self.keep_layers(keep_layers)
-        if content is not source or device is not None or dtype is not None:  # parts in memory stay as they are
-            place = find_device(device)
-            self.to(device=place, dtype=find_dtype(dtype, place))
+        if given is not source or device is not None or dtype is not None:  # parts in memory stay as they are
+            self.to(find_device(device), find_dtype(dtype, find_device(device)))
         self.eval()  # a training sets the mode itself
+
+    @classmethod
+    def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
+        """As it is; other kinds of models add the head that a plain checkpoint lacks. ValueError for what is none."""
+        if num_labels is not None:
+            raise ValueError(f"num_labels is {num_labels}, but a {cls.__name__} gives no scores: use a CrossEncoder")
+        if (gives := content.stack.gives) != cls.gives:
+            where = vars(content.stack.reader()).get("folder", "the model")
+            raise ValueError(f"{where} gives {gives}, no {cls.gives}: open it with {ENDS[gives]}")
+        return content
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Self:
@@ -144,13 +149,11 @@ class TextModel(nn.Module):
 
     def _encoders(self) -> dict[Any, Tokenizer]:
         """The encoders that read texts, one that routes share once, and what they read with."""
-        paths = self.stack.paths.items()
-        return {path[0]: self.tokenizers[route] for route, path in paths if path[0].num_layers}
+        return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
     def max_length(self) -> int:
-        """Tokens at which texts are cut, special ones included; with routes those of the default one. It is set for
-        all routes, to no more than the encoder has positions for, and saved."""
+        """Tokens at which texts are cut, special ones too; of the default route. Set for all, and saved."""
         return self.tokenizer.max_length
 
     @max_length.setter
@@ -197,9 +200,8 @@ class TextModel(nn.Module):
     def rows(
         self, texts: Texts, prompt: str, role: str | None, batch_tokens: int, compute: Callable[..., T], done: Update
     ) -> Iterator[tuple[Tensor, list[T], int]]:
-        """The inference loop. For each chunk of `texts`: the places [n] of its texts, from the longest to the
-        shortest; what `compute` made of its batches, each a Packed, in this order; and how many of them were cut.
-        `batch_tokens` bounds the memory, 0 is a good number for the device."""
+        """The inference loop. For each chunk of `texts`: the places [n] of its texts, the longest first; what `compute`
+        made of its batches, each a Packed, in this order; and how many were cut. `batch_tokens` 0 is a good number."""
         for start in range(0, len(texts), CHUNK):
             packed, cut = self.read(texts[start : start + CHUNK], prompt, role)
             order = packed.lengths.argsort(descending=True, stable=True)  # the largest batch first: it sets the memory

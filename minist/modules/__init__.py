@@ -8,9 +8,8 @@ from minist.modules.masked_lm_head import MaskedLMHead
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 from minist.modules.sparse_autoencoder import SparseAutoEncoder
-from minist.modules.sparse_static_embedding import SparseStaticEmbedding
 from minist.modules.splade import SpladePooling
-from minist.modules.static_embedding import StaticEmbedding
+from minist.modules.static_embedding import SparseStaticEmbedding, StaticEmbedding
 from minist.modules.weighted_layer_pooling import WeightedLayerPooling
 
 POOLINGS = (Pooling, WeightedLayerPooling, ClassificationHead, MaskedLMHead, SpladePooling)

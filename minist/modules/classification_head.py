@@ -18,7 +18,7 @@ from minist.checks import listing, number, pick, whole
 from minist.data.packed import Packed
 from minist.encoders.config import activation
 from minist.encoders.dropout import Dropout
-from minist.encoders.weights import initialize, load_weights, modernize, save_weights
+from minist.encoders.weights import draw, load_weights, modernize, save_weights
 from minist.module import Module, unfilled
 from minist.modules.pooling import pool
 
@@ -102,7 +102,7 @@ class ClassificationHead(Module):
         load_weights(head, {n: w for n, w in state.items() if n.rpartition(".")[0] in theirs}, head.names())
         return head
 
-    def draw(self, weights: dict[str, Tensor], std: float) -> bool:
+    def begin(self, weights: dict[str, Tensor], std: float) -> bool:
         """New weights, as BERT draws them. `dense` is that of `weights` if they have a pooler: returns whether."""
         draw(self, std)
         pooler = {f".{name}".partition(".pooler.dense.")[2]: weight for name, weight in modernize(weights, "").items()}
@@ -110,11 +110,6 @@ class ClassificationHead(Module):
         if found:
             self.dense.load_state_dict({name: pooler[name].float() for name in ("weight", "bias")})
         return found
-
-
-def draw(module: nn.Module, std: float) -> None:
-    """Random weights that depend on torch's seed alone, and not on what was drawn before."""
-    initialize(module, std, torch.Generator().manual_seed(torch.initial_seed()))
 
 
 def read_labels(config: Mapping[str, Any]) -> list[str]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from minist.checks import pick
 from minist.encoders.config import activation
-from minist.encoders.weights import initialize, modernize
-from minist.module import Module, Words, checked, on_cpu, unfilled
+from minist.encoders.weights import load_weights, modernize, save_weights
+from minist.module import Module, Words
 
 
 class Form(NamedTuple):
@@ -25,23 +25,20 @@ class Form(NamedTuple):
     dense: str
     norm: str
     decoder: str  # its weight is the encoder's, unless config.json says otherwise
-    biases: tuple[str, ...]  # the first that is there; the last, where the decoder's weight is its own too
+    biases: tuple[str, ...]  # of which layer; the first that is there, the last if the decoder's weight is its own too
 
 
-BERT = "cls.predictions"
-ROBERTA = Form("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", ("lm_head.bias", "lm_head.decoder.bias"))
+BERT, TURN, LM = "cls.predictions", "cls.predictions.transform", "lm_head"
+ROBERTA = Form(f"{LM}.dense", f"{LM}.layer_norm", f"{LM}.decoder", (LM, f"{LM}.decoder"))
 FORMS = {
     "bert": Form(
-        f"{BERT}.transform.dense",
-        f"{BERT}.transform.LayerNorm",
-        f"{BERT}.decoder",
-        (f"{BERT}.bias", f"{BERT}.decoder.bias"),
+        f"{BERT}.transform.dense", f"{BERT}.transform.LayerNorm", f"{BERT}.decoder", (BERT, f"{BERT}.decoder")
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "mpnet": ROBERTA,
-    "distilbert": Form("vocab_transform", "vocab_layer_norm", "vocab_projector", ("vocab_projector.bias",)),
-    "modernbert": Form("head.dense", "head.norm", "decoder", ("decoder.bias",)),
+    "distilbert": Form("vocab_transform", "vocab_layer_norm", "vocab_projector", ("vocab_projector",)),
+    "modernbert": Form("head.dense", "head.norm", "decoder", ("decoder",)),
 }
 # keys of config.json that say something of the head alone
 OWN = ("tie_word_embeddings", "classifier_activation", "classifier_bias")
@@ -69,7 +66,7 @@ class MaskedLMHead(Module):
         self.bias = nn.Parameter(torch.zeros(self.out_width))
         tied = config.get("tie_word_embeddings", True)
         self.biases = self.form.biases if tied else self.form.biases[::-1]
-        self.decoder = None if tied else nn.Parameter(torch.zeros(self.out_width, width))
+        self.decoder = None if tied else nn.Linear(width, self.out_width, bias=False)
         self.words: tuple[nn.Embedding, ...] = ()  # in a tuple: the encoder's weights are not among its own
 
     def attach(self, reader: Any) -> None:
@@ -80,38 +77,30 @@ class MaskedLMHead(Module):
         return self.norm(self.act(self.dense(x)))
 
     def forward(self, x: Tensor) -> Words:
-        return Words(self.transform(x), self.words[0].weight if self.decoder is None else self.decoder, self.bias)
+        return Words(self.transform(x), (self.decoder or self.words[0]).weight, self.bias)
 
     def names(self) -> dict[str, str]:
-        """Our parameters -> theirs in a checkpoint."""
-        layers = {"dense": self.form.dense, "norm": self.form.norm}
-        names = {f"{ours}.{kind}": f"{name}.{kind}" for ours, name in layers.items() for kind in ("weight", "bias")}
-        names |= {"bias": self.biases[0], "decoder": f"{self.form.decoder}.weight"}
-        return {ours: names[ours] for ours, _ in self.named_parameters()}
+        """Our layers -> theirs in a checkpoint; "" has the bias."""
+        names = {"dense": self.form.dense, "norm": self.form.norm, "": self.biases[0]}
+        return names | ({"decoder": self.form.decoder} if self.decoder else {})
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        parameters = dict(self.named_parameters())
-        return self.config, {theirs: on_cpu(parameters[ours]) for ours, theirs in self.names().items()}
+        return self.config, save_weights(self, self.names())
 
     @classmethod
-    def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "MaskedLMHead":
-        with unfilled():
-            head = cls(config)
-        return head.fill(modernize(weights, ""))
+    def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
+        return (config,)
 
     def fill(self, weights: Mapping[str, Tensor]) -> Self:
         """Take all parameters from a checkpoint, as float32; the encoder's are in it too. ValueError as of Module."""
-        names, parameters = self.names(), dict(self.named_parameters())
-        names["bias"] = next((name for name in self.biases if name in weights), names["bias"])
-        found = {ours: checked(weights, theirs, tuple(parameters[ours].shape)) for ours, theirs in names.items()}
-        self.load_state_dict(found, assign=True)  # on the meta device there is no memory to copy to
+        names, state = self.names(), modernize(weights, "")
+        places = [place for place in self.biases if f"{place}.bias" in state]
+        state |= {f"{names['']}.bias": state[f"{place}.bias"] for place in places[:1]}
+        if not self.decoder:
+            state.pop(f"{self.form.decoder}.weight", None)  # the words' once more, as some files have them
+        load_weights(self, {n: w for n, w in state.items() if n.rpartition(".")[0] in names.values()}, names)
         return self
 
     def is_in(self, weights: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint with these weights has such a head."""
         return f"{self.form.dense}.weight" in weights
-
-    def draw(self, std: float) -> None:
-        """New weights, as BERT draws them, that depend on torch's seed alone."""
-        # + 1: the encoder's words may have been drawn by the seed itself, and `dense` would be the first of them
-        initialize(self, std, torch.Generator().manual_seed(torch.initial_seed() + 1))

@@ -19,19 +19,19 @@ from minist.encoders.encoder import Encoder
 from minist.encoders.families import ENCODERS
 from minist.encoders.modernbert import ModernBertEncoder
 from minist.encoders.weights import initialize, modernize
-from minist.models import MODELS, labelled, open_model
+from minist.models import MODELS, open_model
 from minist.models.folder import Content
 from minist.models.hub import find_model
+from minist.models.reading import read_weights
 from minist.models.sparse_encoder import SparseEncoder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.models.weight_files import read_weights
 from minist.module import Module
 from minist.modules.pooling import Pooling
 from minist.modules.router import Router
 from minist.modules.sparse_autoencoder import SparseAutoEncoder
-from minist.modules.sparse_static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.modules.splade import LargestScore
+from minist.modules.static_embedding import SparseStaticEmbedding, inverse_document_frequencies
 from minist.progress import progress_bar
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build, call
@@ -120,7 +120,7 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     if not config.num_labels:
         return kind.from_encoder(encoder, tokenizer, config.pooling.mode or kind.pooling)
     plain = Content(Stack([encoder, Pooling(encoder.width)]), {None: tokenizer}, {})
-    return kind(labelled(plain, kind, config.num_labels))
+    return kind(kind.adapt(plain, config.num_labels))
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:

@@ -25,6 +25,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from minist import SentenceTransformer, SparseEncoder
 from minist.data.packed import Packed
+from minist.encoders.weights import draw
 from minist.modules.masked_lm_head import MaskedLMHead
 from minist.modules.splade import SpladePooling
 
@@ -45,7 +46,7 @@ def step(form: str, name: str) -> None:
     encoder = SentenceTransformer(MODEL.with_name(folder), device="cpu").stack[0]
     encoder.checkpoint_layers = bool(option)
     head = MaskedLMHead({"model_type": "bert", "hidden_size": encoder.width, "vocab_size": encoder.vocab_size})
-    head.draw(0.02)
+    draw(head, 0.02, 1)
     head.attach(encoder)
     lengths = torch.full((TEXTS,), LENGTH)
     packed = Packed.of(torch.randint(1000, 30000, (TEXTS * LENGTH,)), lengths)

@@ -23,7 +23,8 @@ from minist.checks import number, whole
 from minist.data.rows import is_unicode
 from minist.models import MODELS
 from minist.models.device import find_device
-from minist.models.hub import find_content
+from minist.models.folder import load_folder
+from minist.models.hub import find_model
 from minist.retrieval.bm25 import WORD, words
 from minist.retrieval.corpus_index import CorpusIndex
 from minist.retrieval.pipeline import MIXES, Hit, Pipeline, Retriever, by_embedding, by_index, by_words
@@ -78,12 +79,12 @@ def run(args: argparse.Namespace) -> None:
 def load(args: argparse.Namespace, option: str) -> Any:
     """Its model. ValueError for one of another kind names the right option."""
     name, wanted = vars(args)[option], KINDS[option]
-    content = find_content(name, args.revision, None)
+    content = load_folder(find_model(name, args.revision))
     plain = "SentenceTransformer" if option == "rerank" else wanted  # a plain checkpoint has no scores yet
     if (kind := content.settings.get("model_type", plain)) != wanted:
         right = next((f"give it to --{other}" for other in KINDS if KINDS[other] == kind), "it is for training")
         raise ValueError(f"--{option} takes a {wanted}, but {name} is a {kind}: {right}")
-    model = MODELS[wanted](content, device=find_device(args.device))
+    model = MODELS[wanted](MODELS[wanted].adapt(content, None), device=find_device(args.device))
     if option == "rerank":
         number(f"the number of scores that {name} gives a text", model.width, 1, 1)
     return model

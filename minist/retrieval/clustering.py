@@ -59,7 +59,7 @@ def kmeans(embeddings: Any, k: int, seed: int = 0, iterations: int = 100) -> tup
     for _ in range(k):
         squares = nearest(x, centres)[0].clamp_min(0).double() if len(centres) else torch.ones(len(x)).double()
         sums = squares.cumsum(0)
-        place = torch.searchsorted(sums, torch.rand(1, generator=draw).double() * sums[-1], right=True)
+        place = torch.searchsorted(sums, torch.rand(1, generator=draw).to(sums) * sums[-1], right=True)
         centres = torch.cat([centres, x[place.clamp_max(len(x) - 1)]])
     for _ in range(iterations):
         (squares, found), old = nearest(x, centres), labels
@@ -119,9 +119,8 @@ def merges(d: np.ndarray, update: Update) -> list[tuple[float, int, int]]:
             continue
         a, b = chain.pop(), chain.pop()
         found.append((float(d[a, b]), a, b))
-        with np.errstate(invalid="ignore"):  # clusters that are gone are infinitely far
-            d[b] = d[:, b] = np.nan_to_num(update(d[a], d[b], d[a, b], sizes[a], sizes[b], sizes), nan=np.inf)
-        d[a] = d[:, a] = d[b, b] = np.inf
+        d[b] = d[:, b] = update(d[a], d[b], d[a, b], sizes[a], sizes[b], sizes)
+        d[a] = d[:, a] = d[b, b] = np.inf  # the cluster that is gone is infinitely far from all
         sizes[a], sizes[b] = 0, sizes[a] + sizes[b]
     return sorted(found, key=lambda merge: merge[0])
 

@@ -98,10 +98,11 @@ def near_enough(x: Tensor, top_k: int, max_pairs: int) -> Pairs | None:
     sample = x[:: max(1, len(x) // SAMPLE)]
     scores = search_block(sample, x, top_k + 1, dot, DOCUMENTS)[0][:, 1:].flatten()  # the nearest is the row itself
     place = 3 * max_pairs * len(sample) // max(len(x), 1)  # 3: both rows may find the same pair, and a reserve
-    if place >= len(scores):
+    least = scores.sort(descending=True).values[place].item() if place < len(scores) else -torch.inf
+    if least == -torch.inf:
         return None
     parts, count = list[Pairs](), 0
-    for part in near_pairs(x, scores.sort(descending=True).values[place].item()):
+    for part in near_pairs(x, least):
         parts.append(part)
         count += len(part[0])
         if count > 8 * max_pairs:  # near duplicates in large groups: what is no neighbour now, will be none later
@@ -191,10 +192,10 @@ def each_once(found: Tensor, threshold: float, twice: bool) -> tuple[Tensor, Ten
     found = found[:, found[0].argsort(descending=True, stable=True)]
     seen, used, kept = set[tuple[int, int]](), (set[int](), set[int]()), list[int]()
     for place, (score, i, j) in enumerate(found.T.tolist()):
-        if score >= threshold and score > -torch.inf and (not twice or (i, j) in seen):
-            if i not in used[0] and j not in used[1]:
-                kept.append(place)
-                used[0].add(i)
-                used[1].add(j)
+        free = score >= threshold and score > -torch.inf and i not in used[0] and j not in used[1]
+        if free and (not twice or (i, j) in seen):
+            kept.append(place)
+            used[0].add(i)
+            used[1].add(j)
         seen.add((i, j))
     return found[0, kept].float(), found[1:, kept].long().T

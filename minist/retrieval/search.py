@@ -46,17 +46,14 @@ def semantic_search(
     queries, documents, k = as_rows(query_embeddings), as_rows(corpus_embeddings), whole("top_k", top_k, 1)
     if queries.is_sparse or documents.is_sparse:
         queries, documents = queries.to_sparse().coalesce(), documents.to_sparse().coalesce()
-    queries, results = queries.to(documents.device), list[list[dict[str, Any]]]()
-    step = len(queries) or 1 if isinstance(score_function, str) else query_chunk_size  # `search` makes its own blocks
-    for start in range(0, len(queries), step):
-        part = rows_of(queries, start, step)
-        if isinstance(score_function, str):
-            scores, rows = search(part, documents, k, score_function)
-        else:
-            scores, rows = search_block(part, documents, k, score_function, corpus_chunk_size)
-        both = zip(rows.tolist(), scores.tolist(), strict=True)
-        results += [[{"corpus_id": row, "score": score} for row, score in zip(*line, strict=True)] for line in both]
-    return results
+    if isinstance(score_function, str):
+        found = [search(queries.to(documents.device), documents, k, score_function)] if len(queries) else []
+    else:
+        starts = range(0, len(queries), query_chunk_size)
+        parts = (rows_of(queries, start, query_chunk_size).to(documents.device) for start in starts)
+        found = [search_block(part, documents, k, score_function, corpus_chunk_size) for part in parts]
+    lines = [line for scores, rows in found for line in zip(rows.tolist(), scores.tolist(), strict=True)]
+    return [[{"corpus_id": row, "score": score} for row, score in zip(*line, strict=True)] for line in lines]
 
 
 def as_rows(embeddings: Any) -> Tensor:
@@ -65,7 +62,8 @@ def as_rows(embeddings: Any) -> Tensor:
         if isinstance(embeddings, list) and embeddings:
             embeddings = torch.stack([torch.as_tensor(row) for row in embeddings])
         found = torch.as_tensor(embeddings)
-    return found.unsqueeze(0) if found.ndim == 1 and len(found) else found
+    row = found.unsqueeze(0) if len(found) else found.reshape(0, 0)
+    return row if found.ndim == 1 else found
 
 
 def prepared(queries: Tensor, name: str) -> tuple[Tensor, Similarity]:

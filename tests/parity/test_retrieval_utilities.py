@@ -1,4 +1,4 @@
-"""Search, paraphrases, communities, clusters and codes beside the real libraries', on clustered embeddings with ties."""
+"""Search, paraphrases, communities, clusters and codes beside real libraries', on clustered embeddings with ties."""
 
 from itertools import pairwise
 

@@ -101,7 +101,6 @@ def test_linkages_differ():
     assert agglomerative(x, threshold=2.0, linkage="single").tolist() == [0, 0, 0, 0, 0, 1]
     assert agglomerative(x, threshold=2.0, linkage="complete").tolist() == [0, 0, 1, 1, 2, 3]
     assert agglomerative(x, threshold=2.5, linkage="average").tolist() == [0, 0, 1, 1, 1, 2]
-    assert agglomerative(torch.eye(3), k=1, distance_metric="cosine").tolist() == [0, 0, 0]
 
 
 def test_agglomerative_of_little():

@@ -13,7 +13,7 @@ from minist.checks import pick, whole
 from minist.data.texts import words
 from minist.retrieval.paraphrases import near_pairs
 from minist.retrieval.search import as_rows
-from minist.similarity import distance, unit
+from minist.similarity import unit
 
 AT_ONCE = 1 << 23  # similarities in memory, 32 MB
 Update = Callable[[Any, Any, Any, Any, Any, Any], Any]
@@ -63,8 +63,7 @@ def kmeans(embeddings: Any, k: int, seed: int = 0, iterations: int = 100) -> tup
         centres = torch.cat([centres, x[place.clamp_max(len(x) - 1)]])
     for _ in range(iterations):
         (squares, found), old = nearest(x, centres), labels
-        counts = found.bincount(minlength=k)
-        empty = (counts == 0).nonzero()[:, 0]
+        empty = (found.bincount(minlength=k) == 0).nonzero()[:, 0]
         found[squares.argsort(descending=True, stable=True)[: len(empty)]] = empty  # the farthest rows start anew
         labels, counts = found, found.bincount(minlength=k).clamp_min(1)
         centres = torch.zeros_like(centres).index_add_(0, labels, x) / counts[:, None]
@@ -81,20 +80,16 @@ def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def agglomerative(
-    embeddings: Any,
-    threshold: float | None = None,
-    k: int | None = None,
-    linkage: str = "average",
-    distance_metric: str = "euclidean",
+    embeddings: Any, threshold: float | None = None, k: int | None = None, linkage: str = "average"
 ) -> Tensor:
     """Labels [N], numbered by first rows: each row is a cluster, the two nearest become one, and so on, until `k` are
-    left or the nearest are `threshold` apart. N x N distances are in memory. `linkage`: the distance of clusters is
-    the least ("single"), largest ("complete") or mean distance of their rows, or how much their variance grows
-    ("ward", of Euclidean distances). ValueError unless one of `threshold` and `k` is given."""
+    left or the nearest are `threshold` apart. N x N Euclidean distances are in memory. `linkage`: the distance of two
+    clusters is the least ("single"), largest ("complete") or mean ("average") of their rows', or how much their
+    variance grows ("ward"). ValueError unless one of `threshold` and `k` is given."""
     x, update = as_rows(embeddings).double(), pick("linkage", linkage, LINKAGES)
     if (threshold is None) == (k is None):
         raise ValueError("how many clusters are wanted? give either threshold or k")
-    found = merges(distance(distance_metric)(x, x).numpy(), update)
+    found = merges(torch.cdist(x, x).cpu().numpy(), update)
     nearer = sum(height < threshold for height, _, _ in found) if threshold is not None else len(x) - whole("k", k, 1)
     labels = np.arange(len(x))
     for _, a, b in found[: max(0, nearer)]:

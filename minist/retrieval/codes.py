@@ -26,7 +26,7 @@ def search_codes(
     Queries are not quantized: products with the signs that they have lost would find fewer of the true neighbours.
     With the float `embeddings` [N, D], memory-mapped, the best `rescore_multiplier` * top_k are scored by them, which
     reads these rows alone. Bits need that: of the ten nearest they keep about seven, and with it all but a few."""
-    x, k = as_rows(queries).float(), whole("top_k", top_k, 1)
+    x, k = as_rows(queries).float().cpu(), whole("top_k", top_k, 1)
     pick("precision", precision, PRECISIONS)
     if needs_ranges(precision) and ranges is None:
         raise ValueError(f"{precision} codes mean nothing without their ranges: give those they were made with")

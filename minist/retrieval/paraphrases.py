@@ -1,5 +1,6 @@
 """Pairs of texts that mean the same: within one list, or between the same text in two languages."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,12 +18,7 @@ FEW = 1 / 200  # of a block's pairs: so many are scored one by one, for more a m
 Pairs = tuple[Tensor, Tensor, Tensor]  # scores, rows i, rows j
 MARGINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ratio": torch.div, "distance": torch.sub}
 MARGINS["absolute"] = lambda cosine, mean: cosine
-RETRIEVAL = {
-    "forward": [0],
-    "backward": [1],
-    "max": [0, 1],
-    "intersect": [0, 1],
-}  # 0: of each source, 1: of each target
+BEST_OF = {"forward": [0], "backward": [1], "max": [0, 1], "intersect": [0, 1]}  # each source: 0, each target: 1
 
 
 def paraphrase_mining(
@@ -34,14 +30,9 @@ def paraphrase_mining(
 
 
 def paraphrase_mining_embeddings(
-    embeddings: Any,
-    query_chunk_size: int = 5000,
-    corpus_chunk_size: int = 100_000,
-    max_pairs: int = 500_000,
-    top_k: int = 100,
-    score_function: str | Similarity = "cosine",
+    embeddings: Any, max_pairs: int = 500_000, top_k: int = 100, score_function: str | Similarity = "cosine"
 ) -> list[list[Any]]:
-    scores, pairs = paraphrase_pairs(embeddings, top_k, max_pairs, query_chunk_size, corpus_chunk_size, score_function)
+    scores, pairs = paraphrase_pairs(embeddings, top_k, max_pairs, similarity_name=score_function)
     return [[score, i, j] for score, (i, j) in zip(scores.tolist(), pairs.tolist(), strict=True)]
 
 
@@ -62,10 +53,9 @@ def paraphrase_pairs(
     if similarity_name in ("cosine", "dot"):
         x, score = unit(x) if similarity_name == "cosine" else x.float(), dot
     top_k, max_pairs = whole("top_k", top_k, 1), whole("max_pairs", max_pairs, 1)
+    sizes = min(query_chunk_size, QUERIES), min(corpus_chunk_size, DOCUMENTS)
     found = near_enough(x, top_k, max_pairs) if score is dot else None
-    if found is None:
-        sizes = min(query_chunk_size, QUERIES), min(corpus_chunk_size, DOCUMENTS)
-        found = nearest_of_each(x, score, top_k, max_pairs, sizes)
+    found = nearest_of_each(x, score, top_k, max_pairs, sizes) if found is None else found
     scores, i, j = best_pairs([found], len(x), max_pairs)
     return scores, torch.stack([i, j], dim=1)
 
@@ -176,26 +166,20 @@ def mine_parallel(
     Artetxe and Schwenk 2019, arXiv:1811.01136."""
     sides, of = (as_rows(source_embeddings), as_rows(target_embeddings)), pick("margin", margin, MARGINS)
     near = [search(a, b, k) for a, b in (sides, sides[::-1])]
-    means, found = [scores.mean(1) for scores, _ in near], [torch.empty(3, 0).double()]
-    for side in pick("retrieval", retrieval, RETRIEVAL):
+    means, found = [scores.mean(1) for scores, _ in near], list[tuple[float, int, int]]()
+    for side in pick("retrieval", retrieval, BEST_OF) if all(map(len, sides)) else []:
         scores, rows = near[side]
-        if rows.numel():
-            values = of(scores, (means[side][:, None] + means[1 - side][rows]) / 2).nan_to_num(-torch.inf)
-            best, column = values.max(1)
-            pairs = torch.stack([torch.arange(len(rows)), rows.gather(1, column[:, None])[:, 0]])
-            found.append(torch.cat([best[None].double(), pairs.flip(0) if side else pairs]))  # the source first
-    return each_once(torch.cat(found, dim=1), threshold, retrieval == "intersect")
-
-
-def each_once(found: Tensor, threshold: float, twice: bool) -> tuple[Tensor, Tensor]:
-    """Of scores and rows [3, P] the best pairs, none with a row that a better one has; `twice`: if they are there."""
-    found = found[:, found[0].argsort(descending=True, stable=True)]
-    seen, used, kept = set[tuple[int, int]](), (set[int](), set[int]()), list[int]()
-    for place, (score, i, j) in enumerate(found.T.tolist()):
-        free = score >= threshold and score > -torch.inf and i not in used[0] and j not in used[1]
-        if free and (not twice or (i, j) in seen):
-            kept.append(place)
+        values = of(scores, (means[side][:, None] + means[1 - side][rows]) / 2).nan_to_num(-torch.inf)
+        best, column = values.max(1)
+        ends = [range(len(rows)), rows.gather(1, column[:, None])[:, 0].tolist()]
+        found += zip(best.tolist(), *(ends[::-1] if side else ends), strict=True)  # the source first
+    if retrieval == "intersect":
+        times = Counter((i, j) for _, i, j in found)
+        found = [pair for pair in found if times[pair[1:]] == 2]
+    used, kept = (set[int](), set[int]()), list[tuple[float, int, int]]()
+    for score, i, j in sorted(found, key=lambda pair: -pair[0]):
+        if score >= threshold and score > -torch.inf and i not in used[0] and j not in used[1]:
+            kept.append((score, i, j))
             used[0].add(i)
             used[1].add(j)
-        seen.add((i, j))
-    return found[0, kept].float(), found[1:, kept].long().T
+    return torch.tensor([score for score, *_ in kept]), torch.tensor([pair for _, *pair in kept]).long().view(-1, 2)

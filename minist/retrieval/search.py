@@ -14,7 +14,7 @@ from minist.similarity import Similarity, dot, similarity, unit
 QUERIES, DOCUMENTS = 1024, 8192  # scores are computed in blocks of at most this size: 32 MB
 
 
-def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str = "cosine") -> tuple[Tensor, Tensor]:
+def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: Any = "cosine") -> tuple[Tensor, Tensor]:
     """Scores [Q, k] and row numbers [Q, k] of the best documents for queries [Q, D] among documents [M, D].
     Best first, of equal scores the lower row first; k is the smaller of `top_k` and M. NaN comes last, as minus
     infinity. Sparse embeddings are searched by dot product or cosine, with an index made for the occasion."""
@@ -25,7 +25,9 @@ def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str 
         index = SparseIndex(documents.shape[1], "")
         index.add([documents])
         return index.search(queries, top_k)
-    queries, score = prepared(queries, similarity_name)
+    score = similarity(similarity_name)
+    if similarity_name == "cosine":
+        queries, score = unit(queries), cosine_of_unit
     blocks = [search_block(part, documents, top_k, score, DOCUMENTS) for part in queries.split(QUERIES)]
     return torch.cat([s for s, _ in blocks]), torch.cat([rows for _, rows in blocks])
 
@@ -41,17 +43,19 @@ def semantic_search(
     """For each query the best of the corpus, best first: {"corpus_id": row, "score": ..}; ties and NaN as in `search`.
 
     Embeddings: a tensor, also a sparse one, an array, also a memory-mapped one, or a list; [D] is one row.
-    `score_function`: the name of a similarity, or a function of [Q, D] and [M, D] that gives [Q, M], which then is
+    `score_function`: the name of a similarity, or a function of dense [Q, D] and [M, D] that gives [Q, M]: this one is
     asked for so many queries and documents at a time as `query_chunk_size` and `corpus_chunk_size` say."""
     queries, documents, k = as_rows(query_embeddings), as_rows(corpus_embeddings), whole("top_k", top_k, 1)
+    if not len(queries):
+        return []
     if queries.is_sparse or documents.is_sparse:
         queries, documents = queries.to_sparse().coalesce(), documents.to_sparse().coalesce()
-    if isinstance(score_function, str):
-        found = [search(queries.to(documents.device), documents, k, score_function)] if len(queries) else []
-    else:
-        starts = range(0, len(queries), query_chunk_size)
-        parts = (rows_of(queries, start, query_chunk_size).to(documents.device) for start in starts)
+    queries = queries.to(documents.device)
+    if callable(score_function) and not documents.is_sparse:
+        parts = queries.split(query_chunk_size)
         found = [search_block(part, documents, k, score_function, corpus_chunk_size) for part in parts]
+    else:
+        found = [search(queries, documents, k, score_function)]
     lines = [line for scores, rows in found for line in zip(rows.tolist(), scores.tolist(), strict=True)]
     return [[{"corpus_id": row, "score": score} for row, score in zip(*line, strict=True)] for line in lines]
 
@@ -64,11 +68,6 @@ def as_rows(embeddings: Any) -> Tensor:
         found = torch.as_tensor(embeddings)
     row = found.unsqueeze(0) if len(found) else found.reshape(0, 0)
     return row if found.ndim == 1 else found
-
-
-def prepared(queries: Tensor, name: str) -> tuple[Tensor, Similarity]:
-    """Queries and a function for them that gives the similarity `name`: for the cosine, queries of length 1."""
-    return (unit(queries), cosine_of_unit) if name == "cosine" else (queries, similarity(name))
 
 
 def cosine_of_unit(queries: Tensor, documents: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ def search_block(queries: Tensor, documents: Tensor, k: int, score: Similarity, 
     """The same for so few queries that their scores with `at_once` documents fit into memory."""
     best, rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(documents), at_once):
-        found = score(queries, rows_of(documents, start, at_once))
+        found = score(queries, documents[start : start + at_once])
         columns = torch.arange(start, start + found.shape[1], device=found.device)
         if best.shape[1] == k:  # then few documents enter the best of any query: the others need not be sorted
             columns = columns[wanted := (found > best[:, -1:].to(found.device)).any(0)]
@@ -99,13 +98,6 @@ def search_block(queries: Tensor, documents: Tensor, k: int, score: Similarity, 
         best, rows = torch.cat([best, scores.cpu()], dim=1), torch.cat([rows, columns[places].cpu()], dim=1)
         best, rows = in_order(best, rows, k)  # earlier documents come first, so they stay ahead among equals
     return best, rows
-
-
-def rows_of(x: Tensor, start: int, count: int) -> Tensor:
-    """x[start : start + count], of a sparse tensor too."""
-    if not x.is_sparse:
-        return x[start : start + count]
-    return x.index_select(0, torch.arange(start, min(start + count, len(x)), device=x.device))
 
 
 def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

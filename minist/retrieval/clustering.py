@@ -125,13 +125,13 @@ def words_of_clusters(
 ) -> dict[Hashable, list[str]]:
     """The words of each label that tell it from the others, best first, by tf * log(1 + A / f): how often the cluster
     and how often all have the word, and A words in a cluster on average (Grootendorst 2022, arXiv:2203.05794).
-    Words that each cluster uses at least half as often as all do together tell nothing and are left out."""
+    Words that each cluster uses at least a quarter as often as all do together tell nothing and are left out."""
     counts: dict[Hashable, Counter[str]] = {}
     for text, label in zip(texts, labels.tolist() if isinstance(labels, Tensor) else labels, strict=True):
         counts.setdefault(label, Counter()).update(words(text))
     all_words = sum(counts.values(), Counter[str]())
     total, found, sizes = all_words.total(), dict[Hashable, list[str]](), [(c, c.total()) for c in counts.values()]
-    common = {w for w, f in all_words.items() if all(2 * c[w] * total >= f * size for c, size in sizes)}
+    common = {w for w, f in all_words.items() if all(4 * c[w] * total >= f * size for c, size in sizes)}
     common = common if len(counts) > 1 else set()
     for label, count in counts.items():
         scores = {w: tf * log(1 + total / len(counts) / all_words[w]) for w, tf in count.items() if w not in common}

@@ -79,8 +79,18 @@ def test_few_and_wrong():
         search_codes(queries, codes, "int8")
     with pytest.raises(ValueError, match=r"wanted are minimum and maximum, \[2, 100\]"):
         search_codes(queries, codes, "int8", 5, ranges[:, :7])
+    with pytest.raises(ValueError, match="the width of the codes is 100: use a number at least 13 and at most 13"):
+        search_codes(queries, codes, "binary")
     with pytest.raises(ValueError, match="precision is 'int4'"):
         search_codes(queries, codes, "int4")
+
+
+def test_equal_scores():
+    x, queries, codes, ranges = made(n=30)
+    codes, floats = np.concatenate([codes[9:], codes, codes]), np.concatenate([x[9:], x, x])
+    rows = search_codes(queries, codes, "int8", 90, ranges, 1, floats)[1]
+    for row, copy in [(5 + 21, 5 + 51), (12 - 9, 12 + 21), (12 + 21, 12 + 51)]:
+        assert ((rows == row).nonzero()[:, 1] < (rows == copy).nonzero()[:, 1]).all()
 
 
 def test_nan_never_wins():

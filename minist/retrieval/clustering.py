@@ -55,7 +55,7 @@ def kmeans(embeddings: Any, k: int, seed: int = 0, iterations: int = 100) -> tup
     squared distance from those drawn before (k-means++, Arthur and Vassilvitskii 2007)."""
     x = as_rows(embeddings).float()
     whole("k", k, 1, len(x))
-    draw, centres, labels = torch.Generator().manual_seed(seed), x[:0], torch.empty(0)
+    draw, centres, labels = torch.Generator().manual_seed(seed), x[:0], x.new_empty(0)
     for _ in range(k):
         squares = nearest(x, centres)[0].clamp_min(0).double() if len(centres) else torch.ones(len(x)).double()
         sums = squares.cumsum(0)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minist.checks import pick, whole
-from minist.quantization import PRECISIONS, check_ranges, needs_ranges
+from minist.checks import number, pick, whole
+from minist.quantization import PRECISIONS, check_ranges, needs_ranges, quantized_width
 from minist.retrieval.search import DOCUMENTS, QUERIES, as_rows, in_order, search_block
 
 
@@ -28,6 +28,7 @@ def search_codes(
     reads these rows alone. Bits need that: of the ten nearest they keep about seven, and with it all but a few."""
     x, k = as_rows(queries).float().cpu(), whole("top_k", top_k, 1)
     pick("precision", precision, PRECISIONS)
+    number("the width of the codes", codes.shape[1], width := quantized_width(x.shape[1], precision), width)
     if needs_ranges(precision) and ranges is None:
         raise ValueError(f"{precision} codes mean nothing without their ranges: give those they were made with")
     limits = check_ranges(ranges, x.shape[1]) if ranges is not None else np.zeros((2, x.shape[1]))
@@ -39,7 +40,8 @@ def search_codes(
     found = [search_block(part, as_rows(codes), many, score, DOCUMENTS) for part in x.split(QUERIES)]
     scores, rows = (torch.cat(column) for column in zip(*found, strict=True))
     if embeddings is not None:
-        near = [torch.from_numpy(np.asarray(embeddings[line], np.float32)) for line in rows.numpy()]
+        rows = rows.sort(dim=1).values  # a disk reads in order, and of equal scores the lower row comes first
+        near = (torch.from_numpy(np.asarray(embeddings[line], np.float32)) for line in rows.numpy())
         scores = torch.stack([candidates @ query for candidates, query in zip(near, x, strict=True)])
         scores, rows = in_order(scores.nan_to_num(-torch.inf, torch.inf, -torch.inf), rows, k)
     return scores, rows

@@ -14,7 +14,7 @@ from minist.similarity import Similarity, dot, similarity, unit
 QUERIES, DOCUMENTS = 1024, 8192  # scores are computed in blocks of at most this size: 32 MB
 
 
-def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: Any = "cosine") -> tuple[Tensor, Tensor]:
+def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str = "cosine") -> tuple[Tensor, Tensor]:
     """Scores [Q, k] and row numbers [Q, k] of the best documents for queries [Q, D] among documents [M, D].
     Best first, of equal scores the lower row first; k is the smaller of `top_k` and M. NaN comes last, as minus
     infinity. Sparse embeddings are searched by dot product or cosine, with an index made for the occasion."""
@@ -38,7 +38,7 @@ def semantic_search(
     query_chunk_size: int = 100,
     corpus_chunk_size: int = 500_000,
     top_k: int = 10,
-    score_function: str | Similarity = "cosine",
+    score_function: Any = "cosine",
 ) -> list[list[dict[str, Any]]]:
     """For each query the best of the corpus, best first: {"corpus_id": row, "score": ..}; ties and NaN as in `search`.
 

@@ -103,6 +103,18 @@ def test_linkages_differ():
     assert agglomerative(x, threshold=2.5, linkage="average").tolist() == [0, 0, 1, 1, 1, 2]
 
 
+@pytest.mark.parametrize(("linkage", "of"), [("single", torch.min), ("complete", torch.max), ("average", torch.mean)])
+def test_against_looking_at_all_clusters(linkage, of):
+    x = normal(0, 25, 3).double()
+    distances, clusters = torch.cdist(x, x), [[i] for i in range(25)]
+    while len(clusters) > 1:
+        pairs = [(a, b) for b in range(len(clusters)) for a in range(b)]
+        a, b = min(pairs, key=lambda p: of(distances[clusters[p[0]]][:, clusters[p[1]]]).item())
+        clusters[a] += clusters.pop(b)
+        found = agglomerative(x, k=len(clusters), linkage=linkage)
+        assert all(len(found[cluster].unique()) == 1 for cluster in clusters)
+
+
 def test_agglomerative_of_little():
     assert agglomerative(normal(0, 1, 4), k=1).tolist() == [0]
     assert agglomerative(normal(0, 0, 4), threshold=1.0).tolist() == []
@@ -126,4 +138,5 @@ def test_words_are_weighed_as_the_paper_does():
     """x twice and y three times in the first of two clusters of 5 words: 2 log(1 + 5 / 2) and 3 log(1 + 5 / 7)."""
     assert words_of_clusters(["x x y y y", "y y y y w"], "ab")["a"] == ["x"]  # y is everywhere
     assert words_of_clusters(["x x y y y", "y y y y w", "z z z z z"], "abc")["a"] == ["x", "y"]
+    assert words_of_clusters(["x x y y y", "y w w w w", "z z z z z"], "abc")["a"] == ["x", "y"]  # 2.51, 2.43
     assert words_of_clusters(["x y y y y", "y w w w w", "z z z z z"], "abc")["a"] == ["y", "x"]

@@ -31,12 +31,13 @@ def test_products_with_decoded_codes(precision, monkeypatch):
     scores, rows = search_codes(queries, codes, precision, 10, ranges)
     if "binary" in precision:
         decoded = torch.where(x > 0, 1.0, -1.0)
-        wanted = search(queries, decoded, 10, "dot")[0]
     else:
-        decoded, wanted = x, search(queries, x, 10, "dot")[0]
-    atol = 1e-4 if "binary" in precision else 0.05
-    torch.testing.assert_close(scores, wanted, atol=atol, rtol=0)
-    torch.testing.assert_close(scores, (queries @ decoded.T).gather(1, rows), atol=atol, rtol=0)
+        steps = torch.from_numpy(codes.astype(np.float32) + 128 * (precision == "int8"))
+        low, high = torch.from_numpy(ranges)
+        decoded = low + steps * (high - low) / 255
+        assert ((decoded - x).abs() <= (high - low) / 254).all()
+    torch.testing.assert_close(scores, search(queries, decoded, 10, "dot")[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores, (queries @ decoded.T).gather(1, rows), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("precision", CODES)

@@ -105,9 +105,9 @@ def margins_slowly(x, y, k, margin):
     return {"ratio": scores / mean, "distance": scores - mean, "absolute": scores}[margin]
 
 
-def translations(n=40):
+def translations(n=40, noise=0.3):
     x = normal(3, n, 16) + 2  # the sum has them all near to each other
-    return x, (x + 0.3 * normal(4, n, 16)).flip(0)
+    return x, (x + noise * normal(4, n, 16)).flip(0)
 
 
 @pytest.mark.parametrize("retrieval", ["forward", "backward", "max", "intersect"])
@@ -127,6 +127,15 @@ def test_margins(margin, retrieval):
     if retrieval == "intersect":
         assert len(pairs) == len(known[retrieval])
     assert np.mean([i + j == 39 for i, j in pairs.tolist()]) > 0.9
+
+
+def test_where_both_directions_agree():
+    x, y = translations(noise=2.0)
+    table = margins_slowly(x, y, 40, "distance")  # k = 40: all are candidates
+    forward, backward = table.argmax(1).tolist(), table.argmax(0).tolist()
+    pairs = mine_parallel(x, y, 40, "distance", "intersect")[1]
+    assert sorted(pairs.tolist()) == [[i, j] for i, j in enumerate(forward) if backward[j] == i]
+    assert len(pairs) < len(mine_parallel(x, y, 40, "distance")[1])
 
 
 def test_a_threshold_and_sentences_without_a_partner():

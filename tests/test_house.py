@@ -33,7 +33,7 @@ ARROWS = {
     "modules": (*BOTTOM, "encoders"),
     "models": (*BOTTOM, "encoders", "modules"),
     "losses": ("batch", "similarity", "data.packed", "checks", "files", "module", "modules"),
-    "retrieval": ("similarity", "checks", "progress", "files", "data"),
+    "retrieval": ("similarity", "quantization", "checks", "progress", "files", "data"),
     "evaluation": (*MODELS, "retrieval"),
     "training": (*MODELS, "losses", "retrieval", "evaluation"),
     "__init__": (*MODELS, "losses"),

@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_page(output: Path, title: str, texts: list[str], labels: list[int], places: torch.Tensor) -> None:
-    low = places.amin(0, keepdim=True)
+    low, words = places.amin(0, keepdim=True), words_of_clusters(texts, labels, 4)
     spread = (places.amax(0, keepdim=True) - low).clamp_min(1e-12)
     data: dict[str, Any] = {
         "title": title,
-        "words": [", ".join(words) for words in words_of_clusters(texts, labels, 4)],
+        "words": [", ".join(words.get(label, [])) for label in range(1 + max(labels))],
         "texts": [text[:SHOWN] for text in texts],
         "labels": labels,
         "places": [[round(v, 4) for v in place] for place in ((places - low) / spread).tolist()],  # 0 to 1

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
         ("gpu_check", "--only pooling"),
         ("old_and_new", f"{ROOT} --rounds 1 --texts 8 --batch-size 4 --steps 2"),
         ("second_start", "--rows 200"),
+        ("semantic_search", "--documents 3000 --queries 5 --rounds 1"),
+        ("clustering", "--rows 600 --rounds 1 --max-pairs 100"),
         ("sparse_index", "--documents 300 --queries 2"),
         ("splade", "--form blocks --encoder splade-tiny"),
         ("train_memory", "--small 2 --large 4"),

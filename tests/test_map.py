@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import run_script, sentences, tiny_model
 
+from minist.commands.map import SHOWN
+
 TEXTS = [*sentences(70, longest=12), "</script><b>bold</b>", "schöne Grüße 日本", "x" * 1000]
 
 
@@ -34,7 +36,7 @@ def test_the_page(saved, how):
     assert printed == "73 texts in 3 clusters, in m.html: open it in a browser\n"
     page = Path("m.html").read_text("utf-8")
     data = data_of(page)
-    assert data["texts"] == [*TEXTS[:-1], "x" * 300] and data["title"] == "docs.txt"
+    assert data["texts"] == [*TEXTS[:-1], "x" * SHOWN] and data["title"] == "docs.txt"
     assert set(data["labels"]) == {0, 1, 2} and len(data["words"]) == 3 and all(data["words"])
     flat = [v for place in data["places"] for v in place]
     assert len(flat) == 2 * 73 and min(flat) == 0 and max(flat) == 1
@@ -57,7 +59,7 @@ def test_a_column_and_few_texts(saved):
         (["docs.txt", "--output", "m.png"], "--output is m.png: it must end in .html"),
         (["docs.txt", "--clusters", "13"], "--clusters is 13"),
         (["empty.txt"], "the number of texts in empty.txt is 0"),
-        (["none.txt"], "none.txt"),
+        (["none.txt"], "there is no file none.txt"),
     ],
 )
 def test_errors(saved, arguments, message):

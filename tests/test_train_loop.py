@@ -216,7 +216,7 @@ def test_expectation_and_bm25_judge_the_model_that_is_saved(folder):
             'columns={query="q", document="d"}, bm25=true, searches=["sort a list"]}]'
         )
     )
-    settings = ["train.best=s_m", "train.eval_every=2", "train.lr=0.05"]
+    settings = ["train.best=s_m", "train.eval_every=2", "train.lr=0.02"]
     out = run(both, *settings, "expect={s_m=4.5}")
     chosen = records(folder, "s_m")
     values = [line["held_cosine_ndcg@10"] for line in chosen]

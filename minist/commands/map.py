@@ -59,7 +59,7 @@ def write_page(output: Path, title: str, texts: list[str], labels: list[int], pl
     spread = (places.amax(0, keepdim=True) - low).clamp_min(1e-12)
     data: dict[str, Any] = {
         "title": title,
-        "words": [", ".join(words.get(label, [])) for label in range(1 + max(labels))],
+        "words": [", ".join(words.get(k, [])) or f"cluster {k + 1}" for k in range(1 + max(labels))],
         "texts": [text[:SHOWN] for text in texts],
         "labels": labels,
         "places": [[round(v, 4) for v in place] for place in ((places - low) / spread).tolist()],  # 0 to 1

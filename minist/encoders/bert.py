@@ -33,26 +33,17 @@ class BertConfig(EncoderConfig):
     type_vocab_size: int = 2  # token types: the first text of a pair, and the second
 
 
-class PlainEmbeddings(nn.Module):
-    """Packed -> [T, D]: word + position, normalized."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-
-    def forward(self, packed: Packed) -> Tensor:
-        return self.dropout(self.norm(self.word(packed.input_ids) + self.position(packed.position_ids)))
-
-
-class BertEmbeddings(PlainEmbeddings):
+class BertEmbeddings(nn.Module):
     """Packed -> [T, D]: word + token type + position, normalized."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        super().__init__()
+        width = config.hidden_size
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type = nn.Embedding(config.type_vocab_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, packed: Packed) -> Tensor:
         x = self.word(packed.input_ids) + self.token_type(packed.token_type_ids) + self.position(packed.position_ids)
@@ -76,7 +67,7 @@ class BertLayer(nn.Module):
         self.attention_dropout = Dropout(config.attention_probs_dropout_prob)  # set_dropout finds it by its name
 
     def forward(self, x: Tensor, packed: Packed, kept: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """[T, D] -> [T, D], or [M, D] of the tokens `kept` alone. `bias` [H, max_seqlen, max_seqlen]: MPNet's."""
+        """[T, D] -> [T, D], or [M, D] of the tokens `kept` alone. `bias` [H, max_seqlen, max_seqlen]: see mpnet.py."""
         return self.perceptron(self.self_attention(x, packed, kept, bias))
 
     def self_attention(
@@ -103,5 +94,6 @@ class BertEncoder(Encoder):
     token_types = True  # the only family here that has them
 
     def __init__(self, config: BertConfig) -> None:
-        embeddings = self.embeddings_class(config)
-        super().__init__(config, embeddings, [BertLayer(config) for _ in range(config.num_hidden_layers)])
+        super().__init__(config, config.hidden_size)
+        self.embeddings = self.embeddings_class(config)
+        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))

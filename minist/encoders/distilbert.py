@@ -5,8 +5,12 @@ Its layers are BERT's, half as many; there are no token types, and the fields an
 
 from dataclasses import dataclass
 
-from minist.encoders.bert import BertLayer, PlainEmbeddings
+from torch import Tensor, nn
+
+from minist.data.packed import Packed
+from minist.encoders.bert import BertLayer
 from minist.encoders.config import EncoderConfig, activation, check_heads, check_values
+from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
@@ -53,6 +57,20 @@ class DistilBertConfig:
         return EncoderConfig(*shape, self.dropout, self.attention_dropout, self.max_position_embeddings)
 
 
+class PlainEmbeddings(nn.Module):
+    """Packed -> [T, D]: word + position, normalized."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def forward(self, packed: Packed) -> Tensor:
+        return self.dropout(self.norm(self.word(packed.input_ids) + self.position(packed.position_ids)))
+
+
 class DistilBertEncoder(Encoder):
     """Packed -> [T, D]."""
 
@@ -60,5 +78,6 @@ class DistilBertEncoder(Encoder):
     layers_field = "n_layers"  # which keep_layers changes
 
     def __init__(self, config: DistilBertConfig) -> None:
-        shape = config.as_bert()
-        super().__init__(config, PlainEmbeddings(shape), [BertLayer(shape) for _ in range(config.n_layers)])
+        super().__init__(config, config.dim)
+        self.embeddings = PlainEmbeddings(config.as_bert())
+        self.layers = nn.ModuleList(BertLayer(config.as_bert()) for _ in range(config.n_layers))

@@ -26,14 +26,12 @@ class Encoder(Module):
     layers_field: ClassVar[str] = "num_hidden_layers"
     needs_layer_0: ClassVar[bool] = False  # whether it is another kind of layer than the rest
     token_types: ClassVar[bool] = False  # whether it tells the two texts of a pair apart
-
     embeddings: Any  # Packed -> [T, D]; its `word` holds the words' vectors
+    layers: nn.ModuleList
 
-    def __init__(self, config: Any, embeddings: nn.Module, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, config: Any, width: int) -> None:
         super().__init__()
-        self.config, self.embeddings, self.layers = config, embeddings, nn.ModuleList(layers)
-        self.width: int = self.embeddings.word.embedding_dim
-        self.out_width = self.width
+        self.config, self.width, self.out_width = config, width, width
         self.checkpoint_layers = False  # while training, see run_layer
 
     @property

@@ -112,7 +112,8 @@ class ModernBertEmbeddings(nn.Module):
 
 
 class ModernBertLayer(nn.Module):
-    """Attention, then a gated perceptron (GeGLU, Shazeer 2020, arXiv:2002.05202), of normalized input, added to it."""
+    """Attention, then a gated perceptron (GeGLU, Shazeer 2020, arXiv:2002.05202), each of the normalized input and
+    added to it."""
 
     def __init__(self, config: ModernBertConfig, number: int) -> None:
         super().__init__()
@@ -169,8 +170,9 @@ class ModernBertEncoder(Encoder):
     needs_layer_0 = True  # the only one that does without a norm before its attention
 
     def __init__(self, config: ModernBertConfig) -> None:
-        layers = [ModernBertLayer(config, i) for i in range(config.num_hidden_layers)]
-        super().__init__(config, ModernBertEmbeddings(config), layers)
+        super().__init__(config, config.hidden_size)
+        self.embeddings = ModernBertEmbeddings(config)
+        self.layers = nn.ModuleList(ModernBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = _norm(config)
 
     def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from minist.checks import number
 from minist.data.packed import Packed
 from minist.encoders.bert import WEIGHTS as BERT_WEIGHTS
-from minist.encoders.bert import BertLayer, PlainEmbeddings
+from minist.encoders.bert import BertLayer
 from minist.encoders.config import EncoderConfig
+from minist.encoders.distilbert import PlainEmbeddings
 from minist.encoders.encoder import Encoder
 from minist.encoders.roberta import roberta_positions
 
@@ -64,8 +65,10 @@ class MPNetEncoder(Encoder):
     config_class, model_type, prefix, weights = MPNetConfig, "mpnet", "mpnet.", WEIGHTS
 
     def __init__(self, config: MPNetConfig) -> None:
-        super().__init__(config, MPNetEmbeddings(config), [BertLayer(config) for _ in range(config.num_hidden_layers)])
+        super().__init__(config, config.hidden_size)
+        self.embeddings = MPNetEmbeddings(config)
         self.relative_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
+        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
     def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
         places = torch.arange(packed.max_seqlen, device=packed.input_ids.device)

@@ -12,14 +12,13 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from minist.retrieval.pipeline import Pipeline, by_embedding, by_index, by_words
-from side_by_side import processor
 
 from minist.data.rows import read_places
 from minist.evaluation import InformationRetrievalEvaluator
 from minist.models import open_model
 from minist.progress import progress_bar
 from minist.retrieval.bm25 import BM25
+from minist.retrieval.pipeline import Pipeline, by_embedding, by_index, by_words
 from minist.retrieval.sparse_index import SparseIndex
 
 DEPTH = 50  # documents of a query that are measured, and reranked
@@ -36,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     evaluator = InformationRetrievalEvaluator(**read(args))
     texts = evaluator.documents
-    print(f"{len(evaluator.queries):,} queries, {len(texts):,} documents; {processor()}")
+    print(f"{len(evaluator.queries):,} queries, {len(texts):,} documents")
     retrievers = {"bm25": by_words(BM25(texts))}
     if args.dense:
         model = open_model(args.dense, "SentenceTransformer")
@@ -73,7 +72,7 @@ def rerank(pipeline: Pipeline, evaluator: InformationRetrievalEvaluator) -> None
         for query in evaluator.queries:
             hits = pipeline.search(query, DEPTH)
             for stage, rankings in found.items():
-                rankings.append([hit.row for hit in sorted(hits, key=lambda hit: hit.stages[stage].rank)])
+                rankings.append([hit.row for hit in sorted(hits, key=lambda hit: hit.stages[stage][1])])
             bar.update(1)
     show("all, reranked by its score alone", evaluator, found["rerank"])
     show("all, reranked: the pipeline", evaluator, found["sum"])

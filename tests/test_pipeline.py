@@ -102,12 +102,24 @@ def test_reranked_by_the_score_alone():
 def test_reranked_by_the_sum():
     pipeline, _ = judged("sum")
     hits = pipeline.search("q", 4)
-    fused, own = np.array([2 / 61, 2 / 62, 2 / 63, 2 / 64]), np.array([0.2, 0.1, 0.9, 0.1])
-    wanted = (fused - fused.mean()) / fused.std() + (own - own.mean()) / own.std()
-    assert rows(hits) == np.argsort(-wanted, kind="stable").tolist() == [2, 0, 1, 3]
+    first, own = np.array([6.0, 5.0, 4.0, 3.0]), np.array([0.2, 0.1, 0.9, 0.1])
+    wanted = 2 * (first - first.mean()) / first.std() + (own - own.mean()) / own.std()  # 2: x and y
+    assert rows(hits) == np.argsort(-wanted, kind="stable").tolist() == [0, 2, 1, 3]
     assert [hit.score for hit in hits] == pytest.approx(sorted(wanted, reverse=True), abs=1e-6)
     assert [hit.stages["sum"] for hit in hits] == [(hit.score, i) for i, hit in enumerate(hits, 1)]
-    assert [hit.stages["rerank"][1] for hit in hits] == [1, 2, 3, 4]
+    assert [hit.stages["rerank"][1] for hit in hits] == [2, 1, 3, 4]
+
+
+def test_what_a_search_does_not_name_has_its_least():
+    """x names rows 0, 1, 2 and y rows 5, 4, 3; z names none at all."""
+    judge = Judge(dict.fromkeys("abcdef", 0.5))
+    searches = {"x": fixed([9.0, 8, 3, 2, 1, 0]), "y": fixed([0.0, 1, 2, 3, 4, 9])}
+    none = {"z": lambda query, k: (torch.empty(0), torch.empty(0, dtype=torch.long))}
+    hits = Pipeline("abcdef", searches | none, judge, candidates=3).search("q", 3)
+    x, y = np.array([9.0, 8, 3, 3, 3, 3]), np.array([3.0, 3, 3, 3, 4, 9])
+    wanted = (x - x.mean()) / x.std() + (y - y.mean()) / y.std()
+    assert rows(hits) == np.argsort(-wanted, kind="stable")[:3].tolist() == [5, 0, 1]
+    assert [hit.score for hit in hits] == pytest.approx(sorted(wanted, reverse=True)[:3], abs=1e-6)
 
 
 def test_all_that_are_shown_are_reranked():

@@ -48,7 +48,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=int, default=10, help="texts to show (10)")
     add("--candidates", type=int, default=100, help="texts that each search names (100)")
     add("--rerank-top", type=int, default=50, help="how many of them are reranked (50)")
-    add("--rerank-mix", default="sum", choices=MIXES, help="its score, or the sum with the order before (sum)")
+    add(
+        "--rerank-mix",
+        default="sum",
+        choices=MIXES,
+        help="the order by its score, or by the sum of its and all searches' (sum)",
+    )
     add("--index", type=Path, help="the folder of the index (the corpus and .index)")
     add("--json", action="store_true", help="a line for each query, for programs")
 

@@ -1,10 +1,11 @@
 """Retrieve and rerank: several searches name candidates, their rankings become one, a cross-encoder puts it in order.
 
     fused(d) = sum over the searches that name d:  1 / (60 + rank of d)      Cormack et al. 2009
-    sum(d)   = standard(fused(d)) + standard(rerank(d)),   standard(x) = (x - mean) / standard deviation
+    sum(d)   = standard(rerank(d)) + sum over all searches:  standard(score of d)
+    standard(x) = (x - mean) / standard deviation of what is reranked; what a search does not name has its least
 
-rerank(d) is the cross-encoder's score of query and d. Alone it forgets what the searches knew: the sum is better where
-the cross-encoder is weak, and about as good where it is strong.
+rerank(d) is the cross-encoder's score of query and d. Alone it forgets what the searches knew, and ranks forget by how
+much one document was better than the next: the sum of scores knows both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,10 +66,10 @@ class Pipeline:
             hits = in_order(hits, "fused", np.array(fused))
         if self.reranker and hits:
             hits = hits[: max(k, self.rerank_top)]
-            first = standard(np.array([hit.score for hit in hits]))
             own = np.asarray(self.reranker.predict([(query, self.texts[hit.row]) for hit in hits]), np.float64)
             reranked = in_order(hits, "rerank", own)
             is_sum = pick("rerank_mix", self.rerank_mix, MIXES)
+            first = sum(standard(scores_by(name, hits)) for name in self.retrievers)
             hits = in_order(hits, "sum", first + standard(own)) if is_sum else reranked
         return hits[:k]
 
@@ -80,6 +81,12 @@ def in_order(hits: list[Hit], stage: str, scores: np.ndarray) -> list[Hit]:
         hits[i].score = float(scores[i])
         hits[i].stages[stage] = hits[i].score, rank
     return [hits[i] for i in order]
+
+
+def scores_by(name: str, hits: list[Hit]) -> np.ndarray:
+    """Of a retriever [n]; its least for those that it does not name."""
+    known = {hit.row: hit.stages[name][0] for hit in hits if name in hit.stages}
+    return np.array([known.get(hit.row, min(known.values(), default=0.0)) for hit in hits])
 
 
 def standard(scores: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from minist.evaluation.base import Dim, Evaluator, Metrics, Pair, Samples
 from minist.evaluation.beir import read_collection
 from minist.evaluation.metrics import found_by, rank_means
 from minist.retrieval.bm25 import BM25
+from minist.retrieval.pipeline import standard
 from minist.retrieval.search import fuse_rankings
 from minist.similarity import similarity
 
@@ -101,7 +102,7 @@ class CrossEncoderRerankingEvaluator(Evaluator):
         pairs, relevant, bases = zip(*self.lists, strict=True)
         scores, figures = self.score(model, [pair for of in pairs for pair in of])
         own = np.split(scores, np.cumsum([len(of) for of in pairs])[:-1])
-        fused = [_standard(a) + _standard(b) for a, b in zip(self.first, own, strict=False)]  # none of none
+        fused = [standard(a) + standard(b) for a, b in zip(self.first, own, strict=False)]  # none of none
         found = rank_means("", zip(relevant, own, strict=True), self.at_k)
         found |= rank_means("fused_", zip(relevant, fused, strict=False), self.at_k)
         first = [(hits, -np.arange(len(hits))) for hits in bases if hits]
@@ -201,12 +202,6 @@ def _first_scores(place: Place, count: int) -> list[float]:
     if not isinstance(cell, list) or len(cell) != count:
         raise place.error("scores", f"a list of {count} numbers is wanted, one for each document")
     return [check_number(place._replace(row={"scores": x}), "scores") for x in cell]
-
-
-def _standard(scores: np.ndarray) -> np.ndarray:
-    """With mean 0 and standard deviation 1, or all 0 where there is no difference."""
-    centered = scores - scores.mean()
-    return centered / (scores.std() or 1.0)
 
 
 def _first_stage(file: Path | None, queries: dict[str, str], documents: dict[str, str], k: int) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from minist.models import MaskedLM, open_model
 from minist.training.config import load_config
 
 RECIPES = sorted((ROOT / "configs").glob("*.toml"))
+SLOW = ("tsdae", "simcse", "contrastive_tension", "finetune")  # a second or two each
 
 
 @pytest.fixture
@@ -43,7 +44,11 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:the model has a new head")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(r, marks=[pytest.mark.slow] * (r.stem in SLOW)) for r in RECIPES],
+    ids=[r.stem for r in RECIPES],
+)
 def test_recipe(folder, recipe):
     config = load_config(recipe, [])
     assert config.output == f"runs/{recipe.stem}"  # named alike, so that recipes do not meet

@@ -251,7 +251,7 @@ def test_recorded_folder(tmp_path):
         SparseAutoEncoder.from_folder(config, weights)
 
 
-@pytest.mark.parametrize("budget", [0, 40])
+@pytest.mark.parametrize("budget", [0, pytest.param(40, marks=pytest.mark.slow)])
 def test_run(tmp_path, monkeypatch, budget):
     """A run of 4 steps counts 4; stopped after 2 and resumed, it ends in the same model."""
     monkeypatch.chdir(tmp_path)

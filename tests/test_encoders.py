@@ -298,7 +298,9 @@ def test_modernbert_biases(field):
     check_reloads(with_bias, tiny_texts())
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(f, marks=[pytest.mark.slow] * (f == "modernbert")) for f in FAMILIES]
+)
 def test_dropout_of_an_encoder(model_type):
     rates = [name for name in asdict(tiny_config(model_type)) if "dropout" in name]
     assert len(rates) == (3 if model_type == "modernbert" else 2)

@@ -13,13 +13,16 @@ import gpu_check
 
 CHECKS = [check.__name__.removeprefix("check_") for check in gpu_check.CHECKS]
 SLOW = ("attention", "encoders")  # on a CPU: seconds
+LONG = ("gradcache", "steps", "sparse")  # a second or two
 
 
 def run(*arguments):
     return gpu_check.main(["--device", "cpu", "--texts", "0", *arguments])
 
 
-@pytest.mark.parametrize("name", [name for name in CHECKS if name not in SLOW])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in CHECKS if n not in SLOW]
+)
 def test_a_device_that_computes_right(name, capsys):
     assert run("--only", name) == 0
     assert "0 wrong" in capsys.readouterr().out

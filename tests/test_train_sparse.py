@@ -107,6 +107,7 @@ def test_static_queries(folder):
     assert (weights != 0).all() and weights.std() > 0.1, "by rarity, then trained"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("config", [CONFIG, STATIC], ids=["splade", "static queries"])
 def test_mini_batches_and_resuming_change_nothing(folder, config):

@@ -78,6 +78,7 @@ def json_files(folder):
     return [file for file in sorted(folder.rglob("*.json")) if file.name != "tokenizer.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["long", "routes"])
 def test_every_json_value_replaced(saved, tmp_path, name):
     shutil.copytree(saved / name, tmp_path / "m")
@@ -92,6 +93,7 @@ def test_every_json_value_replaced(saved, tmp_path, name):
         file.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["long", "routes"])
 def test_every_file_cut_emptied_or_another_thing(saved, tmp_path, name):
     shutil.copytree(saved / name, tmp_path / "m")

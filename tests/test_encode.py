@@ -367,6 +367,7 @@ def test_resume_with_an_edited_model(saved, here, state):
     assert "--resume: the file " in err and "m/model.safetensors is [" in err
 
 
+@pytest.mark.slow
 def test_started_again_without_resume(saved, many):
     Path(".out.npy.unfinished").mkdir()
     Path(".out.npy.unfinished/0-1.done").write_text('{"rows": 5, "cut": 0, "first": 0, "crc": 0}')

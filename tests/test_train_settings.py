@@ -215,6 +215,7 @@ def test_prompts_for_all_sets_reach_evaluations(folder):
     assert values["all"] == values["column"] == values["set"] != values["none"]
 
 
+@pytest.mark.slow
 def test_guide_and_teacher(folder):
     tiny_model(seed=4).save(folder / "other")
     message = run('data.0.loss="GISTEmbedLoss"', output="x", code=2)

@@ -265,6 +265,7 @@ def draws(loss, steps, layers):
         )
 
 
+@pytest.mark.slow
 def test_layers_and_dimensions_are_drawn_independently():
     """All 72 pairs of 12 layers and 6 dimensions come, each about as often as another."""
     loss = Matryoshka2dLoss(MNRL(), [8, 7, 6, 5, 4, 3])

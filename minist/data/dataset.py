@@ -11,6 +11,7 @@ While it is made, all but the tokens is in memory: 60 MB of a million rows of tw
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from minist.data.packed import Packed
 from minist.data.rows import Column, Place, check_texts, file_kind, read_places
 from minist.data.samplers import Keys
 from minist.data.text_column import ColumnSpec, TextColumn, TextColumnWriter, offsets
-from minist.data.texts import Texts, chunks
+from minist.data.texts import Texts
 from minist.files import check_file, complete_folder, read_json, write_json
 from minist.progress import progress_bar
 
@@ -119,7 +120,7 @@ def prepare_dataset(
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
         writer = _Writer(partial, files, columns, label, format, wants)
         places = read_places(files, writer.needed, format)
-        for chunk in chunks(places, CHUNK, CHUNK, lambda place: 1):  # never all rows at once
+        while chunk := list(islice(places, CHUNK)):  # never all rows at once
             writer.write(chunk)
             bar.update(len(chunk))
         writer.save()

@@ -10,7 +10,7 @@ much one document was better than the next: the sum of scores knows both.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum, inf
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,12 @@ from torch import Tensor
 
 from minist.checks import pick, whole
 from minist.retrieval.bm25 import BM25
-from minist.retrieval.search import search, sparse_unit
+from minist.retrieval.search import fused_scores, search, sparse_unit
 from minist.retrieval.sparse_index import SparseIndex, best
 from minist.similarity import unit
 
 Found = tuple[Tensor, Tensor]  # scores and rows of at most k documents, best first
 Retriever = Callable[[str, int], Found]  # of a query and k
-RANK_OFFSET = 60  # the larger, the less it matters who is first
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {"dot": torch.clone, "cosine": sparse_unit}  # then a product
 MIXES = {"sum": True, "score": False}  # what decides after reranking: the sum, or the cross-encoder's score alone
 
@@ -55,15 +54,16 @@ class Pipeline:
 
     def search(self, query: str, top_k: int) -> list[Hit]:
         """At most `top_k` documents, best first; of equal scores the lower row first, NaN last."""
-        k, found = whole("top_k", top_k, 1), dict[int, Hit]()
+        k, found, rankings = whole("top_k", top_k, 1), dict[int, Hit](), list[list[int]]()
         for name, retrieve in self.retrievers.items():
             scores, rows = (x.tolist() for x in retrieve(query, max(k, self.candidates)))
+            rankings.append(rows)
             for rank, (score, row) in enumerate(zip(scores, rows, strict=True), 1):
                 found.setdefault(row, Hit(row, score)).stages[name] = score, rank
         hits = list(found.values())
         if len(self.retrievers) > 1:
-            fused = [fsum(1 / (RANK_OFFSET + rank) for _, rank in hit.stages.values()) for hit in hits]
-            hits = in_order(hits, "fused", np.array(fused))
+            fused = fused_scores(rankings)
+            hits = in_order(hits, "fused", np.array([fused[hit.row] for hit in hits]))
         if self.reranker and hits:
             hits = hits[: max(k, self.rerank_top)]
             own = np.asarray(self.reranker.predict([(query, self.texts[hit.row]) for hit in hits]), np.float64)

@@ -1,7 +1,8 @@
 """Exact search: the best documents for each query by embedding."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import fsum
 from typing import Any
 
 import torch
@@ -122,8 +123,14 @@ def in_order(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def fuse_rankings(rankings: Sequence[Sequence[Any]], k: float = 60) -> list[Any]:
     """One ranking of several, best first: a document scores the sum of 1 / (k + rank) over those that have it, ranks
     from 1 (reciprocal rank fusion, Cormack et al. 2009). Of equal scores that of the earlier ranking comes first."""
-    scores: dict[Any, float] = {}
+    scores = fused_scores(rankings, k)
+    return sorted(scores, key=scores.__getitem__, reverse=True)
+
+
+def fused_scores(rankings: Iterable[Sequence[Any]], k: float = 60) -> dict[Any, float]:
+    """The scores of such a ranking, in the order in which documents come. The larger k, the less first ranks weigh."""
+    parts: dict[Any, list[float]] = {}
     for ranking in rankings:
         for rank, document in enumerate(dict.fromkeys(ranking), 1):
-            scores[document] = scores.get(document, 0.0) + 1 / (k + rank)
-    return sorted(scores, key=scores.__getitem__, reverse=True)
+            parts.setdefault(document, []).append(1 / (k + rank))
+    return {document: fsum(found) for document, found in parts.items()}  # whatever the order of the rankings

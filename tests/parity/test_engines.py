@@ -64,7 +64,6 @@ def test_faiss(folder, monkeypatch):
 
 
 def test_qdrant(folder, monkeypatch):
-    pytest.importorskip("qdrant_client")
     found = run_block("from qdrant_client", folder, monkeypatch)
     queries, docs = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("queries", "docs"))
     scores, _ = search(queries[:1], docs, 10, "cosine")

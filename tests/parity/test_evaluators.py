@@ -4,6 +4,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import pytrec_eval
 import torch
 from models import DATA
 from sentence_transformers import SentenceTransformer as Real
@@ -331,7 +332,6 @@ def test_nano_beir(tmp_path, monkeypatch, dim):
 @pytest.mark.parametrize("seed", range(5))
 def test_graded_rankings_beside_trec_eval(seed):
     """Without ties; pytrec_eval has MAP and MRR of the whole ranking, so k is more than all documents."""
-    pytrec_eval = pytest.importorskip("pytrec_eval")
     random = np.random.default_rng(seed)
     queries, corpus, relevant = random_collection(random, 80)
     graded = {q: {d: int(random.integers(0, 4)) for d in ids} for q, ids in relevant.items()}

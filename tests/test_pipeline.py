@@ -71,7 +71,7 @@ def test_fused_ranks(candidates, seed):
             wanted[row] += 1 / (60 + rank)
     order = sorted(wanted, key=lambda row: (-round(wanted[row], 14), row))[:candidates]
     assert rows(hits) == order
-    assert hits[0].score == pytest.approx(wanted[fuse_rankings(list(rankings.values()))[0]], abs=1e-14)
+    assert hits[0].score == pytest.approx(wanted[next(iter(fuse_rankings(rankings.values())))], abs=1e-14)
     for rank, hit in enumerate(hits, 1):
         assert hit.score == pytest.approx(wanted[hit.row], abs=1e-14) and hit.stages["fused"] == (hit.score, rank)
         own = {name: ranking.index(hit.row) + 1 for name, ranking in rankings.items() if hit.row in ranking}

@@ -14,11 +14,11 @@ def sample(number, positive, documents):
 
 def test_fused_by_hand():
     # a: 1/61 + 1/62, b: 1/62, c: 1/61 + 1/63, d: 1/63
-    assert fuse_rankings([["a", "b", "c"], ["c", "a", "d"]]) == ["a", "c", "b", "d"]
-    assert fuse_rankings([["a", "b"], ["b", "a"]]) == ["a", "b"], "of equal scores the earlier ranking's"
-    assert fuse_rankings([["a", "b", "a"]]) == ["a", "b"] and fuse_rankings([]) == []
+    assert list(fuse_rankings([["a", "b", "c"], ["c", "a", "d"]])) == ["a", "c", "b", "d"]
+    assert list(fuse_rankings([["a", "b"], ["b", "a"]])) == ["a", "b"], "of equal scores the earlier ranking's"
+    assert list(fuse_rankings([["a", "b", "a"]])) == ["a", "b"] and fuse_rankings([]) == {}
     # with k = 0 the first of the second list is worth more than the second of both: 1 > 1/2 + 1/3
-    assert fuse_rankings([["a", "b"], ["c", "d", "b"]], 0) == ["a", "c", "b", "d"]
+    assert list(fuse_rankings([["a", "b"], ["c", "d", "b"]], 0)) == ["a", "c", "b", "d"]
 
 
 def test_evaluator_by_hand():

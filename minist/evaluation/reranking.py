@@ -167,7 +167,7 @@ class ReciprocalRankFusionEvaluator(Evaluator):
         lists: dict[str, list[tuple[list[bool], np.ndarray]]] = {"dense_": [], "sparse_": [], "": []}
         for dense, sparse in self.pairs:
             positive, rankings = _texts(dense["positive"]), [list(dense["documents"]), list(sparse["documents"])]
-            for of, ranking in zip(lists.values(), [*rankings, fuse_rankings(rankings, self.rrf_k)], strict=True):
+            for of, ranking in zip(lists.values(), [*rankings, list(fuse_rankings(rankings, self.rrf_k))], strict=True):
                 hits = found_by(ranking, positive) or [False]
                 of.append((hits, -np.arange(len(hits))))
         kinds = [rank_means(kind, of, self.at_k) for kind, of in lists.items()]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minist.checks import pick, whole
 from minist.retrieval.bm25 import BM25
-from minist.retrieval.search import fused_scores, search, sparse_unit
+from minist.retrieval.search import fuse_rankings, search, sparse_unit
 from minist.retrieval.sparse_index import SparseIndex, best
 from minist.similarity import unit
 
@@ -62,7 +62,7 @@ class Pipeline:
                 found.setdefault(row, Hit(row, score)).stages[name] = score, rank
         hits = list(found.values())
         if len(self.retrievers) > 1:
-            fused = fused_scores(rankings)
+            fused = fuse_rankings(rankings)
             hits = in_order(hits, "fused", np.array([fused[hit.row] for hit in hits]))
         if self.reranker and hits:
             hits = hits[: max(k, self.rerank_top)]

@@ -120,17 +120,13 @@ def in_order(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return scores.gather(1, order), rows.gather(1, order)
 
 
-def fuse_rankings(rankings: Sequence[Sequence[Any]], k: float = 60) -> list[Any]:
-    """One ranking of several, best first: a document scores the sum of 1 / (k + rank) over those that have it, ranks
-    from 1 (reciprocal rank fusion, Cormack et al. 2009). Of equal scores that of the earlier ranking comes first."""
-    scores = fused_scores(rankings, k)
-    return sorted(scores, key=scores.__getitem__, reverse=True)
-
-
-def fused_scores(rankings: Iterable[Sequence[Any]], k: float = 60) -> dict[Any, float]:
-    """The scores of such a ranking, in the order in which documents come. The larger k, the less first ranks weigh."""
+def fuse_rankings(rankings: Iterable[Sequence[Any]], k: float = 60) -> dict[Any, float]:
+    """One ranking of several, best first, with its scores: a document's is the sum of 1 / (k + rank) over the rankings
+    that have it, ranks from 1 (reciprocal rank fusion, Cormack et al. 2009). The larger k, the less first ranks weigh.
+    Of equal scores that of the earlier ranking comes first."""
     parts: dict[Any, list[float]] = {}
     for ranking in rankings:
         for rank, document in enumerate(dict.fromkeys(ranking), 1):
             parts.setdefault(document, []).append(1 / (k + rank))
-    return {document: fsum(found) for document, found in parts.items()}  # whatever the order of the rankings
+    scores = {document: fsum(found) for document, found in parts.items()}  # whatever the order of the rankings
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))

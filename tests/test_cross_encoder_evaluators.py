@@ -15,7 +15,6 @@ from minist.evaluation import (
     CrossEncoderNanoBEIREvaluator,
     CrossEncoderRerankingEvaluator,
 )
-from minist.evaluation.base import Scorer
 from minist.evaluation.cross_encoder_pairs import class_numbers
 from minist.retrieval.bm25 import BM25
 from minist.training.config import Config, EvalConfig, load_config
@@ -55,7 +54,7 @@ def of_rows(kind, rows, **more):
 
 def test_two_classes_by_hand():
     """In order of score the labels are 1 0 1 0: the best F1 takes three, and the best accuracy takes one or three."""
-    model: Scorer = Fake(written)
+    model = Fake(written)
     found = CrossEncoderClassificationEvaluator(ZERO_PAIRS, [1, 0, 1, 0], "dev")(model)
     assert found == pytest.approx(
         {

@@ -7,7 +7,6 @@ from tiny import sentences, tiny_model, write_jsonl
 from two_ranks import run_ranks
 
 from minist.batch import Batch
-from minist.evaluation.base import Embedder
 from minist.losses import AdaptiveLayerLoss, MultipleNegativesRankingLoss
 from minist.training.config import DataConfig
 from minist.training.entries import open_dataset
@@ -42,7 +41,7 @@ def test_a_loss_that_wants_layers(data):
     assert evaluate([LossEvaluation("x", loss, data, 4)], MODEL)["eval_x_loss"] > 0
 
 
-def measure(model: Embedder, texts: list[str]) -> list[np.ndarray]:
+def measure(model, texts):
     return [np.asarray(encode(texts)) for encode in (model.encode, model.encode_query, model.encode_document)]
 
 

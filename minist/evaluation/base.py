@@ -1,7 +1,7 @@
 """What all evaluators share: names of metrics, what is asked of a model, what is said of sparse embeddings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,12 @@ Metrics = dict[str, float]
 Dim = int | None
 
 
-class Embedder(Protocol):
-    """A SentenceTransformer or SparseEncoder, or anything else that gives each text one embedding, [N, D]."""
-
-    similarity_name: str
-
-    def encode(self, texts: Texts, /) -> np.ndarray | Tensor: ...
-    def encode_query(self, texts: Texts, /) -> np.ndarray | Tensor: ...  # with the prompt of queries
-    def encode_document(self, texts: Texts, /) -> np.ndarray | Tensor: ...
-
-
-class Scorer(Protocol):
-    """A CrossEncoder, or anything else that gives each pair a score, [N], or one for each label, [N, labels]."""
-
-    id2label: dict[int, str]
-
-    def predict(self, pairs: Sequence[Pair], /) -> np.ndarray | Tensor: ...
-
-
 class Evaluator:
-    """Called with a model, it gives metrics by name; then `primary_metric` is the name of the one that says most."""
+    """Called with a model, it gives metrics by name; then `primary_metric` is the name of the one that says most.
+
+    A model is a SentenceTransformer or SparseEncoder, or anything else that gives texts embeddings [N, D] by `encode`,
+    `encode_query` and `encode_document`, and has a `similarity_name`; or a CrossEncoder, or anything else that gives
+    pairs scores, [N], or [N, labels] with an `id2label`, by `predict`."""
 
     columns: tuple[str, ...] = ()  # what its rows have; () where it does not take rows
     arguments: tuple[str, ...] = ()  # what they are called in a call, where that is a list of each column
@@ -111,7 +97,7 @@ def pair_similarities(name: str, a: Tensor, b: Tensor) -> np.ndarray:
     return torch.cat([pairwise_similarity(name)(x, y) for x, y in blocks]).numpy()
 
 
-def one_score_each(model: Scorer, pairs: Sequence[Pair]) -> np.ndarray:
+def one_score_each(model: Any, pairs: Sequence[Pair]) -> np.ndarray:
     """Scores [N] of all pairs, asked for at once. ValueError if the model has several labels."""
     scores = np.asarray(model.predict(pairs))
     if scores.ndim > 1:

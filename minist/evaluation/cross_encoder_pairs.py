@@ -7,7 +7,7 @@ import numpy as np
 
 from minist.checks import pick
 from minist.data.rows import Place, check_text, parse_number
-from minist.evaluation.base import Evaluator, Metrics, Pair, Scorer, check_lengths, one_score_each
+from minist.evaluation.base import Evaluator, Metrics, Pair, check_lengths, one_score_each
 from minist.evaluation.embedding_pairs import EmbeddingSimilarityEvaluator
 from minist.evaluation.metrics import class_metrics, pearson, spearman, threshold_metrics
 
@@ -36,11 +36,11 @@ class CrossEncoderClassificationEvaluator(Evaluator):
         pairs = [(check_text(place, "text1"), check_text(place, "text2")) for place in places]
         return {"sentence_pairs": pairs, "labels": [_check_class(place, places[0]) for place in places]}
 
-    def check_model(self, model: Scorer, labels: int) -> None:
+    def check_model(self, model: Any, labels: int) -> None:
         """ValueError for a label that is no class of the model, which gives so many scores: known before a training."""
         class_numbers(self.labels, model.id2label, max(labels, 2))
 
-    def __call__(self, model: Scorer) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         scores = np.asarray(model.predict(self.pairs))
         labels = class_numbers(self.labels, model.id2label, scores.shape[1] if scores.ndim > 1 else 2)
         if scores.ndim > 1:
@@ -95,6 +95,6 @@ class CrossEncoderCorrelationEvaluator(Evaluator):
         found = EmbeddingSimilarityEvaluator.of_rows(rows)
         return {"sentence_pairs": list(zip(found.pop("sentences1"), found.pop("sentences2"), strict=True)), **found}
 
-    def __call__(self, model: Scorer) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         found = one_score_each(model, self.pairs).astype(np.float64)
         return self.named({kind.__name__: kind(self.scores, found) for kind in (pearson, spearman)}, "spearman")

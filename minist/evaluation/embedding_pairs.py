@@ -1,6 +1,7 @@
 """Evaluators of pairs and triplets of texts by their embeddings: do similarities agree with what people say of them?"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from minist.checks import pick
 from minist.evaluation import base, metrics
-from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Texts, check_lengths
+from minist.evaluation.base import Dim, Evaluator, Metrics, Texts, check_lengths
 from minist.quantization import PRECISIONS, quantize
 from minist.similarity import NEAREST, SIMILARITIES, pairwise_similarity
 
@@ -40,7 +41,7 @@ class EmbeddingSimilarityEvaluator(Evaluator):
         self.scores = np.asarray(scores, np.float64)
         pick("precision", precision or "float32", PRECISIONS)
 
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         a, b = (self.embed(model, texts) for texts in (self.sentences1, self.sentences2))
         figures = base.mean_figures(a, b)
         if self.precision:
@@ -87,7 +88,7 @@ class BinaryClassificationEvaluator(Evaluator):
             raise ValueError(f"a label is {other[0]!r}: use 1 for pairs that belong together, 0 for others")
         self.texts, self.positive = [*sentences1, *sentences2], np.array(labels) == 1
 
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         embeddings, rows = self.embed_once(model, self.texts)
         a, b = (embeddings.index_select(0, part) for part in rows.chunk(2))
 
@@ -128,7 +129,7 @@ class TripletEvaluator(Evaluator):
         for known in self.margin:
             pairwise_similarity(known)
 
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         roles = {side: "query" if side == "anchor" else "document" for side in self.sides}
         sides = {side: self.embed(model, texts, roles[side]) for side, texts in self.sides.items()}
         anchor, *others = sides.values()

@@ -13,7 +13,7 @@ from minist import distributed
 from minist.checks import whole
 from minist.data.rows import Place, check_text
 from minist.evaluation import metrics
-from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Texts, sparse_figures
+from minist.evaluation.base import Dim, Evaluator, Metrics, Texts, sparse_figures
 from minist.evaluation.beir import read_collection
 from minist.retrieval.search import in_order, search
 
@@ -90,7 +90,7 @@ class InformationRetrievalEvaluator(Evaluator):
 
     of_files = staticmethod(read_collection)
 
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         queries, figures = self.embed(model, self.queries, "query", self.prompts[0]), Metrics()
         names = sorted(self.similarity_fn_names or [model.similarity_name])
         best = {name: (torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)) for name in names}
@@ -103,23 +103,23 @@ class InformationRetrievalEvaluator(Evaluator):
                 best[by] = in_order(*both, self.deepest)  # earlier ones stay ahead among equals
             for name, value in sparse_figures({"query": queries, "corpus": chunk}).items():  # all are means over texts
                 figures[name] = figures.get(name, 0.0) + value * len(texts) / len(self.documents)
-        found = {name: value for by, (_, rows) in best.items() for name, value in self.means(rows.numpy(), by).items()}
-        for by, ranking in best.items() if self.predictions and not distributed.rank() else ():
-            self.write(Path(self.predictions), by, *ranking)
+        found = Metrics()
+        for by, (scores, rows) in best.items():
+            found |= self.measure(rows.numpy(), by)
+            if self.predictions and not distributed.rank():
+                self.write(Path(self.predictions), by, scores, rows)
         last = f"ndcg@{max((k for metric, k in self.wanted if metric == 'ndcg'), default=0)}"
-        return self.named(found | figures, max((f"{by}_{last}" for by in names), key=lambda key: found.get(key, 0.0)))
+        primary = max(names, key=lambda by: found.get(f"{self.prefix}{by}_{last}", 0.0))
+        return found | self.named(figures, f"{primary}_{last}")
 
     def measure(self, ranking: np.ndarray, by: str) -> Metrics:
         """Metrics of a ranking made by any system: document numbers [queries, depth], best first."""
-        return {f"{self.prefix}{name}": value for name, value in self.means(ranking, by).items()}
-
-    def means(self, ranking: np.ndarray, by: str) -> Metrics:
         found: dict[str, list[float]] = {}
         for relevant, row in zip(self.relevant.values(), ranking, strict=True):
             gains = np.array([max(relevant.get(self.document_ids[i], 0.0), 0.0) for i in row])
             best = np.array(sorted((gain for gain in relevant.values() if gain > 0), reverse=True))  # of all
             for metric, k in self.wanted:
-                found.setdefault(f"{by}_{metric}@{k}", []).append(METRICS[metric](gains, k, best))
+                found.setdefault(f"{self.prefix}{by}_{metric}@{k}", []).append(METRICS[metric](gains, k, best))
         return {name: float(np.mean(values)) for name, values in found.items()}
 
     def write(self, file: Path, by: str, scores: Tensor, rows: Tensor) -> None:

@@ -15,15 +15,14 @@ OF_ARGUMENTS = ("arguana", "touche2020")  # what counters a claim is relevant th
 NANO_BEIR = "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact"
 SPELLING = {name.lower(): f"Nano{name}" for name in [*NANO_BEIR.split(), "Touche2020"]}
 Aggregate = Callable[[Sequence[float]], float]
+Make = Callable[[Path], Any]  # the evaluator of a folder
 
 
 class SeveralCollections(Evaluator):
     """<folder>/<data set> is laid out as in beir.py. A data set of NanoBEIR may be called msmarco or NanoMSMARCO; any
     other keeps the name of its folder."""
 
-    def over(
-        self, folders: Mapping[str, Path], make: Callable[[Path], Any], each: str, over_all: str, mean: Aggregate
-    ) -> None:
+    def over(self, folders: Mapping[str, Path], make: Make, each: str, over_all: str, mean: Aggregate) -> None:
         """What comes between the names of a data set, or of all, and of a metric; and how all become one number."""
         self.evaluators = {SPELLING.get(name, folder.name): make(folder) for name, folder in folders.items()}
         self.each, self.over_all, self.mean = each, over_all, mean
@@ -99,11 +98,9 @@ class CrossEncoderNanoBEIREvaluator(SeveralCollections):
 
         def make(at: Path) -> CrossEncoderRerankingEvaluator:
             ranked = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
-            files = files_of(at, split)
-            samples, note = CrossEncoderRerankingEvaluator.of_files(
-                **files, candidates=ranked, rerank_k=rerank_k
-            ).values()
-            return CrossEncoderRerankingEvaluator(samples, at_k, always_rerank_positives, note=note)
+            queries, corpus, qrels = files_of(at, split).values()
+            given = CrossEncoderRerankingEvaluator.of_files(queries, corpus, qrels, ranked, rerank_k)
+            return CrossEncoderRerankingEvaluator(**given, at_k=at_k, always_rerank_positives=always_rerank_positives)
 
         folders = collections_in(Path(folder), dataset_names, OF_ARGUMENTS)
         self.over(folders, make, f"_{each}", f"{each}{aggregate_key}_", aggregate_fn)

@@ -136,7 +136,7 @@ class RerankingEvaluator(CrossEncoderRerankingEvaluator):
         self.similarity, self.truncate_dim = similarity_fct, truncate_dim
         similarity(similarity_fct)
 
-    def score(self, model: base.Embedder, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
+    def score(self, model: Any, pairs: list[Pair]) -> tuple[np.ndarray, Metrics]:
         roles = dict(zip(("query", "document"), zip(*pairs, strict=True), strict=True))
         queries, documents = (self.embed_once(model, texts, role) for role, texts in roles.items())
         figures = base.sparse_figures({"query": queries[0], "corpus": documents[0]})

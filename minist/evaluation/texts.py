@@ -9,7 +9,7 @@ import torch
 
 from minist.checks import number
 from minist.data.rows import Place, check_number, check_text
-from minist.evaluation.base import Dim, Embedder, Evaluator, Metrics, Pair, Texts, check_lengths, mean_figures
+from minist.evaluation.base import Dim, Evaluator, Metrics, Pair, Texts, check_lengths, mean_figures
 from minist.evaluation.cross_encoder_pairs import CrossEncoderClassificationEvaluator, Labels, class_numbers
 from minist.evaluation.metrics import average_precision, best_f1
 from minist.models import open_model
@@ -31,7 +31,7 @@ class TranslationEvaluator(Evaluator):
         check_lengths(source_sentences, ("target sentences", target_sentences))
         self.sides = {"src2trg": source_sentences, "trg2src": target_sentences}
 
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         sides = [(texts, self.embed(model, texts)) for texts in self.sides.values()]
         found = {}
         for way, (_, queries), (texts, documents) in zip(self.sides, sides, sides[::-1], strict=True):
@@ -52,7 +52,7 @@ class MSEEvaluator(Evaluator):
         self,
         source_sentences: Texts,
         target_sentences: Texts,
-        teacher_model: str | Embedder,
+        teacher_model: Any,
         name: str = "",
         truncate_dim: Dim = None,
         note: str = "",
@@ -63,7 +63,7 @@ class MSEEvaluator(Evaluator):
         teacher = open_model(teacher_model) if isinstance(teacher_model, str) else teacher_model
         self.target_sentences, self.wanted = target_sentences, self.embed(teacher, source_sentences)
 
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         found, total = self.embed(model, self.target_sentences), 0.0
         if found.shape != self.wanted.shape:
             raise ValueError(f"the teacher's embeddings have {self.wanted.shape[1]} numbers, these {found.shape[1]}")
@@ -94,7 +94,7 @@ class LabelAccuracyEvaluator(Evaluator):
         self.pairs, self.labels, self.loss = sentence_pairs, torch.from_numpy(numbers), softmax_model
 
     @torch.no_grad()
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         device = next(self.loss.parameters()).device
         sides = [dense_blocks(self.embed(model, texts)) for texts in zip(*self.pairs, strict=True)]
         logits = torch.cat([self.loss.logits(*(x.to(device) for x in block)) for block in zip(*sides, strict=True)])
@@ -142,7 +142,7 @@ class ParaphraseMiningEvaluator(Evaluator):
                 pairs.append((first, second))
         return {"sentences_map": texts, "duplicates_list": pairs}
 
-    def __call__(self, model: Embedder) -> Metrics:
+    def __call__(self, model: Any) -> Metrics:
         embeddings = self.embed(model, self.texts)
         if embeddings.is_sparse:
             raise ValueError("ParaphraseMiningEvaluator is for models that give dense embeddings")

@@ -131,8 +131,7 @@ def words_of_clusters(
         counts.setdefault(label, Counter()).update(words(text))
     all_words = sum(counts.values(), Counter[str]())
     total, found, sizes = all_words.total(), dict[Hashable, list[str]](), [(c, c.total()) for c in counts.values()]
-    common = {w for w, f in all_words.items() if all(4 * c[w] * total >= f * size for c, size in sizes)}
-    common = common if len(counts) > 1 else set()
+    common = {w for w, f in all_words.items() if all(4 * c[w] * total >= f * n for c, n in sizes) and len(counts) > 1}
     for label, count in counts.items():
         scores = {w: tf * log(1 + total / len(counts) / all_words[w]) for w, tf in count.items() if w not in common}
         found[label] = sorted(scores, key=lambda w: (-scores[w], w))[:top_k]

@@ -48,8 +48,7 @@ def tsne(x: Tensor, perplexity: float, done: Update) -> Tensor:
     n = len(x)
     if n <= 3:  # there is nothing to be neighbour of
         return torch.eye(3, 2)[:n]
-    p = neighbours(x, min(perplexity, (n - 1) / 3))
-    y = pca(x)
+    p, y = neighbours(x, min(perplexity, (n - 1) / 3)), pca(x)
     y, speed = y / y.std().clamp_min(1e-12) * 1e-4, torch.zeros(n, 2)
     rate = max(n / PULL / 4, 50.0)  # Belkina et al. 2019
     for step in range(STEPS):
@@ -65,9 +64,7 @@ def tsne(x: Tensor, perplexity: float, done: Update) -> Tensor:
 def neighbours(x: Tensor, perplexity: float) -> Tensor:
     """p_ij [N, N] of the rows of x; the entropy of each p_.|i is log(perplexity), found by halving an interval."""
     far = torch.cdist(x, x).square()
-    far = far - (far + far.max() * torch.eye(len(x))).amin(
-        1, keepdim=True
-    )  # the same p, and the nearest is never 0 / 0
+    far -= (far + far.max() * torch.eye(len(x))).amin(1, keepdim=True)  # the same p, and the nearest is never 0 / 0
     low, high = torch.zeros(len(x), 1), torch.full((len(x), 1), 1e6)
     for _ in range(50):
         b = (low + high) / 2

@@ -173,13 +173,11 @@ def mine_parallel(
         best, column = values.max(1)
         ends = [range(len(rows)), rows.gather(1, column[:, None])[:, 0].tolist()]
         found += zip(best.tolist(), *(ends[::-1] if side else ends), strict=True)  # the source first
-    if retrieval == "intersect":
-        times = Counter((i, j) for _, i, j in found)
-        found = [pair for pair in found if times[pair[1:]] == 2]
-    used, kept = (set[int](), set[int]()), list[tuple[float, int, int]]()
+    times, wanted = Counter((i, j) for _, i, j in found), 2 if retrieval == "intersect" else 1
+    used, kept = set[tuple[str, int]](), list[tuple[float, int, int]]()
     for score, i, j in sorted(found, key=lambda pair: -pair[0]):
-        if score >= threshold and score > -torch.inf and i not in used[0] and j not in used[1]:
+        texts = {("source", i), ("target", j)}
+        if score >= threshold and score > -torch.inf and times[i, j] >= wanted and not used & texts:
             kept.append((score, i, j))
-            used[0].add(i)
-            used[1].add(j)
+            used |= texts
     return torch.tensor([score for score, *_ in kept]), torch.tensor([pair for _, *pair in kept]).long().view(-1, 2)

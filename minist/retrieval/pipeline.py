@@ -110,22 +110,12 @@ def by_embedding(model: Any, documents: Tensor) -> Retriever:
 def by_index(model: Any, index: SparseIndex) -> Retriever:
     """Documents that share a word with the query, as a sparse model knows both."""
     scale = pick("the similarity of a sparse model", model.similarity_name, SCALES)
-
-    def retrieve(query: str, k: int) -> Found:
-        return above(0.0, *index.search(scale(model.encode_query([query], show_progress_bar=False)), k))
-
-    return retrieve
+    return lambda query, k: above(0.0, *index.search(scale(model.encode_query([query], show_progress_bar=False)), k))
 
 
 def by_words(bm25: BM25) -> Retriever:
     """Documents that hold a word of the query."""
-
-    def retrieve(query: str, k: int) -> Found:
-        scores = bm25.scores(query)
-        rows = torch.from_numpy(best(scores.numpy(), k))
-        return above(0.0, scores[rows], rows)
-
-    return retrieve
+    return lambda query, k: above(0.0, *best(bm25.scores(query), k))
 
 
 def above(least: float, scores: Tensor, rows: Tensor) -> Found:

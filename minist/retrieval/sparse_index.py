@@ -100,20 +100,20 @@ class SparseIndex:
             for word, weight in zip(words.tolist(), weights.tolist(), strict=True):
                 place = slice(*self.postings[0][word : word + 2].tolist())
                 found.index_add_(0, self.postings[1][place], self.postings[2][place], alpha=weight)
-            found.nan_to_num_(float("-inf"), float("inf"), float("-inf"))
-            rows[i] = torch.from_numpy(best(found.numpy(), k))
-            scores[i] = found[rows[i]]
+            scores[i], rows[i] = best(found.nan_to_num_(-torch.inf, torch.inf, -torch.inf), k)
         return scores, rows
 
 
-def best(scores: np.ndarray, k: int) -> np.ndarray:
-    """The numbers [k] of the largest of scores [N], best first, of equal ones the lower first."""
+def best(found: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The largest k of scores [N] and their numbers, best first, of equal ones the lower first."""
     # the best of k groups are k documents: no score below the least of them can be wanted, so few are sorted
+    scores = found.numpy()
     of_groups = scores[: len(scores) // GROUP * GROUP].reshape(GROUP, -1).max(0)  # across, as memory is read fastest
     least = np.partition(of_groups, -k)[-k] if 0 < k <= len(of_groups) else -np.inf
     above = np.flatnonzero(scores > least)
     above = above[np.argsort(-scores[above], kind="stable")[:k]]
-    return np.concatenate([above, np.flatnonzero(scores == least)[: k - len(above)]])
+    rows = torch.from_numpy(np.concatenate([above, np.flatnonzero(scores == least)[: k - len(above)]]))
+    return found[rows], rows
 
 
 def merge(parts: Sequence[Postings], folder: Path | None) -> Postings:

@@ -32,7 +32,6 @@ CHUNK = 50000  # documents that are embedded and searched at a time
 class InformationRetrievalEvaluator(Evaluator):
     """Metrics `{name}_{similarity}_{metric}@k` for accuracy, precision, recall, mrr, ndcg and map; of a sparse model
     also how many dimensions are active, and the products that a search takes, see base.py.
-
     Queries and documents are given by id. `relevant_docs` has for each query the ids of its relevant documents: a set,
     all alike, or a table with how relevant each is, the gain in nDCG. A query without any is left out. Of equal scores,
     the lower document id ranks first."""

@@ -251,9 +251,8 @@ def choose(block: Block, o: Options, ranks: range, draw: random.Random, left_out
 def make_rows(query: str, documents: Texts, block: Block, i: int, columns: list[int], o: Options) -> list[Row]:
     scored = zip(block.own[i].tolist(), block.own_scores[i].tolist(), strict=True)
     positives, rows = [(documents[row], score) for row, score in scored if row >= 0], list[Row]()
-    near, near_scores = block.rows[i].tolist(), block.scores[i].tolist()
-    negatives = [(documents[near[column]], near_scores[column]) for column in columns]  # best first
-    texts, scores = [text for text, _ in negatives], [score for _, score in negatives]
+    texts, scores = [documents[row] for row in block.rows[i, columns].tolist()], block.scores[i, columns].tolist()
+    negatives = list(zip(texts, scores, strict=True))  # best first
     if o.output_format == "triplet":  # the scores of a positive and of its negatives, as MarginMSELoss takes them
         rows = [{"positive": a, "negative": b, "scores": [p, s]} for a, p in positives for b, s in negatives]
     elif o.output_format == "n-tuple" and len(texts) == o.num_negatives:  # a column of some rows only would be none

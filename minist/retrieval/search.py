@@ -42,7 +42,6 @@ def semantic_search(
     score_function: Any = "cosine",
 ) -> list[list[dict[str, Any]]]:
     """For each query the best of the corpus, best first: {"corpus_id": row, "score": ..}; ties and NaN as in `search`.
-
     Embeddings: a tensor, also a sparse one, an array, also a memory-mapped one, or a list; [D] is one row.
     `score_function`: the name of a similarity, or a function of dense [Q, D] and [M, D] that gives [Q, M]: this one is
     asked for so many queries and documents at a time as `query_chunk_size` and `corpus_chunk_size` say."""

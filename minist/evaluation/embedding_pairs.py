@@ -23,16 +23,10 @@ class EmbeddingSimilarityEvaluator(Evaluator):
     columns, arguments = ("text1", "text2", "score"), ("sentences1", "sentences2", "scores")
 
     def __init__(
-        self,
-        sentences1: Texts,
-        sentences2: Texts,
-        scores: Sequence[float],
-        name: str = "",
-        similarity_fn_names: Texts | None = None,
-        precision: str | None = None,
-        truncate_dim: Dim = None,
-        note: str = "",
-    ) -> None:
+        self, sentences1: Texts, sentences2: Texts, scores: Sequence[float], name: str = "",
+        similarity_fn_names: Texts | None = None, precision: str | None = None, truncate_dim: Dim = None,
+        note: str = ""
+    ) -> None:  # fmt: skip
         """A `precision` of quantization.py is that of the embeddings, each of length one before; the ranges of int8 and
         uint8 are those of all of these texts."""
         super().__init__(name, note, similarity_fn_names, truncate_dim)
@@ -73,15 +67,9 @@ class BinaryClassificationEvaluator(Evaluator):
     columns, arguments = ("text1", "text2", "label"), ("sentences1", "sentences2", "labels")
 
     def __init__(
-        self,
-        sentences1: Texts,
-        sentences2: Texts,
-        labels: Sequence[int],
-        name: str = "",
-        truncate_dim: Dim = None,
-        similarity_fn_names: Texts | None = None,
-        note: str = "",
-    ) -> None:
+        self, sentences1: Texts, sentences2: Texts, labels: Sequence[int], name: str = "", truncate_dim: Dim = None,
+        similarity_fn_names: Texts | None = None, note: str = ""
+    ) -> None:  # fmt: skip
         super().__init__(name, note, similarity_fn_names, truncate_dim)
         check_lengths(sentences1, ("second texts", sentences2), ("labels", labels))
         if other := [label for label in labels if label not in (0, 1)]:
@@ -111,16 +99,10 @@ class TripletEvaluator(Evaluator):
     columns, arguments = ("anchor", "positive", "negative"), ("anchors", "positives", "negatives")
 
     def __init__(
-        self,
-        anchors: Texts,
-        positives: Texts,
-        negatives: Texts,
-        name: str = "",
-        margin: float | Mapping[str, float] = 0.0,
-        truncate_dim: Dim = None,
-        similarity_fn_names: Texts | None = None,
-        note: str = "",
-    ) -> None:
+        self, anchors: Texts, positives: Texts, negatives: Texts, name: str = "",
+        margin: float | Mapping[str, float] = 0.0, truncate_dim: Dim = None, similarity_fn_names: Texts | None = None,
+        note: str = ""
+    ) -> None:  # fmt: skip
         """`margin` is one for all similarities, or one for each by name. Anchors are embedded as queries."""
         super().__init__(name, note, similarity_fn_names, truncate_dim)
         check_lengths(anchors, ("positives", positives), ("negatives", negatives))

@@ -39,24 +39,13 @@ class InformationRetrievalEvaluator(Evaluator):
     columns = ("query", "document")
 
     def __init__(
-        self,
-        queries: Mapping[str, str],
-        corpus: Mapping[str, str],
-        relevant_docs: Mapping[str, Set[str] | Mapping[str, float]],
-        name: str = "",
-        accuracy_at_k: Sequence[int] = (1, 3, 5, 10),
-        precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
-        mrr_at_k: Sequence[int] = (10,),
-        ndcg_at_k: Sequence[int] = (10,),
-        map_at_k: Sequence[int] = (100,),
-        corpus_chunk_size: int = CHUNK,
-        similarity_fn_names: Texts | None = None,
-        truncate_dim: Dim = None,
-        query_prompt: str = "",
-        corpus_prompt: str = "",
-        write_predictions: str = "",
-        note: str = "",
-    ) -> None:
+        self, queries: Mapping[str, str], corpus: Mapping[str, str],
+        relevant_docs: Mapping[str, Set[str] | Mapping[str, float]], name: str = "",
+        accuracy_at_k: Sequence[int] = (1, 3, 5, 10), precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
+        mrr_at_k: Sequence[int] = (10,), ndcg_at_k: Sequence[int] = (10,), map_at_k: Sequence[int] = (100,),
+        corpus_chunk_size: int = CHUNK, similarity_fn_names: Texts | None = None, truncate_dim: Dim = None,
+        query_prompt: str = "", corpus_prompt: str = "", write_predictions: str = "", note: str = ""
+    ) -> None:  # fmt: skip
         """So many documents are embedded and searched at a time. Prompts "" are the model's own. `write_predictions` is
         a file: x.jsonl gets the results as x_cosine.jsonl. ValueError where nothing relevant is in the corpus."""
         super().__init__(name, note, similarity_fn_names, truncate_dim)

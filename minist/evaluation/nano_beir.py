@@ -43,23 +43,13 @@ class NanoBEIREvaluator(SeveralCollections):
     all, with those of an InformationRetrievalEvaluator. `truncate_dim` stands behind the name: `NanoMSMARCO_64_..`."""
 
     def __init__(
-        self,
-        folder: str | Path,
-        dataset_names: Texts | None = None,
-        mrr_at_k: Sequence[int] = (10,),
-        ndcg_at_k: Sequence[int] = (10,),
-        accuracy_at_k: Sequence[int] = (1, 3, 5, 10),
-        precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
-        map_at_k: Sequence[int] = (100,),
-        similarity_fn_names: Texts | None = None,
-        truncate_dim: Dim = None,
-        query_prompts: str = "",
-        corpus_prompts: str = "",
-        aggregate_fn: Aggregate = fmean,
-        aggregate_key: str = "mean",
-        name: str = "",
-        split: str = "test",
-    ) -> None:
+        self, folder: str | Path, dataset_names: Texts | None = None, mrr_at_k: Sequence[int] = (10,),
+        ndcg_at_k: Sequence[int] = (10,), accuracy_at_k: Sequence[int] = (1, 3, 5, 10),
+        precision_recall_at_k: Sequence[int] = (1, 3, 5, 10), map_at_k: Sequence[int] = (100,),
+        similarity_fn_names: Texts | None = None, truncate_dim: Dim = None, query_prompts: str = "",
+        corpus_prompts: str = "", aggregate_fn: Aggregate = fmean, aggregate_key: str = "mean", name: str = "",
+        split: str = "test"
+    ) -> None:  # fmt: skip
         """`dataset_names` None is all that `folder` has."""
         super().__init__(name)
         depths = accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k
@@ -81,17 +71,10 @@ class CrossEncoderNanoBEIREvaluator(SeveralCollections):
     of = "one score"
 
     def __init__(
-        self,
-        folder: str | Path,
-        dataset_names: Texts | None = None,
-        rerank_k: int = RERANK_K,
-        at_k: int = 10,
-        always_rerank_positives: bool = True,
-        aggregate_fn: Aggregate = fmean,
-        aggregate_key: str = "mean",
-        name: str = "",
-        split: str = "test",
-    ) -> None:
+        self, folder: str | Path, dataset_names: Texts | None = None, rerank_k: int = RERANK_K, at_k: int = 10,
+        always_rerank_positives: bool = True, aggregate_fn: Aggregate = fmean, aggregate_key: str = "mean",
+        name: str = "", split: str = "test"
+    ) -> None:  # fmt: skip
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
         super().__init__(name)
         each = f"R{whole('rerank_k', rerank_k, least=1)}_"

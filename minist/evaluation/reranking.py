@@ -119,14 +119,9 @@ class RerankingEvaluator(CrossEncoderRerankingEvaluator):
     of = "embeddings"
 
     def __init__(
-        self,
-        samples: Samples,
-        at_k: int = 10,
-        name: str = "",
-        similarity_fct: str = "cosine",
-        truncate_dim: Dim = None,
-        note: str = "",
-    ) -> None:
+        self, samples: Samples, at_k: int = 10, name: str = "", similarity_fct: str = "cosine",
+        truncate_dim: Dim = None, note: str = ""
+    ) -> None:  # fmt: skip
         full = [one for one in samples if one["positive"] and (one.get("negative") or one.get("documents"))]
         lost = len(samples) - len(full)
         without = f"{lost:,} queries of {len(samples):,} left out: no positive or no other" if lost else ""

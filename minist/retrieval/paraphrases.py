@@ -37,13 +37,9 @@ def paraphrase_mining_embeddings(
 
 
 def paraphrase_pairs(
-    embeddings: Any,
-    top_k: int = 100,
-    max_pairs: int = 500_000,
-    query_chunk_size: int = 5000,
-    corpus_chunk_size: int = 100_000,
-    similarity_name: str | Similarity = "cosine",
-) -> tuple[Tensor, Tensor]:
+    embeddings: Any, top_k: int = 100, max_pairs: int = 500_000, query_chunk_size: int = 5000,
+    corpus_chunk_size: int = 100_000, similarity_name: str | Similarity = "cosine"
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Scores [P] and rows [P, 2] of the best pairs i < j of [N, D], best first, of equal scores the lower rows first.
     A pair is found if either row is among the `top_k` nearest of the other; of all found the best `max_pairs` stay.
     A similarity of your own is a symmetric function. Sizes of chunks are the most that is compared at once. Memory:
@@ -148,13 +144,9 @@ def shortened(x: Tensor) -> Tensor:
 
 
 def mine_parallel(
-    source_embeddings: Any,
-    target_embeddings: Any,
-    k: int = 4,
-    margin: str = "ratio",
-    retrieval: str = "max",
-    threshold: float = -torch.inf,
-) -> tuple[Tensor, Tensor]:
+    source_embeddings: Any, target_embeddings: Any, k: int = 4, margin: str = "ratio", retrieval: str = "max",
+    threshold: float = -torch.inf
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Scores [P] and rows [P, 2], source and target, of what translates each other; best first, each row at most once.
     Some sentences are near to all others, so a cosine counts as much as it exceeds the mean b of those of both to
     their `k` nearest: ratio cos / b, distance cos - b, or absolute cos. Best matches of sources ("forward"), of

@@ -6,7 +6,9 @@ import torch
 from tiny import sentences, tiny_model, write_jsonl
 from two_ranks import run_ranks
 
+from minist import evaluation
 from minist.batch import Batch
+from minist.evaluation.base import Evaluator
 from minist.losses import AdaptiveLayerLoss, MultipleNegativesRankingLoss
 from minist.training.config import DataConfig
 from minist.training.entries import open_dataset
@@ -61,3 +63,8 @@ def _share(rank, folder):
             np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
         model.ranks_share = False
     assert not np.allclose(*measure(model, Q)[1:])
+
+
+def test_the_package_offers_evaluators_and_nothing_else():
+    assert len(evaluation.__all__) == 16
+    assert all(issubclass(vars(evaluation)[name], Evaluator) for name in evaluation.__all__)

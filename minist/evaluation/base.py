@@ -1,6 +1,6 @@
 """What all evaluators share: names of metrics, what is asked of a model, what is said of sparse embeddings."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,9 @@ class Evaluator:
         self.primary_metric = f"{self.prefix}{primary}"
         return {f"{self.prefix}{metric}": float(value) for metric, value in found.items()}
 
-    def compare(
-        self, model: Any, measure: Callable[[str], Metrics], primary: str, more: Metrics, key: str = "{0}_{1}"
-    ) -> Metrics:
-        """What `measure` says of each similarity, and of several as "max" the largest of each metric, nan aside."""
-        names = self.similarity_fn_names or [model.similarity_name]
-        found = {name: measure(name) for name in names}
-        if len(names) > 1:
-            given = list(found.values())
+    def compare(self, found: dict[str, Metrics], primary: str, more: Metrics, key: str = "{0}_{1}") -> Metrics:
+        """The metrics of each similarity, and of several as "max" the largest of each metric, nan aside."""
+        if len(given := list(found.values())) > 1:
             found["max"] = {metric: float(np.fmax.reduce([of[metric] for of in given])) for metric in given[0]}
         flat = {key.format(name, metric): value for name, of in found.items() for metric, value in of.items()}
         return self.named(flat | more, key.format(list(found)[-1], primary))

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minist.checks import pick
-from minist.evaluation import base, metrics
+from minist.evaluation import base
 from minist.evaluation.base import Dim, Evaluator, Metrics, Texts, check_lengths
+from minist.evaluation.metrics import matthews, pearson, spearman, threshold_metrics
 from minist.quantization import PRECISIONS, quantize
 from minist.similarity import NEAREST, SIMILARITIES, pairwise_similarity
 
@@ -40,12 +41,11 @@ class EmbeddingSimilarityEvaluator(Evaluator):
         figures = base.mean_figures(a, b)
         if self.precision:
             a, b = with_precision(torch.cat([a, b]), self.precision).split(len(a))
-
-        def measure(name: str) -> Metrics:
-            found = base.pair_similarities(name, a, b).astype(np.float64)
-            return {"pearson": metrics.pearson(self.scores, found), "spearman": metrics.spearman(self.scores, found)}
-
-        return self.compare(model, measure, "spearman", figures, "{1}_{0}")
+        found = dict[str, Metrics]()
+        for name in self.similarity_fn_names or [model.similarity_name]:
+            scores = base.pair_similarities(name, a, b).astype(np.float64)
+            found[name] = {kind.__name__: kind(self.scores, scores) for kind in (pearson, spearman)}
+        return self.compare(found, "spearman", figures, "{1}_{0}")
 
 
 def with_precision(embeddings: Tensor, precision: str) -> Tensor:
@@ -79,16 +79,14 @@ class BinaryClassificationEvaluator(Evaluator):
     def __call__(self, model: Any) -> Metrics:
         embeddings, rows = self.embed_once(model, self.texts)
         a, b = (embeddings.index_select(0, part) for part in rows.chunk(2))
-
-        def measure(name: str) -> Metrics:
+        found = dict[str, Metrics]()
+        for name in self.similarity_fn_names or [model.similarity_name]:
             scores = base.pair_similarities(name, a, b)
-            found = metrics.threshold_metrics(self.positive, scores, "ap")
-            found["mcc"] = metrics.matthews(self.positive, scores, found["f1_threshold"])
-            for key in ("accuracy_threshold", "f1_threshold") if NEAREST.get(name) == 0 else ():
-                found[key] = -found[key]  # a distance, as people speak of it
-            return found
-
-        return self.compare(model, measure, "ap", base.mean_figures(embeddings))
+            found[name] = of = threshold_metrics(self.positive, scores, "ap")
+            of["mcc"] = matthews(self.positive, scores, of["f1_threshold"])
+            if NEAREST.get(name) == 0:  # a distance: people speak of it as such
+                of |= {key: -of[key] for key in ("accuracy_threshold", "f1_threshold")}
+        return self.compare(found, "ap", base.mean_figures(embeddings))
 
 
 class TripletEvaluator(Evaluator):
@@ -115,10 +113,9 @@ class TripletEvaluator(Evaluator):
         roles = {side: "query" if side == "anchor" else "document" for side in self.sides}
         sides = {side: self.embed(model, texts, roles[side]) for side, texts in self.sides.items()}
         anchor, *others = sides.values()
-
-        def measure(name: str) -> Metrics:
+        found = dict[str, Metrics]()
+        for name in self.similarity_fn_names or [model.similarity_name]:
             positive, negative = (base.pair_similarities(name, anchor, other) for other in others)
             near = positive > negative + self.margin.get(name, 0.0)
-            return {"accuracy": np.nan if np.isnan(positive + negative).any() else float(near.mean())}
-
-        return self.compare(model, measure, "accuracy", base.sparse_figures(sides))
+            found[name] = {"accuracy": np.nan if np.isnan(positive + negative).any() else float(near.mean())}
+        return self.compare(found, "accuracy", base.sparse_figures(sides))

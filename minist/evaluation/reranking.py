@@ -15,6 +15,7 @@ from minist.evaluation.metrics import found_by, rank_means
 from minist.retrieval.bm25 import BM25
 from minist.retrieval.pipeline import standard
 from minist.retrieval.search import fuse_rankings
+from minist.retrieval.sparse_index import best
 from minist.similarity import similarity
 
 RERANK_K = 100  # candidates of a query, where a collection is given instead of lists
@@ -204,6 +205,5 @@ def _first_stage(file: Path | None, queries: dict[str, str], documents: dict[str
             found[str(place.row["query-id"])] = [pick(what, document, documents) for document in ids][:k]
         return found
     texts = list(documents.values())
-    search = BM25(texts)
-    order = {i: search.scores(query).argsort(descending=True, stable=True)[:k] for i, query in queries.items()}
-    return {i: [texts[row] for row in rows.tolist()] for i, rows in order.items()}
+    index = BM25(texts)
+    return {i: [texts[row] for row in best(index.scores(query), k)[1].tolist()] for i, query in queries.items()}

@@ -15,18 +15,16 @@ OF_ARGUMENTS = ("arguana", "touche2020")  # what counters a claim is relevant th
 NANO_BEIR = "ArguAna ClimateFEVER DBPedia FEVER FiQA2018 HotpotQA MSMARCO NFCorpus NQ QuoraRetrieval SCIDOCS SciFact"
 SPELLING = {name.lower(): f"Nano{name}" for name in [*NANO_BEIR.split(), "Touche2020"]}
 Aggregate = Callable[[Sequence[float]], float]
-Make = Callable[[Path], Any]  # the evaluator of a folder
 
 
 class SeveralCollections(Evaluator):
     """<folder>/<data set> is laid out as in beir.py. A data set of NanoBEIR may be called msmarco or NanoMSMARCO; any
     other keeps the name of its folder."""
 
-    def over(self, folders: Mapping[str, Path], make: Make, each: str, over_all: str, mean: Aggregate) -> None:
+    def over(self, evaluators: Mapping[str, Any], each: str, over_all: str, mean: Aggregate) -> None:
         """What comes between the names of a data set, or of all, and of a metric; and how all become one number."""
-        self.evaluators = {SPELLING.get(name, folder.name): make(folder) for name, folder in folders.items()}
-        self.each, self.over_all, self.mean = each, over_all, mean
-        self.note = "; ".join(f"{label}: {one.note}" for label, one in self.evaluators.items() if one.note)
+        self.evaluators, self.each, self.over_all, self.mean = evaluators, each, over_all, mean
+        self.note = "; ".join(f"{label}: {one.note}" for label, one in evaluators.items() if one.note)
 
     def __call__(self, model: Any) -> Metrics:
         found, values = Metrics(), dict[str, list[float]]()
@@ -53,15 +51,14 @@ class NanoBEIREvaluator(SeveralCollections):
         """`dataset_names` None is all that `folder` has."""
         super().__init__(name)
         depths = accuracy_at_k, precision_recall_at_k, mrr_at_k, ndcg_at_k, map_at_k
-        how = similarity_fn_names, truncate_dim, query_prompts, corpus_prompts
-
-        def make(at: Path) -> InformationRetrievalEvaluator:
+        how, made = (similarity_fn_names, truncate_dim, query_prompts, corpus_prompts), dict[str, Any]()
+        for key, at in collections_in(Path(folder), dataset_names).items():
             queries, corpus, relevant, note = read_collection(**files_of(at, split)).values()
             queries, corpus = ({i: text for i, text in side.items() if text} for side in (queries, corpus))
-            return InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, CHUNK, *how, note=note)
-
+            one = InformationRetrievalEvaluator(queries, corpus, relevant, "", *depths, CHUNK, *how, note=note)
+            made[SPELLING.get(key, at.name)] = one
         each = f"_{truncate_dim}_" if truncate_dim else "_"
-        self.over(collections_in(Path(folder), dataset_names), make, each, f"{aggregate_key}{each}", aggregate_fn)
+        self.over(made, each, f"{aggregate_key}{each}", aggregate_fn)
 
 
 class CrossEncoderNanoBEIREvaluator(SeveralCollections):
@@ -77,13 +74,10 @@ class CrossEncoderNanoBEIREvaluator(SeveralCollections):
     ) -> None:  # fmt: skip
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
         super().__init__(name)
-        each = f"R{whole('rerank_k', rerank_k, least=1)}_"
-
-        def make(at: Path) -> CrossEncoderRerankingEvaluator:
+        each, made = f"R{whole('rerank_k', rerank_k, least=1)}_", dict[str, Any]()
+        for key, at in collections_in(Path(folder), dataset_names, OF_ARGUMENTS).items():
             ranked = next((file for file in (at / "bm25.jsonl", at / "bm25.parquet") if file.is_file()), None)
-            queries, corpus, qrels = files_of(at, split).values()
-            given = CrossEncoderRerankingEvaluator.of_files(queries, corpus, qrels, ranked, rerank_k)
-            return CrossEncoderRerankingEvaluator(**given, at_k=at_k, always_rerank_positives=always_rerank_positives)
-
-        folders = collections_in(Path(folder), dataset_names, OF_ARGUMENTS)
-        self.over(folders, make, f"_{each}", f"{each}{aggregate_key}_", aggregate_fn)
+            given = CrossEncoderRerankingEvaluator.of_files(**files_of(at, split), candidates=ranked, rerank_k=rerank_k)
+            one = CrossEncoderRerankingEvaluator(given["samples"], at_k, always_rerank_positives, note=given["note"])
+            made[SPELLING.get(key, at.name)] = one
+        self.over(made, f"_{each}", f"{each}{aggregate_key}_", aggregate_fn)

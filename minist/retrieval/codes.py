@@ -27,11 +27,10 @@ def search_codes(
         raise ValueError(f"{precision} codes mean nothing without their ranges: give those they were made with")
     limits = check_ranges(ranges, x.shape[1]) if ranges is not None else np.zeros((2, x.shape[1]))
     many = k if embeddings is None else k * whole("rescore_multiplier", rescore_multiplier, 1)
-
-    def score(part: Tensor, block: Tensor) -> Tensor:
-        return part @ torch.from_numpy(decode(block.numpy(), precision, limits)).T
-
-    found = [search_block(part, as_rows(codes), many, score, DOCUMENTS) for part in x.split(QUERIES)]
+    found = [
+        search_block(part, as_rows(codes), many, lambda a, block: a @ decode(block, precision, limits).T, DOCUMENTS)
+        for part in x.split(QUERIES)
+    ]
     scores, rows = (torch.cat(column) for column in zip(*found, strict=True))
     if embeddings is not None:
         rows = rows.sort(dim=1).values  # a disk reads in order, and of equal scores the lower row comes first
@@ -41,13 +40,13 @@ def search_codes(
     return scores, rows
 
 
-def decode(codes: np.ndarray, precision: str, ranges: np.ndarray) -> np.ndarray:
+def decode(codes: Tensor, precision: str, ranges: np.ndarray) -> Tensor:
     """[N, D] in float32: the lower end of each step for int8 and uint8, 1 and -1 for bits."""
     if precision in ("binary", "ubinary"):
-        flipped = codes.view(np.uint8) ^ np.uint8(0x80 if precision == "binary" else 0)  # 0x80: minus 128, modulo 256
-        return np.unpackbits(flipped, axis=1, count=ranges.shape[1]).astype(np.float32) * 2 - 1
+        flipped = codes.numpy().view(np.uint8) ^ np.uint8(0x80 if precision == "binary" else 0)  # minus 128, modulo 256
+        return torch.from_numpy(np.unpackbits(flipped, axis=1, count=ranges.shape[1])).float() * 2 - 1
     if precision == "float32":
-        return codes.astype(np.float32)
-    low, high = ranges.astype(np.float32)
-    step = np.where(high == low, 1, (high - low) / 255)
-    return (codes.astype(np.float32) + (128 if precision == "int8" else 0)) * step + low
+        return codes.float()
+    low, high = torch.from_numpy(ranges).float()
+    step = torch.where(high == low, 1, (high - low) / 255)
+    return (codes.float() + (128 if precision == "int8" else 0)) * step + low

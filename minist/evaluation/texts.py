@@ -109,7 +109,13 @@ class ParaphraseMiningEvaluator(Evaluator):
         super().__init__(name, note, None, truncate_dim)
         numbers = {key: i for i, key in enumerate(sentences_map)}
         known = [(numbers[a], numbers[b]) for a, b in duplicates_list if a in numbers and b in numbers]
-        self.duplicates = {(min(pair), max(pair)) for pair in (_closure(known) if add_transitive_closure else known)}
+        groups: dict[int, list[int]] = defaultdict(list)  # of each text those that say the same
+        for a, b in known if add_transitive_closure else ():
+            one, other = groups[a] or [a], groups[b] or [b]
+            joined = one if one is other else list(dict.fromkeys(one + other))
+            groups |= dict.fromkeys(joined, joined)
+        known += [(a, b) for a, group in groups.items() for b in group if a != b]
+        self.duplicates = {(min(pair), max(pair)) for pair in known}
         self.texts, self.limits = list(sentences_map.values()), (top_k, max_pairs, query_chunk_size, corpus_chunk_size)
         number("number of sentences", len(self.texts), least=2)
 
@@ -134,16 +140,6 @@ class ParaphraseMiningEvaluator(Evaluator):
         found = best_f1(*given) | {"average_precision": average_precision(*given)}
         found["threshold"] = found.pop("f1_threshold")
         return self.named(found, "average_precision")
-
-
-def _closure(pairs: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
-    """All pairs within each group of numbers that `pairs` connect."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for a, b in pairs:
-        one, other = groups[a] or [a], groups[b] or [b]
-        joined = one if one is other else list(dict.fromkeys(one + other))
-        groups |= dict.fromkeys(joined, joined)
-    return {*pairs, *((a, b) for a, group in groups.items() for b in group if a != b)}
 
 
 class SequentialEvaluator(Evaluator):

@@ -26,7 +26,7 @@ def paraphrase_mining(
 ) -> list[list[Any]]:
     """[score, i, j] of the sentences that `model` finds most similar, as `paraphrase_pairs`."""
     embeddings = model.encode(sentences, prompt_name=prompt_name, convert_to_tensor=True)
-    return paraphrase_mining_embeddings(embeddings, max_pairs=max_pairs, top_k=top_k)
+    return paraphrase_mining_embeddings(embeddings, max_pairs, top_k)
 
 
 def paraphrase_mining_embeddings(

@@ -66,8 +66,7 @@ class InformationRetrievalEvaluator(Evaluator):
     @classmethod
     def of_rows(cls, rows: Iterable[Place]) -> dict[str, Any]:
         """Arguments: each row is a query and a relevant document, which distracts from others. Equal texts are one."""
-        queries: dict[str, str] = {}  # text -> id; an id is the text's place among those that differ
-        corpus: dict[str, str] = {}
+        queries, corpus = dict[str, str](), dict[str, str]()  # text -> id, its place among those that differ
         relevant: dict[str, set[str]] = {}
         for place in rows:
             query = queries.setdefault(check_text(place, "query"), f"{len(queries):09d}")  # digits: ids sort as numbers

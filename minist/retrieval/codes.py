@@ -44,9 +44,9 @@ def decode(codes: Tensor, precision: str, ranges: np.ndarray) -> Tensor:
     """[N, D] in float32: the lower end of each step for int8 and uint8, 1 and -1 for bits."""
     if precision in ("binary", "ubinary"):
         flipped = codes.numpy().view(np.uint8) ^ np.uint8(0x80 if precision == "binary" else 0)  # minus 128, modulo 256
-        return torch.from_numpy(np.unpackbits(flipped, axis=1, count=ranges.shape[1])).float() * 2 - 1
+        return torch.from_numpy(np.unpackbits(flipped, axis=1, count=ranges.shape[1])).float().mul_(2).sub_(1)
     if precision == "float32":
         return codes.float()
     low, high = torch.from_numpy(ranges).float()
     step = torch.where(high == low, 1, (high - low) / 255)
-    return (codes.float() + (128 if precision == "int8" else 0)) * step + low
+    return codes.float().add_(128 if precision == "int8" else 0).mul_(step).add_(low)

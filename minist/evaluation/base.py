@@ -20,6 +20,7 @@ Dim = int | None
 
 class Evaluator:
     """Called with a model, it gives metrics by name; then `primary_metric` is the name of the one that says most.
+
     A model is a SentenceTransformer or SparseEncoder, or anything else that gives texts embeddings [N, D] by `encode`,
     `encode_query` and `encode_document`, and has a `similarity_name`; or a CrossEncoder, or anything else that gives
     pairs scores, [N], or [N, labels] with an `id2label`, by `predict`."""

@@ -26,7 +26,7 @@ class EmbeddingSimilarityEvaluator(Evaluator):
     def __init__(
         self, sentences1: Texts, sentences2: Texts, scores: Sequence[float], name: str = "",
         similarity_fn_names: Texts | None = None, precision: str | None = None, truncate_dim: Dim = None,
-        note: str = ""
+        note: str = "",
     ) -> None:  # fmt: skip
         """A `precision` of quantization.py is that of the embeddings, each of length one before; the ranges of int8 and
         uint8 are those of all of these texts."""
@@ -68,7 +68,7 @@ class BinaryClassificationEvaluator(Evaluator):
 
     def __init__(
         self, sentences1: Texts, sentences2: Texts, labels: Sequence[int], name: str = "", truncate_dim: Dim = None,
-        similarity_fn_names: Texts | None = None, note: str = ""
+        similarity_fn_names: Texts | None = None, note: str = "",
     ) -> None:  # fmt: skip
         super().__init__(name, note, similarity_fn_names, truncate_dim)
         check_lengths(sentences1, ("second texts", sentences2), ("labels", labels))
@@ -99,7 +99,7 @@ class TripletEvaluator(Evaluator):
     def __init__(
         self, anchors: Texts, positives: Texts, negatives: Texts, name: str = "",
         margin: float | Mapping[str, float] = 0.0, truncate_dim: Dim = None, similarity_fn_names: Texts | None = None,
-        note: str = ""
+        note: str = "",
     ) -> None:  # fmt: skip
         """`margin` is one for all similarities, or one for each by name. Anchors are embedded as queries."""
         super().__init__(name, note, similarity_fn_names, truncate_dim)

@@ -32,6 +32,7 @@ CHUNK = 50000  # documents that are embedded and searched at a time
 class InformationRetrievalEvaluator(Evaluator):
     """Metrics `{name}_{similarity}_{metric}@k` for accuracy, precision, recall, mrr, ndcg and map; of a sparse model
     also how many dimensions are active, and the products that a search takes, see base.py.
+
     Queries and documents are given by id. `relevant_docs` has for each query the ids of its relevant documents: a set,
     all alike, or a table with how relevant each is, the gain in nDCG. A query without any is left out. Of equal scores,
     the lower document id ranks first."""
@@ -44,7 +45,7 @@ class InformationRetrievalEvaluator(Evaluator):
         accuracy_at_k: Sequence[int] = (1, 3, 5, 10), precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
         mrr_at_k: Sequence[int] = (10,), ndcg_at_k: Sequence[int] = (10,), map_at_k: Sequence[int] = (100,),
         corpus_chunk_size: int = CHUNK, similarity_fn_names: Texts | None = None, truncate_dim: Dim = None,
-        query_prompt: str = "", corpus_prompt: str = "", write_predictions: str = "", note: str = ""
+        query_prompt: str = "", corpus_prompt: str = "", write_predictions: str = "", note: str = "",
     ) -> None:  # fmt: skip
         """So many documents are embedded and searched at a time. Prompts "" are the model's own. `write_predictions` is
         a file: x.jsonl gets the results as x_cosine.jsonl. ValueError where nothing relevant is in the corpus."""

@@ -24,6 +24,7 @@ RERANK_K = 100  # candidates of a query, where a collection is given instead of 
 class CrossEncoderRerankingEvaluator(Evaluator):
     """Metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k`, means over queries. Where samples have `documents`,
     also `{name}_base_map`, .. of the order in which these were given.
+
     A sample has a `query`, `positive` (a text or a list), and either `negative`, or `documents`: what a first stage
     found, best first, positives among it. What it did not find counts by the rules of sentence-transformers 6.2:
 
@@ -34,6 +35,7 @@ class CrossEncoderRerankingEvaluator(Evaluator):
     A sample may also have `scores`, those of the first stage for its documents. Then `{name}_fused_map`, .. are of the
     order by the sum of both scores, each less its mean and divided by its standard deviation in the list (Fox and Shaw
     1994 sum scores): what one of them misses, the other may see.
+
     A query without a positive in its list counts 0; metrics.py says what holds of equal scores."""
 
     columns: tuple[str, ...] = ("query", "positive", "negative or documents", "scores (optional)")
@@ -121,7 +123,7 @@ class RerankingEvaluator(CrossEncoderRerankingEvaluator):
 
     def __init__(
         self, samples: Samples, at_k: int = 10, name: str = "", similarity_fct: str = "cosine",
-        truncate_dim: Dim = None, note: str = ""
+        truncate_dim: Dim = None, note: str = "",
     ) -> None:  # fmt: skip
         full = [one for one in samples if one["positive"] and (one.get("negative") or one.get("documents"))]
         lost = len(samples) - len(full)
@@ -141,6 +143,7 @@ class RerankingEvaluator(CrossEncoderRerankingEvaluator):
 class ReciprocalRankFusionEvaluator(Evaluator):
     """Metrics `{name}_map`, `{name}_mrr@k` and `{name}_ndcg@k` of both lists fused, and the same with `dense_` and
     `sparse_` of each alone: means over queries. It needs no model, as the lists are found already.
+
     A sample has a `query_id`, `positive` (a text or a list) and `documents`, best first. The samples of both systems
     stand in the same order. Positives that a list lacks stand behind its last document; a list without any counts 0."""
 

@@ -50,7 +50,7 @@ class MSEEvaluator(Evaluator):
 
     def __init__(
         self, source_sentences: Texts, target_sentences: Texts, teacher_model: Any, name: str = "",
-        truncate_dim: Dim = None, note: str = ""
+        truncate_dim: Dim = None, note: str = "",
     ) -> None:  # fmt: skip
         """`teacher_model` is a model, or its folder or name."""
         super().__init__(name, note, None, truncate_dim)
@@ -74,7 +74,7 @@ class LabelAccuracyEvaluator(Evaluator):
 
     def __init__(
         self, sentence_pairs: Sequence[Pair], labels: Labels, softmax_model: Any, name: str = "", classes: Texts = (),
-        note: str = ""
+        note: str = "",
     ) -> None:  # fmt: skip
         """`softmax_model` is the loss that was trained with the model; in a config the name of its [[data]] entry.
         `classes` are the names that labels may have, in the order of their numbers."""
@@ -102,7 +102,7 @@ class ParaphraseMiningEvaluator(Evaluator):
     def __init__(
         self, sentences_map: Mapping[str, str], duplicates_list: Iterable[tuple[str, str]],
         add_transitive_closure: bool = False, query_chunk_size: int = 5000, corpus_chunk_size: int = 100000,
-        max_pairs: int = 500000, top_k: int = 100, name: str = "", truncate_dim: Dim = None, note: str = ""
+        max_pairs: int = 500000, top_k: int = 100, name: str = "", truncate_dim: Dim = None, note: str = "",
     ) -> None:  # fmt: skip
         """Texts by id, and pairs of ids of those that say the same. With `add_transitive_closure` what is a duplicate
         of a duplicate is one too. The other numbers are those of the search, see paraphrases.py."""

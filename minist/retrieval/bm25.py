@@ -1,6 +1,8 @@
 """BM25 (Robertson and Zaragoza 2009), the word-matching baseline that an encoder has to beat.
+
     score(q, d) = sum over words w of q:  idf(w) * f(w, d) (k1 + 1) / (f(w, d) + k1 (1 - b + b |d| / average |d|))
     idf(w)      = ln(1 + (N - n(w) + 0.5) / (n(w) + 0.5))
+
 f(w, d) counts w in d, n(w) counts the documents that hold w, N all documents. What w adds to the score of d is known
 before there is a query: so BM25 is a sparse embedding that needs no training, and is saved as one.
 """

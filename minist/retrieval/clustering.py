@@ -100,6 +100,7 @@ def agglomerative(
 
 def merges(d: np.ndarray, update: Update) -> list[tuple[float, int, int]]:
     """Distances, and a row of each cluster, of all merges, the nearest first. `d` [N, N] is overwritten.
+
     From any cluster to its nearest, from there to its nearest, until two are nearest to each other: these merge,
     whatever else does (nearest-neighbour chain, Murtagh 1983). So N^2 steps, not N^3."""
     np.fill_diagonal(d, np.inf)

@@ -13,9 +13,10 @@ from minist.retrieval.search import DOCUMENTS, QUERIES, as_rows, in_order, searc
 
 def search_codes(
     queries: Any, codes: np.ndarray, precision: str, top_k: int = 10, ranges: np.ndarray | None = None,
-    rescore_multiplier: int = 4, embeddings: np.ndarray | None = None
+    rescore_multiplier: int = 4, embeddings: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Scores [Q, k] and rows [Q, k], best first, of the largest products of float queries [Q, D] with decoded codes.
+
     codes [N, D], or [N, D / 8] bits, as `minist.quantization` makes them; int8 and uint8 with their `ranges` [2, D].
     Queries are not quantized: products with the signs that they have lost would find fewer of the true neighbours.
     With the float `embeddings` [N, D], memory-mapped, the best `rescore_multiplier` * top_k are scored by them, which

@@ -1,9 +1,11 @@
 """What a search in a file of texts needs, kept in a folder: each start embeds only the texts that are new.
+
     docs.txt.index/format.json                        which version of minist reads it
     docs.txt.index/bm25-<corpus>/                     see bm25.py; of the corpus with this hash
     docs.txt.index/<model>-<seal>/model.json          which model; the seal is a hash of its weights and settings
     docs.txt.index/<model>-<seal>/0.pt, 1.pt ..       blocks of texts: their hashes and their embeddings [n, D]
     docs.txt.index/<model>-<seal>/inverted-<corpus>/  of a sparse model, see sparse_index.py
+
 A block gets its name when it is whole: a run that is killed loses one, and the next run makes the same blocks.
 """
 
@@ -56,6 +58,7 @@ def read_documents(file: Path, column: str) -> Iterator[Document]:
 
 class CorpusIndex:
     """The documents of a file, and their index in `folder`; `say` takes a line for the person who waits.
+
     index = CorpusIndex(Path("docs.txt"), "", Path("docs.txt.index"), print)
     with index.locked():
         embeddings = index.dense("path/to/model", model)  # [len(index.documents), D]"""

@@ -1,9 +1,11 @@
 """Many dimensions drawn in two: PCA keeps the directions in which texts differ most, t-SNE keeps their neighbours.
 
 t-SNE (van der Maaten and Hinton 2008) moves places y in the plane until neighbours are likely alike:
+
     p_j|i = exp(-|x_i - x_j|^2 b_i) / sum over k of the same    b_i: so that i has `perplexity` neighbours in effect
     p_ij  = (p_j|i + p_i|j) / 2N
     q_ij  = w_ij / sum of all w,  w_ij = 1 / (1 + |y_i - y_j|^2)    its long tail leaves room for those that are far
+
 by the gradient of KL(P | Q), 4 sum_j (p_ij - q_ij) w_ij (y_i - y_j). It compares all with all, so of more texts than
 LANDMARKS only so many are laid out, and each of the others is put among those that are nearest to it.
 """

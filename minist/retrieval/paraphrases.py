@@ -38,9 +38,10 @@ def paraphrase_mining_embeddings(
 
 def paraphrase_pairs(
     embeddings: Any, top_k: int = 100, max_pairs: int = 500_000, query_chunk_size: int = 5000,
-    corpus_chunk_size: int = 100_000, similarity_name: str | Similarity = "cosine"
+    corpus_chunk_size: int = 100_000, similarity_name: str | Similarity = "cosine",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Scores [P] and rows [P, 2] of the best pairs i < j of [N, D], best first, of equal scores the lower rows first.
+
     A pair is found if either row is among the `top_k` nearest of the other; of all found the best `max_pairs` stay.
     A similarity of your own is a symmetric function. Sizes of chunks are the most that is compared at once. Memory:
     one and a third copies of the embeddings, and some times `max_pairs`. NaN is similar to nothing."""
@@ -78,6 +79,7 @@ def best_pairs(parts: Sequence[Pairs], n: int, most: int) -> Pairs:
 
 def near_enough(x: Tensor, top_k: int, max_pairs: int) -> Pairs | None:
     """The same and some worse pairs by a shorter way: no other is near enough to count. None: it is no shorter here.
+
     The similarity of the last pair is guessed from some rows, too low rather than too high, as a wrong guess shows."""
     sample = x[:: max(1, len(x) // SAMPLE)]
     scores = search_block(sample, x, top_k + 1, dot, DOCUMENTS)[0][:, 1:].flatten()  # the nearest is the row itself
@@ -114,6 +116,7 @@ def among_nearest(parts: list[Pairs], top_k: int) -> Pairs:
 
 def near_pairs(x: Tensor, least: float) -> Iterator[Pairs]:
     """Scores and rows i < j of the pairs of [N, D] with x_i . x_j >= least, a block at a time. NaN is near to nothing.
+
     No pair is scored twice, and most are not even once: for vectors in two parts, x = (u, v), and the lengths of v,
     x_i . x_j <= u_i . u_j + |v_i| |v_j| (Cauchy-Schwarz), which is one shorter product. Few pairs pass it."""
     bounds = shortened(x)
@@ -145,9 +148,10 @@ def shortened(x: Tensor) -> Tensor:
 
 def mine_parallel(
     source_embeddings: Any, target_embeddings: Any, k: int = 4, margin: str = "ratio", retrieval: str = "max",
-    threshold: float = -torch.inf
+    threshold: float = -torch.inf,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Scores [P] and rows [P, 2], source and target, of what translates each other; best first, each row at most once.
+
     Some sentences are near to all others, so a cosine counts as much as it exceeds the mean b of those of both to
     their `k` nearest: ratio cos / b, distance cos - b, or absolute cos. Best matches of sources ("forward"), of
     targets ("backward"), of both ("max"), or where the two agree ("intersect"). Pairs from `threshold` on.

@@ -1,7 +1,9 @@
 """Retrieve and rerank: several searches name candidates, their rankings become one, a cross-encoder puts it in order.
+
     fused(d) = sum over the searches that name d:  1 / (60 + rank of d)      Cormack et al. 2009
     sum(d)   = standard(rerank(d)) + sum over all searches:  standard(score of d)
     standard(x) = (x - mean) / standard deviation of what is reranked; what a search does not name has its least
+
 rerank(d) is the cross-encoder's score of query and d. Alone it forgets what the searches knew, and ranks forget by how
 much one document was better than the next: the sum of scores knows both.
 """
@@ -39,6 +41,7 @@ class Hit:
 @dataclass
 class Pipeline:
     """Searches among `texts` by one or several retrievers, and by a CrossEncoder, if there is one.
+
     pipeline = Pipeline(texts, {"bm25": by_words(BM25(texts)), "dense": by_embedding(model, embeddings)}, reranker)
     texts[pipeline.search("a query", 10)[0].row]  # the best"""
 

@@ -35,9 +35,10 @@ def search(queries: Tensor, documents: Tensor, top_k: int, similarity_name: str 
 
 def semantic_search(
     query_embeddings: Any, corpus_embeddings: Any, query_chunk_size: int = 100, corpus_chunk_size: int = 500_000,
-    top_k: int = 10, score_function: Any = "cosine"
+    top_k: int = 10, score_function: Any = "cosine",
 ) -> list[list[dict[str, Any]]]:  # fmt: skip
     """For each query the best of the corpus, best first: {"corpus_id": row, "score": ..}; ties and NaN as in `search`.
+
     Embeddings: a tensor, also a sparse one, an array, also a memory-mapped one, or a list; [D] is one row.
     `score_function`: the name of a similarity, or a function of dense [Q, D] and [M, D] that gives [Q, M]: this one is
     asked for so many queries and documents at a time as `query_chunk_size` and `corpus_chunk_size` say."""

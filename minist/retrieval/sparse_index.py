@@ -29,6 +29,7 @@ Postings = Sequence[Tensor]  # starts, documents, weights: the matrix of embeddi
 
 class SparseIndex:
     """Documents 0 to `size` - 1, of `width` V; `model` is a hash of the model that made their embeddings.
+
     SparseIndex(model.width, seal).save("folder", blocks)  # or in memory: index.add(blocks)
     scores, rows = SparseIndex.load("folder", seal).search(queries, 10)"""
 

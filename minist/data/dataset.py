@@ -164,21 +164,19 @@ class _Writer:
         self.needed = {column: column for column in [*self.counts, *([label] if self.labels else [])]}  # of the files
 
     def write(self, places: Sequence[Place]) -> None:
-        texts, rows = {}, []
+        cells = {}
         for source, counts in self.counts.items():
             lists = self.are_lists.setdefault(source, isinstance(places[0].row[source], list))
-            cells = [check_texts(place, source, lists) for place in places]
-            texts[source] = [text for cell in cells for text in cell]
-            counts.append(np.fromiter(map(len, cells), np.int64, len(cells)))
-            rows.append(np.arange(len(places)).repeat(counts[-1]))
+            cells[source] = [check_texts(place, source, lists) for place in places]
+            counts.append(np.fromiter(map(len, cells[source]), np.int64, len(places)))
         if "documents" in self.wants:
             self._check_documents(places)
         if self.labels:
             self.labels.write(places)
         for source, writer in self.texts:
-            writer.write(texts[source])
-        order = np.concatenate(rows).argsort(kind="stable")  # column after column -> row after row
-        self.hashes.append(np.concatenate([text_hashes(found) for found in texts.values()])[order])
+            writer.write([text for cell in cells[source] for text in cell])
+        row_after_row = zip(*cells.values(), strict=True)
+        self.hashes.append(text_hashes([text for row in row_after_row for cell in row for text in cell]))
 
     def _check_documents(self, places: Sequence[Place]) -> None:
         found = np.sum([self.counts[source][-1] for source in self.documents], axis=0)

@@ -1,5 +1,4 @@
 """Writing embeddings into one file by one or several processes, block by block, so that a killed run can go on.
-
 While it is written, the result of `corpus.npy` is a folder beside it:
     .corpus.npy.unfinished/settings.json   how the rows are made
     .corpus.npy.unfinished/rows            128 bytes for the header, then the rows
@@ -102,20 +101,18 @@ class EmbeddingFile:
 
     def write(self, block: str, first: int, rows: Any, cut: int) -> None:
         """Keep `rows` [n, width], an array, of which the first is number `first`; `cut` of their texts were cut."""
-        content = self._content(rows)
-        self._put(block, first, content)
+        content = self._put(block, first, rows)
         with complete_file(self.folder / f"{block}.done") as partial:
             checksum = zlib.crc32(content, len(rows))  # begun with their number, so that it holds for this number alone
             write_json(partial, {"first": first, "rows": len(rows), "cut": cut, "crc": checksum})
 
-    def _content(self, rows: Any) -> bytes:
+    def _put(self, block: str, first: int, rows: Any) -> bytes:
         assert rows.dtype == self.dtype and rows.shape[1] == self.width
-        return rows.tobytes()
-
-    def _put(self, block: str, first: int, content: bytes) -> None:
+        content: bytes = rows.tobytes()
         with open(self.stream, "r+b") as stream:  # not "ab": blocks come in any order, and leave holes for others
             stream.seek(HEADER + first * self.row_bytes)
             stream.write(content)
+        return content
 
     def _get(self, block: str, record: dict[str, Any]) -> bytes:
         with open(self.stream, "rb") as stream:

@@ -149,9 +149,11 @@ class Tokenizer:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         # overflowing is slow to ask for, and a shorter text has none
         cut = [n >= longest and bool(e.overflowing) for n, e in zip(lengths, encodings, strict=True)]
-        has_pairs = self.has_types and any(not isinstance(t, str) for t in texts)
-        types = _flat((e.type_ids for e in encodings), lengths) if has_pairs else np.zeros(lengths.sum(), np.int64)
-        return Tokenized(*map(torch.from_numpy, (_flat(ids, lengths), types, lengths, np.array(cut, bool))))
+        stream = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
+        types = np.zeros_like(stream)
+        if self.has_types and any(not isinstance(t, str) for t in texts):
+            types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int64, len(stream))
+        return Tokenized(*map(torch.from_numpy, (stream, types, lengths, np.array(cut, bool))))
 
     @property
     def _far(self) -> int:
@@ -191,7 +193,3 @@ class Tokenizer:
 def _tokens(encoding: Encoding) -> int:
     """All tokens, those behind the maximum too, where there are no special ones."""
     return len(encoding) + sum(map(len, encoding.overflowing))
-
-
-def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:
-    return np.fromiter(chain.from_iterable(lists), np.int64, int(lengths.sum()))

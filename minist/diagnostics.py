@@ -23,7 +23,6 @@ def describe_scores(
     logits: Tensor, activation_fn: Callable[[Tensor], Tensor], labels: Tensor | None, counts: Tensor | None
 ) -> dict[str, float]:
     """Figures of the scores of pairs, [P, C] logits; `counts` [rows] where a row has several pairs.
-
     best_is_relevant  share of rows whose best document is one with the row's highest label, or the first without labels
     spread            standard deviation of the scores of a row's documents, or of all single pairs
     predicted, label  means of the activated scores and of the labels: where they differ, scores are no probabilities
@@ -61,9 +60,10 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
     columns = [unit(x.detach()[:ROWS]) for x in embeddings[:2]]
     if not columns or not all(x.isfinite().all() for x in columns):
         return {}
-    found = {}
-    if len(columns[-1]) > 1:
-        found = {"uniformity": uniformity(columns[-1]), "effective_rank": effective_rank(columns[-1])}
+    found, last = {}, columns[-1]
+    if len(last) > 1:
+        closeness = torch.pdist(last).square().mul(-2).exp().mean()  # pdist: |y - y'| of every two rows
+        found = {"uniformity": closeness.log().item(), "effective_rank": effective_rank(last)}
     same_rows = len({len(x) for x in embeddings[:2]}) == 1 and all(c is None for c in counts[:2])
     if len(columns) < 2 or not same_rows or not len(columns[0]):
         return found
@@ -76,15 +76,6 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
         found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()  # all but the diagonal
         found["accuracy"] = (own > others.amax(1)).double().mean().item()
     return found
-
-
-def uniformity(x: Tensor) -> float:
-    """Of at least two unit vectors [n, D]."""
-    products = x @ x.T
-    squares = products.diagonal()
-    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)  # |x - x'|^2, [n, n]; rounded below 0
-    first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
-    return (-2 * distances[first, second]).exp().mean().log().item()
 
 
 def effective_rank(x: Tensor) -> float:

@@ -23,6 +23,7 @@ def describe_scores(
     logits: Tensor, activation_fn: Callable[[Tensor], Tensor], labels: Tensor | None, counts: Tensor | None
 ) -> dict[str, float]:
     """Figures of the scores of pairs, [P, C] logits; `counts` [rows] where a row has several pairs.
+
     best_is_relevant  share of rows whose best document is one with the row's highest label, or the first without labels
     spread            standard deviation of the scores of a row's documents, or of all single pairs
     predicted, label  means of the activated scores and of the labels: where they differ, scores are no probabilities

@@ -1,8 +1,10 @@
 """Embeddings in fewer bits: one byte per dimension, or one bit.
+
 int8, uint8    each dimension's range from its minimum to its maximum is cut into 255 steps:
                code = clip(floor((x - min) / step), 0, 255), step = (max - min) / 255; int8 is that minus 128
 ubinary        bit = x > 0, eight dimensions to a byte, the first in the highest bit
 binary         the same byte minus 128, as int8
+
 Source: the definitions of sentence-transformers 6 (`quantize_embeddings`).
 """
 

@@ -1,4 +1,5 @@
 """Similarities of embeddings: of all pairs [N, D], [M, D] -> [N, M], and row by row [N, D], [N, D] -> [N].
+
 Larger is more similar, so distances come out negative. A vector [D] is one row. Half types and integers are computed
 in fp32, two types in the wider one, and NaN stays NaN.
 """

@@ -1,4 +1,5 @@
 """A training set: text columns, tokenized once and kept on disk memory-mapped, and the labels of the rows.
+
 <folder>/meta.json         rows, columns, label, and the size of each file
 <folder>/0.*, 1.* ..       the text columns, see text_column.py; two columns with the same content share one
 <folder>/keys.npy          uint64, hashes of the raw texts without prompts, row after row; equal texts have equal ones

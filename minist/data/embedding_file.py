@@ -1,4 +1,5 @@
 """Writing embeddings into one file by one or several processes, block by block, so that a killed run can go on.
+
 While it is written, the result of `corpus.npy` is a folder beside it:
     .corpus.npy.unfinished/settings.json   how the rows are made
     .corpus.npy.unfinished/rows            128 bytes for the header, then the rows

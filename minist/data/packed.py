@@ -1,9 +1,12 @@
 """The one shape of the project: texts laid end to end in a single token stream, without padding.
+
 A batch of texts of 3, 1 and 2 tokens:
+
     input_ids     a b c | d | e f          [T]    T = 6 tokens
     text_ids      0 0 0 | 1 | 2 2          [T]    which text a token belongs to
     position_ids  0 1 2 | 0 | 0 1          [T]    its place within that text
     cu_seqlens    0       3   4     6      [N+1]  where each text starts, and the end
+
 Padded to a rectangle, a random batch of mixed texts would hold 3 to 5 times as many tokens.
 """
 

@@ -1,8 +1,10 @@
 """Pairs of texts from texts that were tokenized once: who is paired with whom, and what a pair looks like.
+
 texts            a: how much protein     b: it depends     c: two cups
 pairs            (a, b)  (a, c)
 packed           [CLS] how much protein [SEP] it depends [SEP]  [CLS] how much protein [SEP] two cups [SEP]
 token types          0   0    0       0     0  1       1     1      0   0    0       0     0   1    1     1
+
 A query that is ranked with a thousand documents is tokenized once, and the thousand pairs are put together by index.
 """
 

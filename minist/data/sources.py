@@ -1,4 +1,5 @@
 """A text collection that train.py can make by itself, from the documentation in every Python installation.
+
 The docstrings of the standard library, torch and numpy are read with `ast`: nothing is imported and nothing is
 downloaded. Each gives a pair, the summary line (what a person might search for) and the body (what they hope to find):
     {"summary": "Return a list of the words in the string.", "body": "sep The separator used to ..."}

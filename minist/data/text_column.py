@@ -1,4 +1,5 @@
 """One text column of a data set on disk, a memory-mapped token stream, and the prompts that its texts begin with.
+
 <stem>.ids          token ids of all texts, end to end: uint16, or int32 for a large vocabulary
 <stem>.offsets.npy  int64 [texts + 1], where each text starts
 <stem>.cut.npy      bool [texts], whether a text was cut at the maximum length
@@ -27,7 +28,9 @@ class ColumnSpec(NamedTuple):
     prompt: str = ""  # put before each text
 
 
-def resolve_prompts(prompts: Any, name: str, names: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+def resolve_prompts(
+    prompts: str | Mapping[str, Any], name: str, names: Sequence[str], columns: Sequence[str]
+) -> dict[str, str]:
     """The prompt of each of `columns` of the data set `name`, one of `names`; "" where none is given. Four forms:
         "query: "                                       for every text
         {anchor = "query: ", positive = "passage: "}    {column: prompt}

@@ -1,4 +1,5 @@
 """What changes in a data set from epoch to epoch: words that are deleted or masked, pairs that are drawn.
+
 Each is a function of (seed, epoch, row). It does not depend on the batch, the rank or the order in which rows come, so
 a resumed run, and a run with more ranks, sees the same.
 """

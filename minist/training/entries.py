@@ -21,7 +21,6 @@ from minist.training.evaluations import Evaluation, LossEvaluation, check_kind, 
 from minist.training.guide import Guide
 from minist.training.pair_rows import PairRows
 from minist.training.start import plain_weights
-from minist.training.step import choose_step
 from minist.training.task import Task, TrainingRows
 
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
@@ -44,11 +43,8 @@ def make_guides(config: Config, device: torch.device) -> Guides:
 
 def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
     """The task of each [[data]] entry; its loss can take its rows, and has weights that fit the model."""
-    tasks = []
-    for entry, loss in zip(config.data, own_losses, strict=True):
-        rows = make_rows(config, entry, loss, model, guides)
-        tasks.append(Task(entry.name, entry.weight, rows, loss, choose_step(loss, config.train.mini_batch_tokens)))
-    return tasks
+    pairs = zip(config.data, own_losses, strict=True)
+    return [Task(e.name, e.weight, make_rows(config, e, loss, model, guides), loss) for e, loss in pairs]
 
 
 def make_rows(

@@ -85,24 +85,22 @@ class LossEvaluation:
         rows, total = torch.arange(len(self.rows.dataset)), 0.0
         self.loss.eval()  # a decoder has dropout too
         for part in rows.split(self.batch_size):
-            batch = self.rows.batch(part, epoch=0, step=0, progress=1.0)
-            total += measure_loss(model, self.loss, batch) * len(part)  # the last batch may have fewer rows
+            total += self._measure(model, self.rows.batch(part, epoch=0, step=0, progress=1.0)) * len(part)
         self.loss.train()
-        return {f"eval_{self.name}_loss": total / len(rows)}
+        return {f"eval_{self.name}_loss": total / len(rows)}  # the last batch may have fewer rows
 
-
-@torch.no_grad()
-def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
-    """The loss of a batch without a gradient, in the memory of a few texts: the same number on every rank."""
-    columns, roles, *_ = batch
-    if not loss.over_tokens:
-        outputs = loss.outputs(batch.step, model.stack.num_layers)
-        return Objective(loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()
-    found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
-    for part in mini_batches(columns, MEASURED_TOKENS):
-        found += torch.stack([loss(model, part, roles).to(found), found.new_tensor(loss.count(part))])
-    value, count = collectives.gather(found[None]).sum(0)
-    return (value / count.clamp(min=1)).item()
+    @torch.no_grad()
+    def _measure(self, model: TextModel, batch: Batch) -> float:
+        """The loss of a batch in the memory of a few texts: the same number on every rank."""
+        columns, roles, *_ = batch
+        if not self.loss.over_tokens:
+            outputs = self.loss.outputs(batch.step, model.stack.num_layers)
+            return Objective(self.loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()
+        found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
+        for part in mini_batches(columns, MEASURED_TOKENS):
+            found += torch.stack([self.loss(model, part, roles).to(found), found.new_tensor(self.loss.count(part))])
+        value, count = collectives.gather(found[None]).sum(0)
+        return (value / count.clamp(min=1)).item()
 
 
 def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, float]:

@@ -17,7 +17,7 @@ from minist.data.transforms import Vocabulary, delete_words, draw_pairs, mask_wo
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.training.guide import Guide
-from minist.training.step import Objective, Setup, Step
+from minist.training.step import Objective, Setup, mini_batched_step, plain_step, token_step
 
 PARTNER = "partner"  # what the column is called that draw_pairs adds
 
@@ -89,7 +89,6 @@ class Task(NamedTuple):
     weight: float  # of its loss, beside the other tasks
     rows: TrainingRows
     loss: Loss
-    step: Step
 
     def add_gradients(self, setup: Setup, place: Place, total: int, seed: int) -> Objective:
         """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
@@ -98,6 +97,7 @@ class Task(NamedTuple):
         objective = Objective(self.loss, batch, self.weight, outputs)
         # dropout: other masks on every rank and in every step, and the same again in a resumed run
         source = random.Random(f"{seed} {place.step} {distributed.world_size()} {distributed.rank()}")
-        self.step(setup, objective, source.getrandbits(32))  # of a longer one, torch on a CPU takes the last 32 bits
+        step = token_step if self.loss.over_tokens else mini_batched_step if setup.max_tokens else plain_step
+        step(setup, objective, source.getrandbits(32))  # of a longer one, torch on a CPU takes the last 32 bits
         setup.model.stack.after_step(objective.embeddings, batch.roles if objective.embeddings else ())
         return objective

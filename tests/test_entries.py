@@ -66,8 +66,8 @@ def texts(data, column):
 def test_sets_and_evaluations(config):
     guides = make_guides(config, CPU)
     assert list(guides) == ["guide"]
-    shelf = [make_loss(entry.where, entry.loss, config.seed, MODEL) for entry in config.data]
-    tasks = make_tasks(config, MODEL, guides, shelf)
+    tasks = make_tasks(config, MODEL, guides)
+    shelf = [task.loss for task in tasks]
     assert texts(tasks[0].rows, 0) == [f"sort {row['q']}" for row in ROWS[:2]]
     assert texts(tasks[0].rows, 1) == [row["d"] for row in ROWS[:2]]
     assert texts(tasks[1].rows, 0) == [f"read {row['q']}" for row in ROWS[:2]]
@@ -83,9 +83,8 @@ def test_sets_and_evaluations(config):
 
 
 def test_a_guide_that_is_missing(config):
-    shelf = [make_loss(entry.where, entry.loss, config.seed, MODEL) for entry in config.data]
     with pytest.raises(ValueError, match=r'GISTEmbedLoss needs a guide: write \[guide\] model = ".."'):
-        make_tasks(config, MODEL, {}, shelf)
+        make_tasks(config, MODEL, {})
 
 
 def test_losses_by_name():

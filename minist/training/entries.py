@@ -32,7 +32,7 @@ SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "wor
 def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:
     loss: Loss = make(f"loss in {where}", table, SHELVES[model.gives], Loss)
     loss.set_seed(seed)
-    return loss
+    return loss.to(model.device)
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
@@ -41,10 +41,10 @@ def make_guides(config: Config, device: torch.device) -> Guides:
     return {k: (open_model(t.model, kind, revision=t.revision or None, device=device), t.cache) for k, t in given}
 
 
-def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
+def make_tasks(config: Config, model: TextModel, guides: Guides) -> list[Task]:
     """The task of each [[data]] entry; its loss can take its rows, and has weights that fit the model."""
-    pairs = zip(config.data, own_losses, strict=True)
-    return [Task(e.name, e.weight, make_rows(config, e, loss, model, guides), loss) for e, loss in pairs]
+    own = [(entry, make_loss(entry.where, entry.loss, config.seed, model)) for entry in config.data]
+    return [Task(e.name, e.weight, make_rows(config, e, loss, model, guides), loss) for e, loss in own]
 
 
 def make_rows(
@@ -160,7 +160,7 @@ def make_evaluation(
         return evaluator
     pairs = zip(config.data, tasks, strict=True)
     same = next((task for other, task in pairs if other.loss == entry.loss), None)
-    loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed, model).to(model.device)
+    loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed, model)
     if not same and ((loss.over_tokens and not loss.mask_ratio) or list(loss.parameters())):
         hint = "which nothing would train: write the loss as a [[data]] entry has it, and it is that one"
         raise ValueError(f"config: {entry.loss['name']} in {entry.where} has weights of its own, {hint}")

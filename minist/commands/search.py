@@ -84,7 +84,7 @@ def load(args: argparse.Namespace, option: str) -> Any:
     if (kind := content.settings.get("model_type", plain)) != wanted:
         right = next((f"give it to --{other}" for other in KINDS if KINDS[other] == kind), "it is for training")
         raise ValueError(f"--{option} takes a {wanted}, but {name} is a {kind}: {right}")
-    model = MODELS[wanted](MODELS[wanted].adapt(content, None), device=find_device(args.device))
+    model = MODELS[wanted](content, device=find_device(args.device))
     if option == "rerank":
         number(f"the number of scores that {name} gives a text", model.width, 1, 1)
     return model

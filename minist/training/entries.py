@@ -58,10 +58,9 @@ def make_rows(
         _check_pairs(entry)
         wants += " documents" + " per_document" * loss.label_lists
     dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, wants)
+    found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     if model.pairing:
-        found: TrainingRows = PairRows(dataset, model.pairing, loss, model.device, config.seed)
-    else:
-        found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
+        found = PairRows(dataset, model.pairing, loss, model.device, config.seed)
     for column, share in entry.delete_words.items():
         found.deleted[column] = (share, *word_starts(model.tokenizer_for(entry.roles.get(column))))
     if loss.guide and not (loss.guide == "teacher" and entry.label != ""):  # labels may be the teacher's embeddings

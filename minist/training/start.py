@@ -49,10 +49,14 @@ def make_model(config: Config) -> TextModel:
         model = open_model(start.path, kind, revision=revision, keep_layers=layers, num_labels=start.num_labels)
     else:
         model = new_model(start, texts_of(config, ()))
-    if start.path and start.max_length:
+    if start.max_length:  # which is there only beside a path
         model.max_length = start.max_length
-    if start.autoencoder:
-        model = with_autoencoder(model, start)
+    if start.autoencoder:  # it turns the embeddings of a dense model, behind all of its modules, into sparse ones
+        pick("config: type in [model] with an autoencoder", start.type, {"SparseEncoder": "which gives them"})
+        width = {"input_dim": model.width}
+        own = call("SparseAutoEncoder", SparseAutoEncoder, start.autoencoder, modules, Module, lambda: width)
+        sparse = Content(Stack([*model.stack, own]), model.tokenizers, {})
+        model = SparseEncoder(sparse, prompts=model.prompts).to(model.device)
     if start.sparse_start:
         every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1  # not all texts are ever in memory
         begin_sparse(model, list(islice(texts_of(config, ()), 0, None, every)), start.sparse_start)
@@ -68,15 +72,6 @@ def texts_of(config: Config, without: Sequence[str]) -> Iterator[str]:
         for file in entry.paths():
             for row in read_texts(file, columns, entry.format):
                 yield from row
-
-
-def with_autoencoder(model: TextModel, start: ModelConfig) -> TextModel:
-    """A new SparseAutoEncoder turns the embeddings of a dense model, behind all of its modules, into sparse ones."""
-    pick("config: type in [model] with an autoencoder", start.type, {"SparseEncoder": "which gives them"})
-    width = {"input_dim": model.width}
-    own = call("SparseAutoEncoder", SparseAutoEncoder, start.autoencoder, modules, Module, lambda: width)
-    sparse = Content(Stack([*model.stack, own]), model.tokenizers, {})
-    return SparseEncoder(sparse, prompts=model.prompts).to(model.device)
 
 
 def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:

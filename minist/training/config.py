@@ -59,8 +59,7 @@ class ModelConfig:
     sparse_start: float = limited(0, 0, 1)  # of SPLADE: the share of the texts that have a word at first; 0: as it is
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
-    # of a SparseEncoder: hidden_dim, k, k_aux .. of a new SparseAutoEncoder behind the dense model in path
-    autoencoder: Table = field(default_factory=dict)
+    autoencoder: Table = field(default_factory=dict)  # hidden_dim, k .. of a new SparseAutoEncoder behind that in path
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
 

@@ -26,12 +26,9 @@ from minist.models.reading import read_weights
 from minist.models.sparse_encoder import SparseEncoder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.module import Module
-from minist.modules.pooling import Pooling
-from minist.modules.router import Router
-from minist.modules.sparse_autoencoder import SparseAutoEncoder
+from minist.modules import Module, Pooling, Router, SparseAutoEncoder, SparseStaticEmbedding
 from minist.modules.splade import LargestScore
-from minist.modules.static_embedding import SparseStaticEmbedding, inverse_document_frequencies
+from minist.modules.static_embedding import inverse_document_frequencies
 from minist.progress import progress_bar
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build, call

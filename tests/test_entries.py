@@ -72,7 +72,7 @@ def test_sets_and_evaluations(config):
     assert texts(tasks[0].rows, 1) == [row["d"] for row in ROWS[:2]]
     assert texts(tasks[1].rows, 0) == [f"read {row['q']}" for row in ROWS[:2]]
     assert tasks[0].rows.guide is None
-    assert tasks[1].rows.guide is not None and tasks[1].rows.guide.model is guides["guide"][0]
+    assert tasks[1].rows.guide is not None and tasks[1].rows.guide.model is guides["guide"]
 
     held, guided, found = (make_evaluation(config, entry, MODEL, guides, tasks) for entry in config.eval)
     assert isinstance(held, LossEvaluation) and held.loss is shelf[0]

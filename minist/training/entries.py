@@ -24,7 +24,7 @@ from minist.training.start import plain_weights
 from minist.training.task import Task, TrainingRows
 
 ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
-Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
+Guides = dict[str, TextModel]  # "guide" and "teacher" of the config
 # what a model gives -> the losses of it
 SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": over_tokens}
 
@@ -36,9 +36,9 @@ def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    given = [(k, table) for k, table in (("guide", config.guide), ("teacher", config.teacher)) if table.model]
+    given = {key: vars(config)[key] for key in ("guide", "teacher") if vars(config)[key].model}
     kind = "SentenceTransformer"  # losses compare embeddings with its
-    return {k: (open_model(t.model, kind, revision=t.revision or None, device=device), t.cache) for k, t in given}
+    return {key: open_model(t.model, kind, revision=t.revision or None, device=device) for key, t in given.items()}
 
 
 def make_tasks(config: Config, model: TextModel, guides: Guides) -> list[Task]:
@@ -137,13 +137,13 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
         raise ValueError(f'config: {entry.loss["name"]} needs a {loss.guide}: write [{loss.guide}] model = ".."')
     if entry.draw_pairs:
         raise ValueError(f"config: draw_pairs in {entry.where} does not go with a {loss.guide}")
-    model, keep = guides[loss.guide]
+    model = guides[loss.guide]
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
     prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts  # its default where no role says
     dataset = open_dataset(entry, "", model, roles, prompts, config.cache)  # the label is the training set's matter
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
-    if keep:
+    if vars(config)[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)
     return guide
 

@@ -70,7 +70,12 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     guides = make_guides(config, device)
     torch.manual_seed(config.seed)  # the weights of losses do not depend on what the model has drawn
     tasks = make_tasks(config, model, guides)
-    batches = make_batches(config, tasks)
+    samplers = []
+    for entry, task in zip(config.data, tasks, strict=True):
+        sampler, keys = SAMPLERS[entry.sampler], task.rows.dataset.keys()
+        samplers.append(partial(sampler, keys, settings.batch_size, config.seed, drop_last=settings.drop_last))
+    names, length = [task.name for task in tasks], (settings.epochs, settings.max_steps)
+    batches = Batches(samplers, settings.mixing, config.seed, *length, names)
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
     trained = make_trained(config, model, tasks, device)
     # gradients of mini-batches are averaged at the end, by hand
@@ -131,14 +136,6 @@ def go_on(run: Run, checkpoint: Path) -> None:
     run.done = state["step"]
     if run.done > run.batches.total:
         raise ValueError(f"--resume: {checkpoint} is behind the {run.batches.total} steps of this run: give it more")
-
-
-def make_batches(config: Config, tasks: list[Task]) -> Batches:
-    settings, samplers = config.train, []
-    for entry, task in zip(config.data, tasks, strict=True):
-        sampler, keys = SAMPLERS[entry.sampler], task.rows.dataset.keys()
-        samplers.append(partial(sampler, keys, settings.batch_size, config.seed, drop_last=settings.drop_last))
-    return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, [t.name for t in tasks])
 
 
 def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> saved.Trained:

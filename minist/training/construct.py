@@ -142,9 +142,7 @@ def find_class(what: str, name: Any, package: ModuleType) -> Any:
     return pick(f"config: {what}", name, here | {"path/to/file.py:Name": None})
 
 
-def call(
-    name: str, function: Callable[..., Any], given: Table, package: ModuleType, kind: type, more: Callable[[], Table]
-) -> Any:
+def call(name: str, function: Any, given: Table, package: ModuleType, kind: type, more: Callable[[], Table]) -> Any:
     """`function` of what is `given`, in the config and held against its signature, and of `more`."""
     known, made = inspect.signature(function).parameters, {}
     for key, value in given.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,6 @@ from minist.training.pair_rows import PairRows
 from minist.training.start import plain_weights
 from minist.training.task import Task, TrainingRows
 
-ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
 Guides = dict[str, TextModel]  # "guide" and "teacher" of the config
 # what a model gives -> the losses of it
 SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": over_tokens}
@@ -52,12 +52,11 @@ def make_rows(
 ) -> TrainingRows:
     """The rows of an entry, tokenized once, with all that `loss` wants; `same` is the task that it is shared with."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
-    prompts = _prompts(config, entry)
     wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes
     if model.pairing:
         _check_pairs(entry)
         wants += " documents" + " per_document" * loss.label_lists
-    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, wants)
+    dataset = open_dataset(entry, model, _prompts(config, entry), config.cache, wants)
     found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     if model.pairing:
         found = PairRows(dataset, model.pairing, loss, model.device, config.seed)
@@ -85,16 +84,14 @@ def located(entry: RowsConfig) -> Iterator[None]:
         raise ValueError(f"config: {entry.where}: {e}") from None
 
 
-def open_dataset(
-    entry: RowsConfig, label: str | int, model: TextModel, roles: ByName, prompts: ByName, cache: Path, wants: str = ""
-) -> Dataset:
+def open_dataset(entry: RowsConfig, model: TextModel, prompts: dict[str, str], cache: Path, wants: str = "") -> Dataset:
     """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks."""
     own = model.pairing.tokenizer if model.pairing else None  # pairs are joined of their texts
     specs = {
-        name: ColumnSpec(source, own or model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
+        name: ColumnSpec(source, own or model.tokenizer_for(entry.roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
-    arguments = (entry.paths(), specs, label, entry.format, wants)
+    arguments = (entry.paths(), specs, entry.label, entry.format, wants)
     folder = dataset_folder(cache, *arguments)
     distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(folder, *arguments))
     return Dataset(folder)
@@ -141,7 +138,8 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
     prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts  # its default where no role says
-    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)  # the label is the training set's matter
+    own = replace(entry, label="", roles=roles)  # the label is the training set's matter
+    dataset = open_dataset(own, model, prompts, config.cache)
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
     if vars(config)[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)

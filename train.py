@@ -68,7 +68,8 @@ def train(args: argparse.Namespace) -> None:
             ended = interruption.agreed() and not last
             if ended or run.is_time(config.train.save_every):
                 if distributed.rank() == 0:
-                    save_checkpoint(run.output, run.trained, run.state(), config.train.keep)
+                    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
+                    save_checkpoint(run.output, run.trained, state, config.train.keep)
                 distributed.barrier()
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:

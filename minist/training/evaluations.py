@@ -38,7 +38,11 @@ def make_evaluator(entry: EvalConfig, tasks: Iterable[Task] = ()) -> Evaluation:
     arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
-    if not entry.queries and not _takes(found.columns, entry.columns):
+    # its columns, each a name, "negative or documents", or "scores (optional)", must be there alone
+    extra = {column.removesuffix(" (optional)") for column in found.columns if column.endswith(" (optional)")}
+    left, must = entry.columns.keys() - extra, [c for c in found.columns if not c.endswith(" (optional)")]
+    fits = len(left) == len(must) and all(len(left.intersection(column.split(" or "))) == 1 for column in must)
+    if not entry.queries and not fits:
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
 
@@ -54,13 +58,6 @@ def make_evaluator(entry: EvalConfig, tasks: Iterable[Task] = ()) -> Evaluation:
         return {**own, "name": entry.name}
 
     return call(name, found, arguments, evaluation, Evaluator, read)
-
-
-def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:
-    """Whether an evaluator's columns are there alone: each a name, "negative or documents", or "scores (optional)"."""
-    extra = {column.removesuffix(" (optional)") for column in wanted if column.endswith(" (optional)")}
-    left, must = set(given) - extra, [column for column in wanted if not column.endswith(" (optional)")]
-    return len(left) == len(must) and all(len(left.intersection(column.split(" or "))) == 1 for column in must)
 
 
 def check_kind(name: str, evaluator: Any, model: TextModel) -> None:

@@ -46,9 +46,6 @@ class Run:
     def is_time(self, every: int) -> bool:
         return every > 0 and self.done % every == 0  # 0 is never
 
-    def state(self) -> dict[str, Any]:
-        return {"step": self.done, "seal": self.seal, "selection": self.selection.state()}
-
 
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Join the other ranks, and make every part. ValueError says what in the config cannot be."""

@@ -112,7 +112,7 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     if not config.num_labels:
         return kind.from_encoder(encoder, tokenizer, config.pooling.mode or kind.pooling)
     plain = Content(Stack([encoder, Pooling(encoder.width)]), {None: tokenizer}, {})
-    return kind(kind.adapt(plain, config.num_labels))
+    return kind(plain, num_labels=config.num_labels)
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:

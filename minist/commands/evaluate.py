@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> None:
         check_kind(chosen[path], evaluator, model)
         metrics[path] = evaluate([evaluator], model)
         own = "" if scores or args.similarity_fn_names else model.similarity_name  # the only one: no name needs it
-        words = {key: key.split("_") for key in metrics[path]}
-        shown[path] = {"_".join(w for w in words[k] if w != own): value for k, value in metrics[path].items()}
+        shown[path] = {"_".join(w for w in key.split("_") if w != own): value for key, value in metrics[path].items()}
         notes[evaluator.note] = path
     if not rank:
         print("".join(f"note: {note}\n" for note in notes if note), end="")

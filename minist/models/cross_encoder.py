@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from minist.batch import Batch
@@ -24,7 +23,7 @@ from minist.data.pairing import Pairing, checked_pairs
 from minist.data.tokenizer import Texts
 from minist.diagnostics import describe_scores
 from minist.encoders.weights import draw
-from minist.models.device import embedder
+from minist.models.device import Device, Devices, Dtype, embedder
 from minist.models.folder import Content
 from minist.models.reading import read_optional, read_weights
 from minist.models.stack import Stack
@@ -46,19 +45,11 @@ class CrossEncoder(TextModel):
     gives, example = "scores", "pairs.tsv --output scores.npy"
 
     def __init__(
-        self,
-        source: str | Path | Content,
-        *,
-        num_labels: int | None = None,
-        max_length: int | None = None,
-        activation_fn: str | nn.Module | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        keep_layers: Sequence[int] | None = None,
-        prompts: Mapping[str, str] | None = None,
-    ) -> None:
+        self, source: str | Path | Content, *, num_labels: int | None = None, max_length: int | None = None,
+        activation_fn: str | nn.Module | None = None, device: Device = None, dtype: Dtype = None,
+        revision: str | None = None, token: str | None = None,
+        keep_layers: Sequence[int] | None = None, prompts: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """As TextModel. An encoder without a head gets a new one of `num_labels` (None: 1), drawn by torch's seed, and
         a warning says so; a head of another number gets a new last layer. `activation_fn`, a module of torch.nn or its
         name, is applied to the scores; None: the folder's, else a sigmoid for one label and nothing for several.
@@ -150,19 +141,10 @@ class CrossEncoder(TextModel):
         return self.pairing.read(pairs, prompt)
 
     def predict(
-        self,
-        pairs: Iterable[Sequence[str]],
-        *,
-        activation_fn: str | nn.Module | None = None,
-        apply_softmax: bool = False,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        convert_to_tensor: bool = False,
-        show_progress_bar: bool | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        **theirs: Any,
-    ) -> np.ndarray | Tensor:
+        self, pairs: Iterable[Sequence[str]], *, prompt_name: str | None = None, prompt: str | None = None,
+        activation_fn: str | nn.Module | None = None, apply_softmax: bool = False, convert_to_tensor: bool = False,
+        batch_tokens: int = 0, device: Devices = None, show_progress_bar: bool | None = None, **theirs: Any,
+    ) -> np.ndarray | Tensor:  # fmt: skip
         """Scores of `pairs` of texts in float32: [N], with several labels [N, C]; of a single pair a number or [C].
 
         `activation_fn` is this call's; `apply_softmax` makes shares of several labels, after it. `prompt`, or the
@@ -180,20 +162,10 @@ class CrossEncoder(TextModel):
         return scores.to(self.device) if convert_to_tensor else scores.numpy()[()]  # of no dimension: a number
 
     def rank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        *,
-        top_k: int | None = None,
-        return_documents: bool = False,
-        activation_fn: str | nn.Module | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        show_progress_bar: bool | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        **theirs: Any,
-    ) -> list[dict[str, Any]]:
+        self, query: str, documents: Sequence[str], *, top_k: int | None = None, return_documents: bool = False,
+        activation_fn: str | nn.Module | None = None, prompt_name: str | None = None, prompt: str | None = None,
+        batch_tokens: int = 0, device: Devices = None, show_progress_bar: bool | None = None, **theirs: Any,
+    ) -> list[dict[str, Any]]:  # fmt: skip
         """The documents from the best to the worst for `query`: [{"corpus_id": place in `documents`, "score": ..}, ..],
         at most `top_k`, with their "text" if `return_documents`; of equal scores the earlier document comes first.
         ValueError for a model of several labels."""

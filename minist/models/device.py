@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,22 +18,21 @@ from minist.checks import pick
 from minist.data.tokenizer import Texts
 from minist.progress import Update
 
+Device = str | torch.device | None
+Devices = Device | Sequence[str]
+Dtype = str | torch.dtype | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_INFO = Path("/proc/cpuinfo")
 SHARES = 8  # parts of the texts for each of several devices: a fast one takes more of them
 
 _model: Any = None  # in a worker: given once, and not with each part of the texts
 
-
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-os.register_at_fork(after_in_child=_use_one_thread)  # it has none of its parent's threads, and would wait for them
+# a forked child has none of its parent's threads, and would wait for them
+os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+os.register_at_fork(after_in_child=partial(os.environ.update, TOKENIZERS_PARALLELISM="false"))
 
 
-def find_device(device: str | torch.device | None) -> torch.device:
+def find_device(device: Device) -> torch.device:
     """The device of that name; None takes the GPU if there is one. ValueError for one that cannot be used."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,7 +45,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def find_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+def find_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     """The type of that name; None is float32, and "auto" is bfloat16 where `device` multiplies it fast."""
     if dtype == "auto":
         return torch.bfloat16 if multiplies_bfloat16_fast(device) else torch.float32
@@ -70,7 +70,7 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def embedder(model: Any, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
+def embedder(model: Any, device: Devices) -> Callable[..., tuple[Tensor, int]]:
     """`model.embed` on these devices; one alone is where the model stays."""
     if isinstance(device, str | torch.device):
         model.to(find_device(device))
@@ -95,20 +95,14 @@ def embed_on(
     parts, cut = [model.embed([], prompt, 0, done, role)[0]], 0  # no rows, of the right kind
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
-            for part, cut_here in pool.map(_work, jobs):  # in the order of the texts
-                x, *more = map(torch.from_numpy, part[:2])
-                parts.append(coo(x, more[0], part[2]) if more else x)
-                done(len(parts[-1]))
+            for part, cut_here in map(pickle.loads, pool.map(_work, jobs)):  # in the order of the texts
+                parts.append(part)
+                done(len(part))
                 cut += cut_here
     except BrokenProcessPool:
         what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
         raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
     return torch.cat(parts), cut
-
-
-def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
-    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
 
 
 def _start(model: Any, free: Any, threads: int) -> None:
@@ -117,8 +111,7 @@ def _start(model: Any, free: Any, threads: int) -> None:
     _model = model.to(free.get())
 
 
-def _work(job: tuple[Texts, str, int, str | None]) -> tuple[tuple[Any, ...], int]:
+def _work(job: tuple[Texts, str, int, str | None]) -> bytes:
     texts, prompt, batch_tokens, role = job
-    x, cut = _model.embed(texts, prompt, batch_tokens, lambda n: None, role)
-    # an array is sent as bytes, a tensor as an open file, of which there are few
-    return (x.indices().numpy(), x.values().numpy(), tuple(x.shape)) if x.is_sparse else (x.numpy(),), cut
+    # bytes: the pool would send a tensor as an open file, of which there are few
+    return pickle.dumps(_model.embed(texts, prompt, batch_tokens, lambda n: None, role))

@@ -3,7 +3,6 @@
 texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
 """
 
-from collections.abc import Sequence
 from functools import partialmethod
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from minist.checks import pick, refuse
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
-from minist.models.device import embedder
+from minist.models.device import Devices, embedder
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, quantize
@@ -35,22 +34,11 @@ class SentenceTransformer(TextModel):
     model.similarity(embeddings, embeddings)  # [2, 2]"""
 
     def encode(
-        self,
-        texts: str | Texts,
-        *,
-        role: str | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        precision: str = "float32",
-        ranges: np.ndarray | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        convert_to_tensor: bool = False,
-        show_progress_bar: bool | None = None,
-        **theirs: Any,
-    ) -> np.ndarray | Tensor:
+        self, texts: str | Texts, *, role: str | None = None, prompt_name: str | None = None, prompt: str | None = None,
+        truncate_dim: int | None = None, normalize_embeddings: bool = False, precision: str = "float32",
+        ranges: np.ndarray | None = None, convert_to_tensor: bool = False,
+        batch_tokens: int = 0, device: Devices = None, show_progress_bar: bool | None = None, **theirs: Any,
+    ) -> np.ndarray | Tensor:  # fmt: skip
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
 
         `role`, such as "query" or "document", says what the texts are: it picks a route, where the model has some, and
@@ -78,15 +66,9 @@ class SentenceTransformer(TextModel):
     encode_document = partialmethod(encode, role="document")
 
     def encode_tokens(
-        self,
-        texts: str | Texts,
-        *,
-        role: str | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        show_progress_bar: bool | None = None,
-    ) -> list[np.ndarray] | np.ndarray:
+        self, texts: str | Texts, *, role: str | None = None, prompt_name: str | None = None, prompt: str | None = None,
+        batch_tokens: int = 0, show_progress_bar: bool | None = None,
+    ) -> list[np.ndarray] | np.ndarray:  # fmt: skip
         """What the pooling sees: for each text its tokens' vectors, [tokens, D] in float32, special tokens and prompt
         among them; of a single string one array. ValueError where the route has no vectors of tokens."""
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)

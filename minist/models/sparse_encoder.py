@@ -24,7 +24,7 @@ from minist.checks import refuse, whole
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, Tokenizer, checked_texts
 from minist.encoders.encoder import Encoder
-from minist.models.device import coo, embedder
+from minist.models.device import Device, Devices, Dtype, embedder
 from minist.models.folder import Content
 from minist.models.masked_lm import words_head
 from minist.models.stack import Stack
@@ -52,17 +52,10 @@ class SparseEncoder(TextModel):
     gives, pooling, likeness = "sparse", "max", "dot"
 
     def __init__(
-        self,
-        source: str | Path | Content,
-        *,
-        max_active_dims: int | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        keep_layers: Sequence[int] | None = None,
-        prompts: Mapping[str, str] | None = None,
-    ) -> None:
+        self, source: str | Path | Content, *, max_active_dims: int | None = None,
+        device: Device = None, dtype: Dtype = None, revision: str | None = None, token: str | None = None,
+        keep_layers: Sequence[int] | None = None, prompts: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """As TextModel. A plain checkpoint of a masked language model gets a SpladePooling of its largest scores.
         `max_active_dims` keeps the largest weights of each text alone; None: as the folder says, else all."""
         where: dict[str, Any] = {"revision": revision, "token": token, "device": device, "dtype": dtype}
@@ -108,18 +101,10 @@ class SparseEncoder(TextModel):
         return found if len(active) > 1 else {"active_dims": active[0]}
 
     def encode(
-        self,
-        texts: str | Texts,
-        *,
-        role: str | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        max_active_dims: int | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        show_progress_bar: bool | None = None,
-        **theirs: Any,
-    ) -> Tensor:
+        self, texts: str | Texts, *, role: str | None = None, prompt_name: str | None = None, prompt: str | None = None,
+        max_active_dims: int | None = None, batch_tokens: int = 0, device: Devices = None,
+        show_progress_bar: bool | None = None, **theirs: Any,
+    ) -> Tensor:  # fmt: skip
         """Embeddings [N, V] of `texts`, a coalesced sparse tensor in float32 on the CPU; of a single string [V].
 
         `max_active_dims` keeps so many weights of each text, those that are farthest from 0; all else is as in
@@ -182,6 +167,11 @@ class SparseEncoder(TextModel):
         """The model's own similarity of each row with its partner, [N, V], [N, V] -> [N]."""
         score = pairwise_similarity(self.similarity_name)
         return torch.cat([score(x, y) for x, y in zip(dense_blocks(a), dense_blocks(b), strict=True)])
+
+
+def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
 
 
 def sparsity(embeddings: Tensor) -> dict[str, float]:

@@ -20,7 +20,7 @@ from minist.data.pairing import Pairing
 from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
-from minist.models.device import find_device, find_dtype
+from minist.models.device import Device, Dtype, find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder
 from minist.models.hub import find_model, push_folder
 from minist.models.saving import save_folder
@@ -56,19 +56,11 @@ class TextModel(nn.Module):
     ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
 
     def __init__(
-        self,
-        source: str | Path | Content,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        keep_layers: Sequence[int] | None = None,
-        truncate_dim: int | None = None,
-        prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None,
-        num_labels: int | None = None,
-    ) -> None:
+        self, source: str | Path | Content, *, revision: str | None = None, token: str | None = None,
+        device: Device = None, dtype: Dtype = None, keep_layers: Sequence[int] | None = None,
+        truncate_dim: int | None = None, prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None, num_labels: int | None = None,
+    ) -> None:  # fmt: skip
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
         which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
         None is float32, "auto" bfloat16 where that is fast. `keep_layers` keeps these layers, the first is 0;

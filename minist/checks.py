@@ -29,10 +29,11 @@ def pick(what: str, name: Any, table: Mapping[str, T]) -> T:
 def listing(names: Iterable[Any], near: str = "") -> str:
     """Names for a message: those that resemble `near` first, no more than a person reads."""
     names = list(map(str, names))
+    if len(names) <= SHOWN:
+        return ", ".join(names) or "none"
     first = difflib.get_close_matches(near, names, n=3)
-    ordered = [*first, *(name for name in names if name not in first)] if len(names) > SHOWN else names
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(ordered[:SHOWN]) + more or "none"
+    ordered = [*first, *(name for name in names if name not in first)]
+    return f"{', '.join(ordered[:SHOWN])} and {len(names) - SHOWN:,} more"
 
 
 def number(what: str, value: Any, least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Any:

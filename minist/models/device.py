@@ -3,7 +3,7 @@
 import copy
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -16,7 +16,7 @@ from torch.multiprocessing import get_context
 
 from minist.checks import pick
 from minist.data.tokenizer import Texts
-from minist.progress import Update
+from minist.progress import Update, progress_bar
 
 Device = str | torch.device | None
 Devices = Device | Sequence[str]
@@ -70,13 +70,19 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def embedder(model: Any, device: Devices) -> Callable[..., tuple[Tensor, int]]:
-    """`model.embed` on these devices; one alone is where the model stays."""
+def embed(
+    model: Any, device: Devices, texts: Texts, prompt: str, role: str | None, batch_tokens: int, show: bool | None
+) -> Tensor:
+    """`model.embed` with a progress bar, on these devices; one alone is where the model stays."""
+    model.stack.route(role)  # a role that it does not know is found before processes start
+    embed_here = model.embed
     if isinstance(device, str | torch.device):
         model.to(find_device(device))
     elif device:
-        return partial(embed_on, [str(find_device(d)) for d in device], model)
-    return model.embed
+        embed_here = partial(embed_on, [str(find_device(d)) for d in device], model)
+    unit, what = ("pairs", "scoring") if model.pairing else ("texts", "encoding")
+    with progress_bar(len(texts), unit, what, show) as bar:
+        return embed_here(texts, prompt, batch_tokens, bar.update, role)[0]
 
 
 def embed_on(

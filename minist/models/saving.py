@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from minist.files import files_into, write_json
+from minist.files import write_json
 from minist.models.folder import SCORES, SETTINGS, VERSION, Content
 from minist.models.reading import read_table, write_weights
 from minist.models.stack import before_pooling
@@ -14,14 +14,6 @@ from minist.models.tokenizer_files import LENGTH_FILES, save_tokenizer
 from minist.module import Module
 from minist.modules.router import Router
 from minist.modules.splade import SpladePooling
-
-
-def save_folder(content: Content, folder: Path) -> None:
-    """Files of other names that are there already stay."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder to save the model into")
-    with files_into(folder) as partial:
-        write_folder(content, partial)
 
 
 def write_folder(content: Content, folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from minist.checks import pick, refuse
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
-from minist.models.device import Devices, embedder
+from minist.models.device import Devices, embed
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, quantize
@@ -40,7 +40,6 @@ class SentenceTransformer(TextModel):
         batch_tokens: int = 0, device: Devices = None, show_progress_bar: bool | None = None, **theirs: Any,
     ) -> np.ndarray | Tensor:  # fmt: skip
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
-
         `role`, such as "query" or "document", says what the texts are: it picks a route, where the model has some, and
         a prompt, unless another is given (short: `encode_query`, `encode_document`). `prompt`, or the model's own of
         that name, is put before each text. Texts are cut at `max_length` tokens; a tuple of two is a pair.
@@ -51,10 +50,7 @@ class SentenceTransformer(TextModel):
         refuse(theirs, "encode", THEIRS)
         pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
-        self.stack.route(role)  # a role that it does not know is found before processes start
-        embed = embedder(self, device)
-        with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
+        embeddings = embed(self, device, many, prefix, role, batch_tokens, show_progress_bar)
         result = embeddings[:, : self.kept_dim(truncate_dim)]
         result = F.normalize(result, dim=-1) if normalize_embeddings else result
         if precision != "float32":

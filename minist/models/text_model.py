@@ -20,10 +20,11 @@ from minist.data.pairing import Pairing
 from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
+from minist.files import files_into
 from minist.models.device import Device, Dtype, find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder
 from minist.models.hub import find_model, push_folder
-from minist.models.saving import save_folder
+from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.module import ENDS
 from minist.modules.pooling import Pooling
@@ -100,7 +101,7 @@ class TextModel(nn.Module):
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Self:
-        """A model of the given parts, in an order of stack.py. `tokenizer` is one for all texts, or one by route."""
+        """The model of these parts, in an order of stack.py; `tokenizer` is one for all texts, or one by route."""
         return cls(content_of(Stack(modules), tokenizer))
 
     @classmethod
@@ -136,11 +137,9 @@ class TextModel(nn.Module):
         return tuple(self.stack.router.routes) if self.stack.router else ()  # none without a Router
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
-        """The tokenizer of texts of that role. ValueError for a role that has no route."""
-        return self.tokenizers[self.stack.route(role)]
+        return self.tokenizers[self.stack.route(role)]  # ValueError for a role that has no route
 
-    def _encoders(self) -> dict[Any, Tokenizer]:
-        """The encoders that read texts, one that routes share once, and what they read with."""
+    def _encoders(self) -> dict[Any, Tokenizer]:  # one that routes share once, each with what it reads with
         return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
@@ -166,7 +165,6 @@ class TextModel(nn.Module):
         return 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
-        """[N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
         return self.stack.forward(columns, roles, outputs)
 
     def name_labels(self, classes: list[str]) -> list[str]:
@@ -174,8 +172,7 @@ class TextModel(nn.Module):
         return classes
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
-        """Figures of a batch for the log."""
-        return describe_batch(embeddings, batch.counts)
+        return describe_batch(embeddings, batch.counts)  # figures for the log
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -208,8 +205,8 @@ class TextModel(nn.Module):
         """The tokens of N texts, and how many texts were cut."""
         tokenizer = self.tokenizer_for(role)
         tokens = tokenizer(texts, prompt)
-        packed = tokens.packed(tokenizer.prompt_length(prompt))  # a pooling may leave the prompt's tokens out
-        return packed, int(tokens.was_cut.sum())
+        # a pooling may leave the prompt's tokens out
+        return tokens.packed(tokenizer.prompt_length(prompt)), int(tokens.was_cut.sum())
 
     def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""
@@ -230,10 +227,10 @@ class TextModel(nn.Module):
 
     def find_prompt(self, prompt_name: str | None, prompt: str | None, role: str | None = None) -> str:
         """What goes before each text: `prompt`, else the one named, else the role's, else the default one."""
+        name = self.default_prompt_name if prompt_name is None else prompt_name
         if prompt is None and prompt_name is None and role is not None:
             prompt = self.role_prompt(role)
-        name = self.default_prompt_name if prompt_name is None else prompt_name
-        if prompt is None:
+        elif prompt is None:
             prompt = "" if name is None else pick("the prompt name", name, self.prompts)
         if fault := text_fault(prompt, may_pair=False):
             raise ValueError(f"the prompt is {fault}")
@@ -260,8 +257,11 @@ class TextModel(nn.Module):
         return Content(self.stack, self.tokenizers, self.settings | own)  # settings of others stay in the file
 
     def save(self, path: str | Path) -> None:
-        """Write a model folder that sentence-transformers opens too."""
-        save_folder(self.content(), Path(path))
+        """Write a model folder that sentence-transformers opens too. Files of other names that are there stay."""
+        if Path(path).is_file():
+            raise ValueError(f"{path} is a file: name a folder to save the model into")
+        with files_into(Path(path)) as partial:
+            write_folder(self.content(), partial)
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None

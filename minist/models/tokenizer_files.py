@@ -5,11 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from minist.checks import number, pick
 from minist.data.tokenizer import NO_LIMIT, Tokenizer
@@ -29,7 +25,8 @@ RARE = "🙂 猫 ᚠ ꙮ 𓀀 \u0378"  # a vocabulary that lacks all of these ne
 
 
 def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
-    """The tokenizer in the folder of a module that reads texts. ValueError for one that does not go with it."""
+    """The tokenizer in the folder of a module that reads texts. ValueError for one that makes ids without a row in the
+    module, or cannot make any of some text."""
     if reader.special_tokens:
         tokenizer = _load_encoder_tokenizer(folder, reader)
     else:  # of a StaticEmbedding: only the maximum length that it holds itself
@@ -39,7 +36,13 @@ def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
             limit = int(min(limit, number("model_max_length", config.get("model_max_length", NO_LIMIT), 1)))
         tokenizer = Tokenizer(backend, limit, special_tokens=False)
         tokenizer.config = config
-    _check_ids(tokenizer, reader.vocab_size, folder)
+    try:
+        ids = tokenizer([RARE, ("", RARE)]).input_ids.tolist()
+    except Exception as e:  # the library raises bare Exception
+        raise ValueError(f"{folder}: the tokenizer fails on a rare letter, is its unknown token there? ({e})") from None
+    tokens = 1 + max(*ids, *tokenizer.backend.get_vocab().values(), 0, 0)  # ids may have gaps: the largest counts
+    if tokens > reader.vocab_size:
+        raise ValueError(f"{folder}: tokenizer.json has {tokens} tokens, the model {reader.vocab_size}")
     return tokenizer
 
 
@@ -72,9 +75,8 @@ def _read_encoder_backend(folder: Path, encoder: Encoder, config: dict[str, Any]
         with reading(folder / "vocab.txt"):
             return wordpiece(folder / "vocab.txt", config)
     backend = _read_backend(folder / "tokenizer.json")
-    lower = config.get("do_lower_case")
-    is_bert = type(backend.normalizer) is BertNormalizer and config.get("tokenizer_class") not in GENERIC
-    if is_bert and type(lower) is bool:
+    lower, of_bert = config.get("do_lower_case"), type(backend.normalizer) is normalizers.BertNormalizer
+    if of_bert and type(lower) is bool and config.get("tokenizer_class") not in GENERIC:
         backend.normalizer.lowercase = lower  # the classes of BERT's kind change their tokenizer.json by this
     return backend
 
@@ -102,26 +104,15 @@ def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
     special = {name: str(given[name] or names[0]) for name, names in SPECIAL.items()}
     cls, sep, unknown = (special[name] for name in ("cls_token", "sep_token", "unk_token"))
     ids = [(token, words[token]) for token in (cls, sep, unknown)]
-    backend = Backend(WordPiece(words, unk_token=unknown))
+    backend = Backend(models.WordPiece(words, unk_token=unknown))
     chinese, lower = config.get("tokenize_chinese_chars", True), config.get("do_lower_case", True)
-    accents = config.get("strip_accents")  # None: where it lowers too
-    backend.normalizer = BertNormalizer(handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower)
-    backend.pre_tokenizer = BertPreTokenizer()
+    strip = config.get("strip_accents")  # None: where it lowers too
+    backend.normalizer = normalizers.BertNormalizer(handle_chinese_chars=chinese, strip_accents=strip, lowercase=lower)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.add_special_tokens([token for token in special.values() if token in words])
     one = f"{cls} $A {sep}"
-    backend.post_processor = TemplateProcessing(single=one, pair=f"{one} $B:1 {sep}:1", special_tokens=ids[:2])
+    backend.post_processor = processors.TemplateProcessing(one, f"{one} $B:1 {sep}:1", special_tokens=ids[:2])
     return backend
-
-
-def _check_ids(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
-    """ValueError where it makes ids that have no row in the model, or cannot make any of some text."""
-    try:
-        ids = tokenizer([RARE, ("", RARE)]).input_ids.tolist()
-    except Exception as e:  # the library raises bare Exception
-        raise ValueError(f"{folder}: the tokenizer fails on a rare letter, is its unknown token there? ({e})") from None
-    tokens = 1 + max(*ids, *tokenizer.backend.get_vocab().values(), 0, 0)  # ids may have gaps: the largest counts
-    if tokens > rows:
-        raise ValueError(f"{folder}: tokenizer.json has {tokens} tokens, the model {rows}")
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:

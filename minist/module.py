@@ -45,7 +45,8 @@ class Module(nn.Module):
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
     config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
-    offers: ClassVar[tuple[str, ...]] = ()  # what a loss may want to see beside what it gives, see beside
+    offers: ClassVar[tuple[str, ...]] = ()  # what a loss may want to see beside what it gives: by name, a row each text
+    beside: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]  # what it gives of x, and all that it `offers`
     first_only: bool = False  # whether it looks at the first token of each text alone
     in_width: int | None = None  # None: any
     out_width: int | None = None  # None: as it comes in
@@ -64,10 +65,6 @@ class Module(nn.Module):
 
     def attach(self, reader: "Module") -> None:
         """Called once with the module that reads the texts, for what shares weights with it."""
-
-    def beside(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What it gives of x, and all that it `offers`, by name, a row for each text."""
-        raise NotImplementedError
 
     def after_step(self, given: Sequence[Tensor]) -> None:
         """Called once in a training step, with what it gave of all ranks' texts in each column: for what counts steps,

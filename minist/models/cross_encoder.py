@@ -144,7 +144,7 @@ class CrossEncoder(TextModel):
         `activation_fn` is this call's; `apply_softmax` makes shares of several labels, after it. `prompt`, or the
         model's own of that name, is put before the first text of each pair. The longer text of a pair is cut first,
         until both fit into `max_length` tokens. `batch_tokens` and `device` as in SentenceTransformer.encode."""
-        refuse(theirs, "predict", {})
+        refuse(theirs, "predict")
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt), checked_pairs(pairs)
         logits = embed(self, device, many, prefix, None, batch_tokens, show_progress_bar)
         scores = find_activation(self.activation_fn if activation_fn is None else activation_fn)(logits).detach()

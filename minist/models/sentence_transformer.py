@@ -20,11 +20,6 @@ from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, quantize
 from minist.similarity import pairwise_similarity, similarity
 
-THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
-    "output_value": "encode_tokens gives the vectors of tokens",
-    "normalize": "it is called normalize_embeddings",
-}
-
 
 class SentenceTransformer(TextModel):
     """A dense bi-encoder.
@@ -47,7 +42,7 @@ class SentenceTransformer(TextModel):
         makes codes of them, see quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is
         a good number for the device. Several in `device` (["cuda:0", "cuda:1"]) share the texts, see device.py.
         `convert_to_tensor` gives a tensor, on the model's device. `theirs` are refused with advice."""
-        refuse(theirs, "encode", THEIRS)
+        refuse(theirs, "encode")
         pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         embeddings = embed(self, device, many, prefix, role, batch_tokens, show_progress_bar)

@@ -33,12 +33,7 @@ from minist.modules.splade import SpladePooling
 from minist.progress import Update
 from minist.similarity import dense_blocks, pairwise_similarity, similarity
 
-THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
-    "convert_to_numpy": "it always gives a sparse tensor",
-    "convert_to_tensor": "it always gives a sparse tensor",
-    "convert_to_sparse_tensor": "it always gives a sparse tensor, of which .to_dense() makes the other",
-    "save_to_cpu": "what it gives is on the CPU",
-}
+FORMS = ("convert_to_numpy", "convert_to_tensor", "convert_to_sparse_tensor")  # in sentence-transformers
 RAMP = 1 / 3  # of a training, until which regularizers have not their full weight, see losses/sparse.py
 
 
@@ -108,7 +103,7 @@ class SparseEncoder(TextModel):
         """Embeddings [N, V] of `texts`, a coalesced sparse tensor in float32 on the CPU; of a single string [V].
         `max_active_dims` keeps so many weights of each text, those that are farthest from 0; all else is as in
         SentenceTransformer.encode."""
-        refuse(theirs, "encode", THEIRS)
+        refuse(theirs, "encode", dict.fromkeys(FORMS, "it always gives a sparse tensor: .to_dense() makes the other"))
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
         own, self.max_active_dims = self.max_active_dims, self.kept_active(max_active_dims)  # for this call
         try:

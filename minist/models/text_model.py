@@ -1,5 +1,4 @@
 """What models of texts share: a stack of modules, the tokenizers that feed it, prompts, roles, the inference loop.
-
 A role, "query" or "document" mostly, says what a text is. It picks a route, where the stack has a Router, and a prompt.
 """
 
@@ -106,7 +105,6 @@ class TextModel(nn.Module):
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """The usual model round an encoder; `pooling` is a mode."""
         return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -143,8 +141,7 @@ class TextModel(nn.Module):
         return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
-    def max_length(self) -> int:
-        """Tokens at which texts are cut, special ones too; of the default route. Set for all, and saved."""
+    def max_length(self) -> int:  # tokens at which texts are cut, special ones too; set for all routes, and saved
         return self.tokenizer.max_length
 
     @max_length.setter
@@ -168,8 +165,7 @@ class TextModel(nn.Module):
         return self.stack.forward(columns, roles, outputs)
 
     def name_labels(self, classes: list[str]) -> list[str]:
-        """The classes of training labels in the order of their numbers: a model of scores may have its own."""
-        return classes
+        return classes  # of training labels, in the order of their numbers: a model of scores may have its own
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
         return describe_batch(embeddings, batch.counts)  # figures for the log

@@ -49,7 +49,14 @@ def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
 def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
     own = transformer_settings(folder)
     config = read_optional(folder / "special_tokens_map.json") | read_optional(folder / "tokenizer_config.json")
-    backend = _read_encoder_backend(folder, encoder, config)
+    if not is_file(folder / "tokenizer.json") and is_file(folder / "vocab.txt") and encoder.model_type in WORDPIECE:
+        with reading(folder / "vocab.txt"):
+            backend = wordpiece(folder / "vocab.txt", config)
+    else:
+        backend = _read_backend(folder / "tokenizer.json")
+        lower, of_bert = config.get("do_lower_case"), type(backend.normalizer) is normalizers.BertNormalizer
+        if of_bert and type(lower) is bool and config.get("tokenizer_class") not in GENERIC:
+            backend.normalizer.lowercase = lower  # the classes of BERT's kind change their tokenizer.json by this
     with reading(folder):
         pick("truncation_side in tokenizer_config.json", config.get("truncation_side", "right"), {"right": "the end"})
         lengths = {"max_seq_length": own.get("max_seq_length"), "model_max_length": config.get("model_max_length")}
@@ -68,17 +75,6 @@ def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
 def transformer_settings(folder: Path) -> dict[str, Any]:
     """What sentence_bert_config.json, by whatever name, says of an encoder and its tokenizer."""
     return next(filter(None, (read_optional(folder / name) for name in LENGTH_FILES)), {})
-
-
-def _read_encoder_backend(folder: Path, encoder: Encoder, config: dict[str, Any]) -> Backend:
-    if not is_file(folder / "tokenizer.json") and is_file(folder / "vocab.txt") and encoder.model_type in WORDPIECE:
-        with reading(folder / "vocab.txt"):
-            return wordpiece(folder / "vocab.txt", config)
-    backend = _read_backend(folder / "tokenizer.json")
-    lower, of_bert = config.get("do_lower_case"), type(backend.normalizer) is normalizers.BertNormalizer
-    if of_bert and type(lower) is bool and config.get("tokenizer_class") not in GENERIC:
-        backend.normalizer.lowercase = lower  # the classes of BERT's kind change their tokenizer.json by this
-    return backend
 
 
 def _read_backend(file: Path) -> Backend:

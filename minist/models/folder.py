@@ -37,11 +37,6 @@ from minist.modules.router import Router
 SETTINGS = "config_sentence_transformers.json"
 VERSION = "5.2.0"  # of sentence-transformers, whose format is written
 TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn")  # settings that are a text
-SCORES: dict[str, Any] = {  # what version 6 wants to know of an encoder with a ClassificationHead
-    "transformer_task": "sequence-classification",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-    "module_output_name": "scores",
-}
 
 
 @dataclass

@@ -27,10 +27,10 @@ Outputs = tuple[Tensor, ...]
 
 
 class Stack(nn.ModuleList):
-    """From texts to embeddings or scores. `role`, such as "query" or None, picks a path where there are several."""
+    """From texts to embeddings or scores. `role`, such as "query" or None, picks a path where there are several.
+    ValueError for an order or widths that do not fit together."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        """ValueError for an order or widths that do not fit together."""
         super().__init__(modules)
         if (count := sum(isinstance(module, Router) for module in modules)) > 1:
             raise ValueError(f"the modules hold {count} Routers: only one is possible, with longer routes")
@@ -73,8 +73,7 @@ class Stack(nn.ModuleList):
 
     @property
     def num_layers(self) -> int:
-        """Layers of the encoder; with routes of the one that has the fewest, 0 where one has none."""
-        return min(path[0].num_layers for path in self.paths.values())
+        return min(path[0].num_layers for path in self.paths.values())  # of routes the fewest: 0 without an encoder
 
     def token_vectors(self, packed: Packed, role: str | None = None) -> Tensor:
         """What the pooling sees of each token: Packed -> [T, D]."""

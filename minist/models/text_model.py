@@ -94,7 +94,7 @@ class TextModel(nn.Module):
         if num_labels is not None:
             raise ValueError(f"num_labels is {num_labels}, but a {cls.__name__} gives no scores: use a CrossEncoder")
         if (gives := content.stack.gives) != cls.gives:
-            where = vars(content.stack.reader()).get("folder", "the model")
+            where = content.stack.reader().folder or "the model"
             raise ValueError(f"{where} gives {gives}, no {cls.gives}: open it with {ENDS[gives]}")
         return content
 

@@ -20,6 +20,11 @@ GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes of transfo
 # how the special tokens are called where tokenizer_config.json does not say: by BERT's tokenizers, and by RoBERTa's
 SPECIAL = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>"), "mask_token": ("[MASK]", "<mask>")}
 SPECIAL |= {"cls_token": ("[CLS]", "<s>"), "sep_token": ("[SEP]", "</s>")}
+SCORES: dict[str, Any] = {  # what version 6 wants to know of an encoder with a ClassificationHead
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
 WORDPIECE = ("bert", "distilbert")  # whose vocab.txt alone says all
 RARE = "🙂 猫 ᚠ ꙮ 𓀀 \u0378"  # a vocabulary that lacks all of these needs its unknown token
 
@@ -111,8 +116,8 @@ def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
     return backend
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
-    """Write tokenizer.json, and what transformers wants to know beside it."""
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any, gives: str) -> None:
+    """Write tokenizer.json, and what transformers wants to know beside it; `gives` is what the model gives."""
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
     if not reader.special_tokens and not reader.has_config:
         return  # of a StaticEmbedding nothing else is read
@@ -125,4 +130,5 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
     about |= {"model_input_names": ["input_ids", *types, "attention_mask"]}
     write_json(folder / "tokenizer_config.json", tokenizer.config | special | about)
     if reader.special_tokens:
-        write_json(folder / LENGTH_FILES[0], {"max_seq_length": tokenizer.max_length, "do_lower_case": False})
+        lengths = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
+        write_json(folder / LENGTH_FILES[0], lengths | (SCORES if gives == "scores" else {}))

@@ -36,7 +36,6 @@ OF_EMBEDDINGS = ("model_type", "truncate_dim", "prompts", "default_prompt_name")
 
 class CrossEncoder(TextModel):
     """A reranker, or a classifier of pairs.
-
     model = CrossEncoder("path/to/ms-marco-MiniLM-L6-v2")
     model.predict([("a query", "a document"), ("a query", "another")])  # [2]
     model.rank("a query", ["a document", "another"])  # [{"corpus_id": 1, "score": 0.98}, ..]"""

@@ -23,7 +23,6 @@ from minist.similarity import pairwise_similarity, similarity
 
 class SentenceTransformer(TextModel):
     """A dense bi-encoder.
-
     model = SentenceTransformer("path/to/all-MiniLM-L6-v2")
     embeddings = model.encode(["a text", "another"])  # [2, 384]
     model.similarity(embeddings, embeddings)  # [2, 2]"""

@@ -39,7 +39,6 @@ RAMP = 1 / 3  # of a training, until which regularizers have not their full weig
 
 class SparseEncoder(TextModel):
     """A learned sparse retriever.
-
     model = SparseEncoder("path/to/splade-v3")
     embeddings = model.encode(["a text", "another"])  # [2, 30522], sparse
     model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]"""

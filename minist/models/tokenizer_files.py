@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import BertWordPieceTokenizer, normalizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from minist.checks import number, pick
 from minist.data.tokenizer import NO_LIMIT, Tokenizer
@@ -103,17 +103,12 @@ def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
     given = {name: config.get(name) or "" for name in SPECIAL}  # a text, or a table that describes it
     given = {name: t.get("content") if type(t) is dict else t for name, t in given.items()}
     special = {name: str(given[name] or names[0]) for name, names in SPECIAL.items()}
-    cls, sep, unknown = (special[name] for name in ("cls_token", "sep_token", "unk_token"))
-    ids = [(token, words[token]) for token in (cls, sep, unknown)]
-    backend = Backend(models.WordPiece(words, unk_token=unknown))
+    if missing := {special[name] for name in ("cls_token", "sep_token", "unk_token")} - words.keys():
+        raise KeyError(min(missing))
+    # strip_accents None: where it lowers too
     chinese, lower = config.get("tokenize_chinese_chars", True), config.get("do_lower_case", True)
-    strip = config.get("strip_accents")  # None: where it lowers too
-    backend.normalizer = normalizers.BertNormalizer(handle_chinese_chars=chinese, strip_accents=strip, lowercase=lower)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.add_special_tokens([token for token in special.values() if token in words])
-    one = f"{cls} $A {sep}"
-    backend.post_processor = processors.TemplateProcessing(one, f"{one} $B:1 {sep}:1", special_tokens=ids[:2])
-    return backend
+    how = {"handle_chinese_chars": chinese, "strip_accents": config.get("strip_accents"), "lowercase": lower}
+    return Backend.from_str(BertWordPieceTokenizer(words, **special, **how).to_str())
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any, gives: str) -> None:

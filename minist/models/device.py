@@ -1,4 +1,4 @@
-"""Where a model runs, and in which numbers. Several devices share the texts, a process for each."""
+"""Where a model runs, and in which numbers. Several devices or ranks share the texts, a process for each."""
 
 import copy
 import os
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import get_context
 
+from minist import collectives, distributed
 from minist.checks import pick
 from minist.data.tokenizer import Texts
 from minist.progress import Update, progress_bar
@@ -75,20 +76,35 @@ def embed(
 ) -> Tensor:
     """`model.embed` with a progress bar, on these devices; one alone is where the model stays."""
     model.stack.route(role)  # a role that it does not know is found before processes start
-    embed_here = model.embed
     if isinstance(device, str | torch.device):
         model.to(find_device(device))
-    elif device:
-        embed_here = partial(embed_on, [str(find_device(d)) for d in device], model)
+        device = None
+    several = [str(find_device(d)) for d in device or ()]
+    rank, ranks = (distributed.rank(), distributed.world_size()) if model.ranks_share else (0, 1)
+    start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
     unit, what = ("pairs", "scoring") if model.pairing else ("texts", "encoding")
     with progress_bar(len(texts), unit, what, show) as bar:
-        return embed_here(texts, prompt, batch_tokens, bar.update, role)[0]
+        if several:
+            own = embed_on(several, model, texts[start:end], prompt, batch_tokens, bar.update, role)
+        else:
+            own, _ = model.embed(texts[start:end], prompt, batch_tokens, bar.update, role)
+    return of_all_ranks(own, start, len(texts), model.device) if model.ranks_share else own
+
+
+def of_all_ranks(own: Tensor, start: int, n: int, device: torch.device) -> Tensor:
+    """The n rows of all ranks, of which `own` are those from `start` on."""
+    distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
+    if not own.is_sparse:
+        return collectives.gather(own.to(device)).cpu()
+    places = own.indices().T + torch.tensor([start, 0])  # rows are counted from the first of all ranks
+    indices, values = (collectives.gather(x.to(device)).cpu() for x in (places, own.values()))
+    return torch.sparse_coo_tensor(indices.T, values, (n, own.shape[1])).coalesce()
 
 
 def embed_on(
     devices: Sequence[str], model: Any, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None
-) -> tuple[Tensor, int]:
-    """`model.embed` of the texts. The processes start from nothing, so a script that calls this must do so below
+) -> Tensor:
+    """The rows of `model.embed`. The processes start from nothing, so a script that calls this must do so below
     `if __name__ == "__main__":`. ValueError if a process dies."""
     size = max(1, -(-len(texts) // (SHARES * len(devices))))  # rounded up
     jobs = [(texts[start : start + size], prompt, batch_tokens, role) for start in range(0, len(texts), size)]
@@ -98,17 +114,16 @@ def embed_on(
         free.put(device)
     on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()  # its weights lie in shared memory
     threads = max(1, torch.get_num_threads() // len(devices))
-    parts, cut = [model.embed([], prompt, 0, done, role)[0]], 0  # no rows, of the right kind
+    parts = [model.embed([], prompt, 0, done, role)[0]]  # no rows, of the right kind
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
-            for part, cut_here in map(pickle.loads, pool.map(_work, jobs)):  # in the order of the texts
+            for part in map(pickle.loads, pool.map(_work, jobs)):  # in the order of the texts
                 parts.append(part)
                 done(len(part))
-                cut += cut_here
     except BrokenProcessPool:
         what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
         raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
-    return torch.cat(parts), cut
+    return torch.cat(parts)
 
 
 def _start(model: Any, free: Any, threads: int) -> None:
@@ -120,4 +135,4 @@ def _start(model: Any, free: Any, threads: int) -> None:
 def _work(job: tuple[Texts, str, int, str | None]) -> bytes:
     texts, prompt, batch_tokens, role = job
     # bytes: the pool would send a tensor as an open file, of which there are few
-    return pickle.dumps(_model.embed(texts, prompt, batch_tokens, lambda n: None, role))
+    return pickle.dumps(_model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0])

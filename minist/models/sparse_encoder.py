@@ -18,7 +18,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from minist import collectives, distributed
 from minist.batch import Batch
 from minist.checks import refuse, whole
 from minist.data.packed import Packed
@@ -116,24 +115,16 @@ class SparseEncoder(TextModel):
 
     def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """The embeddings, sparse [N, V] on the CPU, and how many texts were cut. No more than a batch is ever dense."""
-        rank, ranks = (distributed.rank(), distributed.world_size()) if self.ranks_share else (0, 1)
-        start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
         found, cut, kept = [torch.empty(0, self.width).to_sparse()], 0, self.kept_active(None)
 
         def compute(batch: Packed) -> Tensor:
             x = self([batch], [role])[0][0].float().to_sparse().cpu()
             return x if kept == self.width else largest_weights(x, kept)
 
-        for places, parts, cut_here in self.rows(texts[start:end], prompt, role, batch_tokens, compute, done):
+        for places, parts, cut_here in self.rows(texts, prompt, role, batch_tokens, compute, done):
             found.append(torch.cat(parts).index_select(0, places.argsort()))  # back into the order of the texts
             cut += cut_here
-        own = torch.cat(found).coalesce()
-        if self.ranks_share:
-            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-            places = own.indices().T + torch.tensor([start, 0])  # rows are counted from the first of all ranks
-            indices, values = (collectives.gather(x.to(self.device)).cpu() for x in (places, own.values()))
-            own = coo(indices.T, values, (len(texts), self.width))
-        return own, cut
+        return torch.cat(found).coalesce(), cut
 
     def decode(self, embeddings: Tensor, top_k: int | None = None) -> list[Any]:
         """Of each row [N, V] its tokens with their weights, the largest first, at most `top_k`; of [V] one such list.

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minist import collectives, distributed
 from minist.batch import Batch
 from minist.checks import pick, whole
 from minist.data.packed import Packed
@@ -53,7 +52,7 @@ class TextModel(nn.Module):
     likeness: ClassVar[str] = "cosine"  # of what it gives, unless the folder says another
     example: ClassVar[str] = "some.txt --output some.npy"  # for encode.py
     pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
-    ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
+    ranks_share = False  # whether all ranks encode the same texts together, each a part of them: in an evaluation
 
     def __init__(
         self, source: str | Path | Content, *, revision: str | None = None, token: str | None = None,
@@ -206,20 +205,15 @@ class TextModel(nn.Module):
 
     def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""
-        rank, ranks = (distributed.rank(), distributed.world_size()) if self.ranks_share else (0, 1)
-        start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
-        own, cut = torch.empty(end - start, self.width), 0
+        embeddings, cut = torch.empty(len(texts), self.width), 0
 
         def compute(batch: Packed) -> Tensor:
             return self([batch], [role])[0][0].float()  # through forward, which a kind of model may have changed
 
-        for places, parts, cut_here in self.rows(texts[start:end], prompt, role, batch_tokens, compute, done):
-            own[places] = torch.cat(parts).cpu()  # so the device holds the rows of one chunk
+        for places, parts, cut_here in self.rows(texts, prompt, role, batch_tokens, compute, done):
+            embeddings[places] = torch.cat(parts).cpu()  # so the device holds the rows of one chunk
             cut += cut_here
-        if self.ranks_share:
-            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-            own = collectives.gather(own.to(self.device)).cpu()
-        return own, cut
+        return embeddings, cut
 
     def find_prompt(self, prompt_name: str | None, prompt: str | None, role: str | None = None) -> str:
         """What goes before each text: `prompt`, else the one named, else the role's, else the default one."""

@@ -119,12 +119,11 @@ class CrossEncoder(TextModel):
         return classes
 
     def content(self) -> Content:
-        kind = type(self.activation_fn)
-        name = f"{kind.__module__}.{kind.__name__}"
+        kind, content = type(self.activation_fn), super().content()
         if ACTIVATIONS.get(kind.__name__) is not kind or repr(kind()) != repr(self.activation_fn):
             warnings.warn(f"of activation_fn {self.activation_fn} only the name is saved: give it again", stacklevel=2)
-        content = super().content()
-        return replace(content, settings=content.settings | {"activation_fn": name, "similarity_fn_name": None})
+        own = {"activation_fn": f"{kind.__module__}.{kind.__name__}", "similarity_fn_name": None}
+        return replace(content, settings=content.settings | own)
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
         counts = batch.counts[0] if batch.counts else None
@@ -167,11 +166,11 @@ class CrossEncoder(TextModel):
         if isinstance(documents, str):  # each of its letters would be one
             raise ValueError("rank takes one query, and a list of documents: use predict for other pairs")
         documents, most = list(documents), None if top_k is None else whole("top_k", top_k, 1)
-        numbers = {text: i for i, text in enumerate(dict.fromkeys(documents))}  # each once: equal ones score alike
+        places = {text: i for i, text in enumerate(dict.fromkeys(documents))}  # each once: equal ones score alike
         how: dict[str, Any] = {"activation_fn": activation_fn, "prompt_name": prompt_name, "prompt": prompt, **theirs}
         how |= {"batch_tokens": batch_tokens, "show_progress_bar": show_progress_bar, "device": device}
-        scores = np.asarray(self.predict([(query, document) for document in numbers], **how))
-        scores = scores[[numbers[document] for document in documents]]
+        scores = np.asarray(self.predict([(query, text) for text in places], **how))
+        scores = scores[[places[text] for text in documents]]
         order = np.argsort(-scores, kind="stable")[:most].tolist()
         found = [{"corpus_id": i, "score": float(scores[i])} for i in order]
         return [{**hit, "text": documents[hit["corpus_id"]]} for hit in found] if return_documents else found

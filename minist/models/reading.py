@@ -57,10 +57,9 @@ def read_value(file: Path) -> Any:
 
 
 def read_table(file: Path) -> dict[str, Any]:
-    """The content of a JSON file that must hold a table."""
     content = read_value(file)
     with reading(file):
-        return content | {}  # what can be joined with a table is one
+        return content | {}  # what can be joined with a table is one, all else an error
 
 
 def read_optional(file: Path) -> dict[str, Any]:

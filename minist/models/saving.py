@@ -17,7 +17,6 @@ from minist.modules.splade import SpladePooling
 
 
 def write_folder(content: Content, folder: Path) -> None:
-    """Write the files of a model into a folder that exists."""
     if content.stack.gives == "words":  # a plain checkpoint, with which models of all kinds may begin
         return _save_part(content.stack.reader(), folder, content)
     entries = []

@@ -76,9 +76,8 @@ class Stack(nn.ModuleList):
         return min(path[0].num_layers for path in self.paths.values())  # of routes the fewest: 0 without an encoder
 
     def token_vectors(self, packed: Packed, role: str | None = None) -> Tensor:
-        """What the pooling sees of each token: Packed -> [T, D]."""
         if modules := before_pooling(self.paths[self.route(role)]):
-            return run(modules, packed)
+            return run(modules, packed)  # [T, D], what the pooling sees of each token
         raise ValueError(f"a {self.reader(role).name} knows no vector of a token in its text")
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:

@@ -98,7 +98,12 @@ def of_all_ranks(own: Tensor, start: int, n: int, device: torch.device) -> Tenso
         return collectives.gather(own.to(device)).cpu()
     places = own.indices().T + torch.tensor([start, 0])  # rows are counted from the first of all ranks
     indices, values = (collectives.gather(x.to(device)).cpu() for x in (places, own.values()))
-    return torch.sparse_coo_tensor(indices.T, values, (n, own.shape[1])).coalesce()
+    return coo(indices.T, values, (n, own.shape[1]))
+
+
+def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
 
 
 def embed_on(

@@ -23,7 +23,7 @@ from minist.checks import refuse, whole
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, Tokenizer, checked_texts
 from minist.encoders.encoder import Encoder
-from minist.models.device import Device, Devices, Dtype, embed
+from minist.models.device import Device, Devices, Dtype, coo, embed
 from minist.models.folder import Content
 from minist.models.masked_lm import words_head
 from minist.models.stack import Stack
@@ -146,11 +146,6 @@ class SparseEncoder(TextModel):
         """The model's own similarity of each row with its partner, [N, V], [N, V] -> [N]."""
         score = pairwise_similarity(self.similarity_name)
         return torch.cat([score(x, y) for x, y in zip(dense_blocks(a), dense_blocks(b), strict=True)])
-
-
-def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
-    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
 
 
 def sparsity(embeddings: Tensor) -> dict[str, float]:

@@ -36,6 +36,7 @@ OF_EMBEDDINGS = ("model_type", "truncate_dim", "prompts", "default_prompt_name")
 
 class CrossEncoder(TextModel):
     """A reranker, or a classifier of pairs.
+
     model = CrossEncoder("path/to/ms-marco-MiniLM-L6-v2")
     model.predict([("a query", "a document"), ("a query", "another")])  # [2]
     model.rank("a query", ["a document", "another"])  # [{"corpus_id": 1, "score": 0.98}, ..]"""
@@ -139,6 +140,7 @@ class CrossEncoder(TextModel):
         batch_tokens: int = 0, device: Devices = None, show_progress_bar: bool | None = None, **theirs: Any,
     ) -> np.ndarray | Tensor:  # fmt: skip
         """Scores of `pairs` of texts in float32: [N], with several labels [N, C]; of a single pair a number or [C].
+
         `activation_fn` is this call's; `apply_softmax` makes shares of several labels, after it. `prompt`, or the
         model's own of that name, is put before the first text of each pair. The longer text of a pair is cut first,
         until both fit into `max_length` tokens. `batch_tokens` and `device` as in SentenceTransformer.encode."""

@@ -29,6 +29,7 @@ SETTINGS = re.compile(rf"(?!{UNREAD}$)[^/]+\.json")
 
 def find_model(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a model: a local one, else the one in the Hugging Face cache, else fetched from the hub.
+
     A name is "owner/name"; one without a slash is looked for under sentence-transformers/, then among those older than
     owners, such as "bert-base-uncased". `revision` is a branch, tag or commit (None: main); `token` opens private and
     gated models (None: the one you are logged in with). What is all in the cache is used as it is: the hub is not even

@@ -1,4 +1,5 @@
 """Files of a model folder are somebody's: whatever they hold, a reader gets it, or one plain sentence.
+
 Weights are in model.safetensors, whole or in shards, or in an old pytorch_model.bin; written as safetensors."""
 
 import json

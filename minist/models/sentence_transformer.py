@@ -23,6 +23,7 @@ from minist.similarity import pairwise_similarity, similarity
 
 class SentenceTransformer(TextModel):
     """A dense bi-encoder.
+
     model = SentenceTransformer("path/to/all-MiniLM-L6-v2")
     embeddings = model.encode(["a text", "another"])  # [2, 384]
     model.similarity(embeddings, embeddings)  # [2, 2]"""
@@ -34,6 +35,7 @@ class SentenceTransformer(TextModel):
         batch_tokens: int = 0, device: Devices = None, show_progress_bar: bool | None = None, **theirs: Any,
     ) -> np.ndarray | Tensor:  # fmt: skip
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
+
         `role`, such as "query" or "document", says what the texts are: it picks a route, where the model has some, and
         a prompt, unless another is given (short: `encode_query`, `encode_document`). `prompt`, or the model's own of
         that name, is put before each text. Texts are cut at `max_length` tokens; a tuple of two is a pair.

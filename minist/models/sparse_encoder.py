@@ -38,6 +38,7 @@ RAMP = 1 / 3  # of a training, until which regularizers have not their full weig
 
 class SparseEncoder(TextModel):
     """A learned sparse retriever.
+
     model = SparseEncoder("path/to/splade-v3")
     embeddings = model.encode(["a text", "another"])  # [2, 30522], sparse
     model.decode(embeddings, top_k=3)  # [[("text", 1.9), ..], ..]"""
@@ -99,6 +100,7 @@ class SparseEncoder(TextModel):
         show_progress_bar: bool | None = None, **theirs: Any,
     ) -> Tensor:  # fmt: skip
         """Embeddings [N, V] of `texts`, a coalesced sparse tensor in float32 on the CPU; of a single string [V].
+
         `max_active_dims` keeps so many weights of each text, those that are farthest from 0; all else is as in
         SentenceTransformer.encode."""
         refuse(theirs, "encode", dict.fromkeys(FORMS, "it always gives a sparse tensor: .to_dense() makes the other"))

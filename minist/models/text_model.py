@@ -1,4 +1,5 @@
 """What models of texts share: a stack of modules, the tokenizers that feed it, prompts, roles, the inference loop.
+
 A role, "query" or "document" mostly, says what a text is. It picks a route, where the stack has a Router, and a prompt.
 """
 
@@ -140,7 +141,8 @@ class TextModel(nn.Module):
         return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
-    def max_length(self) -> int:  # tokens at which texts are cut, special ones too; set for all routes, and saved
+    def max_length(self) -> int:
+        """Tokens at which texts are cut, special ones too; of the default route. Set for all, and saved."""
         return self.tokenizer.max_length
 
     @max_length.setter

@@ -1,8 +1,5 @@
-"""MPNet (Song et al. 2020, arXiv:2004.09297) on a packed token stream.
-
-Its layer is BERT's. Positions start after the padding id, there are no token types, and all layers add one relative
-bias to their attention scores.
-"""
+"""MPNet (Song et al. 2020, arXiv:2004.09297) on a packed token stream. Its layer is BERT's; positions start after the
+padding id, there are no token types, and all layers add one relative bias to their attention scores."""
 
 import math
 from collections.abc import Iterator
@@ -80,8 +77,7 @@ class MPNetEncoder(Encoder):
 def relative_buckets(distance: Tensor, buckets: int) -> Tensor:
     """T5's bucket of a signed distance: half of the buckets for each direction; of these, half for
     the exact short distances and half for logarithmic steps up to MAX_DISTANCE (arXiv:1910.10683)."""
-    half = buckets // 2
-    exact = half // 2
+    half, exact = buckets // 2, buckets // 4
     far = distance.abs().clamp(min=1).float()  # the logarithm of 0 would be -inf, also where it is not taken
     steps = exact + (torch.log(far / exact) / math.log(MAX_DISTANCE / exact) * (half - exact)).long()
     return (distance > 0) * half + torch.where(distance.abs() < exact, distance.abs(), steps.clamp(max=half - 1))

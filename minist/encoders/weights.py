@@ -30,10 +30,8 @@ def draw(module: nn.Module, std: float, place: int = 0) -> None:
 def checkpoint_names(parameter: str, table: dict[str, str]) -> list[str]:
     """`layers.3.qkv.bias` -> the names of its parts in a checkpoint."""
     module, _, kind = parameter.rpartition(".")
-    layer = re.search(r"\d+", module)
-    number = layer.group() if layer else ""
-    theirs = table[module.replace(f".{number}.", ".{i}.", 1)].format(i=number)
-    path, dot, parts = theirs.rpartition(".")
+    number = "".join(re.findall(r"\.(\d+)\.", module))  # of the layer, if it is in one
+    path, dot, parts = table[module.replace(f".{number}.", ".{i}.", 1)].format(i=number).rpartition(".")
     return [f"{path}{dot}{part}.{kind}" for part in parts.split("|")]
 
 

@@ -15,11 +15,10 @@ Sides = tuple[int, int]  # how many tokens one sees to its left and right
 
 def sees(query: Tensor, key: Tensor, ends: Tensor | int, sides: Sides) -> Tensor:
     """Whether the token in place `query` sees that in place `key`, in a text that ends before place `ends`."""
-    is_token = (key >= 0) & (key < ends)
+    is_token, ahead = (key >= 0) & (key < ends), key - query
     if sides == (ALL, ALL):
         return is_token
     left, right = (float("inf") if side == ALL else side for side in sides)
-    ahead = key - query
     # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
     return (ahead >= -left) & (ahead <= right) & (is_token | (query >= ends))
 
@@ -31,8 +30,7 @@ def is_long(length: int, sides: Sides) -> bool:
 
 def in_blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dropout: float) -> Tensor:
     """Attention of n texts of at most L tokens, which end before places `ends`: [n, H, L, D/H] -> the same."""
-    n, heads, length, _ = q.shape
-    block = max(window, BLOCK)
+    (n, heads, length, _), block = q.shape, max(window, BLOCK)
     rest = -length % block  # places behind the last query, which fill its block
     blocks = (length + rest) // block
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 
+Tensors = Sequence[Tensor]  # mostly the embeddings [N, D] of each column
+
 
 class Loss(nn.Module):
-    """`forward(embeddings, batch)` takes the embeddings [N, D] of each column, of all ranks' texts, and a Batch.
-
-    It returns a scalar, or a dict of named scalars, which are summed and logged one by one. A loss over tokens is of
-    another kind: `forward(model, columns, roles)` takes this rank's texts and gives the sum of its tokens' losses,
-    `count(columns)` says of how many tokens; see training/step.py."""
+    """`forward(embeddings, batch)` takes the embeddings [N, D] of each column, of all ranks' texts, and a Batch, and
+    gives a scalar, or a dict of scalars, which are summed and logged one by one. A loss over tokens is of another kind:
+    `forward(model, columns, roles)` gives the sum of this rank's tokens' losses, `count(columns)` their number."""
 
     columns = "any number of columns"  # what it takes, in words, for messages
     labels = "none"  # likewise, with an example
@@ -54,7 +54,7 @@ class Loss(nn.Module):
         return 0  # of tokens
 
     @torch.no_grad()
-    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
+    def check(self, embeddings: Tensors, batch: Batch) -> None:
         """ValueError, in words, if the loss cannot take such columns and labels; called with zeros before the run."""
         self(embeddings, batch)
 
@@ -66,7 +66,7 @@ def total(value: Tensor | dict[str, Tensor]) -> Tensor:
 
 def check_columns(
     loss: Loss,
-    embeddings: Sequence[Tensor],
+    embeddings: Tensors,
     batch: Batch,
     least: int,
     most: int | None,
@@ -80,7 +80,7 @@ def check_columns(
     rows = [len(x if count is None else count) for x, count in zip(embeddings, counts, strict=True)]
     lists = [c for c, count in enumerate(counts[:lists_from], 1) if count is not None]  # where none may be
     uneven = [c for c, n in enumerate(rows) if n != rows[0]]
-    if found < least or found > (most or found) or (0 if labels is None else labels.dim()) not in label_dims:
+    if not least <= found <= (most or found) or (0 if labels is None else labels.dim()) not in label_dims:
         given = "no labels" if labels is None else f"labels of shape {list(labels.shape)}"
         wrong = f"got {found} column{'s' * (found != 1)} and {given}"
     elif lists:

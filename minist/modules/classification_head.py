@@ -60,9 +60,8 @@ class ClassificationHead(Module):
         self.config = {key: config[key] for key in OWN if key in config}
         width = self.in_width = int(config["dim"] if "dim" in config else config["hidden_size"])  # dim: DistilBERT's
         dropout = next((config[key] for key in self.form.dropout if config.get(key) is not None), 0.0)
-        pooling = config.get("classifier_pooling", "cls")
-        self.pooling = pick("classifier_pooling", pooling, {"cls": "cls", "mean": "mean"})
-        self.first_only = self.pooling == "cls"
+        self.pooling = config.get("classifier_pooling", "cls")
+        self.first_only = pick("classifier_pooling", self.pooling, {"cls": True, "mean": False})
         bias = not self.form.norm or bool(config.get("classifier_bias", False))  # ModernBERT's layers have none
         self.dense = nn.Linear(width, width, bias=bias)
         self.act = self.form.act or activation(config.get("classifier_activation", "gelu"), "classifier_activation")
@@ -90,16 +89,16 @@ class ClassificationHead(Module):
         return {ours: theirs for ours, theirs in names.items() if theirs}
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        id2label = {str(i): label for i, label in enumerate(self.labels)}
-        about = {"id2label": id2label, "label2id": {label: i for i, label in enumerate(self.labels)}}
+        numbered = list(enumerate(self.labels))
+        about = {"id2label": {str(i): name for i, name in numbered}, "label2id": {name: i for i, name in numbered}}
         return self.config | about, save_weights(self, self.names())
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "ClassificationHead":
         with unfilled():
             head = cls(config, read_labels(config))
-        theirs, state = head.names().values(), modernize(weights, "")
-        load_weights(head, {n: w for n, w in state.items() if n.rpartition(".")[0] in theirs}, head.names())
+        own = {n: w for n, w in modernize(weights, "").items() if n.rpartition(".")[0] in head.names().values()}
+        load_weights(head, own, head.names())
         return head
 
     def begin(self, weights: dict[str, Tensor], std: float) -> bool:
@@ -126,9 +125,8 @@ def default_labels(count: int) -> list[str]:
     return read_labels({"num_labels": count})
 
 
-NAMES = ["Identity", "Sigmoid", "Tanh", "Softmax", "LogSigmoid", "Softplus", "Softsign"]
-NAMES += ["ReLU", "LeakyReLU", "ReLU6", "ELU", "GELU", "SiLU", "Hardtanh"]
-ACTIVATIONS = {name: vars(nn)[name] for name in NAMES}
+NAMES = "Identity Sigmoid Tanh Softmax LogSigmoid Softplus Softsign ReLU LeakyReLU ReLU6 ELU GELU SiLU Hardtanh"
+ACTIVATIONS = {name: vars(nn)[name] for name in NAMES.split()}
 
 
 def find_activation(given: str | nn.Module) -> nn.Module:

@@ -3,11 +3,8 @@
 embeddings [N, D'] and the text so far [T] -> scores of the next token [T, V]
 
 Each of its layers is one of the encoder's, whose tokens see only those before them, with a look at the embedding:
-
     self-attention (causal) -> cross-attention to the embedding -> perceptron
-
-A masked language model's head compares the last vectors with the embeddings of all words. Only cross-attention and that
-head are new weights.
+A masked language model's head compares the last vectors with all words. Cross-attention and head are new weights.
 """
 
 from collections.abc import Mapping
@@ -30,8 +27,7 @@ DECODABLE = [name for name, family in ENCODERS.items() if issubclass(family, Dec
 
 class DecoderLayer(nn.Module):
     """What a decoder layer has beside its encoder layer: attention to one vector per text, added and normalized.
-
-    Softmax over a single key is 1, so attention is a linear map of the vector: queries and keys would never learn."""
+    Softmax over a single key is 1, so it is a linear map of the vector: queries and keys would never learn."""
 
     def __init__(self, embedding_width: int, width: int, eps: float) -> None:
         super().__init__()

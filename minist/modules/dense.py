@@ -10,12 +10,10 @@ from minist.checks import number, pick
 from minist.module import Module
 
 TANH = "torch.nn.modules.activation.Tanh"
-# as a saved config.json spells them; left out are those that need arguments or more than one vector
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    f"torch.nn.modules.activation.{name}": vars(activations)[name]
-    for name in activations.__all__
-    if name not in ("MultiheadAttention", "Threshold", "GLU", "Softmax2d")
-} | {"torch.nn.modules.linear.Identity": nn.Identity}
+# those that need neither arguments nor more than one vector, as a saved config.json spells them
+NAMES = set(activations.__all__) - {"MultiheadAttention", "Threshold", "GLU", "Softmax2d"}
+ACTIVATIONS = {f"torch.nn.modules.activation.{name}": vars(activations)[name] for name in sorted(NAMES)}
+ACTIVATIONS["torch.nn.modules.linear.Identity"] = nn.Identity
 
 
 class Dense(Module):

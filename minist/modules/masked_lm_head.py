@@ -2,9 +2,9 @@
 
 norm(act(dense(h))) . word + bias        bert, roberta, xlm-roberta, mpnet, distilbert, modernbert
 
-The vector of a token is turned once more, and compared with the embeddings of all words: those that fit there score
-high. So the matrix is the encoder's own, and only `dense`, `norm` and `bias` are new (Devlin et al. 2019,
-arXiv:1810.04805). SPLADE makes a text's words of these scores, see splade.py, TSDAE writes texts by them, decoder.py.
+The vector of a token is turned once more, and compared with the embeddings of all words: so the matrix is the encoder's
+own, and only `dense`, `norm` and `bias` are new (Devlin et al. 2019, arXiv:1810.04805). SPLADE makes a text's words of
+these scores, see splade.py, TSDAE writes texts by them, decoder.py.
 """
 
 from collections.abc import Mapping
@@ -31,9 +31,7 @@ class Form(NamedTuple):
 BERT, TURN, LM = "cls.predictions", "cls.predictions.transform", "lm_head"
 ROBERTA = Form(f"{LM}.dense", f"{LM}.layer_norm", f"{LM}.decoder", (LM, f"{LM}.decoder"))
 FORMS = {
-    "bert": Form(
-        f"{BERT}.transform.dense", f"{BERT}.transform.LayerNorm", f"{BERT}.decoder", (BERT, f"{BERT}.decoder")
-    ),
+    "bert": Form(f"{TURN}.dense", f"{TURN}.LayerNorm", f"{BERT}.decoder", (BERT, f"{BERT}.decoder")),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "mpnet": ROBERTA,
@@ -52,8 +50,7 @@ class MaskedLMHead(Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         """`config` is the encoder's config.json. ValueError for a family that has no such head."""
         super().__init__()
-        kind = config.get("model_type")
-        self.form = pick("model_type of a masked language model", kind, FORMS)
+        self.form = pick("model_type of a masked language model", kind := config.get("model_type"), FORMS)
         self.config = {key: config[key] for key in OWN if key in config}
         modern, width = kind == "modernbert", int(config["dim"] if "dim" in config else config["hidden_size"])
         self.in_width, self.out_width = width, int(config["vocab_size"])

@@ -36,7 +36,6 @@ MSR-TR-2010-82. LambdaLoss, and the other schemes: Wang et al. 2018, doi:10.1145
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +43,7 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.checks import number, pick
+from minist.losses.base import Tensors
 from minist.losses.cross_encoder.base import ListLoss
 
 
@@ -128,7 +128,7 @@ class LambdaLoss(ListLoss):
         self.sigma, self.eps = number("sigma", sigma, above=0), number("eps", eps, above=0)
         self.log_of_base = pick("reduction_log", reduction_log, {"binary": math.log(2), "natural": 1.0})
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
         # the model's order: of equal scores the first given first, and cells without a document last
         order = scores.masked_fill(~there, float("-inf")).argsort(dim=1, descending=True, stable=True)

@@ -1,8 +1,7 @@
 """Dropout (Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html) that a CPU does not wait for.
 
 There torch draws a random number for each that may be dropped, which takes longer than the attention whose weights are
-dropped. Here 64 random bits decide for four. On a GPU, and for windows of long texts, the masks are torch's.
-"""
+dropped. Here 64 random bits decide for four. On a GPU, and for windows of long texts, the masks are torch's."""
 
 import torch
 from torch import Tensor, nn

@@ -47,12 +47,9 @@ class Encoder(Module):
         """[T, D]; or [M, D], of the tokens `kept` [M] alone, for which the last layer has less to do."""
         return deque(self.hidden_states(packed, kept), maxlen=1).pop()  # the last; none of the earlier is kept alive
 
-    def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
-        """The output of the embeddings, then of each layer: L + 1 times [T, D]; the last of `kept` alone, if given."""
-        return self.states(packed, kept)
-
-    def states(self, packed: Packed, kept: Tensor | None, *more: object) -> Iterator[Tensor]:
-        """The same; `more` is what an architecture's layers take beside the texts."""
+    def hidden_states(self, packed: Packed, kept: Tensor | None = None, *more: object) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]; the last of `kept` alone, if given.
+        `more` is what an architecture adds that its layers take beside the texts."""
         x = self.embeddings(packed)
         yield x
         for i, layer in enumerate(self.layers, 1):

@@ -1,8 +1,7 @@
 """ModernBERT (Warner et al. 2024, arXiv:2412.13663) on a packed token stream.
 
 Beside bert.py: it normalizes before each half of a layer and once at the end (pre-LN), has rotations for
-positions, a gate in its perceptron, no biases, and two kinds of layers: most see only a window of neighbours.
-"""
+positions, a gate in its perceptron, no biases, and two kinds of layers: most see only a window of neighbours."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -106,8 +105,7 @@ class ModernBertEmbeddings(nn.Module):
 
 
 class ModernBertLayer(nn.Module):
-    """Attention, then a gated perceptron (GeGLU, Shazeer 2020, arXiv:2002.05202), each of the normalized input and
-    added to it."""
+    """Attention, then a gated perceptron (GeGLU, arXiv:2002.05202), each of the normalized input and added to it."""
 
     def __init__(self, config: ModernBertConfig, number: int) -> None:
         super().__init__()
@@ -170,11 +168,11 @@ class ModernBertEncoder(Encoder):
         self.layers = nn.ModuleList(ModernBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = _norm(config)
 
-    def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
+    def hidden_states(self, packed: Packed, kept: Tensor | None = None, *more: object) -> Iterator[Tensor]:
         thetas = {FULL: self.config.global_rope_theta, SLIDING: self.config.local_rope_theta}
         size = self.width // self.config.num_attention_heads
         rotations = {kind: angles(packed, size, thetas[kind]) for kind in set(self.config.kinds)}
-        for place, x in enumerate(self.states(packed, kept, rotations)):
+        for place, x in enumerate(super().hidden_states(packed, kept, rotations)):
             yield x if place < len(self.layers) else self.final_norm(x)  # the states between come as they are
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

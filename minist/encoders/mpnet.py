@@ -67,11 +67,11 @@ class MPNetEncoder(Encoder):
         self.relative_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
-    def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
+    def hidden_states(self, packed: Packed, kept: Tensor | None = None, *more: object) -> Iterator[Tensor]:
         places = torch.arange(packed.max_seqlen, device=packed.input_ids.device)
         buckets = relative_buckets(places[None, :] - places[:, None], self.config.relative_attention_num_buckets)
         bias = self.relative_bias(buckets).permute(2, 0, 1)  # [L, L, H] -> [H, L, L], L = max_seqlen
-        return self.states(packed, kept, bias)
+        return super().hidden_states(packed, kept, bias)
 
 
 def relative_buckets(distance: Tensor, buckets: int) -> Tensor:

@@ -1,8 +1,7 @@
 """Checkpoint weights to parameters and back, by a table of names, with every name and shape checked.
 
 A table maps a module of ours to that of a Hugging Face checkpoint, `{i}` being a layer's number. "a.query|key|value"
-are three modules a.query, a.key and a.value, which are one here, stacked along the first axis.
-"""
+are three modules a.query, a.key and a.value, which are one here, stacked along the first axis."""
 
 import re
 from collections.abc import Mapping

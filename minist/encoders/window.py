@@ -1,8 +1,7 @@
 """Which token sees which, and attention in a window, where a token sees its neighbours only: layers of ModernBERT.
 
 With w neighbours to either side, L (2 w + 1) of a long text's L^2 scores are enough. Kernels want blocks of them: so
-blocks of queries meet the keys around them, L (block + 2 w) scores in all.
-"""
+blocks of queries meet the keys around them, L (block + 2 w) scores in all."""
 
 import torch
 import torch.nn.functional as F

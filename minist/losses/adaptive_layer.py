@@ -21,14 +21,12 @@ LAYER_WEIGHTING: dict[str, Callable[[int], float]] = {  # c_l of layer l
 
 
 class AdaptiveLayerLoss(Wrapper):
-    """Another loss at several depths (Li et al. 2024, arXiv:2402.14776).
-
-    With e the embeddings of the whole model, e_l those where the pooling stands behind layer l, and S the layers
-    that are drawn at this step (0 is the output of the token embeddings, the last layer is never drawn):
+    """Another loss L, with its columns and labels, at several depths (Li et al. 2024, arXiv:2402.14776). With e the
+    embeddings of the whole model, e_l those where the pooling stands behind layer l, and S the layers that are drawn
+    at this step (0 is the output of the token embeddings, the last layer is never drawn):
         loss = w_last * L(e)  +  sum_{l in S}  w_prior * c_l * L(e_l) / |S|
                                              + w_kl * T * KL(softmax(e / T) || softmax(e_l / T))
-    c_l is by LAYER_WEIGHTING. KL is summed over dimensions and averaged over texts; its teacher e has no gradient.
-    Columns and labels are those of the loss L."""
+    c_l is by LAYER_WEIGHTING. KL is summed over dimensions and averaged over texts; its teacher e has no gradient."""
 
     def __init__(
         self,

@@ -17,14 +17,12 @@ class Loss(nn.Module):
     gives a scalar, or a dict of scalars, which are summed and logged one by one. A loss over tokens is of another kind:
     `forward(model, columns, roles)` gives the sum of this rank's tokens' losses, `count(columns)` their number."""
 
-    columns = "any number of columns"  # what it takes, in words, for messages
-    labels = "none"  # likewise, with an example
+    columns, labels = "any number of columns", "none"  # what it takes, in words, for messages
     class_names = False  # whether labels may be words; they stand for the classes 0, 1, 2 .. in alphabetical order
     label_lists = False  # whether a label is a list, with a number for each text of its row's list
     negatives: int | None = 0  # texts of other rows that a query is paired with in each step; None: all that there are
     guide = ""  # whose embeddings it reads in batch.guide: "guide" or "teacher", as the config's tables are called
-    over_tokens = False
-    mask_ratio, whole_words = 0.0, True  # the share of tokens that are hidden from the model, see MaskedLMLoss
+    over_tokens, mask_ratio, whole_words = False, 0.0, True  # the share of tokens that are hidden, see MaskedLMLoss
     seed = 0  # of all that it draws; a run sets its own
 
     def set_seed(self, seed: int) -> None:
@@ -102,6 +100,5 @@ def counts_of(batch: Batch, column: int) -> Tensor | None:
 def text_rows(column: Tensor, counts: Tensor | None) -> Tensor:
     """The row that each of the N texts of a column belongs to, [N]: 0, 1, 2 .., or 0, 0, 1 .. by `counts` [rows]."""
     rows = torch.arange(len(column) if counts is None else len(counts), device=column.device)
-    if counts is None:
-        return rows
-    return torch.repeat_interleave(rows, counts.to(column.device), output_size=len(column))  # else the GPU is asked
+    # without output_size the GPU would be asked
+    return rows if counts is None else rows.repeat_interleave(counts.to(column.device), output_size=len(column))

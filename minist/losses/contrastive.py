@@ -27,9 +27,8 @@ HARDNESS_MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 class MultipleNegativesRankingLoss(Loss):
     """InfoNCE with in-batch negatives (Henderson et al. 2017, arXiv:1705.00652; Oord et al. 2018, arXiv:1807.03748).
-    Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels. With n
-    rows, queries q_i, documents d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and
-    s(x, y) = scale * sim(x, y):
+    Columns: anchor, positive, and any number of negatives, texts or lists of texts. No labels. With queries q_i,
+    documents d_j (all positives, then all negatives; d_i is the positive of q_i) and s(x, y) = scale * sim(x, y):
         loss = mean_i  log sum_c exp(c)  -  s(q_i, d_i)      over the candidates c of row i:
         query_to_doc    s(q_i, d_j)  for all documents j
         query_to_query  s(q_i, q_j)  for j != i
@@ -41,9 +40,8 @@ class MultipleNegativesRankingLoss(Loss):
     `hardness_mode` adds hardness_strength * sim(q_i, d_j), without gradient, to the chosen negatives of
     query_to_doc: "in_batch_negatives", the documents of other rows (Lan et al. 2025, arXiv:2503.04812, strength 9);
     "hard_negatives", the row's own (Schechter Vera et al. 2025, arXiv:2509.20354, strength 5); "all_negatives", both.
-    `in_batch_negatives` = False: only the row's own documents are candidates. The positive is then told from the
-    row's negatives, of which there must be some, and nothing keeps unrelated texts apart. The scores are never all
-    in memory, so a batch may have tens of thousands of rows: see row_blocks.py."""
+    `in_batch_negatives` = False: only the row's own documents are candidates, and nothing keeps unrelated texts apart.
+    The scores are never all in memory, so a batch may have tens of thousands of rows: see row_blocks.py."""
 
     columns = "anchor, positive, any negatives"
 

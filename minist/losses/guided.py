@@ -21,9 +21,9 @@ ROUNDING = 1e-6  # cosines that differ by less are equal: a copy of the positive
 
 class GISTEmbedLoss(Loss):
     """InfoNCE without the candidates that a guide model takes for false negatives (Solatorio 2024, arXiv:2402.16829).
-    Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels.
-    `batch.guide` holds the guide's embeddings of the same texts. With n rows, anchors a_i, documents d_j (all
-    positives p_j, then all negatives), s = cosine / temperature, and g the cosine of the guide's embeddings:
+    Columns: anchor, positive, and any number of negatives, texts or lists of texts. No labels. With anchors a_i,
+    documents d_j (all positives p_j, then all negatives), s = cosine / temperature, and g the cosine of the guide's
+    embeddings of the same texts, `batch.guide`:
         loss = mean_i  log sum_c exp(c)  -  s(a_i, p_i)      over the candidates c of row i:
         s(a_i, d_j)  for all documents j
         s(a_i, a_j)  for j != i, with contrast_anchors
@@ -32,8 +32,7 @@ class GISTEmbedLoss(Loss):
         margin_strategy "absolute"    t_i = g(a_i, p_i) - margin
         margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|"""
 
-    columns = "anchor, positive, any negatives"
-    guide = "guide"
+    columns, guide = "anchor, positive, any negatives", "guide"
 
     def __init__(
         self,

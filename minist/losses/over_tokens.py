@@ -17,10 +17,9 @@ __all__ = ["MaskedLMLoss"]  # the loss of a MaskedLM; the other one is for embed
 
 
 class MaskedLMLoss(Loss):
-    """Guess the hidden words of a text from those around them (Devlin et al. 2019, arXiv:1810.04805).
-    One column of text, no labels; for a MaskedLM. Of each text `mask_ratio` of the tokens are chosen anew in every
-    epoch, see mask_words in data/transforms.py. With x~ the text after that, x_t what stood at t, and M all chosen
-    tokens of all texts:
+    """Guess the hidden words of a text from those around them (Devlin et al. 2019, arXiv:1810.04805). Of each text
+    `mask_ratio` of the tokens are chosen anew in every epoch, see mask_words in data/transforms.py. With x~ the text
+    after that, x_t what stood at t, and M all chosen tokens of all texts:
         loss = mean over t in M  -log p(x_t | x~)
     e to the power of it is the perplexity: among how many words, equally likely, the model still doubts."""
 
@@ -50,8 +49,8 @@ class MaskedLMLoss(Loss):
 
 class DenoisingAutoEncoderLoss(Loss):
     """A decoder writes the text from the embedding of a damaged one: TSDAE (Wang et al. 2021, arXiv:2104.06979).
-    Columns: damaged text, original text, for instance a column of a file twice, with `delete_words` for the first. No
-    labels. With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
+    Columns: damaged text, original text, for instance a column of a file twice, with `delete_words` for the first.
+    With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
         loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)"""
 
     columns, over_tokens = "damaged text, original text", True

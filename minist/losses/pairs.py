@@ -58,11 +58,10 @@ class CoSENTLoss(Loss):
 
 
 class AnglELoss(Loss):
-    """CoSENTLoss with the angle of complex vectors in place of the cosine, whose gradient fades near 1 and -1.
-    Columns: two texts with labels [rows], larger for more similar; or anchor, positive and any negatives, where labels
-    may be left out: 1 for a pair with the positive, 0 for one with a negative (given labels y: y and 1 - y).
-        loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )
-    with angle(u, v) of similarity.pairwise_angle. Li and Li 2023, arXiv:2309.12871."""
+    """CoSENTLoss with the angle of complex vectors, similarity.pairwise_angle, in place of the cosine, whose gradient
+    fades near 1 and -1 (Li and Li 2023, arXiv:2309.12871). Columns: two texts with labels [rows]; or anchor, positive
+    and any negatives: 1 is the label of a pair with the positive, 0 of one with a negative (of labels y: y and 1 - y).
+        loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )"""
 
     columns, labels = "two texts, or anchor, positive, negatives", "numbers [rows], such as 0.8; or none with negatives"
 

@@ -2,8 +2,7 @@
 
 n rows with m candidates have n * m scores: 4 GB in fp32 at 32,768 pairs, and backward keeps several such matrices.
 But a row's part of the loss needs its own row of scores only, and the gradient of a sum is the sum of the gradients.
-So a block of rows is scored at a time, its gradient is taken at once, and its scores are forgotten.
-"""
+So a block of rows is scored at a time, its gradient is taken at once, and its scores are forgotten."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,9 +1,7 @@
 """Triplet losses: an anchor shall be closer to texts of its kind than to others, by a margin.
 
 The batch losses make triplets from the classes of a batch (Hermans et al. 2017, arXiv:1703.07737), which needs several
-rows of a class, and several classes: use a sampler that groups by label. Distances are "euclidean", |a - b|, "cosine",
-1 - cos(a, b), or "manhattan".
-"""
+rows of each: use a sampler that groups by label. Distances are "euclidean", "cosine", 1 - cos(a, b), or "manhattan"."""
 
 import torch
 import torch.nn.functional as F

@@ -1,8 +1,7 @@
 """Losses for plain texts without labels: contrastive tension, and what keeps any embeddings spread out.
 
 Contrastive tension (Carlsson et al. 2021, openreview.net/forum?id=Ov_sMNau-PF): two copies of the model shall agree on
-a text and differ on others. They are two routes of one model, one per column; after training one of them is kept.
-"""
+a text and differ on others. They are two routes of one model, one per column; after training one of them is kept."""
 
 import math
 from collections.abc import Callable

@@ -4,8 +4,7 @@ embeddings [N, D'] and the text so far [T] -> scores of the next token [T, V]
 
 Each of its layers is one of the encoder's, whose tokens see only those before them, with a look at the embedding:
     self-attention (causal) -> cross-attention to the embedding -> perceptron
-A masked language model's head compares the last vectors with all words. Cross-attention and head are new weights.
-"""
+A masked language model's head compares the last vectors with all words. Cross-attention and head are new weights."""
 
 from collections.abc import Mapping
 from copy import deepcopy

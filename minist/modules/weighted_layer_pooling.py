@@ -13,10 +13,8 @@ from minist.module import Module
 
 
 class WeightedLayerPooling(Module):
-    """sum of w_l h_l over sum of w_l, for the layers l = first_layer .. L; layer 0 is the embedding layer.
-
-    All weights start at 1, the plain average. Source: sentence-transformers; the idea of ELMo (Peters et al.
-    2018, arXiv:1802.05365), whose weights are a softmax."""
+    """sum of w_l h_l over sum of w_l, for the layers l = first_layer .. L; layer 0 is the embedding layer. All weights
+    start at 1, the plain average. Source: sentence-transformers, after ELMo (Peters et al. 2018, arXiv:1802.05365)."""
 
     takes, gives = ("layers",), "tokens"
     config_keys = (

@@ -5,8 +5,7 @@ after the other, [P]; where pairs of a row are compared, they are laid out as a 
 with a number that the losses keep out:
     scores [P = 5]   4 1 0 7 2        table [rows, longest]   4 1 0        there   x x x
     counts [rows]    3 0 2                                    . . .                . . .
-                                                              7 2 .                x x .
-"""
+                                                              7 2 .                x x ."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,9 +45,8 @@ class PairLoss(Loss):
 class ListLoss(PairLoss):
     """A loss of whole lists of documents, each with a number that says how relevant it is to the query."""
 
-    columns = "query, list of documents"
+    columns, label_lists = "query, list of documents", True
     labels = "a list with a number for each document, such as [2, 0, 1]"
-    label_lists = True
 
     def lists(self, embeddings: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores and labels [rows, longest], 0 where there is no document, and where there is one."""

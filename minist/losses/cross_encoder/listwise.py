@@ -1,8 +1,7 @@
 """Losses of a query's whole list of documents: of probabilities, of an order, or of ranks.
 
 Columns: query, list of documents. Labels [P]: a number for each document. s_i is the score of document i, y_i its
-label, larger for a more relevant one, and n the length of the list. A list of one document, or none, has loss 0.
-"""
+label, larger for a more relevant one, and n the length of the list. A list of one document, or none, has loss 0."""
 
 from collections.abc import Callable
 
@@ -27,8 +26,8 @@ DISCOUNTS: dict[str, Discount] = {  # a running sum of ones is the rank: 1, 2 ..
 class ListNetLoss(ListLoss):
     """Scores and labels shall have the same softmax (Cao et al. 2007, doi:10.1145/1273496.1273513):
         loss = mean over lists of  - sum_i p_i log q_i,    p = softmax(y),  q = softmax(s)
-    p_i is the probability that i comes first, if documents are drawn by their labels. Labels a few units apart put all
-    of it on the best document; the loss is then that of a classifier which picks it."""
+    p_i is the probability that i comes first, if documents are drawn by their labels: all on the best document where
+    labels are a few units apart, as for a classifier which picks it."""
 
     def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
@@ -37,8 +36,7 @@ class ListNetLoss(ListLoss):
 
 
 class PListMLELambdaWeight(nn.Module):
-    """How much each rank counts in PListMLELoss: by one of DISCOUNTS, "exponential", "logarithmic" or "reciprocal", or
-    by a function like these, which gives a weight for each cell of a table of lists."""
+    """How much each rank counts in PListMLELoss: the name of one of DISCOUNTS, or a function like these."""
 
     def __init__(self, rank_discount_fn: str | Discount = "exponential") -> None:
         super().__init__()

@@ -1,6 +1,5 @@
-"""Losses of one pair of texts: whether they match, which class they are, or how high they score; and of a query with a
-text that answers it, the positive, and others that do not, the negatives: a row's pairs are (query, positive), (query,
-negative 1), (query, negative 2) .., and rows may differ in length."""
+"""Losses of one pair of texts: whether they match, which class they are, or how high they score; and of a query with
+its positive and negatives: a row's pairs are (query, positive), (query, negative 1) .., and rows differ in length."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,8 +52,7 @@ class CrossEntropyLoss(PairLoss):
     logit of class c for pair i:
         loss = mean_i  log( sum_c exp(z_ic) ) - z_i,label_i        (-log of the softmax)"""
 
-    labels = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]"
-    class_names = True
+    labels, class_names = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]", True
 
     def num_classes(self, width: int) -> int:
         return width  # of the logits, one for each class
@@ -89,13 +87,12 @@ class MarginMSELoss(PairLoss):
 
 
 class MultipleNegativesRankingLoss(PairLoss):
-    """Each query finds its positive among negatives, drawn from the other rows of the batch, or its own.
-    Columns: anchor, positive, and any number of negatives. No labels. Besides its own negatives a query is paired with
-    num_negatives texts of other rows, drawn anew in each step (None: all of them, a batch of n rows then has n^2 pairs
-    or more; 0: none). With s_i0 the score of the positive, s_ij those of the negatives and c_ij = scale * s_ij:
+    """Each query finds its positive among its own negatives and num_negatives texts of other rows, drawn anew in each
+    step (None: all of them, a batch of n rows then has n^2 pairs or more). No labels. With s_i0 the score of the
+    positive, s_ij those of the negatives and c_ij = scale * s_ij:
         loss = mean_i  log( sum_j exp(c_ij) ) - c_i0         (van den Oord et al. 2018, arXiv:1807.03748)
-    The scores are sigmoids unless another activation is given, so `scale` says how sure the softmax may become: that of
-    a perfect row with k negatives is 1 / (1 + k exp(-scale))."""
+    Scores are sigmoids unless another activation is given, so `scale` says how sure the softmax may become: that of a
+    perfect row with k negatives is 1 / (1 + k exp(-scale))."""
 
     columns = "anchor, positive, any number of negatives"
 

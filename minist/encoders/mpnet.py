@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from minist.checks import number
 from minist.data.packed import Packed
-from minist.encoders.bert import WEIGHTS as BERT_WEIGHTS
-from minist.encoders.bert import BertLayer
+from minist.encoders import bert
 from minist.encoders.config import EncoderConfig
 from minist.encoders.distilbert import PlainEmbeddings
 from minist.encoders.encoder import Encoder
@@ -21,7 +20,7 @@ PADDING_ID = 1  # MPNet's own, whatever pad_token_id says
 MAX_DISTANCE = 128  # further tokens share the last bucket of the relative bias
 
 # as BERT's, see there, but for the attention
-WEIGHTS = BERT_WEIGHTS | {
+WEIGHTS = bert.WEIGHTS | {
     "relative_bias": "encoder.relative_attention_bias",
     "layers.{i}.qkv": "encoder.layer.{i}.attention.attn.q|k|v",
     "layers.{i}.attention_out": "encoder.layer.{i}.attention.attn.o",
@@ -65,7 +64,7 @@ class MPNetEncoder(Encoder):
         super().__init__(config, config.hidden_size)
         self.embeddings = MPNetEmbeddings(config)
         self.relative_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
-        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(bert.BertLayer(config) for _ in range(config.num_hidden_layers))
 
     def hidden_states(self, packed: Packed, kept: Tensor | None = None, *more: object) -> Iterator[Tensor]:
         places = torch.arange(packed.max_seqlen, device=packed.input_ids.device)

@@ -38,7 +38,7 @@ class AdaptiveLayerLoss(Wrapper):
         kl_temperature: float = 0.3,
         layer_weighting: str = "uniform",
     ) -> None:
-        """`n_layers_per_step` -1 takes all layers, `kl_temperature` 0 leaves KL out. ValueError for anything else."""
+        """`n_layers_per_step` -1 takes all layers, `kl_temperature` 0 leaves KL out."""
         super().__init__(loss)
         self.layer_weight = pick("layer_weighting", layer_weighting, LAYER_WEIGHTING)
         if n_layers_per_step != -1:

@@ -35,13 +35,12 @@ class MultipleNegativesRankingLoss(Loss):
         doc_to_query    s(d_i, q_j)  for all queries j
         doc_to_doc      s(d_i, d_j)  for all documents j of other rows
     `directions` says which of these count. partition_mode "joint" takes one logsumexp over all of them (all four: Li
-    et al. 2023, arXiv:2308.03281), "per_direction" averages one logsumexp each (query_to_doc and doc_to_query:
-    Guenther et al. 2024, arXiv:2310.19923).
+    et al. 2023, arXiv:2308.03281), "per_direction" averages one each (Guenther et al. 2024, arXiv:2310.19923).
     `hardness_mode` adds hardness_strength * sim(q_i, d_j), without gradient, to the chosen negatives of
     query_to_doc: "in_batch_negatives", the documents of other rows (Lan et al. 2025, arXiv:2503.04812, strength 9);
     "hard_negatives", the row's own (Schechter Vera et al. 2025, arXiv:2509.20354, strength 5); "all_negatives", both.
     `in_batch_negatives` = False: only the row's own documents are candidates, and nothing keeps unrelated texts apart.
-    The scores are never all in memory, so a batch may have tens of thousands of rows: see row_blocks.py."""
+    A batch may have tens of thousands of rows: see row_blocks.py."""
 
     columns = "anchor, positive, any negatives"
 

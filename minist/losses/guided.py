@@ -22,8 +22,7 @@ ROUNDING = 1e-6  # cosines that differ by less are equal: a copy of the positive
 class GISTEmbedLoss(Loss):
     """InfoNCE without the candidates that a guide model takes for false negatives (Solatorio 2024, arXiv:2402.16829).
     Columns: anchor, positive, and any number of negatives, texts or lists of texts. No labels. With anchors a_i,
-    documents d_j (all positives p_j, then all negatives), s = cosine / temperature, and g the cosine of the guide's
-    embeddings of the same texts, `batch.guide`:
+    documents d_j (positives p_j, then negatives), s = cosine / temperature, and g the cosine of the guide's embeddings:
         loss = mean_i  log sum_c exp(c)  -  s(a_i, p_i)      over the candidates c of row i:
         s(a_i, d_j)  for all documents j
         s(a_i, a_j)  for j != i, with contrast_anchors

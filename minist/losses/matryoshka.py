@@ -10,7 +10,7 @@ from minist.similarity import unit
 
 class MatryoshkaLoss(Wrapper):
     """Another loss L, with its columns and labels, at several widths (Kusupati et al. 2022, arXiv:2205.13147):
-        loss = sum_d  w_d * L(x[:d] / |x[:d]|)      over the dimensions d and their weights
+        loss = sum_d  w_d * L(x[:d] / |x[:d]|)      over the dimensions d and their weights, or 1 each
     `n_dims_per_step` > 0 draws so many of the dimensions anew at each step."""
 
     def __init__(
@@ -20,7 +20,6 @@ class MatryoshkaLoss(Wrapper):
         matryoshka_weights: Sequence[float] | None = None,
         n_dims_per_step: int = -1,
     ) -> None:
-        """`matryoshka_weights` None is 1 for each dimension."""
         super().__init__(loss)
         dims, weights = list(matryoshka_dims), list(matryoshka_weights or [1.0] * len(matryoshka_dims))
         if not dims or min(dims) < 1 or len(set(dims)) < len(dims) or len(weights) != len(dims):

@@ -20,10 +20,8 @@ CLASSIFICATIONS: Table = {"cross_entropy": F.cross_entropy, "bce": F.binary_cros
 
 class CosineSimilarityLoss(Loss):
     """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
-    Columns: two texts. Labels [rows]: the similarity they should have, -1 to 1. For row i with texts u_i, v_i:
-        loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
-    The two functions are one of REGRESSIONS and TRANSFORMATIONS, as in torch. Nothing here pushes unrelated texts
-    apart: consider CoSENTLoss."""
+        loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )      for row i with texts u_i, v_i
+    The functions are of REGRESSIONS and TRANSFORMATIONS. Nothing pushes unrelated texts apart: consider CoSENTLoss."""
 
     columns, labels = "two texts", "numbers from -1 to 1 [rows], such as 0.8 (of scores from 0 to 5, a fifth)"
 
@@ -41,14 +39,13 @@ class CosineSimilarityLoss(Loss):
 
 
 class CoSENTLoss(Loss):
-    """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087).
-    Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
+    """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087). `scale` is
+    1 / temperature, and s_i = scale * sim(u_i, v_i):
         loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )"""
 
     columns, labels = "two texts", "numbers [rows], such as 3.5, larger for more similar"
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
-        """`scale` is 1 / temperature."""
         super().__init__()
         self.scale, self.similarity_fct = number("scale", scale, above=0), pairwise_similarity(similarity_fct)
 

@@ -17,9 +17,8 @@ INF = float("inf")
 
 
 class TripletLoss(Loss):
-    """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832).
-    Columns: anchor, positive, negative. No labels. With d the distance:
-        loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)"""
+    """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832):
+    loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)      with d the distance"""
 
     columns = "anchor, positive, negative"
 
@@ -54,9 +53,8 @@ class BatchTripletLoss(Loss):
 
 
 class BatchAllTripletLoss(BatchTripletLoss):
-    """All triplets of the batch, averaged over those that the margin does not hold for.
-    p runs over the other rows of a's class, n over those of other classes:
-        loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin"""
+    """All triplets of the batch, averaged over those that break the margin; p is of a's class, and n of another:
+    loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin"""
 
     def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         distances, negatives, positives = self.compare(embeddings, batch)
@@ -71,9 +69,8 @@ class BatchAllTripletLoss(BatchTripletLoss):
 
 
 class BatchHardTripletLoss(BatchTripletLoss):
-    """Each row as an anchor with the farthest row of its class and the nearest of another.
-    p runs over the rows of a's class (also a itself), n over the others:
-        loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)"""
+    """Each row as an anchor a with the farthest row p of its class and the nearest n of another:
+    loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)"""
 
     def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         return F.relu(self.gap(embeddings, batch) + self.margin).mean()
@@ -99,8 +96,7 @@ class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
 class BatchSemiHardTripletLoss(BatchTripletLoss):
     """Each pair of a class with a negative just farther than the positive (Schroff et al. 2015, arXiv:1503.03832).
         loss = mean over (a, p) of max(0, d(a, p) - d(a, n) + margin)
-    where p runs over the other rows of a's class, and n is the nearest row of another class that is farther from a
-    than p, or the farthest one if none is."""
+    where p is of a's class, and n the nearest of another class that is farther from a than p, or else the farthest."""
 
     def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         distances, negatives, positives = self.compare(embeddings, batch)

@@ -21,9 +21,8 @@ AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum"
 
 
 class ContrastiveTensionLoss(Loss):
-    """Whether two texts are the same one, told from the embeddings by two copies of the model.
-    Columns: a text for the first copy, a text for the second. Labels [rows], y: 1 if both are the same text, else 0
-    (the paper takes seven such pairs for each of the same). With p_i = sigmoid(u_i . v_i):
+    """Whether two texts are the same one, told from the embeddings by two copies of the model. Label y is 1 if so, else
+    0 (the paper takes seven such pairs for each of the same). With p_i = sigmoid(u_i . v_i):
         loss = sum_i  -y_i log p_i - (1 - y_i) log(1 - p_i)"""
 
     columns, labels = "two texts, one for each copy of the model", "0 or 1 [rows], 1 for the same text"
@@ -85,20 +84,19 @@ class GlobalOrthogonalRegularizationLoss(Loss):
         columns = [unit(column) if self.normalize else column for column in embeddings]  # each for itself
         parts = {}
         if self.mean_weight:
-            first = torch.stack([self._moment(column, 1) for column in columns])
-            parts["gor_mean"] = self.mean_weight * self.aggregate(first.square())
+            parts["gor_mean"] = self.mean_weight * self.aggregate(self._moments(columns, 1).square())
         if self.second_moment_weight:
-            second = torch.stack([self._moment(column, 2) for column in columns])
-            excess = (second - 1 / columns[0].shape[1]).relu()  # to be more spread out than random is no fault
+            excess = (self._moments(columns, 2) - 1 / columns[0].shape[1]).relu()  # to be more spread out is no fault
             parts["gor_second_moment"] = self.second_moment_weight * self.aggregate(excess)
         return parts
 
-    def _moment(self, column: Tensor, power: int) -> Tensor:
-        """[N, D] -> mean of the similarities to this power."""
-        n, rows = len(column), torch.arange(len(column), device=column.device)
+    def _moments(self, columns: Tensors, power: int) -> Tensor:
+        """The mean of the similarities to this power, of each column."""
 
         def part(block: slice, own: Tensors, shared: Tensors) -> Tensor:
-            scores = self.similarity_fct(own[0], shared[0])
-            return scores.masked_fill(same_row(block, rows), 0.0).pow(power).sum()  # 0: a text with itself adds nothing
+            rows = torch.arange(len(shared[0]), device=shared[0].device)  # a text with itself adds nothing
+            return self.similarity_fct(own[0], shared[0]).masked_fill(same_row(block, rows), 0.0).pow(power).sum()
 
-        return sum_over_rows(part, (column,), (column,), n) / max(1, n * (n - 1))  # one text has no pair, its sum is 0
+        sums = [sum_over_rows(part, (column,), (column,), len(column)) for column in columns]
+        # one text has no pair, its sum is 0
+        return torch.stack([x / max(1, len(c) * (len(c) - 1)) for x, c in zip(sums, columns, strict=True)])

@@ -30,8 +30,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, embedding_width: int, width: int, eps: float) -> None:
         super().__init__()
-        self.value = nn.Linear(embedding_width, width)
-        self.attention_out = nn.Linear(width, width)
+        self.value, self.attention_out = nn.Linear(embedding_width, width), nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, packed: Packed, layer: BertLayer, embeddings: Tensor) -> Tensor:
@@ -53,8 +52,8 @@ class Decoder(nn.Module):
         """`tied`: layers and word embeddings are the encoder's, and are trained with it; else they are a copy. If
         `checkpoint` has the head of a masked language model, it is the start of this one's."""
         super().__init__()
-        width, eps = encoder.width, encoder.embeddings.norm.eps
-        self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, eps) for _ in encoder.layers)
+        sizes = embedding_width, encoder.width, encoder.embeddings.norm.eps
+        self.layers = nn.ModuleList(DecoderLayer(*sizes) for _ in encoder.layers)
         self.head = MaskedLMHead({"model_type": encoder.model_type} | asdict(encoder.config))
         initialize(self, encoder.config.initializer_range)  # as BERT draws its own
         if checkpoint and self.head.is_in(checkpoint):

@@ -30,7 +30,6 @@ class Dense(Module):
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, activation: str = TANH, residual: bool = False
     ) -> None:
-        """`activation` is spelled as in a saved config.json. ValueError for one that is not known."""
         super().__init__()
         self.in_width, self.out_width, self.has_bias, self.has_residual = in_features, out_features, bias, residual
         self.linear = nn.Linear(in_features, out_features, bias)

@@ -16,8 +16,8 @@ from minist.encoders.config import activation
 from minist.encoders.weights import load_weights, modernize, save_weights
 from minist.module import Module, Words
 
-# What a checkpoint calls dense, norm, and the layers that may have the bias: the first that is there counts. The last is
-# the decoder, whose weight is the encoder's unless config.json says otherwise.
+# What a checkpoint calls dense, norm, and the layers that may have the bias: the first that is there counts. The last
+# is the decoder, whose weight is the encoder's unless config.json says otherwise.
 Form = tuple[str, str, tuple[str, ...]]
 ROBERTA: Form = ("lm_head.dense", "lm_head.layer_norm", ("lm_head", "lm_head.decoder"))
 BERT, TURN = "cls.predictions", "cls.predictions.transform"

@@ -33,7 +33,6 @@ class SpladePooling(Module):
     package = "sentence_transformers.sparse_encoder.models"
 
     def __init__(self, width: int | None = None, strategy: str = "max", activation: str = "relu") -> None:
-        """`width` is V. ValueError for an unknown strategy ("max", "sum") or activation ("relu", "log1p_relu")."""
         super().__init__()
         pick("pooling_strategy", strategy, {"max": "the largest", "sum": "all"})
         self.in_width, self.strategy, self.activation = width, strategy, activation

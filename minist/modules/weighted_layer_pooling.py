@@ -24,7 +24,6 @@ class WeightedLayerPooling(Module):
     )
 
     def __init__(self, width: int, num_layers: int, first_layer: int = 4) -> None:
-        """`num_layers` is L, the encoder's. ValueError where no layer is left."""
         super().__init__()
         number("layer_start", first_layer, 0, num_layers)
         self.in_width, self.num_layers, self.first_layer = width, num_layers, first_layer

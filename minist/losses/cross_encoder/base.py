@@ -1,8 +1,7 @@
 """What the losses of a cross-encoder have in common: it reads two texts at once, and gives their pair a score.
 
-A query with several documents is a row of several pairs, and rows differ in length. All pairs of a batch come one
-after the other, [P]; where pairs of a row are compared, they are laid out as a table. A dot is a cell without a pair,
-with a number that the losses keep out:
+A query with several documents is a row of several pairs, and rows differ in length. All pairs of a batch come one after
+the other, [P]; where pairs of a row are compared, they are laid out as a table. A dot is a cell that losses keep out:
     scores [P = 5]   4 1 0 7 2        table [rows, longest]   4 1 0        there   x x x
     counts [rows]    3 0 2                                    . . .                . . .
                                                               7 2 .                x x ."""

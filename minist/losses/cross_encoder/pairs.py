@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.checks import listing, number
+from minist.losses import distillation
 from minist.losses.base import Tensors
 from minist.losses.cross_encoder.base import PairLoss, cells, check_pairs, log_softmax_of_rows, table
-from minist.losses.distillation import margin_mse
 
 
 class BinaryCrossEntropyLoss(PairLoss):
     """A pair either matches or does not: logistic regression on its score (Nogueira and Cho 2019, arXiv:1901.04085).
-    Columns: two texts. Labels [P], y: the probability that a pair matches, 0, 1 or between. With s_i the score of pair
-    i, and w = pos_weight, by which a missed match costs more than a false one where few pairs match:
+    With s_i the score of pair i, y_i its label, the probability that it matches, and w = pos_weight, by which a missed
+    match costs more than a false one where few pairs match:
         loss = mean_i  - w y_i log(sigmoid(s_i))  -  (1 - y_i) log(1 - sigmoid(s_i))"""
 
     labels = "numbers from 0 to 1 [rows], 1 for a pair that matches"
@@ -34,9 +34,9 @@ class BinaryCrossEntropyLoss(PairLoss):
 
 
 class MSELoss(PairLoss):
-    """The score s of a pair shall be its label, for instance a teacher's score (Hofstaetter 2020, arXiv:2010.02666).
-    Columns: two texts. Labels [P]: any numbers; for those from 0 to 1, "Sigmoid" keeps the scores there too:
-        loss = mean_i  (s_i - label_i)^2"""
+    """The score s of a pair shall be its label, for instance a teacher's score (Hofstaetter 2020, arXiv:2010.02666):
+        loss = mean_i  (s_i - label_i)^2
+    For labels from 0 to 1, the activation "Sigmoid" keeps the scores there too."""
 
     labels = "numbers [rows], such as 7.25"
 
@@ -47,9 +47,8 @@ class MSELoss(PairLoss):
 
 
 class CrossEntropyLoss(PairLoss):
-    """Which class is a pair of texts? For instance: does one sentence follow from the other?
-    Columns: two texts. Labels: classes 0 .. num_labels - 1 [P], or shares of each class [P, num_labels]. With z_ic the
-    logit of class c for pair i:
+    """Which class is a pair of texts? For instance: does one sentence follow from the other? Labels: classes
+    0 .. num_labels - 1 [P], or shares of each class [P, num_labels]. With z_ic the logit of class c for pair i:
         loss = mean_i  log( sum_c exp(z_ic) ) - z_i,label_i        (-log of the softmax)"""
 
     labels, class_names = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]", True
@@ -77,13 +76,12 @@ class MarginMSELoss(PairLoss):
     Columns and labels are those of MarginMSELoss in losses/distillation.py. With s the model's scores:
         loss = mean over rows i and negatives j of  ( s(q_i, p_i) - s(q_i, n_ij) - margin_ij )^2"""
 
-    columns = "query, positive, one or more negatives"
-    labels = "margins [rows], such as 2.5, or [rows, k], or scores [rows, 1 + k]"
+    columns, labels = distillation.MarginMSELoss.columns, distillation.MarginMSELoss.labels
 
     def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         flat, labels = self.scores_and_labels(embeddings, batch, several=True, dims=(1, 2))
         there = cells(batch.counts[0], flat.device)
-        return margin_mse(self, table(flat, there), there, labels)
+        return distillation.margin_mse(self, table(flat, there), there, labels)
 
 
 class MultipleNegativesRankingLoss(PairLoss):

@@ -73,10 +73,6 @@ class IDFFlopsLoss(FlopsLoss):
         return super().cost(weights.mean(0, keepdim=True) / self.idf.to(weights).clamp(min=1))
 
 
-REGULARIZERS = {"flops": FlopsLoss, "l1": L1Loss}
-RAMPS = {"quadratic": 2, "linear": 1}
-
-
 class SpladeLoss(Wrapper):
     """Another loss, and a price on the weights (Formal et al. 2021, arXiv:2107.05720; 2022, arXiv:2205.04733).
         loss = base_loss  +  c w_d R_d(documents)  +  c w_q R_q(queries)        c = min(1, progress / warmup_ratio)^2
@@ -98,14 +94,16 @@ class SpladeLoss(Wrapper):
     ) -> None:
         """A regularizer is "flops" or "l1", with its threshold, or a loss of one column without labels."""
         given = (document_regularizer, document_regularizer_threshold), (query_regularizer, query_regularizer_threshold)
-        regularizers = [x if isinstance(x, Loss) else pick("regularizer", x, REGULARIZERS)(t) for x, t in given]
+        known = {"flops": FlopsLoss, "l1": L1Loss}
+        regularizers = [x if isinstance(x, Loss) else pick("regularizer", x, known)(t) for x, t in given]
         super().__init__(loss, *regularizers)
         self.class_names, self.documents_only = loss.class_names, use_document_regularizer_only
         if self.documents_only and query_regularizer_weight is not None:
             raise ValueError("use_document_regularizer_only leaves no queries: give no query_regularizer_weight")
         self.document_weight = number("document_regularizer_weight", document_regularizer_weight, least=0)
         self.query_weight = query_regularizer_weight and number("query_regularizer_weight", query_regularizer_weight, 0)
-        self.power, self.warmup_ratio = pick("scheduler", scheduler, RAMPS), number("warmup_ratio", warmup_ratio, 0, 1)
+        self.power = pick("scheduler", scheduler, {"quadratic": 2, "linear": 1})
+        self.warmup_ratio = number("warmup_ratio", warmup_ratio, 0, 1)
 
     def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:
         ramp = 1.0 if batch.progress >= self.warmup_ratio else (batch.progress / self.warmup_ratio) ** self.power

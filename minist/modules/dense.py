@@ -57,8 +57,7 @@ class Dense(Module):
 class Normalize(Module):
     """x / |x|, so that the dot product of two embeddings is their cosine."""
 
-    takes = ("tokens", "embeddings")
-    has_config = has_weights = False
+    takes, has_config, has_weights = ("tokens", "embeddings"), False, False
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1)  # with a least length: zeros, of a text without tokens, stay zeros

@@ -19,7 +19,6 @@ from minist.data.packed import Packed
 from minist.module import Module, Words
 
 BLOCK = 1 << 22  # scores at a time: 16 MB
-
 ACTIVATIONS = {  # of a score x
     "relu": lambda x: x.relu().log1p(),
     "log1p_relu": lambda x: x.relu().log1p().log1p(),  # which lowers large weights once more
@@ -46,8 +45,7 @@ class SpladePooling(Module):
 
     def _sum(self, words: Words, packed: Packed) -> Tensor:
         """Of a block of words; backward computes their scores again, else all would be kept."""
-        weights = self.act(scores(words))
-        return torch.segment_reduce(weights, "sum", lengths=packed.lengths, unsafe=True)
+        return torch.segment_reduce(self.act(scores(words)), "sum", lengths=packed.lengths, unsafe=True)
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         shape = {"pooling_strategy": self.strategy, "activation_function": self.activation}

@@ -41,22 +41,20 @@ class MaskedLMHead(Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         """`config` is the encoder's config.json. ValueError for a family that has no such head."""
         super().__init__()
-        form = pick("model_type of a masked language model", kind := config.get("model_type"), FORMS)
+        self.form = pick("model_type of a masked language model", kind := config.get("model_type"), FORMS)
         self.config = {key: config[key] for key in OWN if key in config}
         modern, width = kind == "modernbert", int(config["dim"] if "dim" in config else config["hidden_size"])
         self.in_width, self.out_width = width, int(config["vocab_size"])
         name = "classifier_activation" if modern else "activation" if kind == "distilbert" else "hidden_act"
         # RoBERTa's and MPNet's heads know no other than gelu, whatever their encoders have
-        self.act = activation("gelu" if form is ROBERTA else config.get(name, "gelu"), name)
+        self.act = activation("gelu" if self.form is ROBERTA else config.get(name, "gelu"), name)
         self.dense = nn.Linear(width, width, bias=not modern or bool(config.get("classifier_bias", False)))
         eps = config.get("norm_eps" if modern else "layer_norm_eps", 1e-5 if modern else 1e-12)
         self.norm = nn.LayerNorm(width, eps=eps, bias=not modern or bool(config.get("norm_bias", False)))
         self.bias = nn.Parameter(torch.zeros(self.out_width))
-        tied, (dense, norm, biases) = config.get("tie_word_embeddings", True), form
+        tied = config.get("tie_word_embeddings", True)
         self.decoder = None if tied else nn.Linear(width, self.out_width, bias=False)
-        self.biases, self.decoder_name = biases if tied else biases[::-1], biases[-1]
-        # our layers -> theirs in a checkpoint; "" has the bias
-        self.names = {"dense": dense, "norm": norm, "": self.biases[0]} | ({} if tied else {"decoder": biases[-1]})
+        self.biases = self.form[2] if tied else self.form[2][::-1]
         self.words: tuple[nn.Embedding, ...] = ()  # in a tuple: the encoder's weights are not among its own
 
     def attach(self, reader: Any) -> None:
@@ -69,8 +67,13 @@ class MaskedLMHead(Module):
     def forward(self, x: Tensor) -> Words:
         return Words(self.transform(x), (self.decoder or self.words[0]).weight, self.bias)
 
+    def names(self) -> dict[str, str]:
+        """Our layers -> theirs in a checkpoint; "" has the bias."""
+        dense, norm, places = self.form
+        return {"dense": dense, "norm": norm, "": self.biases[0]} | ({"decoder": places[-1]} if self.decoder else {})
+
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return self.config, save_weights(self, self.names)
+        return self.config, save_weights(self, self.names())
 
     @classmethod
     def arguments(cls, config: dict[str, Any]) -> tuple[Any, ...]:
@@ -78,15 +81,14 @@ class MaskedLMHead(Module):
 
     def fill(self, weights: Mapping[str, Tensor]) -> Self:
         """Take all parameters from a checkpoint, as float32; the encoder's are in it too. ValueError as of Module."""
-        state = modernize(weights, "")
+        names, state = self.names(), modernize(weights, "")
         places = [place for place in self.biases if f"{place}.bias" in state]
-        state |= {f"{self.names['']}.bias": state[f"{place}.bias"] for place in places[:1]}
+        state |= {f"{names['']}.bias": state[f"{place}.bias"] for place in places[:1]}
         if not self.decoder:
-            state.pop(f"{self.decoder_name}.weight", None)  # the words' once more, as some files have them
-        own = {name: weight for name, weight in state.items() if name.rpartition(".")[0] in self.names.values()}
-        load_weights(self, own, self.names)
+            state.pop(f"{self.form[2][-1]}.weight", None)  # the words' once more, as some files have them
+        load_weights(self, {n: w for n, w in state.items() if n.rpartition(".")[0] in names.values()}, names)
         return self
 
     def is_in(self, weights: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint with these weights has such a head."""
-        return f"{self.names['dense']}.weight" in weights
+        return f"{self.form[0]}.weight" in weights

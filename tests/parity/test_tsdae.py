@@ -34,7 +34,7 @@ def counterparts(decoder, real):
                 other = base.get_parameter(f"encoder.layer.{i}.crossattention.{theirs}.{kind}")
                 yield look.get_parameter(f"{ours}.{kind}"), [other]
     for ours, parameter in decoder.head.named_parameters():
-        yield parameter, [real.get_parameter(name) for name in checkpoint_names(ours, decoder.head.names)]
+        yield parameter, [real.get_parameter(name) for name in checkpoint_names(ours, decoder.head.names())]
     if decoder.own is not None:
         yield from of_encoder(decoder.own, base)
 
@@ -56,7 +56,7 @@ def test_value_and_gradients(name, tied):
     model.eval()
     loss.eval()
     encoder = model.stack[0]
-    head, name_of_dense = loss.decoder.head.dense.weight.clone(), loss.decoder.head.names["dense"] + ".weight"
+    head, name_of_dense = loss.decoder.head.dense.weight.clone(), loss.decoder.head.names()["dense"] + ".weight"
     pairs = list(counterparts(loss.decoder, real.decoder))
     if name.endswith("_mlm"):
         assert torch.equal(head, real.decoder.get_parameter(name_of_dense))

@@ -23,25 +23,26 @@ MODES = tuple(FLAGS)
 
 class Pooling(Module):
     """One or several poolings side by side; `include_prompt=False` leaves the prompt's tokens out of all of them.
-
     cls                   the first token
     max                   the largest value of each dimension
     mean                  the average of the tokens (Reimers and Gurevych 2019, arXiv:1908.10084)
     mean_sqrt_len_tokens  their sum over the square root of their number
     weightedmean          an average in which the i-th token weighs i (Muennighoff 2022, arXiv:2202.08904)
     lasttoken             the last token
-
     A text without any token, where a tokenizer adds none, is zeros."""
 
     takes, gives, has_weights = ("tokens",), "embeddings", False
 
     def __init__(self, width: int, modes: tuple[str, ...] = ("mean",), include_prompt: bool = True) -> None:
-        """`width` is D, the encoder's. ValueError for an unknown mode."""
         super().__init__()
         for mode in modes or ("missing",):
             pick("pooling mode", mode, FLAGS)
-        self.in_width, self.out_width = width, width * len(modes)
-        self.modes, self.include_prompt = modes, include_prompt
+        self.in_width, self.out_width, self.modes, self.include_prompt = (
+            width,
+            width * len(modes),
+            modes,
+            include_prompt,
+        )
         self.first_only = tuple(modes) == ("cls",) and include_prompt
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:

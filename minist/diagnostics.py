@@ -5,8 +5,7 @@
     uniformity      log mean exp(-2 |y - y'|^2) over different texts: 0 where they coincide, about -4 where they
                     spread evenly over a sphere of many dimensions
     effective_rank  exp of the entropy of the normalized singular values: how many dimensions are really used
-Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007.
-"""
+Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007."""
 
 from collections.abc import Callable, Sequence
 

@@ -6,8 +6,7 @@
     scores      [N, C], one number per text for each of C labels, before any activation
     words       Words, a score for each token and each word of the vocabulary
     sparse      [N, V], one weight per text and word, or other dimension, most of them 0
-A part takes one of these and gives another, or the same: see Stack for how they follow one another.
-"""
+A part takes one of these and gives another, or the same: see Stack for how they follow one another."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

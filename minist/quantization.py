@@ -5,8 +5,7 @@ int8, uint8    each dimension's range from its minimum to its maximum is cut int
 ubinary        bit = x > 0, eight dimensions to a byte, the first in the highest bit
 binary         the same byte minus 128, as int8
 
-Source: the definitions of sentence-transformers 6 (`quantize_embeddings`).
-"""
+Source: the definitions of sentence-transformers 6 (`quantize_embeddings`)."""
 
 from collections.abc import Iterable
 from typing import Any

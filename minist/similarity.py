@@ -1,8 +1,7 @@
 """Similarities of embeddings: of all pairs [N, D], [M, D] -> [N, M], and row by row [N, D], [N, D] -> [N].
 
 Larger is more similar, so distances come out negative. A vector [D] is one row. Half types and integers are computed
-in fp32, two types in the wider one, and NaN stays NaN.
-"""
+in fp32, two types in the wider one, and NaN stays NaN."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

@@ -8,8 +8,7 @@ DATA is what it looks like: a folder with corpus.jsonl, queries.jsonl and qrels/
 (NanoBEIR); or a table with columns of usual names: two texts with a score (sentence1, sentence2, score) or a label of 0
 and 1, triplets (anchor, positive, negative), lists to re-rank (query, positive, and negative or documents), source and
 target of a translation, query and document; or a tsv of two texts and a number without a header. A cross-encoder
-re-ranks what BM25 finds in a collection, and scores pairs.
-"""
+re-ranks what BM25 finds in a collection, and scores pairs."""
 
 import argparse
 import json

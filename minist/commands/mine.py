@@ -4,8 +4,7 @@ python -m minist mine --model M --pairs pairs.jsonl --output triplets.jsonl --re
 python -m minist mine --model M --pairs p.tsv --corpus docs.txt --output t.jsonl --format n-tuple --num-negatives 5
 
 Equal queries are one with several positives. Negatives are texts of --corpus, and positives of other queries. The
-embeddings stay in .triplets.jsonl.embeddings, for a run that was killed or has other limits, until you delete them.
-"""
+embeddings stay in .triplets.jsonl.embeddings, for a run that was killed or has other limits, until you delete them."""
 
 import argparse
 import json

@@ -4,8 +4,7 @@ python -m minist search --corpus docs.txt "how do I sort a list?"
 python -m minist search --corpus docs.jsonl --bm25 --dense M1 --rerank M2
 
 Without a query it asks for queries until a line is empty. The first start embeds all texts, and keeps that in
-docs.txt.index; a later one embeds those that are new. The order is by rank in all searches, then by --rerank.
-"""
+docs.txt.index; a later one embeds those that are new. The order is by rank in all searches, then by --rerank."""
 
 import argparse
 import json

@@ -5,8 +5,7 @@
 <folder>/keys.npy          uint64, hashes of the raw texts without prompts, row after row; equal texts have equal ones
 <folder>/keys.offsets.npy  int64 [rows + 1], where the hashes of each row start
 <folder>/labels.*          see labels.py
-While it is made, all but the tokens is in memory: 60 MB of a million rows of two columns, twice that at the end.
-"""
+While it is made, all but the tokens is in memory: 60 MB of a million rows of two columns, twice that at the end."""
 
 import hashlib
 import json

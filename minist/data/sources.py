@@ -4,8 +4,7 @@ The docstrings of the standard library, torch and numpy are read with `ast`: not
 downloaded. Each gives a pair, the summary line (what a person might search for) and the body (what they hope to find):
     {"summary": "Return a list of the words in the string.", "body": "sep The separator used to ..."}
 Eight thousand pairs are few, so for training each body gives further ones by the Inverse Cloze Task (Lee et al. 2019,
-arXiv:1906.00300): a span of it is the query, the rest is what to find.
-"""
+arXiv:1906.00300): a span of it is the query, the rest is what to find."""
 
 import ast
 import hashlib

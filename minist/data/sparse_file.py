@@ -3,8 +3,7 @@
                    data[indptr[i] : indptr[i + 1]] in the columns indices[indptr[i] : indptr[i + 1]]
     corpus.jsonl   for each text {"token": weight, ..}, the largest first
 How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined,
-<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
-"""
+<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves"""
 
 import json
 from collections.abc import Iterable, Sequence

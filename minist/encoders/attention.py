@@ -2,6 +2,7 @@
 
 softmax(q k^T / sqrt(D/H) + bias) v within each text; with a window, within each token's neighbours; causal, within
 the tokens up to it. Only this file knows how kernels want texts laid out, and may pad. Tests hold its layouts equal:
+
     stream       flash attention on a GPU: one kernel reads the whole stream, and cu_seqlens
     rectangles   everything else: texts that lie next to each other and are equally long, on a GPU similarly long,
                  are stacked to [texts, H, length, D/H]. The model sorts texts by length, so these are few"""

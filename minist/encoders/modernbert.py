@@ -143,9 +143,8 @@ def angles(packed: Packed, size: int, theta: float) -> Rotation:
     2021, arXiv:2104.09864): the token in place p turns its i-th pair by p / theta^(2i / size)."""
     device = packed.position_ids.device
     frequencies = 1.0 / theta ** (torch.arange(0, size, 2, device=device) / size)
-    turned = (
-        torch.arange(packed.max_seqlen, device=device)[:, None, None] * frequencies
-    )  # once per place, not per token
+    # once per place, and not per token
+    turned = torch.arange(packed.max_seqlen, device=device)[:, None, None] * frequencies
     return turned.cos()[packed.position_ids], turned.sin()[packed.position_ids]
 
 

@@ -142,6 +142,7 @@ def SparseDistillKLDivLoss(
 
 class CSRReconstructionLoss(Loss):
     """A few latents shall say what the embedding says, and the dead ones what those few leave over.
+
     With x the embeddings, x_k and x_4k what their k and 4k largest latents give, r = x - x_k + the decoder's bias what
     is left over, and r' what the dead latents give of it, all [N, D]; mse is a mean over texts and dimensions:
         reconstruction_loss_k     mse(x_k, x)

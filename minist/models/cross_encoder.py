@@ -4,8 +4,7 @@ pairs -> the tokens of each text -> Packed of pairs -> encoder [T, D] -> Classif
 
 A bi-encoder embeds two texts apart, once for all queries; a cross-encoder lets every word of the one attend to every
 word of the other. It is slower by the number of documents, and better: so it reranks what a bi-encoder has found
-(Nogueira and Cho 2019, arXiv:1901.04085).
-"""
+(Nogueira and Cho 2019, arXiv:1901.04085)."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence

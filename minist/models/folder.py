@@ -13,8 +13,7 @@
 
 A module that several routes share has one folder, which each of them names. Up to version 4 the class was called Asym
 and the file config.json; version 6 adds `route_mappings` to the parameters. Both generations of the format are read
-(versions 2 to 5, and 6); the older one is written, see saving.py. Nothing in a folder is ever executed.
-"""
+(versions 2 to 5, and 6); the older one is written, see saving.py. Nothing in a folder is ever executed."""
 
 import ast
 from collections.abc import Mapping

@@ -3,8 +3,7 @@
 texts with masks -> Packed -> encoder [T, D] -> MaskedLMHead, scores of all words for each token
 
 It embeds nothing by itself. It is trained on plain text, see losses/over_tokens.py, and what it has learned of words is
-the start of models of all other kinds: what it saves is a plain checkpoint, which each of them opens.
-"""
+the start of models of all other kinds: what it saves is a plain checkpoint, which each of them opens."""
 
 import warnings
 

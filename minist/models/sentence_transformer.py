@@ -1,7 +1,6 @@
 """SentenceTransformer: one embedding per text (Reimers and Gurevych 2019, arXiv:1908.10084).
 
-texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
-"""
+texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']"""
 
 from functools import partialmethod
 from typing import Any

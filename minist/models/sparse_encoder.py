@@ -5,8 +5,7 @@ texts -> Packed -> encoder [T, D] -> Pooling [N, D] -> SparseAutoEncoder [N, V] 
 queries -> SparseStaticEmbedding [N, V], documents as above                       arXiv:2411.04403
 
 A dense embedding is compared with all others. Of a sparse one, an inverted index looks at those alone that share a
-word with the query; and each weight has a name, so a person sees why a document was found.
-"""
+word with the query; and each weight has a name, so a person sees why a document was found."""
 
 import warnings
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,7 @@ SparseStaticEmbedding [N, V]
 StaticEmbedding [N, D] -> (Dense, Normalize, LayerNorm, ..)
 
 Which order is possible follows from what each module says that it takes and gives, see module.py. A Router may stand
-at any place: then there are several such paths, one for each of its routes.
-"""
+at any place: then there are several such paths, one for each of its routes."""
 
 from collections.abc import Sequence
 from typing import Any

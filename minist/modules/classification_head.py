@@ -4,6 +4,7 @@ bert          tanh(dense(h_0))                             -> dropout -> scores 
 roberta ..    tanh(dense(dropout(h_0)))                    -> dropout -> scores     (also xlm-roberta and mpnet)
 distilbert    relu(dense(h_0))                             -> dropout -> scores
 modernbert    norm(gelu(dense(h_0 or the mean of all h)))  -> dropout -> scores
+
 h_0 is the vector of the first token, [CLS], which attention has filled with what both texts say."""
 
 from collections.abc import Callable, Mapping, Sequence

@@ -23,12 +23,14 @@ MODES = tuple(FLAGS)
 
 class Pooling(Module):
     """One or several poolings side by side; `include_prompt=False` leaves the prompt's tokens out of all of them.
+
     cls                   the first token
     max                   the largest value of each dimension
     mean                  the average of the tokens (Reimers and Gurevych 2019, arXiv:1908.10084)
     mean_sqrt_len_tokens  their sum over the square root of their number
     weightedmean          an average in which the i-th token weighs i (Muennighoff 2022, arXiv:2202.08904)
     lasttoken             the last token
+
     A text without any token, where a tokenizer adds none, is zeros."""
 
     takes, gives, has_weights = ("tokens",), "embeddings", False

@@ -2,6 +2,7 @@
 
 Queries are short and must be answered at once, documents are embedded once and in advance: so a model can have a
 fast route for the one, a StaticEmbedding for instance, and an encoder for the other, trained into one space.
+
 at the start            Router({"query": [StaticEmbedding(..)], "document": [BertEncoder(..), Pooling(..)]}, "document")
 behind a shared part    [BertEncoder(..), Pooling(..), Router({"query": [Dense(..)], "document": []}, "document")]"""
 

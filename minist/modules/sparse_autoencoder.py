@@ -1,6 +1,7 @@
 """SparseAutoEncoder: an embedding [N, D] as a few of many latents [N, H], of which it can be put together again.
 
     z = (x - b) W^T + c       f = relu(the k largest of z, 0 elsewhere)       reconstruction of f:  f W + b
+
 It makes a good embedding model a sparse one (CSR: Wen et al. 2025, arXiv:2503.01776). A latent that no text chooses
 has no gradient and would never be chosen again: one that none chose for `dead_threshold` steps is dead, and learns
 from what the k latents leave over (Gao et al. 2024, arXiv:2406.04093), see losses/sparse.py."""

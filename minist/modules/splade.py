@@ -104,6 +104,7 @@ class LargestScore(torch.autograd.Function):
 
 def largest(scores: Tensor, lengths: Tensor) -> Tensor:
     """Of scores [T, V] of texts with `lengths` [N]: the largest of each text, [N, V].
+
     Texts of one length that stand side by side, as stack.py sorts them, are one tensor [n, length, V]."""
     found, start = [], 0
     for length, count in zip(*(x.tolist() for x in lengths.unique_consecutive(return_counts=True)), strict=True):

@@ -52,6 +52,7 @@ def fold_model2vec(state: dict[str, Tensor]) -> Tensor:
 
 class SparseStaticEmbedding(Module):
     """Packed -> [N, V], w_v if the text has the word v, however often: mostly the word's rarity; 0 for all others.
+
     Documents are expanded once by SPLADE, and a query is looked up as it is: "inference-free" retrieval (Geng et al.
     2024, arXiv:2411.04403). `frozen` weights are not trained."""
 

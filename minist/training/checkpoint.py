@@ -5,8 +5,7 @@
 <output>/checkpoint-<step>/    opens as a model
     training.pt                optimizer, parameters of the losses, gradient scaler
     run.json                   step, seal, the best evaluation so far
-<output>/best/, model/         the best of the evaluated models, where one is asked for; the final one
-"""
+<output>/best/, model/         the best of the evaluated models, where one is asked for; the final one"""
 
 import json
 import pickle

@@ -2,8 +2,7 @@
     plain_step         all texts at once: embed, loss, backward
     mini_batched_step  the same gradient in the memory of a few texts, see gradcache.py
     token_step         for a loss that is a sum over tokens, and no function of all embeddings
-Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py.
-"""
+Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

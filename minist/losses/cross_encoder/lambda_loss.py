@@ -1,6 +1,7 @@
 """Learning to rank from pairs of documents: RankNet, LambdaRank, and LambdaLoss, the framework that holds both.
 
 Which pairs count. Four documents of a query in the model's order, best score first, with labels y, and k = 2:
+
     rank i   y        j = 1   2   3   4
       1      0            .   .   .   .      x  y_i > y_j: i should be above j
       2      3            x   .   x   x
@@ -9,15 +10,20 @@ Which pairs count. Four documents of a query in the model's order, best score fi
       4      0            .   .   .   .
 
 What a pair costs. With scores s, next to nothing if s_i is well above s_j, and the more the farther it is below:
+
     loss_ij = w_ij log( 1 + exp(-sigma (s_i - s_j)) )
+
 Its gradient pushes i up and j down with the same force, lambda_ij = w_ij sigma sigmoid(-sigma (s_i - s_j)), which gave
 the family its name. A pair in the wrong order has a force near w_ij sigma, one in the right order hardly any.
 
 How much it counts. What is to be raised is nDCG, the sum of G_i / D_i over the first k documents:
+
     G_i = (2^y_i - 1) / maxDCG     the gain of document i; with the documents in the best order the sum is 1
     D_i = log2(1 + i)              the discount of rank i: 1, 1.58, 2, 2.32 ..
+
 It stays the same until two documents change places, and so has no gradient to follow. But it tells which pairs matter,
 and that is w_ij, which is a number here: no gradient goes through it. The four pairs of the drawing, (i, j):
+
     scheme         w_ij                                             (2,1)   (2,3)   (2,4)   (3,1)
     NoWeighting    1                                                1.00    1.00    1.00    1.00
     LambdaRank     |G_i - G_j| |1/D_i - 1/D_j|                      0.34    0.10    0.18    0.07

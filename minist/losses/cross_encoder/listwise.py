@@ -51,6 +51,7 @@ class PListMLELambdaWeight(nn.Module):
 
 class PListMLELoss(ListLoss):
     """The best document shall be picked first, then the best of the rest, and so on (Lan et al. 2014, UAI).
+
     Draw documents one after the other, each with a probability that goes with exp(s) among those that are left: how
     improbable is it that they come in the right order? The ranks have weights w_r, which sum to 1:
         loss = mean over lists of  - sum_r w_r log( exp(s_r) / sum over t >= r of exp(s_t) )
@@ -91,6 +92,7 @@ class ListMLELoss(PListMLELoss):
 
 class ADRMSELoss(ListLoss):
     """Ranks by score shall be the ranks by label, above all the first ones (Schlatt et al. 2025, arXiv:2405.07920).
+
     The rank of i by label is r_i; equal labels share the mean of their ranks. Its rank by score, 1 + how many documents
     score higher, is a step function: a sigmoid in place of each step, the steeper the larger alpha, gives a gradient:
         loss = mean over all documents of  (r_i - a_i)^2 / log2(1 + r_i)

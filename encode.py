@@ -7,13 +7,11 @@ python encode.py --model SPARSE corpus.txt --output corpus.npz
 python encode.py --model RERANKER pairs.tsv --output scores.npy
 python encode.py --model RERANKER pairs.jsonl --column question --column answer --output scores.npy
 
-Scores are [pairs], with several labels [pairs, labels]. The two columns of a pair are found under usual names (query
-and document, sentence1 and sentence2, ..), or are the two that a table without a header has.
-
-Sparse embeddings are written to .npz, which scipy.sparse.load_npz reads as CSR, or to .jsonl, the weight of each token.
-
 Row i of the output belongs to text i + 1 of the inputs, in their order. Lines end at \\n (a \\r before it is
 dropped); an empty line is a text too. `np.load("corpus.npy", mmap_mode="r")` reads the result, [texts, dimensions].
+Scores are [pairs], with several labels [pairs, labels]. The two columns of a pair are found under usual names (query
+and document, sentence1 and sentence2, ..), or are the two that a table without a header has.
+Sparse embeddings are written to .npz, which scipy.sparse.load_npz reads as CSR, or to .jsonl, the weight of each token.
 Under torchrun each process reads all inputs and embeds blocks as it becomes free; the file must lie where all reach it.
 """
 
@@ -47,7 +45,6 @@ from minist.quantization import PRECISIONS, check_ranges, merge_ranges, needs_ra
 RANGES = ".ranges.npy"  # ends the name of the file with the ranges of int8 codes, for the queries to come
 FORMATS_OF = {"embeddings": FORMATS, "scores": FORMATS, "sparse": SPARSE_FORMATS}  # by what a model gives
 ENDINGS = (*FORMATS, *SPARSE_FORMATS[:1])
-Embed = Callable[[list[Text]], tuple[Any, int]]  # texts -> their rows, and how many texts were cut
 
 
 def parse() -> argparse.Namespace:
@@ -81,14 +78,12 @@ def parse() -> argparse.Namespace:
 
 
 def encode(args: argparse.Namespace) -> None:
-    """Read, embed block by block, write; the output appears when it is complete."""
     started, (rank, world, device) = time.perf_counter(), distributed.start()
     check(args, world)
     folder = find_model(args.model, args.revision)
     texts = find_texts(args, folder, rank)
     check_output(args, texts, folder)
     model = load(args, folder, str(device) if world > 1 else None, rank)  # each process has a GPU of its own
-    check_kind(args, model)
     prompt = model.find_prompt(args.prompt_name, args.prompt, args.role)
     dim = model.out_width if args.truncate_dim is None else args.truncate_dim
     width = number("--truncate-dim", dim, 1, model.width)
@@ -128,7 +123,7 @@ def result_file(args: argparse.Namespace, model: TextModel, width: int, stored: 
     return EmbeddingFile(args.output, quantized_width(width, stored), PRECISIONS[stored], model.gives.removesuffix("s"))
 
 
-def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Embed, done: Update) -> tuple[int, list[str]]:
+def embed_blocks(texts: Texts, out: EmbeddingFile, embed: Callable[..., Any], done: Update) -> tuple[int, list[str]]:
     """Embed the blocks that no other process has taken. Returns the number of all texts, the names of all blocks."""
     rows, blocks = 0, []
     for block in texts.blocks():
@@ -168,17 +163,6 @@ def refuse(args: argparse.Namespace, options: Iterable[str], what: str, gives: s
         pick(f"--precision of {gives}", args.precision, {"float32": "as they are"})
 
 
-def check_kind(args: argparse.Namespace, model: TextModel) -> None:
-    formats = pick(f"what {args.model} gives", model.gives, FORMATS_OF)
-    if isinstance(model, SparseEncoder):
-        refuse(args, ("normalize", "truncate_dim", "ranges"), "dense embeddings", "sparse embeddings")
-        model.max_active_dims = model.kept_active(args.max_active_dims)
-    else:
-        refuse(args, ("max_active_dims",), "sparse embeddings", model.gives)
-    if args.output.suffix not in formats:
-        raise ValueError(f"--output is {args.output}: of a model that gives {model.gives}, end in {', '.join(formats)}")
-
-
 def check(args: argparse.Namespace, world: int) -> None:
     """What can be wrong before anything is loaded: a mistake should not cost the time that takes."""
     for value in map(str, [*args.input, *(args.column or ()), *vars(args).values()]):
@@ -205,12 +189,21 @@ def check_output(args: argparse.Namespace, texts: Texts, folder: Path) -> None:
 
 
 def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) -> TextModel:
+    """The model, if all options go with what it gives."""
     try:  # not by argparse, whose errors are longer than a line
         layers = None if args.keep_layers is None else [int(number) for number in args.keep_layers.split(",")]
     except ValueError:
         raise ValueError(f"--keep-layers is {args.keep_layers!r}: give numbers such as 0,1,2") from None
     kind = "SparseEncoder" if args.output.suffix == ".npz" else ""  # a plain checkpoint does not say what it is for
     model = open_model(folder, kind, device=args.device or device, dtype=args.dtype, keep_layers=layers)
+    formats = pick(f"what {args.model} gives", model.gives, FORMATS_OF)
+    if isinstance(model, SparseEncoder):
+        refuse(args, ("normalize", "truncate_dim", "ranges"), "dense embeddings", "sparse embeddings")
+        model.max_active_dims = model.kept_active(args.max_active_dims)
+    else:
+        refuse(args, ("max_active_dims",), "sparse embeddings", model.gives)
+    if args.output.suffix not in formats:
+        raise ValueError(f"--output is {args.output}: of a model that gives {model.gives}, end in {', '.join(formats)}")
     if args.max_length is not None:
         model.max_length = args.max_length
     if args.dtype == "auto" and rank == 0:
@@ -226,8 +219,7 @@ def settings(args: argparse.Namespace, folder: Path, prompt: str, ranges: np.nda
     return content | {"prompt": prompt, "ranges": given} | stamps(sorted(folder.rglob("*")))
 
 
-def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
-    """What changes when a file does: its size and time."""
+def stamps(files: Iterable[Path]) -> dict[str, list[int]]:  # what changes when a file does: its size and time
     return {f"the file {f.absolute()}": [f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()}
 
 

@@ -9,6 +9,7 @@ The run directory, `output` in the config, gets config.toml, metrics.jsonl, chec
 
 import argparse
 import math
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from minist.training.optimizer import check_finite, learning_rate
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
-from minist.training.step import Objective
+from minist.training.step import Objective, mini_batched_step, plain_step, token_step
 
 
 def parse() -> argparse.Namespace:
@@ -67,7 +68,8 @@ def train(args: argparse.Namespace) -> None:
             ended = interruption.agreed() and not last
             if ended or run.is_time(config.train.save_every):
                 if distributed.rank() == 0:
-                    save_checkpoint(run.output, run.trained, run.state(), config.train.keep)
+                    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
+                    save_checkpoint(run.output, run.trained, state, config.train.keep)
                 distributed.barrier()
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
@@ -105,7 +107,14 @@ def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
     for group in trained.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor  # groups may have rates of their own
     trained.model.train()  # an evaluation may have come before
-    objective = task.add_gradients(run.setup, place, run.batches.total, run.config.seed)
+    batch = task.rows.batch(place.rows, place.epoch, place.step, place.step / run.batches.total)
+    outputs = task.loss.outputs(place.step, trained.model.stack.num_layers)
+    objective = Objective(task.loss, batch, task.weight, outputs)
+    # dropout: other masks on every rank and in every step, and the same again in a resumed run
+    source = random.Random(f"{run.config.seed} {place.step} {distributed.world_size()} {distributed.rank()}")
+    add_gradients = token_step if task.loss.over_tokens else mini_batched_step if run.setup.max_tokens else plain_step
+    add_gradients(run.setup, objective, source.getrandbits(32))  # of a longer one a CPU takes the last 32 bits
+    trained.model.stack.after_step(objective.embeddings, batch.roles if objective.embeddings else ())
     if len(run.tasks) > 1 and not objective.parts:
         objective.parts = {task.name: objective.value}  # so that the parts of several tasks add up to the loss
     trained.scaler.unscale_(trained.optimizer)  # before clipping: its limit is one of true gradients

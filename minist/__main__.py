@@ -1,20 +1,13 @@
 """Commands: python -m minist COMMAND, and --help after it says more."""
 
 import argparse
-from types import ModuleType
 from typing import NoReturn
 
 from minist.cli import run_command
 from minist.commands import evaluate, expand, map, mine, search
 
 # in the order in which a person meets them
-COMMANDS: dict[str, ModuleType] = {
-    "search": search,
-    "evaluate": evaluate,
-    "mine": mine,
-    "map": map,
-    "expand": expand,
-}
+COMMANDS = {"search": search, "evaluate": evaluate, "mine": mine, "map": map, "expand": expand}
 
 
 class Parser(argparse.ArgumentParser):

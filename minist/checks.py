@@ -15,6 +15,9 @@ ADVICE = {  # arguments of encode and predict in sentence-transformers, and what
     "sentences": "what is to be encoded comes first, without a name",
     "inputs": "what is to be encoded comes first, without a name",
     "max_length": "set model.max_length",
+    "output_value": "encode_tokens gives the vectors of tokens",
+    "normalize": "it is called normalize_embeddings",
+    "save_to_cpu": "what it gives is on the CPU",
 }
 SHOWN = 30  # names in a message: a table may have thousands of columns
 
@@ -29,10 +32,11 @@ def pick(what: str, name: Any, table: Mapping[str, T]) -> T:
 def listing(names: Iterable[Any], near: str = "") -> str:
     """Names for a message: those that resemble `near` first, no more than a person reads."""
     names = list(map(str, names))
+    if len(names) <= SHOWN:
+        return ", ".join(names) or "none"
     first = difflib.get_close_matches(near, names, n=3)
-    ordered = [*first, *(name for name in names if name not in first)] if len(names) > SHOWN else names
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(ordered[:SHOWN]) + more or "none"
+    ordered = [*first, *(name for name in names if name not in first)]
+    return f"{', '.join(ordered[:SHOWN])} and {len(names) - SHOWN:,} more"
 
 
 def number(what: str, value: Any, least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Any:
@@ -52,8 +56,8 @@ def whole(what: str, value: Any, least: float = -math.inf, most: float = math.in
     return int(value)
 
 
-def refuse(given: Iterable[str], method: str, advice: Mapping[str, str]) -> None:
+def refuse(given: Iterable[str], method: str, advice: Mapping[str, str] = ADVICE) -> None:
     """ValueError for the first of `given`, arguments that `method` has not, with what to do instead."""
     for name in given:
-        hint = (ADVICE | dict(advice)).get(name, f"help(model.{method}) lists them")
+        hint = {**ADVICE, **advice}.get(name, f"help(model.{method}) lists them")
         raise ValueError(f"{method} has no argument {name}: {hint}")

@@ -3,8 +3,7 @@
 The arithmetic of W ranks: rank r takes the r-th contiguous share of a batch's rows, `gather` gives every rank the
 embeddings of all of them, so every rank computes the same global loss. Backward through `gather` hands each rank the
 gradient of its own rows times W, and the average over ranks divides by W again: the parameters get exactly the
-gradient that one process would have computed.
-"""
+gradient that one process would have computed."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -5,8 +5,7 @@
     uniformity      log mean exp(-2 |y - y'|^2) over different texts: 0 where they coincide, about -4 where they
                     spread evenly over a sphere of many dimensions
     effective_rank  exp of the entropy of the normalized singular values: how many dimensions are really used
-Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007.
-"""
+Alignment and uniformity: Wang and Isola 2020, arXiv:2005.10242. Effective rank: Roy and Vetterli 2007."""
 
 from collections.abc import Callable, Sequence
 
@@ -61,9 +60,10 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
     columns = [unit(x.detach()[:ROWS]) for x in embeddings[:2]]
     if not columns or not all(x.isfinite().all() for x in columns):
         return {}
-    found = {}
-    if len(columns[-1]) > 1:
-        found = {"uniformity": uniformity(columns[-1]), "effective_rank": effective_rank(columns[-1])}
+    found, last = {}, columns[-1]
+    if len(last) > 1:
+        closeness = torch.pdist(last).square().mul(-2).exp().mean()  # pdist: |y - y'| of every two rows
+        found = {"uniformity": closeness.log().item(), "effective_rank": effective_rank(last)}
     same_rows = len({len(x) for x in embeddings[:2]}) == 1 and all(c is None for c in counts[:2])
     if len(columns) < 2 or not same_rows or not len(columns[0]):
         return found
@@ -76,15 +76,6 @@ def describe_batch(embeddings: Sequence[Tensor], counts: Sequence[Tensor | None]
         found["negative"] = ((scores.sum() - own.sum()) / (n * (n - 1))).item()  # all but the diagonal
         found["accuracy"] = (own > others.amax(1)).double().mean().item()
     return found
-
-
-def uniformity(x: Tensor) -> float:
-    """Of at least two unit vectors [n, D]."""
-    products = x @ x.T
-    squares = products.diagonal()
-    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)  # |x - x'|^2, [n, n]; rounded below 0
-    first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
-    return (-2 * distances[first, second]).exp().mean().log().item()
 
 
 def effective_rank(x: Tensor) -> float:

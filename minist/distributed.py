@@ -29,9 +29,8 @@ def start(limit: timedelta = LIMIT) -> tuple[int, int, torch.device]:
 
 
 def stop() -> None:
-    """Leave the process group, all ranks together: one that leaves early may crash on its way out."""
     if dist.is_initialized():
-        barrier()
+        barrier()  # all ranks leave together: one that leaves early may crash on its way out
         dist.destroy_process_group()
 
 

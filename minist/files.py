@@ -39,10 +39,11 @@ def files_into(folder: Path) -> Iterator[Path]:
     target.mkdir(parents=True, exist_ok=True)
     with _beside(target / "model") as partial:
         yield partial
-        files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
+        files = [file for file in partial.rglob("*") if file.is_file()]
         for file in sorted(files, key=lambda file: (-len(file.parts), file.suffix == ".json", file)):
-            (target / file).parent.mkdir(parents=True, exist_ok=True)
-            (partial / file).replace(target / file)
+            final = target / file.relative_to(partial)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(final)
 
 
 @contextmanager
@@ -81,11 +82,10 @@ def write_json(path: Path, content: Any) -> None:
 def read_npy(path: Path) -> np.ndarray:
     """The array of a .npy file, memory-mapped. ValueError for anything else, an .npz among it."""
     check_file(path)
-    wrong = "an .npz, several arrays in one file: save the one that is meant with np.save"
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)  # a pickle could run any code
-        if isinstance(found, np.ndarray):
-            return found
     except (ValueError, EOFError, OSError) as e:
-        wrong = f"not a .npy file of numbers: {e}"
-    raise ValueError(f"{path} is {wrong}")
+        raise ValueError(f"{path} is not a .npy file of numbers: {e}") from None
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{path} is an .npz, several arrays in one file: save the one that is meant with np.save")
+    return found

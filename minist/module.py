@@ -6,13 +6,11 @@
     scores      [N, C], one number per text for each of C labels, before any activation
     words       Words, a score for each token and each word of the vocabulary
     sparse      [N, V], one weight per text and word, or other dimension, most of them 0
-A part takes one of these and gives another, or the same: see Stack for how they follow one another.
-"""
+A part takes one of these and gives another, or the same: see Stack for how they follow one another."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -46,18 +44,18 @@ class Module(nn.Module):
     has_config: ClassVar[bool] = True  # whether its folder must hold a config.json
     has_weights: ClassVar[bool] = True  # and weights
     config_keys: ClassVar[Sequence[tuple[str, str]]] = ()  # in the constructor's order, each with its attribute
-    offers: ClassVar[tuple[str, ...]] = ()  # what a loss may want to see beside what it gives, see beside
+    offers: ClassVar[tuple[str, ...]] = ()  # what a loss may want to see beside what it gives: by name, a row each text
+    beside: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]  # what it gives of x, and all that it `offers`
     first_only: bool = False  # whether it looks at the first token of each text alone
     in_width: int | None = None  # None: any
     out_width: int | None = None  # None: as it comes in
     special_tokens = True  # whether texts that it reads begin and end with those of its tokenizer
     num_layers = 0  # those of an encoder, or those that it wants of one
-    folder: Path  # from which it was read, if it was
+    folder: Any = None  # the Path from which it was read, if it was
 
     @property
     def name(self) -> str:
-        """What files call its class."""
-        return type(self).__name__
+        return type(self).__name__  # as files call its class
 
     @property
     def pools(self) -> bool:
@@ -66,10 +64,6 @@ class Module(nn.Module):
 
     def attach(self, reader: "Module") -> None:
         """Called once with the module that reads the texts, for what shares weights with it."""
-
-    def beside(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What it gives of x, and all that it `offers`, by name, a row for each text."""
-        raise NotImplementedError
 
     def after_step(self, given: Sequence[Tensor]) -> None:
         """Called once in a training step, with what it gave of all ranks' texts in each column: for what counts steps,
@@ -91,10 +85,9 @@ class Module(nn.Module):
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Module":
-        """The module of what to_folder gave."""
         with unfilled():
             module = cls(*cls.arguments(config))
-        return module.fill(weights)
+        return module.fill(weights)  # the module of what to_folder gave
 
     def fill(self, weights: dict[str, Tensor]) -> Self:
         """Take all parameters from `weights`, as float32. ValueError names one that does not fit."""
@@ -115,7 +108,7 @@ def on_cpu(parameter: Tensor) -> Tensor:
 
 
 def checked(weights: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """The weight of that name in float32. ValueError where it is missing, of another shape, or no finite numbers."""
+    """The weight of that name, see finite. ValueError where it is missing or of another shape."""
     given = list(weights[name].shape) if name in weights else "missing"
     if given != list(shape):
         raise WeightError(f"the weight {name} is {given}, by its config.json it has shape {list(shape)}")
@@ -134,8 +127,7 @@ def finite(name: str, weight: Tensor) -> Tensor:
 
 
 class _WithoutDrawing(TorchFunctionMode):
-    """On the meta device drawing is free, but torch imports its compiler for it, which takes a second."""
-
+    # on the meta device drawing is free, but torch imports its compiler for it, which takes a second
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
             return (kwargs or {})["tensor"]

@@ -5,8 +5,7 @@ int8, uint8    each dimension's range from its minimum to its maximum is cut int
 ubinary        bit = x > 0, eight dimensions to a byte, the first in the highest bit
 binary         the same byte minus 128, as int8
 
-Source: the definitions of sentence-transformers 6 (`quantize_embeddings`).
-"""
+Source: the definitions of sentence-transformers 6 (`quantize_embeddings`)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -30,14 +29,11 @@ def quantized_width(width: int, precision: str) -> int:
 
 def merge_ranges(chunks: Iterable[np.ndarray]) -> np.ndarray:
     """Minimum and maximum of each dimension over the rows of all arrays [n, D], [2, D]."""
-    rows, lows, highs = 0, [], []
-    for chunk in chunks:
-        rows += len(chunk)
-        lows.append(chunk.min(0))
-        highs.append(chunk.max(0))
+    found = [(len(chunk), chunk.min(0), chunk.max(0)) for chunk in chunks]
+    rows = sum(n for n, _, _ in found)
     if rows < 2:  # the range of one row is empty, and all others would be clipped to it
         raise ValueError(f"{rows} embedding cannot tell the range of a dimension: give ranges found on more texts")
-    return np.stack([np.min(lows, 0), np.max(highs, 0)])
+    return np.stack([np.min([low for _, low, _ in found], 0), np.max([high for _, _, high in found], 0)])
 
 
 def check_ranges(ranges: np.ndarray, width: int) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Similarities of embeddings: of all pairs [N, D], [M, D] -> [N, M], and row by row [N, D], [N, D] -> [N].
 
 Larger is more similar, so distances come out negative. A vector [D] is one row. Half types and integers are computed
-in fp32, two types in the wider one, and NaN stays NaN.
-"""
+in fp32, two types in the wider one, and NaN stays NaN."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -100,6 +99,6 @@ pairwise_distance = partial(distance, functions=PAIRWISE_SIMILARITIES)
 
 def dense_blocks(x: Tensor) -> Iterator[Tensor]:
     """The rows of [N, D], some at a time: of a sparse tensor the whole would not fit into memory dense."""
-    for start in range(0, max(len(x), 1), ROWS):
-        part = x.index_select(0, torch.arange(start, min(start + ROWS, len(x)), device=x.device))
+    for rows in torch.arange(len(x), device=x.device).split(ROWS):
+        part = x.index_select(0, rows)
         yield part.to_dense() if x.is_sparse else part

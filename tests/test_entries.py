@@ -66,13 +66,13 @@ def texts(data, column):
 def test_sets_and_evaluations(config):
     guides = make_guides(config, CPU)
     assert list(guides) == ["guide"]
-    shelf = [make_loss(entry.where, entry.loss, config.seed, MODEL) for entry in config.data]
-    tasks = make_tasks(config, MODEL, guides, shelf)
+    tasks = make_tasks(config, MODEL, guides)
+    shelf = [task.loss for task in tasks]
     assert texts(tasks[0].rows, 0) == [f"sort {row['q']}" for row in ROWS[:2]]
     assert texts(tasks[0].rows, 1) == [row["d"] for row in ROWS[:2]]
     assert texts(tasks[1].rows, 0) == [f"read {row['q']}" for row in ROWS[:2]]
     assert tasks[0].rows.guide is None
-    assert tasks[1].rows.guide is not None and tasks[1].rows.guide.model is guides["guide"][0]
+    assert tasks[1].rows.guide is not None and tasks[1].rows.guide.model is guides["guide"]
 
     held, guided, found = (make_evaluation(config, entry, MODEL, guides, tasks) for entry in config.eval)
     assert isinstance(held, LossEvaluation) and held.loss is shelf[0]
@@ -83,9 +83,8 @@ def test_sets_and_evaluations(config):
 
 
 def test_a_guide_that_is_missing(config):
-    shelf = [make_loss(entry.where, entry.loss, config.seed, MODEL) for entry in config.data]
     with pytest.raises(ValueError, match=r'GISTEmbedLoss needs a guide: write \[guide\] model = ".."'):
-        make_tasks(config, MODEL, {}, shelf)
+        make_tasks(config, MODEL, {})
 
 
 def test_losses_by_name():

@@ -23,7 +23,7 @@ Q, D = sentences(11, 1), sentences(11, 2)
 def data(tmp_path):
     file = write_jsonl(tmp_path / "rows.jsonl", [{"q": q, "d": d} for q, d in zip(Q, D, strict=True)])
     entry = DataConfig(columns={"anchor": "q", "positive": "d"}, files=[str(file)])
-    dataset = open_dataset(entry, "", MODEL, {}, {}, tmp_path / "cache")
+    dataset = open_dataset(entry, MODEL, {}, tmp_path / "cache")
     return TrainingRows(dataset, {}, torch.device("cpu"))
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from minist.data.rows import PARQUET_ROWS, count_parquet, read_parquet, read_texts
+from minist.data.rows import PARQUET_ROWS, open_parquet, read_parquet, read_texts
 from minist.data.texts import Texts
 
 TEXTS = ["a", "", "two\nlines", "größer ☃", "x" * 100_000]
@@ -27,7 +27,7 @@ def test_texts(write):
     file = write(id=list(range(5)), text=TEXTS, other=TEXTS[::-1])
     assert [row["text"] for row in read_parquet(file, ["text"])] == TEXTS
     assert list(read_parquet(file, ["other", "id"])) == [{"other": t, "id": i} for i, t in enumerate(TEXTS[::-1])]
-    assert count_parquet(file) == 5
+    assert open_parquet(file).metadata.num_rows == 5
 
 
 def test_as_an_input(write, tmp_path):
@@ -52,7 +52,7 @@ def test_more_rows_than_are_read_at_a_time(write, count):
     texts = [f"text {i}" for i in range(count)]
     file = write(text=pyarrow.array(texts, pyarrow.string()))
     assert [row["text"] for row in read_parquet(file, ["text"])] == texts
-    assert count_parquet(file) == count
+    assert open_parquet(file).metadata.num_rows == count
 
 
 def test_no_such_column(write):
@@ -77,7 +77,7 @@ def test_no_text_in_a_row(write, column, message):
 def test_no_parquet_file(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "t.parquet").write_text("a\nb\n")
-    for read in (count_parquet, lambda file: list(read_parquet(file, ["text"]))):
+    for read in (open_parquet, lambda file: list(read_parquet(file, ["text"]))):
         with pytest.raises(ValueError, match=r"t\.parquet is no parquet file: "):
             read(tmp_path / "t.parquet")
 

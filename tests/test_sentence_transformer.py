@@ -170,10 +170,10 @@ def test_encode_leaves_the_mode_as_it_was():
 
 def test_set_dropout():
     model = tiny_model()
-    set_dropout(model, 0.3, None)
+    set_dropout(model, 0.3, -1)
     layer = model.stack[0].layers[1]
     assert (layer.dropout.p, layer.attention_dropout.p, model.stack[0].embeddings.dropout.p) == (0.3, 0.0, 0.3)
-    set_dropout(model, None, 0.2)
+    set_dropout(model, -1, 0.2)
     assert (layer.dropout.p, layer.attention_dropout.p) == (0.3, 0.2)
 
 

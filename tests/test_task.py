@@ -23,8 +23,8 @@ MODEL = tiny_model()
 
 def open_rows(tmp_path, columns, label="", model=MODEL, roles=(), prompts=()):
     file = write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    entry = DataConfig(columns=columns, files=[str(file)])
-    return open_dataset(entry, label, model, dict(roles), dict(prompts), tmp_path / "cache")
+    entry = DataConfig(columns=columns, files=[str(file)], label=label, roles=dict(roles))
+    return open_dataset(entry, model, dict(prompts), tmp_path / "cache")
 
 
 def texts(packed, model=MODEL):

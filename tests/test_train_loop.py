@@ -108,9 +108,9 @@ def seeds_of(run, monkeypatch, rank, world):
     found = []
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     monkeypatch.setattr(distributed, "world_size", lambda: world)
-    task = run.tasks[0]._replace(step=lambda setup, objective, seed: found.append(seed))
+    monkeypatch.setattr(train, "plain_step", lambda setup, objective, seed: found.append(seed))
     for place in run.batches.start_at(0):
-        task.add_gradients(run.setup, place, run.batches.total, run.config.seed)
+        train.take_step(run, place)
     return found
 
 
@@ -124,9 +124,9 @@ def test_dropout_is_another_in_each_step_and_on_each_rank(folder, monkeypatch):
 
 def test_progress_rises_from_0_by_equal_steps(folder, monkeypatch):
     run, found = started(), []
-    task = run.tasks[0]._replace(step=lambda setup, objective, seed: found.append(objective.batch.progress))
+    monkeypatch.setattr(train, "plain_step", lambda setup, objective, seed: found.append(objective.batch.progress))
     for place in run.batches.start_at(0):
-        task.add_gradients(run.setup, place, run.batches.total, run.config.seed)
+        train.take_step(run, place)
     assert found == [0.0, 0.25, 0.5, 0.75]
 
 

@@ -259,10 +259,7 @@ def draws(loss, steps, layers):
     for step in range(steps):
         names = loss.outputs(step, layers)
         extra = {name: tuple(columns(rows=2)) for name in names}
-        yield (
-            names,
-            next(iter(part for part in loss.inner[0].parts(columns(rows=2), Batch(step=step, extra=extra)))).name,
-        )
+        yield names, next(loss.inner[0].parts(columns(rows=2), Batch(step=step, extra=extra)))[0]
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ DATA is what it looks like: a folder with corpus.jsonl, queries.jsonl and qrels/
 (NanoBEIR); or a table with columns of usual names: two texts with a score (sentence1, sentence2, score) or a label of 0
 and 1, triplets (anchor, positive, negative), lists to re-rank (query, positive, and negative or documents), source and
 target of a translation, query and document; or a tsv of two texts and a number without a header. A cross-encoder
-re-ranks what BM25 finds in a collection, and scores pairs.
-"""
+re-ranks what BM25 finds in a collection, and scores pairs."""
 
 import argparse
 import json
@@ -76,8 +75,7 @@ def run(args: argparse.Namespace) -> None:
     evaluator_of = cache(lambda name: make(name, task, columns, args))  # reads the data once
     metrics, chosen, shown, notes = {}, {}, {}, {}
     for path in dict.fromkeys(args.model):
-        where = args.device or (device if world > 1 else None)
-        model = open_model(path, revision=args.revision, device=where)
+        model = open_model(path, revision=args.revision, device=args.device or (device if world > 1 else None))
         scores = model.gives == "scores"
         names = TASKS["labelled pairs" if scores and task == "scored pairs" and model.width > 1 else task]
         chosen[path] = args.evaluator or names[min(scores, len(names) - 1)]
@@ -85,8 +83,7 @@ def run(args: argparse.Namespace) -> None:
         check_kind(chosen[path], evaluator, model)
         metrics[path] = evaluate([evaluator], model)
         own = "" if scores or args.similarity_fn_names else model.similarity_name  # the only one: no name needs it
-        words = {key: key.split("_") for key in metrics[path]}
-        shown[path] = {"_".join(w for w in words[k] if w != own): value for k, value in metrics[path].items()}
+        shown[path] = {"_".join(w for w in key.split("_") if w != own): value for key, value in metrics[path].items()}
         notes[evaluator.note] = path
     if not rank:
         print("".join(f"note: {note}\n" for note in notes if note), end="")
@@ -104,9 +101,8 @@ def table(shown: dict[str, dict[str, float]]) -> list[str]:
     short = {path: Path(path).name for path in shown}  # but runs/a/model and runs/b/model would be alike
     rows = [["", *(short.values() if len({*short.values()}) == len(short) else short)]]
     rows += [[metric, *(f"{of[metric]:.4f}" if metric in of else "" for of in shown.values())] for metric in metrics]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rest = [list(zip(row, widths, strict=True)) for row in rows]
-    return [f"{row[0][0]:{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in row[1:]) for row in rest]
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([metric.ljust(first), *map(str.rjust, cells, widths)]) for metric, *cells in rows]
 
 
 def look(data: Path) -> tuple[str, dict[str, Column]]:

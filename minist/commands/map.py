@@ -4,8 +4,7 @@ python -m minist map --model M docs.txt --output map.html
 python -m minist map --model M articles.jsonl --column title --clusters 8 --pca
 
 Places are those of t-SNE, which keeps neighbours together: distances between far groups mean little, and no axis means
-anything. The page is one file, needs no network, and shows a text when the pointer is on it.
-"""
+anything. The page is one file, needs no network, and shows a text when the pointer is on it."""
 
 import argparse
 import json

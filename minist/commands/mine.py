@@ -4,8 +4,7 @@ python -m minist mine --model M --pairs pairs.jsonl --output triplets.jsonl --re
 python -m minist mine --model M --pairs p.tsv --corpus docs.txt --output t.jsonl --format n-tuple --num-negatives 5
 
 Equal queries are one with several positives. Negatives are texts of --corpus, and positives of other queries. The
-embeddings stay in .triplets.jsonl.embeddings, for a run that was killed or has other limits, until you delete them.
-"""
+embeddings stay in .triplets.jsonl.embeddings, for a run that was killed or has other limits, until you delete them."""
 
 import argparse
 import json
@@ -44,9 +43,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_output(args.output, [file for file in (args.pairs, args.corpus) if file])  # before anything is loaded
+    output, read = args.output, [file for file in (args.pairs, args.corpus) if file]
+    if output.suffix != ".jsonl" or output.is_dir():  # before anything is loaded
+        raise ValueError(f"--output is {output}: it must be a file, and end in .jsonl")
+    if output.exists() and any(file.exists() and file.samefile(output) for file in read):
+        raise ValueError(f"--output is {output}, which is also read: name another file")
     options = Options(**{f.name: vars(args)[f.name] for f in OPTIONS})
-    options.cache_folder = args.output.with_name(f".{args.output.name}.embeddings")
+    options.cache_folder = output.with_name(f".{output.name}.embeddings")
     queries, positives = read_pairs(args.pairs, args.query_column, args.positive_column)
     corpus = read_corpus(args.corpus) if args.corpus else []
     where: Any = {"device": args.device, "dtype": args.dtype}
@@ -56,16 +59,9 @@ def run(args: argparse.Namespace) -> None:
     print(summary)
     if not rows:
         raise ValueError("no row is left: ask for fewer negatives, or give a larger --corpus or milder limits")
-    with complete_file(args.output) as partial, open(partial, "w", encoding="utf-8") as stream:  # whole, or not there
+    with complete_file(output) as partial, open(partial, "w", encoding="utf-8") as stream:  # whole, or not there
         stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    print(f"written to {args.output}")
-
-
-def check_output(output: Path, read: list[Path]) -> None:
-    if output.suffix != ".jsonl" or output.is_dir():
-        raise ValueError(f"--output is {output}: it must be a file, and end in .jsonl")
-    if output.exists() and any(file.exists() and file.samefile(output) for file in read):
-        raise ValueError(f"--output is {output}, which is also read: name another file")
+    print(f"written to {output}")
 
 
 def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[list[str], list[str]]:

@@ -4,8 +4,7 @@ python -m minist search --corpus docs.txt "how do I sort a list?"
 python -m minist search --corpus docs.jsonl --bm25 --dense M1 --rerank M2
 
 Without a query it asks for queries until a line is empty. The first start embeds all texts, and keeps that in
-docs.txt.index; a later one embeds those that are new. The order is by rank in all searches, then by --rerank.
-"""
+docs.txt.index; a later one embeds those that are new. The order is by rank in all searches, then by --rerank."""
 
 import argparse
 import json
@@ -37,9 +36,8 @@ SHOWN, BEFORE = 200, 40  # characters of a text, and of them before the words of
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("query", nargs="?", help="what to search for; else you are asked for queries")
-    add(
-        "--corpus", type=Path, required=True, help="lines of text; or jsonl, json, csv, tsv, parquet with a column text"
-    )
+    corpus = "lines of text; or jsonl, json, csv, tsv, parquet with a column text"
+    add("--corpus", type=Path, required=True, help=corpus)
     add("--column", default="", help="another column with the text")
     add("--dense", help="a dense model: a folder, or a name on the Hugging Face hub")
     add("--sparse", help="a sparse model")
@@ -48,12 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=int, default=10, help="texts to show (10)")
     add("--candidates", type=int, default=100, help="texts that each search names (100)")
     add("--rerank-top", type=int, default=50, help="how many of them are reranked (50)")
-    add(
-        "--rerank-mix",
-        default="sum",
-        choices=MIXES,
-        help="the order by its score, or by the sum of its and all searches' (sum)",
-    )
+    mix = "the order by its score, or by the sum of its and all searches' (sum)"
+    add("--rerank-mix", default="sum", choices=MIXES, help=mix)
     add("--index", type=Path, help="the folder of the index (the corpus and .index)")
     add("--json", action="store_true", help="a line for each query, for programs")
 
@@ -89,7 +83,7 @@ def load(args: argparse.Namespace, option: str) -> Any:
     if (kind := content.settings.get("model_type", plain)) != wanted:
         right = next((f"give it to --{other}" for other in KINDS if KINDS[other] == kind), "it is for training")
         raise ValueError(f"--{option} takes a {wanted}, but {name} is a {kind}: {right}")
-    model = MODELS[wanted](MODELS[wanted].adapt(content, None), device=find_device(args.device))
+    model = MODELS[wanted](content, device=find_device(args.device))
     if option == "rerank":
         number(f"the number of scores that {name} gives a text", model.width, 1, 1)
     return model

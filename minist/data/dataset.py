@@ -5,8 +5,7 @@
 <folder>/keys.npy          uint64, hashes of the raw texts without prompts, row after row; equal texts have equal ones
 <folder>/keys.offsets.npy  int64 [rows + 1], where the hashes of each row start
 <folder>/labels.*          see labels.py
-While it is made, all but the tokens is in memory: 60 MB of a million rows of two columns, twice that at the end.
-"""
+While it is made, all but the tokens is in memory: 60 MB of a million rows of two columns, twice that at the end."""
 
 import hashlib
 import json
@@ -109,16 +108,14 @@ class Dataset:
         return f"{len(self):,} rows: {'; '.join(parts)}"
 
 
-def prepare_dataset(
-    folder: Path, files: Files, columns: Specs, label: Column, format: str = "", wants: str = ""
-) -> None:
+def prepare_dataset(folder: Path, files: Files, specs: Specs, label: Column, format: str = "", wants: str = "") -> None:
     """Make the data set in `folder`, which is the `dataset_folder` of the rest. ValueError names file and row.
     `label` is a column of the files, or a .npy file with a row for each of theirs, [rows] or [rows, D]; "" for none.
     `wants` holds the word "numbers" where names of classes are no labels for the loss; "documents" where each row must
     have a text beside its first column; "per_document" where a list of labels has a number for each of these texts."""
     expected = Texts(tuple(files), ("",), format).count() or 0  # for the bar alone
     with complete_folder(folder) as partial, progress_bar(expected, "rows", "tokenizing") as bar:
-        writer = _Writer(partial, files, columns, label, format, wants)
+        writer = _Writer(partial, files, specs, label, format, wants)
         places = read_places(files, writer.needed, format)
         while chunk := list(islice(places, CHUNK)):  # never all rows at once
             writer.write(chunk)
@@ -126,11 +123,11 @@ def prepare_dataset(
         writer.save()
 
 
-def dataset_folder(cache: Path, files: Files, columns: Specs, label: Column, format: str = "", wants: str = "") -> Path:
+def dataset_folder(cache: Path, files: Files, specs: Specs, label: Column, format: str = "", wants: str = "") -> Path:
     """Below `cache`: its name is a hash of all that decides about the data set. ValueError where a file is missing."""
     label_file = [Path(str(label)).resolve()] if is_label_file(label) else []  # not copied, so its place counts too
     kinds = [format or file_kind(file) for file in files]
-    settings = [LAYOUT, wants, list(_contents(columns).items()), kinds, str(label_file[0]) if label_file else label]
+    settings = [LAYOUT, wants, list(_contents(specs).items()), kinds, str(label_file[0]) if label_file else label]
     seal = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8)
     for file in [*files, *label_file]:
         check_file(file)
@@ -139,46 +136,44 @@ def dataset_folder(cache: Path, files: Files, columns: Specs, label: Column, for
     return cache / seal.hexdigest()
 
 
-def _contents(columns: Specs) -> dict[str, tuple[Column, str, str]]:
+def _contents(specs: Specs) -> dict[str, tuple[Column, str, str]]:
     """Of each column: source, hash of the tokenizer, prompt. Columns that agree in it have the same tokens."""
-    tokenizers = {id(spec.tokenizer): spec.tokenizer for spec in columns.values()}  # hashed once: slow for a large one
+    tokenizers = {id(spec.tokenizer): spec.tokenizer for spec in specs.values()}  # hashed once: slow for a large one
     settings = {key: f"{t.max_length} {t.special_tokens} {t.backend.to_str()}" for key, t in tokenizers.items()}
     hashes = {key: hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for key, text in settings.items()}
-    return {name: (spec.source, hashes[id(spec.tokenizer)], spec.prompt) for name, spec in columns.items()}
+    return {name: (spec.source, hashes[id(spec.tokenizer)], spec.prompt) for name, spec in specs.items()}
 
 
 class _Writer:
-    def __init__(self, folder: Path, files: Files, columns: Specs, label: Column, format: str, wants: str) -> None:
-        contents = _contents(columns)
+    def __init__(self, folder: Path, files: Files, specs: Specs, label: Column, format: str, wants: str) -> None:
+        contents = _contents(specs)
         numbers = {content: i for i, content in enumerate(dict.fromkeys(contents.values()))}
         self.folder, self.label = folder, label
         self.stored = {name: numbers[content] for name, content in contents.items()}
-        specs = {self.stored[name]: spec for name, spec in columns.items()}  # each content is stored once
-        self.texts = [(spec.source, TextColumnWriter(folder / str(i), spec)) for i, spec in specs.items()]
-        self.wants, self.documents = wants, [spec.source for spec in columns.values()][1:]
+        each = {self.stored[name]: spec for name, spec in specs.items()}  # each content is stored once
+        self.texts = [(spec.source, TextColumnWriter(folder / str(i), spec)) for i, spec in each.items()]
+        self.wants, self.documents = wants, [spec.source for spec in specs.values()][1:]
         self.label_file = check_label_file(Path(str(label))) if is_label_file(label) else None
         self.labels = LabelWriter(files, label, wants, format) if label != "" and not self.label_file else None
         self.are_lists: dict[Column, bool] = {}  # as the first row has it
-        self.counts: dict[Column, list[np.ndarray]] = {s.source: [] for s in columns.values()}  # texts of each row
+        self.counts: dict[Column, list[np.ndarray]] = {s.source: [] for s in specs.values()}  # texts of each row
         self.hashes: list[np.ndarray] = []
         self.needed = {column: column for column in [*self.counts, *([label] if self.labels else [])]}  # of the files
 
     def write(self, places: Sequence[Place]) -> None:
-        texts, rows = {}, []
+        cells = {}
         for source, counts in self.counts.items():
             lists = self.are_lists.setdefault(source, isinstance(places[0].row[source], list))
-            cells = [check_texts(place, source, lists) for place in places]
-            texts[source] = [text for cell in cells for text in cell]
-            counts.append(np.fromiter(map(len, cells), np.int64, len(cells)))
-            rows.append(np.arange(len(places)).repeat(counts[-1]))
+            cells[source] = [check_texts(place, source, lists) for place in places]
+            counts.append(np.fromiter(map(len, cells[source]), np.int64, len(places)))
         if "documents" in self.wants:
             self._check_documents(places)
         if self.labels:
             self.labels.write(places)
         for source, writer in self.texts:
-            writer.write(texts[source])
-        order = np.concatenate(rows).argsort(kind="stable")  # column after column -> row after row
-        self.hashes.append(np.concatenate([text_hashes(found) for found in texts.values()])[order])
+            writer.write([text for cell in cells[source] for text in cell])
+        row_after_row = zip(*cells.values(), strict=True)
+        self.hashes.append(text_hashes([text for row in row_after_row for cell in row for text in cell]))
 
     def _check_documents(self, places: Sequence[Place]) -> None:
         found = np.sum([self.counts[source][-1] for source in self.documents], axis=0)

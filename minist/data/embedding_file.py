@@ -51,7 +51,7 @@ class EmbeddingFile:
     def start(self, settings: dict[str, Any], inputs: Any, resume: bool) -> bool:
         """Make the folder, or with `resume` go on in the one that is there; the leader does. Whether all is done.
         `inputs` must agree only where the output is complete: else blocks are. ValueError for other settings."""
-        self.about = {"settings": settings, "inputs": inputs}
+        self.about, begun = {"settings": settings, "inputs": inputs}, self.folder / "settings.json"
         if resume and self.finished.exists():
             found = read_json(self.finished)
             self._compare(found["settings"] | {"inputs": found["inputs"]}, settings | {"inputs": inputs})
@@ -60,15 +60,15 @@ class EmbeddingFile:
             if self.output.exists() and self.output.stat().st_size == found["bytes"]:
                 self.discard()
                 return True
-        if resume and (self.folder / "settings.json").exists():  # written last
-            self._compare(read_json(self.folder / "settings.json"), settings)
+        if resume and begun.exists():  # written last
+            self._compare(read_json(begun), settings)
             self._keep_what_is_whole()
         else:
             self.discard()
             self.finished.unlink(missing_ok=True)
             self.folder.mkdir(parents=True)
             self.stream.touch()
-            write_json(self.folder / "settings.json", settings)
+            write_json(begun, settings)
         return False
 
     def _compare(self, found: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -102,20 +102,18 @@ class EmbeddingFile:
 
     def write(self, block: str, first: int, rows: Any, cut: int) -> None:
         """Keep `rows` [n, width], an array, of which the first is number `first`; `cut` of their texts were cut."""
-        content = self._content(rows)
-        self._put(block, first, content)
+        content = self._put(block, first, rows)
         with complete_file(self.folder / f"{block}.done") as partial:
             checksum = zlib.crc32(content, len(rows))  # begun with their number, so that it holds for this number alone
             write_json(partial, {"first": first, "rows": len(rows), "cut": cut, "crc": checksum})
 
-    def _content(self, rows: Any) -> bytes:
+    def _put(self, block: str, first: int, rows: Any) -> bytes:
         assert rows.dtype == self.dtype and rows.shape[1] == self.width
-        return bytes(rows.tobytes())
-
-    def _put(self, block: str, first: int, content: bytes) -> None:
+        content: bytes = rows.tobytes()
         with open(self.stream, "r+b") as stream:  # not "ab": blocks come in any order, and leave holes for others
             stream.seek(HEADER + first * self.row_bytes)
             stream.write(content)
+        return content
 
     def _get(self, block: str, record: dict[str, Any]) -> bytes:
         with open(self.stream, "rb") as stream:

@@ -1,8 +1,7 @@
 """Labels of a data set: a column of its files, or the rows of a .npy file.
 
 <folder>/labels.npy          [rows], or the numbers of all rows end to end; of a class name its number in meta["names"]
-<folder>/labels.offsets.npy  int64 [rows + 1], where each row starts; only where the labels are lists of numbers
-"""
+<folder>/labels.offsets.npy  int64 [rows + 1], where each row starts; only where the labels are lists of numbers"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -7,8 +7,7 @@ A batch of texts of 3, 1 and 2 tokens:
     position_ids  0 1 2 | 0 | 0 1          [T]    its place within that text
     cu_seqlens    0       3   4     6      [N+1]  where each text starts, and the end
 
-Padded to a rectangle, a random batch of mixed texts would hold 3 to 5 times as many tokens.
-"""
+Padded to a rectangle, a random batch of mixed texts would hold 3 to 5 times as many tokens."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -5,8 +5,7 @@ pairs            (a, b)  (a, c)
 packed           [CLS] how much protein [SEP] it depends [SEP]  [CLS] how much protein [SEP] two cups [SEP]
 token types          0   0    0       0     0  1       1     1      0   0    0       0     0   1    1     1
 
-A query that is ranked with a thousand documents is tokenized once, and the thousand pairs are put together by index.
-"""
+A query that is ranked with a thousand documents is tokenized once, and the thousand pairs are put together by index."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

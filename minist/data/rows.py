@@ -206,7 +206,7 @@ def _check_once(where: str, names: Sequence[Any], columns: Iterable[Column]) -> 
             raise ValueError(f"{where}: {names.count(column)} columns are called {column!r}: give each its own name")
 
 
-def _open_parquet(file: Path) -> Any:
+def open_parquet(file: Path) -> Any:
     check_file(file)
     try:
         import pyarrow.parquet
@@ -218,13 +218,9 @@ def _open_parquet(file: Path) -> Any:
         raise ValueError(f"{file} is no parquet file: {e}") from None
 
 
-def count_parquet(file: Path) -> int:
-    return _open_parquet(file).metadata.num_rows
-
-
 def read_parquet(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
     """`columns` of each row; lists and numbers as Python's own."""
-    table = _open_parquet(file)
+    table = open_parquet(file)
     names = table.schema_arrow.names
     for column in columns:
         if names.count(column) != 1:

@@ -1,8 +1,7 @@
 """The batches of a run: which rows make up each of an epoch, whose turn it is, and which rank gets which of their rows.
 
 A sampler is a function of (keys, batch size, seed, epoch, drop_last). It depends on nothing else, so all ranks agree
-and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded with seed + e.
-"""
+and a resumed run sees the same batches. Epoch e is shuffled by `randperm(n)` seeded with seed + e."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -35,7 +34,6 @@ class Keys(NamedTuple):
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch, [n]."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch))
 
 

@@ -4,8 +4,7 @@ The docstrings of the standard library, torch and numpy are read with `ast`: not
 downloaded. Each gives a pair, the summary line (what a person might search for) and the body (what they hope to find):
     {"summary": "Return a list of the words in the string.", "body": "sep The separator used to ..."}
 Eight thousand pairs are few, so for training each body gives further ones by the Inverse Cloze Task (Lee et al. 2019,
-arXiv:1906.00300): a span of it is the query, the rest is what to find.
-"""
+arXiv:1906.00300): a span of it is the query, the rest is what to find."""
 
 import ast
 import hashlib
@@ -13,7 +12,7 @@ import importlib.util
 import json
 import random
 import sysconfig
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from minist.checks import pick
@@ -62,24 +61,17 @@ def collect_pairs(folders: list[Path]) -> list[tuple[str, str]]:
     pairs, seen = dict[str, tuple[str, str]](), set[str]()  # by hash; all texts so far
     with progress_bar(len(files), "files", "reading docstrings") as bar:
         for file in files:
-            for summary, body in read_pairs(file):
+            tree = ast.Module([], [])
+            with suppress(SyntaxError, ValueError, RecursionError):  # a file that is not Python has no docstrings
+                tree = ast.parse(file.read_bytes())
+            nodes = [node for node in ast.walk(tree) if isinstance(node, DOCUMENTED)]
+            for summary, body in filter(None, (split_docstring(ast.get_docstring(node) or "") for node in nodes)):
                 keys = {" ".join(words(summary)), " ".join(words(body))}
                 if not keys & seen:  # else a pair would be wrong as another's negative
                     seen |= keys
                     pairs[hashlib.sha256(f"{summary}\n{body}".encode()).hexdigest()] = (summary, body)
             bar.update(1)
     return [pairs[key] for key in sorted(pairs)]
-
-
-def read_pairs(file: Path) -> Iterator[tuple[str, str]]:
-    """The pairs of one source file; a file that is not Python has none."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, RecursionError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, DOCUMENTED) and (pair := split_docstring(ast.get_docstring(node) or "")):
-            yield pair
 
 
 def split_docstring(text: str) -> tuple[str, str] | None:

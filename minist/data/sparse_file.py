@@ -1,10 +1,9 @@
-"""Writing sparse embeddings into one file, by one or several processes, as embedding_file.py does dense ones.
+"""Sparse embeddings written into one file, by one or several processes, as embedding_file.py does dense ones.
     corpus.npz     the matrix [texts, V] as scipy.sparse.load_npz reads it, and np.load: row i has the numbers
                    data[indptr[i] : indptr[i + 1]] in the columns indices[indptr[i] : indptr[i + 1]]
     corpus.jsonl   for each text {"token": weight, ..}, the largest first
 How much a text takes is not known before: a block has a file of its own beside its record, and all are then joined,
-<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves
-"""
+<block>.rows    int32: how many numbers each row has, their columns; float32: they themselves"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -29,12 +28,11 @@ class SparseFile(EmbeddingFile):
         super().__init__(output, len(names), np.dtype("<f4"), "sparse")
         self.names = names
 
-    def _content(self, rows: Any) -> bytes:
+    def _put(self, block: str, first: int, rows: Any) -> bytes:
         counts, columns = torch.bincount(rows.indices()[0], minlength=len(rows)), rows.indices()[1]
-        return b"".join(x.numpy().tobytes() for x in (counts.int(), columns.int(), rows.values().float()))
-
-    def _put(self, block: str, first: int, content: bytes) -> None:
+        content = b"".join(x.numpy().tobytes() for x in (counts.int(), columns.int(), rows.values().float()))
         (self.folder / f"{block}.rows").write_bytes(content)  # whole or not, says the record, which comes after it
+        return content
 
     def _get(self, block: str, record: dict[str, Any]) -> bytes:
         return (self.folder / f"{block}.rows").read_bytes()

@@ -3,8 +3,7 @@
 <stem>.ids          token ids of all texts, end to end: uint16, or int32 for a large vocabulary
 <stem>.offsets.npy  int64 [texts + 1], where each text starts
 <stem>.cut.npy      bool [texts], whether a text was cut at the maximum length
-<stem>.rows.npy     int64 [rows + 1], the first text of each row; only where the cells are lists of texts
-"""
+<stem>.rows.npy     int64 [rows + 1], the first text of each row; only where the cells are lists of texts"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

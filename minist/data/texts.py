@@ -80,7 +80,7 @@ class Texts:
             if file == STANDARD_INPUT or kind == "json":
                 return None
             if kind == "parquet":
-                total += rows.count_parquet(file)
+                total += rows.open_parquet(file).metadata.num_rows
                 continue
             header = kind in ("csv", "tsv") and isinstance(self.columns[0], str)  # by number there is none
             try:

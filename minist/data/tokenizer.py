@@ -132,59 +132,54 @@ class Tokenizer:
             content["truncation"] = None
         return json.dumps(content | {"padding": None}, ensure_ascii=False, indent=2)
 
-    def __call__(self, texts: Sequence[Text], prompt: str = "") -> Tokenized:
-        """Tokenize; `prompt` is put before each text, or before the first text of a pair."""
+    def __call__(self, texts: Texts, prompt: str = "") -> Tokenized:
+        """`prompt` is put before each text, or before the first text of a pair."""
         if prompt:
             texts = [prompt + t if isinstance(t, str) else (prompt + t[0], t[1]) for t in texts]
         return Tokenized(*map(torch.cat, zip(*map(self._tokenize, self._pieces(texts)), strict=True)))
 
-    def _pieces(self, texts: Sequence[Text]) -> list[list[Text]]:
+    def _pieces(self, texts: Texts) -> list[list[Text]]:
         far = self._far  # of a longer text, no more is tokenized
         pieces = chunks(texts, PIECE, CHARACTERS, lambda text: min(length_of(text), far))
         return list(pieces) or [[]]  # no texts are one piece, so that there are tensors to be joined
 
     def _tokenize(self, texts: list[Text]) -> Tokenized:
-        encodings, longest = self._encode(texts), self.max_length
+        encodings, longest = self._encode(texts, self.special_tokens), self.max_length
         ids = [e.ids for e in encodings]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         # overflowing is slow to ask for, and a shorter text has none
         cut = [n >= longest and bool(e.overflowing) for n, e in zip(lengths, encodings, strict=True)]
-        has_pairs = self.has_types and any(not isinstance(t, str) for t in texts)
-        types = _flat((e.type_ids for e in encodings), lengths) if has_pairs else np.zeros(lengths.sum(), np.int64)
-        arrays = _flat(ids, lengths), types, lengths, np.array(cut, bool)
-        return Tokenized(*map(torch.from_numpy, arrays))
+        stream = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
+        types = np.zeros_like(stream)
+        if self.has_types and any(not isinstance(t, str) for t in texts):
+            types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int64, len(stream))
+        return Tokenized(*map(torch.from_numpy, (stream, types, lengths, np.array(cut, bool))))
 
     @property
     def _far(self) -> int:
         return 1024 + 16 * self.max_length  # characters that are surely enough for so many tokens of a language
 
-    def _encode(self, texts: list[Text]) -> list[Encoding]:
-        """As the library does, but of what is far longer than the maximum only the beginning is tokenized."""
+    def _encode(self, texts: Texts, special_tokens: bool) -> list[Encoding]:
+        """As the library does, but of what is far longer than the maximum only the beginning is tokenized: whole words,
+        about as many characters as can matter. All of it where no word ends, or where these are few tokens."""
         short, far = list(texts), self._far  # asked for once: the library makes a table of it each time
         long = {i: text for i, text in enumerate(texts) if length_of(text) > far}
         for i, text in long.items():
-            short[i] = self._beginning(text) if isinstance(text, str) else ""
-        encodings: list[Encoding] = self.backend.encode_batch_fast(short, add_special_tokens=self.special_tokens)
+            single = text if isinstance(text, str) else ""
+            end = max((single.rfind(end, 0, far) for end in self.word_ends), default=0)
+            short[i] = single[:end] if end > 0 else single
+        encodings: list[Encoding] = self.backend.encode_batch_fast(short, add_special_tokens=special_tokens)
         for i, text in long.items():
             if not isinstance(text, str):
                 encodings[i] = self._encode_pair(*text)
-            elif not self._is_enough(encodings[i]):  # few tokens of many characters: it needs the rest too
-                encodings[i] = self.backend.encode(text, add_special_tokens=self.special_tokens)
+            elif sum(map(len, encodings[i].overflowing)) < MARGIN:  # overflowing: the pieces behind the maximum
+                encodings[i] = self.backend.encode(text, add_special_tokens=special_tokens)
         return encodings
-
-    def _beginning(self, text: str) -> str:
-        """Whole words, about as many characters as can matter; all of it where no word ends."""
-        end = max((text.rfind(end, 0, self._far) for end in self.word_ends), default=0)
-        return text[:end] if len(text) > self._far and end > 0 else text
-
-    def _is_enough(self, encoding: Encoding) -> bool:
-        """Is the maximum so far before the end that what follows there would change nothing?"""
-        return sum(map(len, encoding.overflowing)) >= MARGIN  # overflowing: the pieces behind the maximum
 
     def _encode_pair(self, first: str, second: str) -> Encoding:
         """The library cuts a pair only after it has put together every part of the one with every part of the other:
         that takes a minute for two books. So each is cut alone, by the same rule, "longest first"."""
-        kept = [self._encode_alone(text, self._beginning(text)) for text in (first, second)]
+        kept = self._encode([first, second], special_tokens=False)
         if min(map(_tokens, kept)) > self.max_length:  # which one is longer decides about an odd token
             kept = [self.backend.encode(text, add_special_tokens=False) for text in (first, second)]
         room = self.max_length - self.backend.num_special_tokens_to_add(is_pair=True) * self.special_tokens
@@ -194,16 +189,7 @@ class Tokenizer:
         kept[n <= m].truncate(room - less)
         return self.backend.post_process(kept[0], kept[1], add_special_tokens=self.special_tokens)
 
-    def _encode_alone(self, text: str, beginning: str) -> Encoding:
-        encoding = self.backend.encode(beginning, add_special_tokens=False)
-        whole = beginning is text or self._is_enough(encoding)
-        return encoding if whole else self.backend.encode(text, add_special_tokens=False)
-
 
 def _tokens(encoding: Encoding) -> int:
     """All tokens, those behind the maximum too, where there are no special ones."""
     return len(encoding) + sum(map(len, encoding.overflowing))
-
-
-def _flat(lists: Iterable[list[int]], lengths: np.ndarray) -> np.ndarray:
-    return np.fromiter(chain.from_iterable(lists), np.int64, int(lengths.sum()))

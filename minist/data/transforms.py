@@ -1,8 +1,7 @@
 """What changes in a data set from epoch to epoch: words that are deleted or masked, pairs that are drawn.
 
 Each is a function of (seed, epoch, row). It does not depend on the batch, the rank or the order in which rows come, so
-a resumed run, and a run with more ranks, sees the same.
-"""
+a resumed run, and a run with more ranks, sees the same."""
 
 from typing import NamedTuple
 

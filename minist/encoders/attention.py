@@ -5,8 +5,7 @@ the tokens up to it. Only this file knows how kernels want texts laid out, and m
 
     stream       flash attention on a GPU: one kernel reads the whole stream, and cu_seqlens
     rectangles   everything else: texts that lie next to each other and are equally long, on a GPU similarly long,
-                 are stacked to [texts, H, length, D/H]. The model sorts texts by length, so these are few
-"""
+                 are stacked to [texts, H, length, D/H]. The model sorts texts by length, so these are few"""
 
 from functools import lru_cache
 from itertools import groupby

@@ -37,20 +37,19 @@ def activation(name: str, field: str = "hidden_act") -> Callable[[Tensor], Tenso
     return pick(field, name, ACTIVATIONS)
 
 
-def check_values(config: Any) -> None:
-    """ValueError where a field of the dataclass `config` is another kind of thing than its default, or out of range."""
+def check_values(config: Any, width: str, heads: str, act: str, parts: int = 1) -> None:
+    """ValueError where a field of the dataclass `config` is another kind of thing than its default, or out of range,
+    `width` no multiple of `heads` (times `parts`), or `act` no activation; these three are the names of fields."""
+    values = vars(config)
     for field in fields(config):
         if field.default is None or field.name == "pad_token_id":  # most encoders only hand it on, and it may be null
             continue
-        value, (allowed, fits) = vars(config)[field.name], KINDS[type(field.default)]
-        if not fits(value):
-            raise ValueError(f"{field.name} is {shortened(value)}, it must be {allowed}")
-
-
-def check_heads(width: int, heads: int, names: tuple[str, str] = ("hidden_size", "num_attention_heads")) -> None:
-    """ValueError unless `heads` vectors of the same length make up `width`; `names` are those of the two fields."""
-    if width % heads:
-        raise ValueError(f"{names[0]} {width} is no multiple of {names[1]} {heads}")
+        allowed, fits = KINDS[type(field.default)]
+        if not fits(values[field.name]):
+            raise ValueError(f"{field.name} is {shortened(values[field.name])}, it must be {allowed}")
+    if values[width] % (parts * values[heads]):
+        raise ValueError(f"{width} {values[width]} is no multiple of {'twice ' * (parts == 2)}{heads} {values[heads]}")
+    activation(values[act], act)
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ class EncoderConfig:
     pad_token_id: int | None = 0  # nothing is padded here; RoBERTa counts positions from it
 
     def __post_init__(self) -> None:
-        check_values(self)
-        check_heads(self.hidden_size, self.num_attention_heads)
-        activation(self.hidden_act)
+        check_values(self, "hidden_size", "num_attention_heads", "hidden_act")
 
     @property
     def max_length(self) -> int:

@@ -1,7 +1,5 @@
-"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108) on a packed token stream.
-
-Its layers are BERT's, half as many; there are no token types, and the fields and weights have other names.
-"""
+"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108) on a packed token stream: BERT with half as many layers and without
+token types. Its fields and weights have other names."""
 
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.bert import BertLayer
-from minist.encoders.config import EncoderConfig, activation, check_heads, check_values
+from minist.encoders.config import EncoderConfig, check_values
 from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
@@ -45,9 +43,7 @@ class DistilBertConfig:
     pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
-        check_values(self)
-        check_heads(self.dim, self.n_heads, ("dim", "n_heads"))
-        activation(self.activation, "activation")
+        check_values(self, "dim", "n_heads", "activation")
 
     max_length = EncoderConfig.max_length
 

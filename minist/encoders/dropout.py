@@ -1,9 +1,7 @@
 """Dropout (Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html) that a CPU does not wait for.
 
-There torch draws a random number of its own for each that may be dropped, which takes longer than the attention whose
-weights are dropped. Here 64 random bits decide for four. The masks are others than torch's, and as random; on a GPU,
-and for the weights of windows of long texts, they are torch's.
-"""
+There torch draws a random number for each that may be dropped, which takes longer than the attention whose weights are
+dropped. Here 64 random bits decide for four. On a GPU, and for windows of long texts, the masks are torch's."""
 
 import torch
 from torch import Tensor, nn

@@ -26,17 +26,14 @@ class Encoder(Module):
     layers_field: ClassVar[str] = "num_hidden_layers"
     needs_layer_0: ClassVar[bool] = False  # whether it is another kind of layer than the rest
     token_types: ClassVar[bool] = False  # whether it tells the two texts of a pair apart
+    name = "Transformer"  # to files, any encoder is one
+    checkpoint_layers = False  # while training, see run_layer
     embeddings: Any  # Packed -> [T, D]; its `word` holds the words' vectors
     layers: nn.ModuleList
 
     def __init__(self, config: Any, width: int) -> None:
         super().__init__()
         self.config, self.width, self.out_width = config, width, width
-        self.checkpoint_layers = False  # while training, see run_layer
-
-    @property
-    def name(self) -> str:
-        return "Transformer"  # to files, any encoder is one
 
     @property
     def num_layers(self) -> int:  # type: ignore[override]
@@ -50,12 +47,9 @@ class Encoder(Module):
         """[T, D]; or [M, D], of the tokens `kept` [M] alone, for which the last layer has less to do."""
         return deque(self.hidden_states(packed, kept), maxlen=1).pop()  # the last; none of the earlier is kept alive
 
-    def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
-        """The output of the embeddings, then of each layer: L + 1 times [T, D]; the last of `kept` alone, if given."""
-        return self.states(packed, kept)
-
-    def states(self, packed: Packed, kept: Tensor | None, *more: object) -> Iterator[Tensor]:
-        """The same; `more` is what an architecture's layers take beside the texts."""
+    def hidden_states(self, packed: Packed, kept: Tensor | None = None, *more: object) -> Iterator[Tensor]:
+        """The output of the embeddings, then of each layer: L + 1 times [T, D]; the last of `kept` alone, if given.
+        `more` is what an architecture adds that its layers take beside the texts."""
         x = self.embeddings(packed)
         yield x
         for i, layer in enumerate(self.layers, 1):
@@ -71,11 +65,10 @@ class Encoder(Module):
 
     def check_layers(self, numbers: Sequence[int]) -> None:
         """ValueError unless `numbers` are some of its layers, each once and in their order; the first is 0."""
-        given, count = list(numbers), self.num_layers
-        rising = given == sorted(set(given) & set(range(count)))
-        if not given or not rising or (self.needs_layer_0 and given[0] != 0):
+        given, known = list(numbers), range(self.num_layers)
+        if not given or given != sorted(set(given) & set(known)) or (self.needs_layer_0 and given[0] != 0):
             first = f", and a {self.model_type} must keep its layer 0" * self.needs_layer_0
-            raise ValueError(f"keep_layers: given are {given}, allowed are rising numbers from 0 to {count - 1}{first}")
+            raise ValueError(f"keep_layers: given are {given}, allowed are rising numbers from 0 to {known[-1]}{first}")
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
         self.check_layers(numbers)

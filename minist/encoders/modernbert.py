@@ -1,8 +1,7 @@
 """ModernBERT (Warner et al. 2024, arXiv:2412.13663) on a packed token stream.
 
 Beside bert.py: it normalizes before each half of a layer and once at the end (pre-LN), has rotations for
-positions, a gate in its perceptron, no biases, and two kinds of layers: most see only a window of neighbours.
-"""
+positions, a gate in its perceptron, no biases, and two kinds of layers: most see only a window of neighbours."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from minist.checks import number
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
-from minist.encoders.config import EncoderConfig, activation, check_heads, check_values
+from minist.encoders.config import EncoderConfig, activation, check_values
 from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
@@ -37,10 +36,8 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class ModernBertConfig:
-    """The fields of a ModernBERT config.json that shape the encoder, under their own names.
-
-    The kinds of layers and the bases of the rotations have two spellings. Where the one of transformers 5
-    (layer_types, rope_parameters) is given, it counts."""
+    """The fields of a ModernBERT config.json that shape the encoder. Kinds of layers and bases of the rotations have
+    two spellings: that of transformers 5 (layer_types, rope_parameters) counts where it is given."""
 
     vocab_size: int = 50368
     hidden_size: int = 768
@@ -66,10 +63,7 @@ class ModernBertConfig:
     pad_token_id: int | None = 0  # not used here, but transformers refuses one beyond a small vocabulary
 
     def __post_init__(self) -> None:
-        check_values(self)
-        pairs = ("hidden_size", "twice num_attention_heads")  # a head's numbers are rotated two by two
-        check_heads(self.hidden_size, 2 * self.num_attention_heads, pairs)
-        activation(self.hidden_activation, "hidden_activation")
+        check_values(self, "hidden_size", "num_attention_heads", "hidden_activation", parts=2)  # rotated two by two
         given, layers = self.layer_types, self.num_hidden_layers
         known = isinstance(given, list) and all(kind in (FULL, SLIDING) for kind in given)
         if given is not None and (not known or len(given) != layers):
@@ -83,9 +77,8 @@ class ModernBertConfig:
     @property
     def kinds(self) -> list[str]:
         """FULL or SLIDING, for each layer."""
-        if self.layer_types is not None:
-            return list(self.layer_types)
-        return [SLIDING if i % self.global_attn_every_n_layers else FULL for i in range(self.num_hidden_layers)]
+        every = self.global_attn_every_n_layers
+        return self.layer_types or [SLIDING if i % every else FULL for i in range(self.num_hidden_layers)]
 
 
 def _rope_theta(given: Any, kind: str, otherwise: float) -> float:
@@ -112,8 +105,7 @@ class ModernBertEmbeddings(nn.Module):
 
 
 class ModernBertLayer(nn.Module):
-    """Attention, then a gated perceptron (GeGLU, Shazeer 2020, arXiv:2002.05202), each of the normalized input and
-    added to it."""
+    """Attention, then a gated perceptron (GeGLU, arXiv:2002.05202), each of the normalized input and added to it."""
 
     def __init__(self, config: ModernBertConfig, number: int) -> None:
         super().__init__()
@@ -151,8 +143,8 @@ def angles(packed: Packed, size: int, theta: float) -> Rotation:
     2021, arXiv:2104.09864): the token in place p turns its i-th pair by p / theta^(2i / size)."""
     device = packed.position_ids.device
     frequencies = 1.0 / theta ** (torch.arange(0, size, 2, device=device) / size)
-    places = torch.arange(packed.max_seqlen, device=device)[:, None, None]  # once per place, and not per token
-    turned = places * frequencies
+    # once per place, and not per token
+    turned = torch.arange(packed.max_seqlen, device=device)[:, None, None] * frequencies
     return turned.cos()[packed.position_ids], turned.sin()[packed.position_ids]
 
 
@@ -175,11 +167,11 @@ class ModernBertEncoder(Encoder):
         self.layers = nn.ModuleList(ModernBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = _norm(config)
 
-    def hidden_states(self, packed: Packed, kept: Tensor | None = None) -> Iterator[Tensor]:
+    def hidden_states(self, packed: Packed, kept: Tensor | None = None, *more: object) -> Iterator[Tensor]:
         thetas = {FULL: self.config.global_rope_theta, SLIDING: self.config.local_rope_theta}
         size = self.width // self.config.num_attention_heads
         rotations = {kind: angles(packed, size, thetas[kind]) for kind in set(self.config.kinds)}
-        for place, x in enumerate(self.states(packed, kept, rotations)):
+        for place, x in enumerate(super().hidden_states(packed, kept, rotations)):
             yield x if place < len(self.layers) else self.final_norm(x)  # the states between come as they are
 
     def keep_layers(self, numbers: Sequence[int]) -> None:

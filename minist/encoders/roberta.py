@@ -1,8 +1,5 @@
-"""RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa (Conneau et al. 2020, arXiv:1911.02116) on a packed
-token stream.
-
-Their layer is BERT's. Positions start after the padding id, and there is one token type for all texts.
-"""
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa (Conneau et al. 2020, arXiv:1911.02116) on a packed token
+stream. Their layer is BERT's; positions start after the padding id, and there is one token type for all texts."""
 
 from dataclasses import dataclass
 

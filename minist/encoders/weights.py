@@ -1,8 +1,7 @@
 """Checkpoint weights to parameters and back, by a table of names, with every name and shape checked.
 
 A table maps a module of ours to that of a Hugging Face checkpoint, `{i}` being a layer's number. "a.query|key|value"
-are three modules a.query, a.key and a.value, which are one here, stacked along the first axis.
-"""
+are three modules a.query, a.key and a.value, which are one here, stacked along the first axis."""
 
 import re
 from collections.abc import Mapping
@@ -30,10 +29,8 @@ def draw(module: nn.Module, std: float, place: int = 0) -> None:
 def checkpoint_names(parameter: str, table: dict[str, str]) -> list[str]:
     """`layers.3.qkv.bias` -> the names of its parts in a checkpoint."""
     module, _, kind = parameter.rpartition(".")
-    layer = re.search(r"\d+", module)
-    number = layer.group() if layer else ""
-    theirs = table[module.replace(f".{number}.", ".{i}.", 1)].format(i=number)
-    path, dot, parts = theirs.rpartition(".")
+    number = "".join(re.findall(r"\.(\d+)\.", module))  # of the layer, if it is in one
+    path, dot, parts = table[module.replace(f".{number}.", ".{i}.", 1)].format(i=number).rpartition(".")
     return [f"{path}{dot}{part}.{kind}" for part in parts.split("|")]
 
 

@@ -1,8 +1,7 @@
 """Which token sees which, and attention in a window, where a token sees its neighbours only: layers of ModernBERT.
 
 With w neighbours to either side, L (2 w + 1) of a long text's L^2 scores are enough. Kernels want blocks of them: so
-blocks of queries meet the keys around them, L (block + 2 w) scores in all.
-"""
+blocks of queries meet the keys around them, L (block + 2 w) scores in all."""
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +14,10 @@ Sides = tuple[int, int]  # how many tokens one sees to its left and right
 
 def sees(query: Tensor, key: Tensor, ends: Tensor | int, sides: Sides) -> Tensor:
     """Whether the token in place `query` sees that in place `key`, in a text that ends before place `ends`."""
-    is_token = (key >= 0) & (key < ends)
+    is_token, ahead = (key >= 0) & (key < ends), key - query
     if sides == (ALL, ALL):
         return is_token
     left, right = (float("inf") if side == ALL else side for side in sides)
-    ahead = key - query
     # padding sees padding: to some kernels a row without any key is NaN, and so is the gradient of its text
     return (ahead >= -left) & (ahead <= right) & (is_token | (query >= ends))
 
@@ -31,8 +29,7 @@ def is_long(length: int, sides: Sides) -> bool:
 
 def in_blocks(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | int, window: int, dropout: float) -> Tensor:
     """Attention of n texts of at most L tokens, which end before places `ends`: [n, H, L, D/H] -> the same."""
-    n, heads, length, _ = q.shape
-    block = max(window, BLOCK)
+    (n, heads, length, _), block = q.shape, max(window, BLOCK)
     rest = -length % block  # places behind the last query, which fill its block
     blocks = (length + rest) // block
 

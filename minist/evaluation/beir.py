@@ -3,8 +3,7 @@
 queries.jsonl   _id, text
 corpus.jsonl    _id, text, and often title, which is put before the text
 qrels/*.tsv     query-id, corpus-id, score: how relevant the document is, 0 and less is not; without a score it is
-bm25.jsonl      query-id, corpus-ids: the candidates of a first stage, best first (NanoBEIR; need not be there)
-"""
+bm25.jsonl      query-id, corpus-ids: the candidates of a first stage, best first (NanoBEIR; need not be there)"""
 
 from collections.abc import Iterable
 from pathlib import Path

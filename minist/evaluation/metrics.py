@@ -7,8 +7,7 @@ ties        in a search of a collection the lower document id comes first. In a 
             scores at once, nDCG is the mean over their orders, and MRR has the later candidate first: relevant ones are
             given first, and equal scores for all must not look good.
 constants   a correlation with what is constant is nan.
-nan         a metric of scores one of which is nan is nan; but in a search a nan is last, and wins nowhere.
-"""
+nan         a metric of scores one of which is nan is nan; but in a search a nan is last, and wins nowhere."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from minist.batch import Batch
 from minist.checks import number, pick
-from minist.losses.base import Loss
+from minist.losses.base import Loss, Tensors
 from minist.losses.matryoshka import MatryoshkaLoss
 from minist.losses.wrapper import Part, Wrapper
 
-LAYER_WEIGHTING: dict[str, Callable[[int], float]] = {
+LAYER_WEIGHTING: dict[str, Callable[[int], float]] = {  # c_l of layer l
     "uniform": lambda layer: 1.0,
     "log": lambda layer: 1 / (1 + math.log(1 + layer)),
     "linear": lambda layer: 1 / (1 + layer),
@@ -21,14 +21,12 @@ LAYER_WEIGHTING: dict[str, Callable[[int], float]] = {
 
 
 class AdaptiveLayerLoss(Wrapper):
-    """Another loss at several depths (Li et al. 2024, arXiv:2402.14776).
-
-    With e the embeddings of the whole model, e_l those where the pooling stands behind layer l, and S the layers
-    that are drawn at this step (0 is the output of the token embeddings, the last layer is never drawn):
+    """Another loss L, with its columns and labels, at several depths (Li et al. 2024, arXiv:2402.14776). With e the
+    embeddings of the whole model, e_l those where the pooling stands behind layer l, and S the layers that are drawn
+    at this step (0 is the output of the token embeddings, the last layer is never drawn):
         loss = w_last * L(e)  +  sum_{l in S}  w_prior * c_l * L(e_l) / |S|
                                              + w_kl * T * KL(softmax(e / T) || softmax(e_l / T))
-    c_l is 1 ("uniform"), 1 / (1 + ln(1 + l)) ("log") or 1 / (1 + l) ("linear"). KL is summed over dimensions and
-    averaged over texts; its teacher e has no gradient. Columns and labels are those of the loss L."""
+    c_l is by LAYER_WEIGHTING. KL is summed over dimensions and averaged over texts; its teacher e has no gradient."""
 
     def __init__(
         self,
@@ -40,7 +38,7 @@ class AdaptiveLayerLoss(Wrapper):
         kl_temperature: float = 0.3,
         layer_weighting: str = "uniform",
     ) -> None:
-        """`n_layers_per_step` -1 takes all layers, `kl_temperature` 0 leaves KL out. ValueError for anything else."""
+        """`n_layers_per_step` -1 takes all layers, `kl_temperature` 0 leaves KL out."""
         super().__init__(loss)
         self.layer_weight = pick("layer_weighting", layer_weighting, LAYER_WEIGHTING)
         if n_layers_per_step != -1:
@@ -55,16 +53,15 @@ class AdaptiveLayerLoss(Wrapper):
         layers = self.draw("layers", step, range(num_layers), self.n_layers_per_step)
         return (*(f"layer {layer}" for layer in layers), *super().outputs(step, num_layers))
 
-    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
-        layers = _layers(batch)
-        rest = {name: x for name, x in batch.extra.items() if not name.startswith("layer ")}
-        batch = batch._replace(extra=rest)  # the loss inside sees one depth at a time
-        yield Part("last_layer", self.last_layer_weight, self.inner[0], embeddings, batch)
+    def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:
+        layers = _layers(batch)  # the loss inside sees one depth at a time
+        batch = batch._replace(extra={k: x for k, x in batch.extra.items() if not k.startswith("layer ")})
+        yield "last_layer", self.last_layer_weight, self.inner[0], embeddings, batch
         for layer, shallow in layers.items():
             weight = self.prior_layers_weight * self.layer_weight(layer) / len(layers)  # however many are drawn
-            yield Part(f"layer_{layer}", weight, self.inner[0], shallow, batch)
+            yield f"layer_{layer}", weight, self.inner[0], shallow, batch
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, embeddings: Tensors, batch: Batch) -> dict[str, Tensor]:
         found, t = super().forward(embeddings, batch), self.kl_temperature
         if t > 0:
             teacher = F.softmax(torch.cat(list(embeddings)).detach() / t, dim=-1)  # layers follow it, not it them

@@ -9,22 +9,20 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 
+Tensors = Sequence[Tensor]  # mostly the embeddings [N, D] of each column
+
 
 class Loss(nn.Module):
-    """`forward(embeddings, batch)` takes the embeddings [N, D] of each column, of all ranks' texts, and a Batch.
+    """`forward(embeddings, batch)` takes the embeddings [N, D] of each column, of all ranks' texts, and a Batch, and
+    gives a scalar, or a dict of scalars, which are summed and logged one by one. A loss over tokens is of another kind:
+    `forward(model, columns, roles)` gives the sum of this rank's tokens' losses, `count(columns)` their number."""
 
-    It returns a scalar, or a dict of named scalars, which are summed and logged one by one. A loss over tokens is of
-    another kind: `forward(model, columns, roles)` takes this rank's texts and gives the sum of its tokens' losses,
-    `count(columns)` says of how many tokens; see training/step.py."""
-
-    columns = "any number of columns"  # what it takes, in words, for messages
-    labels = "none"  # likewise, with an example
+    columns, labels = "any number of columns", "none"  # what it takes, in words, for messages
     class_names = False  # whether labels may be words; they stand for the classes 0, 1, 2 .. in alphabetical order
     label_lists = False  # whether a label is a list, with a number for each text of its row's list
     negatives: int | None = 0  # texts of other rows that a query is paired with in each step; None: all that there are
     guide = ""  # whose embeddings it reads in batch.guide: "guide" or "teacher", as the config's tables are called
-    over_tokens = False
-    mask_ratio, whole_words = 0.0, True  # the share of tokens that are hidden from the model, see MaskedLMLoss
+    over_tokens, mask_ratio, whole_words = False, 0.0, True  # the share of tokens that are hidden, see MaskedLMLoss
     seed = 0  # of all that it draws; a run sets its own
 
     def set_seed(self, seed: int) -> None:
@@ -54,7 +52,7 @@ class Loss(nn.Module):
         return 0  # of tokens
 
     @torch.no_grad()
-    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
+    def check(self, embeddings: Tensors, batch: Batch) -> None:
         """ValueError, in words, if the loss cannot take such columns and labels; called with zeros before the run."""
         self(embeddings, batch)
 
@@ -66,7 +64,7 @@ def total(value: Tensor | dict[str, Tensor]) -> Tensor:
 
 def check_columns(
     loss: Loss,
-    embeddings: Sequence[Tensor],
+    embeddings: Tensors,
     batch: Batch,
     least: int,
     most: int | None,
@@ -80,7 +78,7 @@ def check_columns(
     rows = [len(x if count is None else count) for x, count in zip(embeddings, counts, strict=True)]
     lists = [c for c, count in enumerate(counts[:lists_from], 1) if count is not None]  # where none may be
     uneven = [c for c, n in enumerate(rows) if n != rows[0]]
-    if found < least or found > (most or found) or (0 if labels is None else labels.dim()) not in label_dims:
+    if not least <= found <= (most or found) or (0 if labels is None else labels.dim()) not in label_dims:
         given = "no labels" if labels is None else f"labels of shape {list(labels.shape)}"
         wrong = f"got {found} column{'s' * (found != 1)} and {given}"
     elif lists:
@@ -102,6 +100,5 @@ def counts_of(batch: Batch, column: int) -> Tensor | None:
 def text_rows(column: Tensor, counts: Tensor | None) -> Tensor:
     """The row that each of the N texts of a column belongs to, [N]: 0, 1, 2 .., or 0, 0, 1 .. by `counts` [rows]."""
     rows = torch.arange(len(column) if counts is None else len(counts), device=column.device)
-    if counts is None:
-        return rows
-    return torch.repeat_interleave(rows, counts.to(column.device), output_size=len(column))  # else the GPU is asked
+    # without output_size the GPU would be asked
+    return rows if counts is None else rows.repeat_interleave(counts.to(column.device), output_size=len(column))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minist.batch import Batch
 from minist.checks import number, pick
-from minist.losses.base import Loss, check_columns, counts_of, text_rows
+from minist.losses.base import Loss, Tensors, check_columns, counts_of, text_rows
 from minist.losses.row_blocks import same_row, sum_over_rows
 from minist.similarity import similarity, unit
 
@@ -27,26 +27,20 @@ HARDNESS_MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 class MultipleNegativesRankingLoss(Loss):
     """InfoNCE with in-batch negatives (Henderson et al. 2017, arXiv:1705.00652; Oord et al. 2018, arXiv:1807.03748).
-    Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels. With n
-    rows, queries q_i, documents d_j (all positives, then all first negatives, ..; d_i is the positive of q_i) and
-    s(x, y) = scale * sim(x, y):
+    Columns: anchor, positive, and any number of negatives, texts or lists of texts. No labels. With queries q_i,
+    documents d_j (all positives, then all negatives; d_i is the positive of q_i) and s(x, y) = scale * sim(x, y):
         loss = mean_i  log sum_c exp(c)  -  s(q_i, d_i)      over the candidates c of row i:
-
         query_to_doc    s(q_i, d_j)  for all documents j
         query_to_query  s(q_i, q_j)  for j != i
         doc_to_query    s(d_i, q_j)  for all queries j
         doc_to_doc      s(d_i, d_j)  for all documents j of other rows
-    `directions` says which of these count. partition_mode "joint" takes one logsumexp over all of them
-    (all four: Li et al. 2023, arXiv:2308.03281), "per_direction" averages one logsumexp each
-    (query_to_doc and doc_to_query: Guenther et al. 2024, arXiv:2310.19923).
-
+    `directions` says which of these count. partition_mode "joint" takes one logsumexp over all of them (all four: Li
+    et al. 2023, arXiv:2308.03281), "per_direction" averages one each (Guenther et al. 2024, arXiv:2310.19923).
     `hardness_mode` adds hardness_strength * sim(q_i, d_j), without gradient, to the chosen negatives of
     query_to_doc: "in_batch_negatives", the documents of other rows (Lan et al. 2025, arXiv:2503.04812, strength 9);
     "hard_negatives", the row's own (Schechter Vera et al. 2025, arXiv:2509.20354, strength 5); "all_negatives", both.
-
-    `in_batch_negatives` = False: only the row's own documents are candidates. The positive is then told from the
-    row's negatives, of which there must be some, and nothing keeps unrelated texts apart. The scores are never all
-    in memory, so a batch may have tens of thousands of rows: see row_blocks.py."""
+    `in_batch_negatives` = False: only the row's own documents are candidates, and nothing keeps unrelated texts apart.
+    A batch may have tens of thousands of rows: see row_blocks.py."""
 
     columns = "anchor, positive, any negatives"
 
@@ -83,7 +77,7 @@ class MultipleNegativesRankingLoss(Loss):
         if wrong:
             raise ValueError(wrong)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, least=2 if self.in_batch_negatives else 3, most=None, lists_from=2)
         queries, documents = embeddings[0], torch.cat(list(embeddings[1:]))
         if self.normalize:
@@ -92,7 +86,7 @@ class MultipleNegativesRankingLoss(Loss):
         own = (queries, documents[: len(queries)])  # the first n documents are the positives
         return sum_over_rows(self._loss_of_block, own, (queries, documents, rows), len(documents)) / len(queries)
 
-    def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+    def _loss_of_block(self, block: slice, own: Tensors, shared: Tensors) -> Tensor:
         """The block's queries and positives [b, D]; all queries [n, D], documents [m, D], their rows [m] -> sum."""
         (queries, positives), (all_queries, documents, rows) = own, shared
         n = len(all_queries)
@@ -122,10 +116,9 @@ class MultipleNegativesRankingLoss(Loss):
 
 
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
-    """InfoNCE from both sides: find the document of a query, and the query of a document.
-    Columns: anchor, positive, and any number of negatives. No labels. With the letters of MultipleNegativesRankingLoss:
-        loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)
-    It is that loss with two directions, "per_direction" (Guenther et al. 2024, arXiv:2310.19923)."""
+    """MultipleNegativesRankingLoss, with its letters, of two directions "per_direction": find the document of a query,
+    and the query of a document (Guenther et al. 2024, arXiv:2310.19923).
+        loss = mean_i  1/2 log sum_j exp s(q_i, d_j)  +  1/2 log sum_j exp s(d_i, q_j)  -  s(q_i, d_i)"""
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
         super().__init__(scale, similarity_fct, ("query_to_doc", "doc_to_query"), "per_direction")

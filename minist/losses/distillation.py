@@ -1,6 +1,6 @@
 """Distillation: a student learns the embeddings of a teacher, or the scores that a teacher gave to texts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.checks import number, pick
-from minist.losses.base import Loss, check_columns, counts_of, text_rows
+from minist.losses.base import Loss, Tensors, check_columns, counts_of, text_rows
 from minist.similarity import Similarity, pairwise_cosine, pairwise_similarity
 
 EMBEDDING_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # student, teacher [n, D'] -> mean over rows
@@ -27,9 +27,8 @@ class EmbedDistillLoss(Loss):
                                                "l2"      |u - t|
     With projection_dim a linear layer, a parameter of the loss, first maps u from D to D' = projection_dim."""
 
-    columns = "any number of texts"
+    columns, guide = "any number of texts", "teacher"
     labels = "teacher embeddings [rows, D] or [rows, columns, D], or none with a [teacher] in the config"
-    guide = "teacher"
 
     def __init__(
         self, distance_metric: str = "cosine", projection_dim: int | None = None, embedding_dimension: int | None = None
@@ -43,10 +42,10 @@ class EmbedDistillLoss(Loss):
             raise ValueError(f"{given}: give both, the teacher's and the student's width, or neither")
         self.projection = nn.Linear(widths[0], widths[1]) if widths else nn.Identity()
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 1, None, (0, 2, 3))
         students = [self.projection(column) for column in embeddings]
-        teachers: Sequence[Tensor] = batch.guide
+        teachers: Tensors = batch.guide
         if batch.labels is not None:  # of all columns alike, or of each
             teachers = [batch.labels] * len(students) if batch.labels.dim() == 2 else batch.labels.unbind(1)
         given, wanted = ([list(x.shape) for x in columns] for columns in (students, teachers))
@@ -59,9 +58,8 @@ class EmbedDistillLoss(Loss):
 
 
 class MSELoss(EmbedDistillLoss):
-    """EmbedDistillLoss with the mean squared error (Reimers and Gurevych 2020, arXiv:2004.09813).
-    Columns, labels and projection as there. For instance an English sentence and its translation, with the teacher's
-    embedding of the English sentence as the label of both:
+    """EmbedDistillLoss with the mean squared error (Reimers and Gurevych 2020, arXiv:2004.09813), for instance of an
+    English sentence and its translation, with the teacher's embedding of the English one as the label of both:
         loss = mean over columns and rows of  |u - t|^2 / D'"""
 
     def __init__(self, projection_dim: int | None = None, embedding_dimension: int | None = None) -> None:
@@ -82,7 +80,7 @@ class MarginMSELoss(Loss):
         super().__init__()
         self.similarity_fct = pairwise_similarity(similarity_fct)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         labels = check_columns(self, embeddings, batch, 3, None, (1, 2), lists_from=2)
         scores, there = candidate_scores(embeddings, batch, self.similarity_fct)
         return margin_mse(self, scores, there, labels.detach().to(scores.dtype))
@@ -124,7 +122,7 @@ class DistillKLDivLoss(Loss):
         self.student_temperature = number("student_temperature", student, above=0)
         self.teacher_temperature = number("teacher_temperature", teacher, above=0)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         # the softmax over one text is always 1, and teaches nothing
         least = 2 if len(embeddings) > 1 and counts_of(batch, 1) is not None else 3
         labels = check_columns(self, embeddings, batch, least, None, (2,), lists_from=1)
@@ -139,15 +137,14 @@ class DistillKLDivLoss(Loss):
         return F.kl_div(student, teacher, reduction="batchmean") * self.student_temperature**2
 
 
-def candidate_scores(embeddings: Sequence[Tensor], batch: Batch, similarity_fct: Similarity) -> tuple[Tensor, Tensor]:
+def candidate_scores(embeddings: Tensors, batch: Batch, similarity_fct: Similarity) -> tuple[Tensor, Tensor]:
     """Scores of each query, column 0, with the texts of its row in the other columns, one column after the other:
     [rows, k], where k is the largest number of texts in a row; and which of them are there [rows, k]."""
     queries, others = embeddings[0], embeddings[1:]
-    counts = [counts_of(batch, c) for c in range(1, len(embeddings))]
-    if all(count is None for count in counts):
+    if all(counts_of(batch, c) is None for c in range(1, len(embeddings))):
         scores = torch.stack([similarity_fct(queries, column) for column in others], dim=1)
         return scores, torch.ones_like(scores, dtype=torch.bool)
-    rows = torch.cat([text_rows(column, count) for column, count in zip(others, counts, strict=True)])
+    rows = torch.cat([text_rows(column, counts_of(batch, c)) for c, column in enumerate(others, 1)])
     order = rows.argsort(stable=True)  # stable keeps the texts of a row in the order of the columns, and in its list's
     rows, texts = rows[order], torch.cat(list(others))[order]  # row by row
     lengths = rows.bincount(minlength=len(queries))

@@ -1,13 +1,13 @@
 """Contrastive losses in which a second model, the guide, says what is no negative."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from minist.batch import Batch
 from minist.checks import number, pick
-from minist.losses.base import Loss, check_columns
+from minist.losses.base import Loss, Tensors, check_columns
 from minist.losses.row_blocks import same_row, sum_over_rows
 from minist.similarity import dot, unit
 
@@ -21,11 +21,9 @@ ROUNDING = 1e-6  # cosines that differ by less are equal: a copy of the positive
 
 class GISTEmbedLoss(Loss):
     """InfoNCE without the candidates that a guide model takes for false negatives (Solatorio 2024, arXiv:2402.16829).
-    Columns: anchor, positive, and any number of negatives, each a text or a list of any length. No labels.
-    `batch.guide` holds the guide's embeddings of the same texts. With n rows, anchors a_i, documents d_j (all
-    positives p_j, then all negatives), s = cosine / temperature, and g the cosine of the guide's embeddings:
+    Columns: anchor, positive, and any number of negatives, texts or lists of texts. No labels. With anchors a_i,
+    documents d_j (positives p_j, then negatives), s = cosine / temperature, and g the cosine of the guide's embeddings:
         loss = mean_i  log sum_c exp(c)  -  s(a_i, p_i)      over the candidates c of row i:
-
         s(a_i, d_j)  for all documents j
         s(a_i, a_j)  for j != i, with contrast_anchors
         s(p_i, p_j)  for j != i, with contrast_positives
@@ -33,8 +31,7 @@ class GISTEmbedLoss(Loss):
         margin_strategy "absolute"    t_i = g(a_i, p_i) - margin
         margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|"""
 
-    columns = "anchor, positive, any negatives"
-    guide = "guide"
+    columns, guide = "anchor, positive, any negatives", "guide"
 
     def __init__(
         self,
@@ -49,10 +46,9 @@ class GISTEmbedLoss(Loss):
         self.limit, self.margin = pick("margin_strategy", margin_strategy, MARGIN_STRATEGIES), margin
         self.contrast_anchors, self.contrast_positives = contrast_anchors, contrast_positives
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, least=2, most=None, lists_from=2)
-        given, wanted = [len(column) for column in batch.guide], [len(column) for column in embeddings]
-        if given != wanted:
+        if (given := [len(column) for column in batch.guide]) != (wanted := [len(column) for column in embeddings]):
             needs = "GISTEmbedLoss needs a guide embedding for each text"
             raise ValueError(f"{needs}: {given} are given for {wanted}; set [guide] in the config")
         left, right = list[Tensor](), list[Tensor]()
@@ -63,13 +59,12 @@ class GISTEmbedLoss(Loss):
             left, right = [*left, anchors, *alike], [*right, documents, *alike]
         return sum_over_rows(self._loss_of_block, left, right, len(documents)) / len(anchors)
 
-    def _loss_of_block(self, block: slice, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+    def _loss_of_block(self, block: slice, own: Tensors, shared: Tensors) -> Tensor:
         """The left sides of the pairs above, b rows each, and the right sides, all of them -> sum of losses."""
         half = len(own) // 2
         scores: list[Tensor] = []  # of each pair of sides; the first, anchors with documents, sets the limit
         for x, y, guide_x, guide_y in zip(own[:half], shared[:half], own[half:], shared[half:], strict=True):
-            similar = dot(guide_x, guide_y)
-            same = same_row(block, torch.arange(len(y), device=y.device))
+            similar, same = dot(guide_x, guide_y), same_row(block, torch.arange(len(y), device=y.device))
             if not scores:
                 limit = self.limit(similar.diagonal(block.start), self.margin)[:, None] + ROUNDING
                 excluded = (similar > limit) & ~same  # the positive itself stays, as it is what is to be found

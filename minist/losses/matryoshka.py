@@ -2,21 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor
-
 from minist.batch import Batch
-from minist.losses.base import Loss
+from minist.losses.base import Loss, Tensors
 from minist.losses.wrapper import Part, Wrapper
 from minist.similarity import unit
 
 
 class MatryoshkaLoss(Wrapper):
-    """Another loss at several widths (Kusupati et al. 2022, arXiv:2205.13147).
-
-        loss = sum_d  w_d * L(x[:d] / |x[:d]|)      over the dimensions d and their weights
-
-    Columns and labels are those of the loss L. Labels, and embeddings of a teacher, that are as wide as the
-    embeddings are cut with them. `n_dims_per_step` > 0 draws so many of the dimensions anew at each step."""
+    """Another loss L, with its columns and labels, at several widths (Kusupati et al. 2022, arXiv:2205.13147):
+        loss = sum_d  w_d * L(x[:d] / |x[:d]|)      over the dimensions d and their weights, or 1 each
+    `n_dims_per_step` > 0 draws so many of the dimensions anew at each step."""
 
     def __init__(
         self,
@@ -25,7 +20,6 @@ class MatryoshkaLoss(Wrapper):
         matryoshka_weights: Sequence[float] | None = None,
         n_dims_per_step: int = -1,
     ) -> None:
-        """`matryoshka_weights` None is 1 for each dimension. ValueError for what is not described above."""
         super().__init__(loss)
         dims, weights = list(matryoshka_dims), list(matryoshka_weights or [1.0] * len(matryoshka_dims))
         if not dims or min(dims) < 1 or len(set(dims)) < len(dims) or len(weights) != len(dims):
@@ -34,13 +28,13 @@ class MatryoshkaLoss(Wrapper):
         self.matryoshka = sorted(zip(dims, weights, strict=True), reverse=True)  # (dimension, weight), widest first
         self.n_dims_per_step = n_dims_per_step
 
-    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
+    def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:
         width = embeddings[0].shape[1]
         if self.matryoshka[0][0] > width:
             raise ValueError(f"matryoshka_dims has {self.matryoshka[0][0]}, the embeddings have {width} dimensions")
         for dim, weight in self.draw("dimensions", batch.step, self.matryoshka, self.n_dims_per_step):
             cut = [unit(x[:, :dim]) for x in embeddings]  # the first dimensions alone are no longer of length 1
-            yield Part(f"matryoshka_{dim}", weight, self.inner[0], cut, self._cut_batch(batch, dim, width))
+            yield f"matryoshka_{dim}", weight, self.inner[0], cut, self._cut_batch(batch, dim, width)
 
     def _cut_batch(self, batch: Batch, dim: int, width: int) -> Batch:
         """What is as wide as the embeddings [.., width] is cut like them: it stands for embeddings too."""

@@ -10,29 +10,27 @@ from torch import Tensor
 from minist.batch import Batch
 from minist.checks import number
 from minist.data.packed import Packed
-from minist.losses.base import Loss, check_columns
+from minist.losses.base import Loss, Tensors, check_columns
 from minist.modules.decoder import DECODABLE, Decodable, Decoder
 
 __all__ = ["MaskedLMLoss"]  # the loss of a MaskedLM; the other one is for embeddings
 
 
 class MaskedLMLoss(Loss):
-    """Guess the hidden words of a text from those around them (Devlin et al. 2019, arXiv:1810.04805).
-    One column of text, no labels; for a MaskedLM. Of each text `mask_ratio` of the tokens are chosen anew in every
-    epoch, see mask_words in data/transforms.py. With x~ the text after that, x_t what stood at t, and M all chosen
-    tokens of all texts:
+    """Guess the hidden words of a text from those around them (Devlin et al. 2019, arXiv:1810.04805). Of each text
+    `mask_ratio` of the tokens are chosen anew in every epoch, see mask_words in data/transforms.py. With x~ the text
+    after that, x_t what stood at t, and M all chosen tokens of all texts:
         loss = mean over t in M  -log p(x_t | x~)
     e to the power of it is the perplexity: among how many words, equally likely, the model still doubts."""
 
-    columns = "one column of text"
-    over_tokens = True
+    columns, over_tokens = "one column of text", True
 
     def __init__(self, mask_ratio: float = 0.15, whole_words: bool = True) -> None:
         """`whole_words`: all tokens of a word are chosen together, since the others would give it away."""
         super().__init__()
         self.mask_ratio, self.whole_words = number("mask_ratio", mask_ratio, most=1, above=0), whole_words
 
-    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
+    def check(self, embeddings: Tensors, batch: Batch) -> None:
         check_columns(self, embeddings, batch, 1, 1)
 
     def count(self, columns: Sequence[Packed]) -> int:
@@ -51,12 +49,11 @@ class MaskedLMLoss(Loss):
 
 class DenoisingAutoEncoderLoss(Loss):
     """A decoder writes the text from the embedding of a damaged one: TSDAE (Wang et al. 2021, arXiv:2104.06979).
-    Columns: damaged text, original text, for instance the same column of a file twice, with `delete_words` for the
-    first. No labels. With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
+    Columns: damaged text, original text, for instance a column of a file twice, with `delete_words` for the first.
+    With e the embedding of the damaged text and x_0 .. x_n the tokens of the original:
         loss = mean over all tokens t >= 1 of all originals  -log p(x_t | x_0 .. x_{t-1}, e)"""
 
-    columns = "damaged text, original text"
-    over_tokens = True
+    columns, over_tokens = "damaged text, original text", True
 
     def __init__(self, tie_encoder_decoder: bool = True) -> None:
         """`tie_encoder_decoder`: the decoder's layers are the encoder's own, else a copy of them."""
@@ -73,7 +70,7 @@ class DenoisingAutoEncoderLoss(Loss):
             raise ValueError(f"DenoisingAutoEncoderLoss makes its decoder of the encoder, {kinds}")
         self.decoder = Decoder(encoder, model.width, self.tie_encoder_decoder, checkpoint).to(model.device)
 
-    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
+    def check(self, embeddings: Tensors, batch: Batch) -> None:
         check_columns(self, embeddings, batch, 2, 2)
 
     def count(self, columns: Sequence[Packed]) -> int:
@@ -83,9 +80,8 @@ class DenoisingAutoEncoderLoss(Loss):
         """Damaged texts and the originals -> scalar, a sum over the `count` tokens."""
         assert self.decoder is not None, "call attach first"
         ((embeddings,),) = model([columns[0]], roles[:1])
-        texts = columns[1]
-        order = longest_first(texts)
-        so_far, written = texts_so_far(texts.take(order).to(embeddings.device))
+        order = longest_first(columns[1])
+        so_far, written = texts_so_far(columns[1].take(order).to(embeddings.device))
         scores = self.decoder(model.stack.reader(roles[0]), so_far, embeddings[order.to(embeddings.device)])
         return sum_of_errors(scores, written)
 

@@ -1,6 +1,6 @@
 """Losses of text pairs with a label: how similar they are, whether they belong together, or which class they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import compress
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.checks import listing, number, pick
-from minist.losses.base import Loss, check_columns, counts_of, text_rows
+from minist.losses.base import Loss, Tensors, check_columns, counts_of, text_rows
 from minist.similarity import pairwise_angle, pairwise_cosine, pairwise_distance, pairwise_similarity
 
 Table = dict[str, Callable[..., Tensor]]
@@ -20,60 +20,53 @@ CLASSIFICATIONS: Table = {"cross_entropy": F.cross_entropy, "bce": F.binary_cros
 
 class CosineSimilarityLoss(Loss):
     """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
-    Columns: two texts. Labels [rows]: the similarity they should have, -1 to 1. For row i with texts u_i, v_i:
-        loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )
-    loss_fct is "mse", (a - b)^2, or "l1", "smooth_l1", "huber" as in torch; cos_score_transformation is "identity",
-    "relu", "sigmoid" or "tanh". Nothing here pushes unrelated texts apart: consider CoSENTLoss."""
+        loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )      for row i with texts u_i, v_i
+    The functions are of REGRESSIONS and TRANSFORMATIONS. Nothing pushes unrelated texts apart: consider CoSENTLoss."""
 
-    columns = "two texts"
-    labels = "numbers from -1 to 1 [rows], such as 0.8 (of scores from 0 to 5, a fifth)"
+    columns, labels = "two texts", "numbers from -1 to 1 [rows], such as 0.8 (of scores from 0 to 5, a fifth)"
 
     def __init__(self, loss_fct: str = "mse", cos_score_transformation: str = "identity") -> None:
         super().__init__()
         self.loss_fct = pick("loss_fct", loss_fct, REGRESSIONS)
         self.transformation = pick("cos_score_transformation", cos_score_transformation, TRANSFORMATIONS)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         u, v, labels = labelled_pairs(self, embeddings, batch)
         return self.loss_fct(self.transformation(pairwise_cosine(u, v)), labels)
 
-    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
+    def check(self, embeddings: Tensors, batch: Batch) -> None:
         labelled_pairs(self, embeddings, batch, lambda label: label.abs() <= 1)  # what no cosine is, none can learn
 
 
 class CoSENTLoss(Loss):
-    """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087).
-    Columns: two texts. Labels [rows]: any numbers, larger for more similar. With s_i = scale * sim(u_i, v_i):
+    """Pairs shall be ranked as their labels are (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087). `scale` is
+    1 / temperature, and s_i = scale * sim(u_i, v_i):
         loss = log( 1 + sum over i, j with label_i < label_j of exp(s_i - s_j) )"""
 
-    columns = "two texts"
-    labels = "numbers [rows], such as 3.5, larger for more similar"
+    columns, labels = "two texts", "numbers [rows], such as 3.5, larger for more similar"
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
-        """`scale` is 1 / temperature."""
         super().__init__()
         self.scale, self.similarity_fct = number("scale", scale, above=0), pairwise_similarity(similarity_fct)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         u, v, labels = labelled_pairs(self, embeddings, batch)
         return ranking_loss(self.scale * self.similarity_fct(u, v), labels)
 
 
 class AnglELoss(Loss):
-    """CoSENTLoss with the angle of complex vectors in place of the cosine, whose gradient fades near 1 and -1.
-    Columns: two texts with labels [rows], larger for more similar; or anchor, positive and any negatives, where labels
-    may be left out: 1 for a pair with the positive, 0 for one with a negative (given labels y: y and 1 - y).
-        loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )
-    with angle(u, v) of similarity.pairwise_angle. Li and Li 2023, arXiv:2309.12871."""
+    """CoSENTLoss with the angle of complex vectors, similarity.pairwise_angle, in place of the cosine, whose gradient
+    fades near 1 and -1 (Li and Li 2023, arXiv:2309.12871). Columns: two texts with labels [rows]; or anchor, positive
+    and any negatives: 1 is the label of a pair with the positive, 0 of one with a negative (of labels y: y and 1 - y).
+        loss = log( 1 + sum over pairs i, j with label_i < label_j of exp(scale * (angle_i - angle_j)) )"""
 
-    columns = "two texts, or anchor, positive, negatives"
-    labels = "numbers [rows], such as 0.8; or none with negatives"
+    columns, labels = "two texts, or anchor, positive, negatives", "numbers [rows], such as 0.8; or none with negatives"
 
     def __init__(self, scale: float = 20.0) -> None:
         super().__init__()
         self.scale = number("scale", scale, above=0)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 2, None, (1,) if len(embeddings) == 2 else (0, 1), lists_from=2)
         anchors, others = embeddings[0], embeddings[1:]
         labels = anchors.new_ones(len(anchors)) if batch.labels is None else batch.labels.to(anchors.dtype)
@@ -95,20 +88,18 @@ def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 class ContrastiveLoss(Loss):
     """Pairs that belong together shall be close, others at least `margin` apart (Hadsell et al. 2006, CVPR).
-    Columns: two texts. Labels [rows], y: 1 for a pair that belongs together, 0 for one that does not (between them:
-    a weighted mix). With d_i the distance of u_i and v_i:
-        loss = mean_i  1/2 * ( y_i d_i^2 + (1 - y_i) max(0, margin - d_i)^2 )
-    distance_metric is "cosine", 1 - cos(u, v), or "euclidean" or "manhattan"; size_average=False takes the sum."""
+    Columns: two texts. Labels y [rows]: 1 for a pair that belongs together, 0 for one that does not, or between. With
+    d_i the distance of u_i and v_i, "cosine" (1 - cos), "euclidean" or "manhattan":
+        loss = mean_i  1/2 * ( y_i d_i^2 + (1 - y_i) max(0, margin - d_i)^2 )      or the sum, size_average=False"""
 
-    columns = "two texts"
-    labels = "numbers from 0 to 1 [rows], 1 for a pair that belongs together"
+    columns, labels = "two texts", "numbers from 0 to 1 [rows], 1 for a pair that belongs together"
 
     def __init__(self, distance_metric: str = "cosine", margin: float = 0.5, size_average: bool = True) -> None:
         super().__init__()
         self.distance, self.margin = pairwise_distance(distance_metric), number("margin", margin, above=0)
         self.size_average = size_average
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         u, v, labels = labelled_pairs(self, embeddings, batch, lambda label: (label >= 0) & (label <= 1))
         distances = self.distance(u, v)
         misses = F.relu(self.margin - distances)  # 0: a negative pair farther apart than the margin is left alone
@@ -118,7 +109,6 @@ class ContrastiveLoss(Loss):
 
 class OnlineContrastiveLoss(ContrastiveLoss):
     """ContrastiveLoss on the hard pairs of the batch only, which often learns faster.
-    Columns: two texts. Labels [rows]: 1 for a pair that belongs together, 0 for one that does not. With d the distance:
         loss = sum over hard positive pairs of d^2  +  sum over hard negative pairs of max(0, margin - d)^2
     A positive pair is hard if its d is larger than the smallest d of a negative pair, a negative one if its d is
     smaller than the largest d of a positive pair. Where the batch has one kind only, those beyond its mean are hard."""
@@ -128,7 +118,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
     def __init__(self, distance_metric: str = "cosine", margin: float = 0.5) -> None:
         super().__init__(distance_metric, margin)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         u, v, labels = labelled_pairs(self, embeddings, batch, is_binary)
         distances = self.distance(u, v)
         positives, negatives = distances[labels == 1], distances[labels == 0]
@@ -143,12 +133,11 @@ class SoftmaxLoss(Loss):
     """A linear classifier of text pairs, trained with the encoder (Reimers and Gurevych 2019, arXiv:1908.10084).
     Columns: two texts. Labels [rows]: classes 0 .. num_labels - 1, or shares of each class [rows, num_labels].
         loss = mean_i  loss_fct( W [u_i; v_i; |u_i - v_i|; u_i * v_i] + b, label_i )
-    The three options say which of [u; v], |u - v| and u * v are taken. W and b are parameters of the loss.
-    loss_fct is "cross_entropy", or "bce" for classes that are independent of each other."""
+    The three options say which of [u; v], |u - v| and u * v are taken. W and b are parameters of the loss. loss_fct is
+    "cross_entropy", or "bce" for classes that are independent. `embedding_dimension` is the model's width."""
 
-    columns = "two texts"
+    columns, class_names = "two texts", True
     labels = "classes [rows], such as 2 or a word; or a share of each [rows, num_labels]"
-    class_names = True
 
     def __init__(
         self,
@@ -159,10 +148,8 @@ class SoftmaxLoss(Loss):
         concatenation_sent_multiplication: bool = False,
         loss_fct: str = "cross_entropy",
     ) -> None:
-        """`embedding_dimension` is the model's width."""
         super().__init__()
-        self.embedding_dimension, self.num_labels = embedding_dimension, num_labels
-        both = concatenation_sent_rep
+        self.embedding_dimension, self.num_labels, both = embedding_dimension, num_labels, concatenation_sent_rep
         self.taken = both, both, concatenation_sent_difference, concatenation_sent_multiplication
         self.loss_fct = pick("loss_fct", loss_fct, CLASSIFICATIONS)
         vectors = number("number of concatenation_.. that are true", sum(self.taken), least=1)
@@ -171,7 +158,7 @@ class SoftmaxLoss(Loss):
     def num_classes(self, width: int) -> int:
         return self.num_labels if self.loss_fct is F.cross_entropy else 0
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         labels = check_columns(self, embeddings, batch, 2, 2, (1, 2))
         logits = self.logits(*embeddings)
         is_class = labels.dim() == 1 and self.loss_fct is F.cross_entropy
@@ -194,7 +181,7 @@ class SoftmaxLoss(Loss):
 
 
 def labelled_pairs(
-    loss: Loss, embeddings: Sequence[Tensor], batch: Batch, is_label: Callable[[Tensor], Tensor] | None = None
+    loss: Loss, embeddings: Tensors, batch: Batch, is_label: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two columns [n, D] and a label per row [n], in one type. ValueError unless `is_label` holds of each label."""
     labels = check_columns(loss, embeddings, batch, 2, 2, (1,)).to(embeddings[0].dtype)  # classes come as integers

@@ -2,9 +2,7 @@
 
 n rows with m candidates have n * m scores: 4 GB in fp32 at 32,768 pairs, and backward keeps several such matrices.
 But a row's part of the loss needs its own row of scores only, and the gradient of a sum is the sum of the gradients.
-So a block of rows is scored at a time, its gradient is taken at once, and its scores are forgotten. What is left is a
-number and the gradient of each embedding.
-"""
+So a block of rows is scored at a time, its gradient is taken at once, and its scores are forgotten."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minist.losses.base import Tensors
+
 SCORES_PER_BLOCK = 2**22  # 16 MB in fp32, a few times: for the scores and what becomes of them
 ROWS_PER_BLOCK = 128  # at least: their scores take no more room than embeddings of width 128, and fewer rows are slow
-Part = Callable[[slice, Sequence[Tensor], Sequence[Tensor]], Tensor]
+Part = Callable[[slice, Tensors, Tensors], Tensor]
 
 
-def sum_over_rows(part: Part, own: Sequence[Tensor], shared: Sequence[Tensor], scores_per_row: int) -> Tensor:
-    """`part(slice(0, n), own, shared)`, in blocks of rows.
-    `own` are tensors [n, ..] of which a block sees its rows, `shared` those that every block sees whole.
-    `part(block, own, shared)` must be a sum over the rows of the block. Its gradient can be had once, not twice."""
+def sum_over_rows(part: Part, own: Tensors, shared: Tensors, scores_per_row: int) -> Tensor:
+    """`part(slice(0, n), own, shared)`, in blocks of rows: it must be a sum over rows. `own` are tensors [n, ..] of
+    which a block sees its rows, `shared` those that it sees whole. Its gradient can be had once, not twice."""
     n, size = len(own[0]), max(ROWS_PER_BLOCK, SCORES_PER_BLOCK // scores_per_row)
     blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
     if len(blocks) == 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from minist.batch import Batch
 from minist.checks import number, pick
 from minist.files import read_json
-from minist.losses.base import Loss, check_columns
+from minist.losses.base import Loss, Tensors, check_columns
 from minist.losses.contrastive import MultipleNegativesRankingLoss
 from minist.losses.distillation import DistillKLDivLoss, MarginMSELoss, MSELoss
 from minist.losses.pairs import AnglELoss, CoSENTLoss, CosineSimilarityLoss
@@ -33,7 +33,7 @@ class FlopsLoss(Loss):
         super().__init__()
         self.threshold = -1.0 if threshold is None else number("threshold", threshold, least=0)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         check_columns(self, embeddings, batch, 1, None, (0,), lists_from=0)
         x = torch.cat(list(embeddings)) if len(embeddings) > 1 else embeddings[0]
         weights = torch.where(x < 0, -x, x)  # |x|, but with slope 1 at 0, and not 0
@@ -54,9 +54,8 @@ class L1Loss(FlopsLoss):
 class IDFFlopsLoss(FlopsLoss):
     """FlopsLoss to which rare words cost less, after the idea of Geng et al. 2024, arXiv:2411.04403.
         loss = sum over words j of  ( mean over texts i of |w_ij|  /  max(idf_j, 1) )^2
-    A word like "the" finds every text, one like "mutex" a few: FLOPS alone holds both down by the same force, and what
-    tells texts apart gets lost. idf_j is about log(M / m) for a word in m of M texts: so words of more than a third of
-    the texts cost what they cost by FLOPS, and no word costs more."""
+    A word like "the" finds every text, one like "mutex" a few: FLOPS alone holds both down by the same force. idf_j is
+    about log(M / m) for a word in m of M texts: those in more than a third of the texts cost what they do by FLOPS."""
 
     def __init__(self, idf: str | Sequence[float], threshold: float | None = None) -> None:
         """`idf` is a file idf.json, token -> idf, such as a SparseStaticEmbedding is made of; or V numbers."""
@@ -72,10 +71,6 @@ class IDFFlopsLoss(FlopsLoss):
         if len(self.idf) != weights.shape[1]:
             raise ValueError(f"IDFFlopsLoss has the idf of {len(self.idf)} words, the model has {weights.shape[1]}")
         return super().cost(weights.mean(0, keepdim=True) / self.idf.to(weights).clamp(min=1))
-
-
-REGULARIZERS = {"flops": FlopsLoss, "l1": L1Loss}
-RAMPS = {"quadratic": 2, "linear": 1}
 
 
 class SpladeLoss(Wrapper):
@@ -99,23 +94,25 @@ class SpladeLoss(Wrapper):
     ) -> None:
         """A regularizer is "flops" or "l1", with its threshold, or a loss of one column without labels."""
         given = (document_regularizer, document_regularizer_threshold), (query_regularizer, query_regularizer_threshold)
-        regularizers = [x if isinstance(x, Loss) else pick("regularizer", x, REGULARIZERS)(t) for x, t in given]
+        known = {"flops": FlopsLoss, "l1": L1Loss}
+        regularizers = [x if isinstance(x, Loss) else pick("regularizer", x, known)(t) for x, t in given]
         super().__init__(loss, *regularizers)
         self.class_names, self.documents_only = loss.class_names, use_document_regularizer_only
         if self.documents_only and query_regularizer_weight is not None:
             raise ValueError("use_document_regularizer_only leaves no queries: give no query_regularizer_weight")
         self.document_weight = number("document_regularizer_weight", document_regularizer_weight, least=0)
         self.query_weight = query_regularizer_weight and number("query_regularizer_weight", query_regularizer_weight, 0)
-        self.power, self.warmup_ratio = pick("scheduler", scheduler, RAMPS), number("warmup_ratio", warmup_ratio, 0, 1)
+        self.power = pick("scheduler", scheduler, {"quadratic": 2, "linear": 1})
+        self.warmup_ratio = number("warmup_ratio", warmup_ratio, 0, 1)
 
-    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
+    def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:
         ramp = 1.0 if batch.progress >= self.warmup_ratio else (batch.progress / self.warmup_ratio) ** self.power
         texts = batch._replace(labels=None, counts=(), guide=())  # a text is in no row now
-        yield Part("base_loss", 1.0, self.inner[0], embeddings, batch)
+        yield "base_loss", 1.0, self.inner[0], embeddings, batch
         found = torch.cat(list(embeddings if self.documents_only else embeddings[1:]))
-        yield Part("document_regularizer_loss", ramp * self.document_weight, self.inner[1], [found], texts)
+        yield "document_regularizer_loss", ramp * self.document_weight, self.inner[1], [found], texts
         if self.query_weight is not None:
-            yield Part("query_regularizer_loss", ramp * self.query_weight, self.inner[2], embeddings[:1], texts)
+            yield "query_regularizer_loss", ramp * self.query_weight, self.inner[2], embeddings[:1], texts
 
 
 SparseAnglELoss, SparseCoSENTLoss, SparseCosineSimilarityLoss = AnglELoss, CoSENTLoss, CosineSimilarityLoss  # as dense
@@ -166,16 +163,13 @@ class CSRReconstructionLoss(Loss):
             if last.offers != SparseAutoEncoder.offers:
                 raise ValueError(f"CSRLoss needs a model that ends in a SparseAutoEncoder, this one has a {last.name}")
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, embeddings: Tensors, batch: Batch) -> dict[str, Tensor]:
         check_columns(self, embeddings, batch, 1, None, (0,), lists_from=0)
         x, x_k, x_4k, left_over, x_dead = (batch.extra[name] for name in SparseAutoEncoder.offers)  # of each column
         from_k, from_4k = (torch.stack(list(map(F.mse_loss, found, x))).mean() for found in (x_k, x_4k))
         from_dead = torch.stack(list(map(share_missed, x_dead, left_over))).mean()
-        return {
-            "reconstruction_loss_k": from_k,
-            "reconstruction_loss_4k": from_4k / 8,
-            "reconstruction_loss_aux": self.beta * from_dead,
-        }
+        names = ("reconstruction_loss_k", "reconstruction_loss_4k", "reconstruction_loss_aux")
+        return dict(zip(names, (from_k, from_4k / 8, self.beta * from_dead), strict=True))
 
 
 def share_missed(guess: Tensor, wanted: Tensor) -> Tensor:
@@ -186,18 +180,17 @@ def share_missed(guess: Tensor, wanted: Tensor) -> Tensor:
 
 
 class CSRLoss(Wrapper):
-    """CSRReconstructionLoss(beta) + gamma * another loss of the sparse embeddings, by default a
-    SparseMultipleNegativesRankingLoss (Wen et al. 2025, arXiv:2503.01776).
-    Columns and labels are those of the other loss, which is logged as base_loss."""
+    """CSRReconstructionLoss(beta) + gamma * another loss of the sparse embeddings, and of its columns and labels, by
+    default a SparseMultipleNegativesRankingLoss (Wen et al. 2025, arXiv:2503.01776)."""
 
     def __init__(self, loss: Loss | None = None, beta: float = 0.1, gamma: float = 1.0) -> None:
         other = SparseMultipleNegativesRankingLoss() if loss is None else loss
         super().__init__(other, CSRReconstructionLoss(beta))
         self.gamma, self.class_names = number("gamma", gamma, least=0), other.class_names
 
-    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
-        yield Part("base_loss", self.gamma, self.inner[0], embeddings, batch)
+    def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:
+        yield "base_loss", self.gamma, self.inner[0], embeddings, batch
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, embeddings: Tensors, batch: Batch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = self.inner[1](embeddings, batch._replace(labels=None))
         return parts | super().forward(embeddings, batch)

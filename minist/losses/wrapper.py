@@ -1,22 +1,14 @@
 """Losses made of other losses: what they share, and WeightedSumLoss."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.losses.base import Loss, total
+from minist.losses.base import Loss, Tensors, total
 
-
-class Part(NamedTuple):
-    """weight * loss(embeddings, batch), one term of a wrapper's sum."""
-
-    name: str  # in the log
-    weight: float
-    loss: Loss
-    embeddings: Sequence[Tensor]
-    batch: Batch
+Part = tuple[str, float, Loss, Tensors, Batch]  # weight * loss(embeddings, batch), and its name in the log
 
 
 class Wrapper(Loss):
@@ -33,16 +25,16 @@ class Wrapper(Loss):
         self.columns, self.labels, self.guide = losses[0].columns, losses[0].labels, "".join(guides)
         self.class_names = all(loss.class_names for loss in losses)  # the labels go to each of them
 
-    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
-        """The terms of the sum for these embeddings [N, D] of each column."""
+    def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:
+        """The terms of the sum for these embeddings."""
         raise NotImplementedError
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, embeddings: Tensors, batch: Batch) -> dict[str, Tensor]:
         return {name: weight * total(loss(x, b)) for name, weight, loss, x, b in self.parts(embeddings, batch)}
 
-    def check(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
-        for part in self.parts(embeddings, batch):
-            part.loss.check(part.embeddings, part.batch)
+    def check(self, embeddings: Tensors, batch: Batch) -> None:
+        for _, _, loss, x, b in self.parts(embeddings, batch):
+            loss.check(x, b)
 
     def outputs(self, step: int, num_layers: int) -> tuple[str, ...]:
         wanted = [name for loss in self.inner for name in loss.outputs(step, num_layers)]
@@ -63,6 +55,6 @@ class WeightedSumLoss(Wrapper):
         super().__init__(*losses)
         self.weights = weights
 
-    def parts(self, embeddings: Sequence[Tensor], batch: Batch) -> Iterator[Part]:
+    def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:
         for i, (loss, weight) in enumerate(zip(self.inner, self.weights, strict=True)):
-            yield Part(f"{type(loss).__name__}_{i}", weight, loss, embeddings, batch)  # i: two may be of one class
+            yield f"{type(loss).__name__}_{i}", weight, loss, embeddings, batch  # i: two may be of one class

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from minist.checks import pick
 from minist.models.cross_encoder import CrossEncoder
-from minist.models.device import find_device
+from minist.models.device import Device, Dtype, find_device
 from minist.models.folder import load_folder
 from minist.models.hub import find_model
 from minist.models.masked_lm import MaskedLM
@@ -20,16 +18,9 @@ MODELS: dict[str, type[TextModel]] = {kind.__name__: kind for kind in KINDS}
 
 
 def open_model(
-    name_or_path: str | Path,
-    kind: str = "",
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    keep_layers: Sequence[int] | None = None,
-    num_labels: int = 0,
-) -> TextModel:
+    name_or_path: str | Path, kind: str = "", *, revision: str | None = None, token: str | None = None,
+    device: Device = None, dtype: Dtype = None, keep_layers: Sequence[int] | None = None, num_labels: int = 0,
+) -> TextModel:  # fmt: skip
     """The model of that folder or name, of the kind that is given, else that its folder says; where it says nothing, a
     SentenceTransformer. `num_labels` is a CrossEncoder's; 0: as the folder says. ValueError as of TextModel."""
     content = load_folder(find_model(name_or_path, revision, token))

@@ -1,8 +1,9 @@
-"""Where a model runs, and in which numbers. Several devices share the texts, a process for each."""
+"""Where a model runs, and in which numbers. Several devices or ranks share the texts, a process for each."""
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -13,26 +14,26 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import get_context
 
+from minist import collectives, distributed
 from minist.checks import pick
 from minist.data.tokenizer import Texts
-from minist.progress import Update
+from minist.progress import Update, progress_bar
 
+Device = str | torch.device | None
+Devices = Device | Sequence[str]
+Dtype = str | torch.dtype | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_INFO = Path("/proc/cpuinfo")
 SHARES = 8  # parts of the texts for each of several devices: a fast one takes more of them
 
 _model: Any = None  # in a worker: given once, and not with each part of the texts
 
-
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-os.register_at_fork(after_in_child=_use_one_thread)  # it has none of its parent's threads, and would wait for them
+# a forked child has none of its parent's threads, and would wait for them
+os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+os.register_at_fork(after_in_child=partial(os.environ.update, TOKENIZERS_PARALLELISM="false"))
 
 
-def find_device(device: str | torch.device | None) -> torch.device:
+def find_device(device: Device) -> torch.device:
     """The device of that name; None takes the GPU if there is one. ValueError for one that cannot be used."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,7 +46,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def find_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+def find_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     """The type of that name; None is float32, and "auto" is bfloat16 where `device` multiplies it fast."""
     if dtype == "auto":
         return torch.bfloat16 if multiplies_bfloat16_fast(device) else torch.float32
@@ -70,19 +71,45 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def embedder(model: Any, device: str | torch.device | Sequence[str] | None) -> Callable[..., tuple[Tensor, int]]:
-    """`model.embed` on these devices; one alone is where the model stays."""
+def embed(
+    model: Any, device: Devices, texts: Texts, prompt: str, role: str | None, batch_tokens: int, show: bool | None
+) -> Tensor:
+    """`model.embed` with a progress bar, on these devices; one alone is where the model stays."""
+    model.stack.route(role)  # a role that it does not know is found before processes start
     if isinstance(device, str | torch.device):
         model.to(find_device(device))
-    elif device:
-        return partial(embed_on, [str(find_device(d)) for d in device], model)
-    return model.embed
+        device = None
+    several = [str(find_device(d)) for d in device or ()]
+    rank, ranks = (distributed.rank(), distributed.world_size()) if model.ranks_share else (0, 1)
+    start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
+    unit, what = ("pairs", "scoring") if model.pairing else ("texts", "encoding")
+    with progress_bar(len(texts), unit, what, show) as bar:
+        if several:
+            own = embed_on(several, model, texts[start:end], prompt, batch_tokens, bar.update, role)
+        else:
+            own, _ = model.embed(texts[start:end], prompt, batch_tokens, bar.update, role)
+    return of_all_ranks(own, start, len(texts), model.device) if model.ranks_share else own
+
+
+def of_all_ranks(own: Tensor, start: int, n: int, device: torch.device) -> Tensor:
+    """The n rows of all ranks, of which `own` are those from `start` on."""
+    distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
+    if not own.is_sparse:
+        return collectives.gather(own.to(device)).cpu()
+    places = own.indices().T + torch.tensor([start, 0])  # rows are counted from the first of all ranks
+    indices, values = (collectives.gather(x.to(device)).cpu() for x in (places, own.values()))
+    return coo(indices.T, values, (n, own.shape[1]))
+
+
+def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
 
 
 def embed_on(
     devices: Sequence[str], model: Any, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None
-) -> tuple[Tensor, int]:
-    """`model.embed` of the texts. The processes start from nothing, so a script that calls this must do so below
+) -> Tensor:
+    """The rows of `model.embed`. The processes start from nothing, so a script that calls this must do so below
     `if __name__ == "__main__":`. ValueError if a process dies."""
     size = max(1, -(-len(texts) // (SHARES * len(devices))))  # rounded up
     jobs = [(texts[start : start + size], prompt, batch_tokens, role) for start in range(0, len(texts), size)]
@@ -92,23 +119,16 @@ def embed_on(
         free.put(device)
     on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()  # its weights lie in shared memory
     threads = max(1, torch.get_num_threads() // len(devices))
-    parts, cut = [model.embed([], prompt, 0, done, role)[0]], 0  # no rows, of the right kind
+    parts = [model.embed([], prompt, 0, done, role)[0]]  # no rows, of the right kind
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (on_cpu, free, threads)) as pool:
-            for part, cut_here in pool.map(_work, jobs):  # in the order of the texts
-                x, *more = map(torch.from_numpy, part[:2])
-                parts.append(coo(x, more[0], part[2]) if more else x)
-                done(len(parts[-1]))
-                cut += cut_here
+            for part in map(pickle.loads, pool.map(_work, jobs)):  # in the order of the texts
+                parts.append(part)
+                done(len(part))
     except BrokenProcessPool:
         what = f"a process on {', '.join(devices)} ended too early: is there memory for {len(devices)} models, and"
         raise ValueError(f'{what} does the script call encode below `if __name__ == "__main__":`?') from None
-    return torch.cat(parts), cut
-
-
-def coo(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A coalesced sparse tensor: indices [2, n], of which none stands twice, and values [n]."""
-    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).coalesce()
+    return torch.cat(parts)
 
 
 def _start(model: Any, free: Any, threads: int) -> None:
@@ -117,8 +137,7 @@ def _start(model: Any, free: Any, threads: int) -> None:
     _model = model.to(free.get())
 
 
-def _work(job: tuple[Texts, str, int, str | None]) -> tuple[tuple[Any, ...], int]:
+def _work(job: tuple[Texts, str, int, str | None]) -> bytes:
     texts, prompt, batch_tokens, role = job
-    x, cut = _model.embed(texts, prompt, batch_tokens, lambda n: None, role)
-    # an array is sent as bytes, a tensor as an open file, of which there are few
-    return (x.indices().numpy(), x.values().numpy(), tuple(x.shape)) if x.is_sparse else (x.numpy(),), cut
+    # bytes: the pool would send a tensor as an open file, of which there are few
+    return pickle.dumps(_model.embed(texts, prompt, batch_tokens, lambda n: None, role)[0])

@@ -5,20 +5,15 @@
     config.json, model.safetensors     the encoder, and the ClassificationHead of a cross-encoder
     tokenizer.json, tokenizer_config.json, sentence_bert_config.json
     1_Pooling/config.json, 2_Dense/{config.json, model.safetensors}, 3_Normalize/
-    router_config.json                 where routes begin
-
-Both generations of the format are read (versions 2 to 5, and 6); the older one is written, see saving.py, because both
-can open it. Nothing in a folder is ever executed.
-
-router_config.json names the routes of a Router, their modules, and the folder of each module:
+    router_config.json                 the routes of a Router, their modules, and the class of each folder:
 
 {"types":      {"query_0_StaticEmbedding": "<class>", "document_0_Transformer": "<class>", "document_1_Pooling": ..},
  "structure":  {"query": ["query_0_StaticEmbedding"], "document": ["document_0_Transformer", "document_1_Pooling"]},
  "parameters": {"default_route": "document", "allow_empty_key": true}}
 
 A module that several routes share has one folder, which each of them names. Up to version 4 the class was called Asym
-and the file config.json; version 6 adds `route_mappings` to the parameters.
-"""
+and the file config.json; version 6 adds `route_mappings` to the parameters. Both generations of the format are read
+(versions 2 to 5, and 6); the older one is written, see saving.py. Nothing in a folder is ever executed."""
 
 import ast
 from collections.abc import Mapping
@@ -41,11 +36,6 @@ from minist.modules.router import Router
 SETTINGS = "config_sentence_transformers.json"
 VERSION = "5.2.0"  # of sentence-transformers, whose format is written
 TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn")  # settings that are a text
-SCORES: dict[str, Any] = {  # what version 6 wants to know of an encoder with a ClassificationHead
-    "transformer_task": "sequence-classification",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-    "module_output_name": "scores",
-}
 
 
 @dataclass
@@ -92,8 +82,7 @@ def load_folder(folder: Path) -> Content:
     for path in stack.paths.values() if has_list else ():
         _check_inputs(path)
     loaded = {path[0]: load_tokenizer(path[0].folder, path[0]) for path in stack.paths.values()}
-    tokenizers = {route: loaded[path[0]] for route, path in stack.paths.items()}
-    return Content(stack, tokenizers, settings)
+    return Content(stack, {route: loaded[path[0]] for route, path in stack.paths.items()}, settings)
 
 
 def load_part(name: str, folder: Path) -> list[Module]:
@@ -105,7 +94,6 @@ def load_part(name: str, folder: Path) -> list[Module]:
 
 
 def load_module(name: str, folder: Path) -> Module:
-    """Read the module of class `name`, one of MODULES."""
     kind, file = MODULES[name], folder / "config.json"
     if kind is Router:
         return _load_router(folder)
@@ -145,8 +133,8 @@ def _place(file: Path, path: str, kind: Any) -> tuple[str, Path]:
 
 def router_file(folder: Path) -> Path:
     """Where the routes are named: router_config.json, or the config.json of an older one."""
-    old = folder / "config.json"
-    return old if old.exists() and not (folder / "router_config.json").exists() else folder / "router_config.json"
+    new, old = folder / "router_config.json", folder / "config.json"
+    return old if old.exists() and not new.exists() else new
 
 
 def _load_router(folder: Path) -> Router:
@@ -156,15 +144,16 @@ def _load_router(folder: Path) -> Router:
         structure = {route: list(names) for route, names in content["structure"].items()}
         used = {name: parts[name] for names in structure.values() for name in names}
         parameters = content.get("parameters") or {}
-        first = next(iter(structure), None) if parameters.get("allow_empty_key", True) else None
+        default = parameters.get("default_route")
+        if default is None and parameters.get("allow_empty_key", True):
+            default = next(iter(structure), None)
         mappings = read_mappings(parameters.get("route_mappings") or {})
         if Router in (MODULES[kind] for kind, _ in used.values()):  # it might lead back to this one, for ever
             raise ValueError("a route leads to another Router: only one is possible, with longer routes")
     modules = {name: load_part(*place) for name, place in used.items()}  # a shared one once
     with reading(file):
         routes = {route: [part for name in names for part in modules[name]] for route, names in structure.items()}
-        default = parameters.get("default_route")
-        return Router(routes, first if default is None else default, mappings)
+        return Router(routes, default, mappings)
 
 
 def read_mappings(entries: dict[str, str]) -> dict[str | None, str]:
@@ -213,8 +202,8 @@ def holds_scores(folder: Path) -> bool:
 def load_settings(file: Path) -> dict[str, Any]:
     settings = read_optional(file)
     with reading(file):
-        prompts = settings.get("prompts") or {}
-        texts = {name: settings.get(name) for name in TEXTS} | {f"prompts.{name}": prompts[name] for name in prompts}
+        texts = {name: settings.get(name) for name in TEXTS}
+        texts |= {f"prompts.{name}": text for name, text in (settings.get("prompts") or {}).items()}
         for name, text in texts.items():
             if type(text) not in (str, type(None)):
                 raise ValueError(f"{name} is {repr(text)[:60]}: it must be a text or null")

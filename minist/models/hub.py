@@ -2,8 +2,7 @@
 
 It arrives with tokenizers and knows the cache, tokens, mirrors and offline mode (HF_HOME, HF_HUB_CACHE, HF_TOKEN,
 HF_ENDPOINT, HF_HUB_OFFLINE). What it cannot know is said here: which files a model needs, and so when all of it is in
-the cache. The imports stand inside the functions: they take 0.2 seconds, for which a local folder need not wait.
-"""
+the cache. The imports stand inside the functions: they take 0.2 seconds, for which a local folder need not wait."""
 
 import re
 import sys
@@ -110,8 +109,7 @@ def _fetch(repos: Sequence[str], revision: str | None, token: str | None) -> Pat
     """The model of the first of `repos` that there is. ValueError says why the hub does not give it."""
     from huggingface_hub import constants, errors
 
-    repo, *others = repos
-    nothing = f"there is no folder {repos[-1]}, "
+    (repo, *others), nothing = repos, f"there is no folder {repos[-1]}, "
     try:
         return _download(repo, revision, token)
     except errors.GatedRepoError:  # a RepositoryNotFoundError too, so it comes first

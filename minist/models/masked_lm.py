@@ -3,51 +3,45 @@
 texts with masks -> Packed -> encoder [T, D] -> MaskedLMHead, scores of all words for each token
 
 It embeds nothing by itself. It is trained on plain text, see losses/over_tokens.py, and what it has learned of words is
-the start of models of all other kinds: what it saves is a plain checkpoint, which each of them opens.
-"""
+the start of models of all other kinds: what it saves is a plain checkpoint, which each of them opens."""
 
 import warnings
-from typing import Any
 
 from minist.checks import listing
-from minist.encoders.encoder import Encoder
 from minist.encoders.weights import draw
-from minist.models.cross_encoder import encoder_config
+from minist.models.cross_encoder import plain_checkpoint
 from minist.models.folder import Content, content_of
-from minist.models.reading import read_weights
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
+from minist.module import Module
 from minist.modules.masked_lm_head import MaskedLMHead
 
 
 class MaskedLM(TextModel):
-    """model = MaskedLM("path/to/bert-base-uncased")
-
-    An encoder without a head gets a new one, drawn by torch's seed, and a warning says so."""
+    """model = MaskedLM("path/to/bert-base-uncased"); a new head, drawn by torch's seed, comes with a warning."""
 
     gives = "words"
 
     @classmethod
     def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
-        if content.stack.router:
-            raise ValueError(f"a MaskedLM has one encoder, the model has the routes {listing(content.stack.paths)}")
-        if content.stack.gives != "words":
-            reader: Any = content.stack.reader()
-            own = next((part for part in content.stack if isinstance(part, MaskedLMHead)), None)  # a sparse model's
-            content = content_of(Stack([reader, own or words_head(reader)]), content.tokenizer)
+        stack = content.stack
+        if stack.router:
+            raise ValueError(f"a MaskedLM has one encoder, the model has the routes {listing(stack.paths)}")
+        if stack.gives != "words":
+            own = next((part for part in stack if isinstance(part, MaskedLMHead)), None)  # a sparse model's
+            content = content_of(Stack([stack.reader(), own or words_head(stack.reader())]), content.tokenizer)
         return super().adapt(content, num_labels)
 
 
-def words_head(encoder: Encoder) -> MaskedLMHead:
+def words_head(encoder: Module) -> MaskedLMHead:
     """The MaskedLMHead in the files of an encoder, or a new one. ValueError for what is no encoder."""
-    folder = vars(encoder).get("folder")
     if not encoder.num_layers:
-        raise ValueError(f"{folder} begins with {encoder.name}: scores of words need an encoder")
-    config, weights = encoder_config(encoder, folder), read_weights(folder) if folder else {}
+        raise ValueError(f"{encoder.folder} begins with {encoder.name}: scores of words need an encoder")
+    config, weights = plain_checkpoint(encoder)
     head = MaskedLMHead(config)
     if head.is_in(weights):
         return head.fill(weights)
     warnings.warn("the model has a new head that scores words: train it", stacklevel=3)
     # 1: the encoder's words may have been drawn by the seed itself, and `dense` would be the first of them
-    draw(head, vars(encoder.config).get("initializer_range", 0.02), 1)
+    draw(head, config["initializer_range"], 1)
     return head

@@ -28,10 +28,8 @@ SENTENCES: dict[type[Exception], str] = {
     Exception: "{what} is not as a saved model has it: a value in it is of another kind",
 }
 # files of weights, the first that is there; nothing in a pickle is run
-KINDS: dict[str, Callable[[Path], Any]] = {
-    "model.safetensors": load_file,
-    "pytorch_model.bin": partial(torch.load, map_location="cpu", weights_only=True),
-}
+KINDS: dict[str, Callable[[Path], Any]] = {"model.safetensors": load_file}
+KINDS["pytorch_model.bin"] = partial(torch.load, map_location="cpu", weights_only=True)
 
 
 @contextmanager
@@ -60,19 +58,16 @@ def read_value(file: Path) -> Any:
 
 
 def read_table(file: Path) -> dict[str, Any]:
-    """The content of a JSON file that must hold a table."""
     content = read_value(file)
     with reading(file):
-        return content | {}  # what can be joined with a table is one
+        return content | {}  # what can be joined with a table is one, all else an error
 
 
 def read_optional(file: Path) -> dict[str, Any]:
-    """The same; empty where there is no file."""
-    return read_table(file) if is_file(file) else {}
+    return read_table(file) if is_file(file) else {}  # no file: as if it said nothing
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Names and tensors, on the CPU."""
     for name, read in KINDS.items():
         if is_file(folder / name):
             return _read(read, folder / name)

@@ -6,26 +6,17 @@ from typing import Any
 
 import torch
 
-from minist.files import files_into, write_json
-from minist.models.folder import SCORES, SETTINGS, VERSION, Content
-from minist.models.reading import read_table, write_weights
+from minist.files import write_json
+from minist.models.folder import SETTINGS, VERSION, Content
+from minist.models.reading import write_weights
 from minist.models.stack import before_pooling
-from minist.models.tokenizer_files import LENGTH_FILES, save_tokenizer
+from minist.models.tokenizer_files import save_tokenizer
 from minist.module import Module
 from minist.modules.router import Router
 from minist.modules.splade import SpladePooling
 
 
-def save_folder(content: Content, folder: Path) -> None:
-    """Files of other names that are there already stay."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder to save the model into")
-    with files_into(folder) as partial:
-        write_folder(content, partial)
-
-
 def write_folder(content: Content, folder: Path) -> None:
-    """Write the files of a model into a folder that exists."""
     if content.stack.gives == "words":  # a plain checkpoint, with which models of all kinds may begin
         return _save_part(content.stack.reader(), folder, content)
     entries = []
@@ -44,9 +35,9 @@ def write_folder(content: Content, folder: Path) -> None:
 
 def class_of(module: Module, content: Content) -> tuple[str, str]:
     """Package and name of a module's class in version 5, which has one more for an encoder whose words are scored."""
-    followers = [after for path in content.stack.paths.values() for before, after in pairwise(path) if before is module]
-    if any(after.gives == "words" for after in followers):
-        return SpladePooling.package, "MLMTransformer"
+    for before, after in (pair for path in content.stack.paths.values() for pair in pairwise(path)):
+        if before is module and after.gives == "words":
+            return SpladePooling.package, "MLMTransformer"
     return module.package, module.name
 
 
@@ -54,12 +45,10 @@ def _save_part(module: Module, folder: Path, content: Content) -> None:
     config, weights = module.to_folder()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
     for head in (part for path in paths.values() for part in path[1:2] if part.within and module is path[0]):
-        architecture = type(module).__name__.replace("Encoder", head.within)  # BertForSequenceClassification
         own, theirs = head.to_folder()
-        config |= own | {"architectures": [architecture]}
+        config |= own | {"architectures": [type(module).__name__.replace("Encoder", head.within)]}  # BertForMaskedLM
         if head.gives == "scores":  # version 5 reads it here
-            about = {"activation_fn": content.settings.get("activation_fn"), "version": VERSION}
-            config["sentence_transformers"] = about
+            config["sentence_transformers"] = {"activation_fn": content.settings["activation_fn"], "version": VERSION}
         weights = {f"{module.prefix}{name}": weight for name, weight in weights.items()} | theirs
     if not module.gives and any(module in before_pooling(path) for path in paths.values()):
         # which only the newer generation reads: without it, the module acts on the text's embedding
@@ -72,9 +61,7 @@ def _save_part(module: Module, folder: Path, content: Content) -> None:
         write_weights(weights, folder)
     for route, path in paths.items():
         if module is path[0]:
-            save_tokenizer(content.tokenizers[route], folder, module)
-        if module is path[0] and path[-1].gives == "scores":  # version 6 finds the head by it
-            write_json(folder / LENGTH_FILES[0], read_table(folder / LENGTH_FILES[0]) | SCORES)
+            save_tokenizer(content.tokenizers[route], folder, module, path[-1].gives)
 
 
 def _save_router(router: Router, folder: Path, content: Content) -> None:

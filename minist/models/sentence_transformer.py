@@ -1,9 +1,7 @@
 """SentenceTransformer: one embedding per text (Reimers and Gurevych 2019, arXiv:1908.10084).
 
-texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']
-"""
+texts -> tokenizer -> Packed -> encoder [T, D] -> pooling [N, D] -> text modules [N, D']"""
 
-from collections.abc import Sequence
 from functools import partialmethod
 from typing import Any
 
@@ -15,16 +13,11 @@ from torch import Tensor
 from minist.checks import pick, refuse
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, checked_texts
-from minist.models.device import embedder
+from minist.models.device import Devices, embed
 from minist.models.text_model import TextModel
 from minist.progress import progress_bar
 from minist.quantization import PRECISIONS, quantize
 from minist.similarity import pairwise_similarity, similarity
-
-THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
-    "output_value": "encode_tokens gives the vectors of tokens",
-    "normalize": "it is called normalize_embeddings",
-}
 
 
 class SentenceTransformer(TextModel):
@@ -35,22 +28,11 @@ class SentenceTransformer(TextModel):
     model.similarity(embeddings, embeddings)  # [2, 2]"""
 
     def encode(
-        self,
-        texts: str | Texts,
-        *,
-        role: str | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        precision: str = "float32",
-        ranges: np.ndarray | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        convert_to_tensor: bool = False,
-        show_progress_bar: bool | None = None,
-        **theirs: Any,
-    ) -> np.ndarray | Tensor:
+        self, texts: str | Texts, *, role: str | None = None, prompt_name: str | None = None, prompt: str | None = None,
+        truncate_dim: int | None = None, normalize_embeddings: bool = False, precision: str = "float32",
+        ranges: np.ndarray | None = None, convert_to_tensor: bool = False,
+        batch_tokens: int = 0, device: Devices = None, show_progress_bar: bool | None = None, **theirs: Any,
+    ) -> np.ndarray | Tensor:  # fmt: skip
         """Embeddings [N, D] of `texts` in float32; of a single string [D].
 
         `role`, such as "query" or "document", says what the texts are: it picks a route, where the model has some, and
@@ -60,13 +42,10 @@ class SentenceTransformer(TextModel):
         makes codes of them, see quantization.py. `batch_tokens` bounds the memory and does not change the result; 0 is
         a good number for the device. Several in `device` (["cuda:0", "cuda:1"]) share the texts, see device.py.
         `convert_to_tensor` gives a tensor, on the model's device. `theirs` are refused with advice."""
-        refuse(theirs, "encode", THEIRS)
+        refuse(theirs, "encode")
         pick("precision", precision, PRECISIONS)
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
-        self.stack.route(role)  # a role that it does not know is found before processes start
-        embed = embedder(self, device)
-        with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-            embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
+        embeddings = embed(self, device, many, prefix, role, batch_tokens, show_progress_bar)
         result = embeddings[:, : self.kept_dim(truncate_dim)]
         result = F.normalize(result, dim=-1) if normalize_embeddings else result
         if precision != "float32":
@@ -78,15 +57,9 @@ class SentenceTransformer(TextModel):
     encode_document = partialmethod(encode, role="document")
 
     def encode_tokens(
-        self,
-        texts: str | Texts,
-        *,
-        role: str | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        show_progress_bar: bool | None = None,
-    ) -> list[np.ndarray] | np.ndarray:
+        self, texts: str | Texts, *, role: str | None = None, prompt_name: str | None = None, prompt: str | None = None,
+        batch_tokens: int = 0, show_progress_bar: bool | None = None,
+    ) -> list[np.ndarray] | np.ndarray:  # fmt: skip
         """What the pooling sees: for each text its tokens' vectors, [tokens, D] in float32, special tokens and prompt
         among them; of a single string one array. ValueError where the route has no vectors of tokens."""
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)

@@ -5,8 +5,7 @@ texts -> Packed -> encoder [T, D] -> Pooling [N, D] -> SparseAutoEncoder [N, V] 
 queries -> SparseStaticEmbedding [N, V], documents as above                       arXiv:2411.04403
 
 A dense embedding is compared with all others. Of a sparse one, an inverted index looks at those alone that share a
-word with the query; and each weight has a name, so a person sees why a document was found.
-"""
+word with the query; and each weight has a name, so a person sees why a document was found."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,27 +17,21 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from minist import collectives, distributed
 from minist.batch import Batch
 from minist.checks import refuse, whole
 from minist.data.packed import Packed
 from minist.data.tokenizer import Texts, Tokenizer, checked_texts
 from minist.encoders.encoder import Encoder
-from minist.models.device import coo, embedder
+from minist.models.device import Device, Devices, Dtype, coo, embed
 from minist.models.folder import Content
 from minist.models.masked_lm import words_head
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
 from minist.modules.splade import SpladePooling
-from minist.progress import Update, progress_bar
+from minist.progress import Update
 from minist.similarity import dense_blocks, pairwise_similarity, similarity
 
-THEIRS = {  # arguments of encode in sentence-transformers, and what to do here
-    "convert_to_numpy": "it always gives a sparse tensor",
-    "convert_to_tensor": "it always gives a sparse tensor",
-    "convert_to_sparse_tensor": "it always gives a sparse tensor, of which .to_dense() makes the other",
-    "save_to_cpu": "what it gives is on the CPU",
-}
+FORMS = ("convert_to_numpy", "convert_to_tensor", "convert_to_sparse_tensor")  # in sentence-transformers
 RAMP = 1 / 3  # of a training, until which regularizers have not their full weight, see losses/sparse.py
 
 
@@ -52,17 +45,10 @@ class SparseEncoder(TextModel):
     gives, pooling, likeness = "sparse", "max", "dot"
 
     def __init__(
-        self,
-        source: str | Path | Content,
-        *,
-        max_active_dims: int | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        keep_layers: Sequence[int] | None = None,
-        prompts: Mapping[str, str] | None = None,
-    ) -> None:
+        self, source: str | Path | Content, *, max_active_dims: int | None = None,
+        device: Device = None, dtype: Dtype = None, revision: str | None = None, token: str | None = None,
+        keep_layers: Sequence[int] | None = None, prompts: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """As TextModel. A plain checkpoint of a masked language model gets a SpladePooling of its largest scores.
         `max_active_dims` keeps the largest weights of each text alone; None: as the folder says, else all."""
         where: dict[str, Any] = {"revision": revision, "token": token, "device": device, "dtype": dtype}
@@ -72,17 +58,16 @@ class SparseEncoder(TextModel):
 
     @classmethod
     def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
-        reader: Any = content.stack.reader()
         if content.stack.gives != "sparse":
+            reader = content.stack.reader()
             if "model_type" in content.settings:
-                what = f"{vars(reader).get('folder')} is no sparse model: open it with {content.settings['model_type']}"
+                what = f"{reader.folder} is no sparse model: open it with {content.settings['model_type']}"
                 raise ValueError(f"{what}, or begin with a plain checkpoint of a masked language model")
             content = replace(content, stack=Stack([reader, words_head(reader), SpladePooling()]))
         return super().adapt(content, num_labels)
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """A SPLADE model round an encoder; `pooling` is "max" or "sum"."""
         return cls.from_modules([encoder, words_head(encoder), SpladePooling(strategy=pooling)], tokenizer)
 
     def kept_active(self, given: int | None) -> int:
@@ -97,41 +82,31 @@ class SparseEncoder(TextModel):
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
         """How many words of a query, the first column, and of a document are active. It warns where training fails."""
-        active = [x.detach().count_nonzero().item() / max(len(x), 1) for x in embeddings]
+        first, *others = active = [x.detach().count_nonzero().item() / max(len(x), 1) for x in embeddings]
         if max(active) == 0:
             advice = "begin again with smaller weights of the regularizers, or a lower learning rate"
             warnings.warn(f"no text has an active word left: {advice}", stacklevel=2)
         elif max(active) > self.width / 2 and batch.progress > RAMP:
             advice = "larger weights of the regularizers make it sparse"
             warnings.warn(f"more than half of all words are active in a text: {advice}", stacklevel=2)
-        found = {"query_active_dims": active[0], "document_active_dims": sum(active[1:]) / max(len(active) - 1, 1)}
-        return found if len(active) > 1 else {"active_dims": active[0]}
+        if not others:
+            return {"active_dims": first}
+        return {"query_active_dims": first, "document_active_dims": sum(others) / len(others)}
 
     def encode(
-        self,
-        texts: str | Texts,
-        *,
-        role: str | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_tokens: int = 0,
-        max_active_dims: int | None = None,
-        device: str | torch.device | Sequence[str] | None = None,
-        show_progress_bar: bool | None = None,
-        **theirs: Any,
-    ) -> Tensor:
+        self, texts: str | Texts, *, role: str | None = None, prompt_name: str | None = None, prompt: str | None = None,
+        max_active_dims: int | None = None, batch_tokens: int = 0, device: Devices = None,
+        show_progress_bar: bool | None = None, **theirs: Any,
+    ) -> Tensor:  # fmt: skip
         """Embeddings [N, V] of `texts`, a coalesced sparse tensor in float32 on the CPU; of a single string [V].
 
         `max_active_dims` keeps so many weights of each text, those that are farthest from 0; all else is as in
         SentenceTransformer.encode."""
-        refuse(theirs, "encode", THEIRS)
+        refuse(theirs, "encode", dict.fromkeys(FORMS, "it always gives a sparse tensor: .to_dense() makes the other"))
         prefix, (many, is_one) = self.find_prompt(prompt_name, prompt, role), checked_texts(texts)
-        self.stack.route(role)  # a role that it does not know is found before processes start
-        embed, own = embedder(self, device), self.max_active_dims
-        self.max_active_dims = self.kept_active(max_active_dims)  # for this call
+        own, self.max_active_dims = self.max_active_dims, self.kept_active(max_active_dims)  # for this call
         try:
-            with progress_bar(len(many), "texts", "encoding", show_progress_bar) as bar:
-                embeddings, _ = embed(many, prefix, batch_tokens, bar.update, role)
+            embeddings = embed(self, device, many, prefix, role, batch_tokens, show_progress_bar)
         finally:
             self.max_active_dims = own
         return embeddings[0].coalesce() if is_one else embeddings
@@ -141,37 +116,27 @@ class SparseEncoder(TextModel):
 
     def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """The embeddings, sparse [N, V] on the CPU, and how many texts were cut. No more than a batch is ever dense."""
-        rank, ranks = (distributed.rank(), distributed.world_size()) if self.ranks_share else (0, 1)
-        start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
         found, cut, kept = [torch.empty(0, self.width).to_sparse()], 0, self.kept_active(None)
 
         def compute(batch: Packed) -> Tensor:
             x = self([batch], [role])[0][0].float().to_sparse().cpu()
             return x if kept == self.width else largest_weights(x, kept)
 
-        for places, parts, cut_here in self.rows(texts[start:end], prompt, role, batch_tokens, compute, done):
+        for places, parts, cut_here in self.rows(texts, prompt, role, batch_tokens, compute, done):
             found.append(torch.cat(parts).index_select(0, places.argsort()))  # back into the order of the texts
             cut += cut_here
-        own = torch.cat(found).coalesce()
-        if self.ranks_share:
-            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-            places = own.indices().T + torch.tensor([start, 0])  # rows are counted from the first of all ranks
-            indices, values = (collectives.gather(x.to(self.device)).cpu() for x in (places, own.values()))
-            own = coo(indices.T, values, (len(texts), self.width))
-        return own, cut
+        return torch.cat(found).coalesce(), cut
 
     def decode(self, embeddings: Tensor, top_k: int | None = None) -> list[Any]:
         """Of each row [N, V] its tokens with their weights, the largest first, at most `top_k`; of [V] one such list.
         What is active in an autoencoder has no word: there the tokens mean nothing."""
-        many = embeddings if embeddings.dim() == 2 else embeddings[None]
         most = None if top_k is None else whole("top_k", top_k, 1)
-        found: list[list[tuple[str | None, float]]] = []
-        for row in many.cpu():
-            sparse = row.to_sparse().coalesce()
-            order = sparse.values().argsort(descending=True, stable=True)[:most]
-            ids, weights = sparse.indices()[0][order].tolist(), sparse.values()[order].tolist()
-            found.append([(self.tokenizer.backend.id_to_token(i), w) for i, w in zip(ids, weights, strict=True)])
-        return found if embeddings.dim() == 2 else found[0]
+        if embeddings.dim() == 2:
+            return [self.decode(row, most) for row in embeddings.cpu()]
+        row = embeddings.cpu().to_sparse().coalesce()
+        order = row.values().argsort(descending=True, stable=True)[:most]
+        ids, weights = row.indices()[0][order].tolist(), row.values()[order].tolist()
+        return [(self.tokenizer.backend.id_to_token(i), w) for i, w in zip(ids, weights, strict=True)]
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """The model's own similarity of all pairs, [N, V], [M, V] -> [N, M], dense."""

@@ -8,8 +8,7 @@ SparseStaticEmbedding [N, V]
 StaticEmbedding [N, D] -> (Dense, Normalize, LayerNorm, ..)
 
 Which order is possible follows from what each module says that it takes and gives, see module.py. A Router may stand
-at any place: then there are several such paths, one for each of its routes.
-"""
+at any place: then there are several such paths, one for each of its routes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,10 +26,10 @@ Outputs = tuple[Tensor, ...]
 
 
 class Stack(nn.ModuleList):
-    """From texts to embeddings or scores. `role`, such as "query" or None, picks a path where there are several."""
+    """From texts to embeddings or scores. `role`, such as "query" or None, picks a path where there are several.
+    ValueError for an order or widths that do not fit together."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        """ValueError for an order or widths that do not fit together."""
         super().__init__(modules)
         if (count := sum(isinstance(module, Router) for module in modules)) > 1:
             raise ValueError(f"the modules hold {count} Routers: only one is possible, with longer routes")
@@ -62,8 +61,7 @@ class Stack(nn.ModuleList):
 
     def route(self, role: str | None) -> str | None:
         """The route of texts of that role, None without a Router. ValueError for a role that it does not know."""
-        router = self.router
-        return router.route(role) if router else None
+        return self.router.route(role) if self.router else None
 
     def reader(self, role: str | None = None) -> Module:
         return self.paths[self.route(role)][0]
@@ -74,21 +72,17 @@ class Stack(nn.ModuleList):
 
     @property
     def num_layers(self) -> int:
-        """Layers of the encoder; with routes of the one that has the fewest, 0 where one has none."""
-        return min(path[0].num_layers for path in self.paths.values())
+        return min(path[0].num_layers for path in self.paths.values())  # of routes the fewest: 0 without an encoder
 
     def token_vectors(self, packed: Packed, role: str | None = None) -> Tensor:
-        """What the pooling sees of each token: Packed -> [T, D]."""
-        modules = before_pooling(self.paths[self.route(role)])
-        if not modules:
-            raise ValueError(f"a {self.reader(role).name} knows no vector of a token in its text")
-        return run(modules, packed)
+        if modules := before_pooling(self.paths[self.route(role)]):
+            return run(modules, packed)  # [T, D], what the pooling sees of each token
+        raise ValueError(f"a {self.reader(role).name} knows no vector of a token in its text")
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
-        """Embed several columns of texts: [N_c texts] -> ([N_c, D], ..) for each column c.
-
+        """Embed several columns of texts: [N_c texts] -> ([N_c, D], ..) for each column c. They may lie on the CPU.
         `roles` has the role of each column, () is None for all. `outputs` are what a loss wants beside the embeddings,
-        and stand behind them in each tuple, [N_c, ..], see `embed`. The columns may lie on the CPU."""
+        and stand behind them in each tuple, [N_c, ..], see `embed`."""
         roles = roles or [None] * len(columns)
         groups: dict[str | None, list[int]] = {}  # the columns of one route go through the model together
         for c, role in zip(range(len(columns)), roles, strict=True):
@@ -104,10 +98,9 @@ class Stack(nn.ModuleList):
         return [found[c] for c in range(len(columns))]
 
     def embed(self, packed: Packed, role: str | None = None, outputs: Sequence[str] = ()) -> Outputs:
-        """Packed -> the embeddings [N, D], and after them each of `outputs`, [N, ..] too.
-
-        "layer 3" is the embedding that the model would give if its encoder ended behind layer 3; layer 0 is what the
-        encoder's layers start from. Others are what the last module offers. ValueError for one that there is not."""
+        """Packed -> the embeddings [N, D], and after them each of `outputs`, [N, ..] too. "layer 3" is what the model
+        would give if its encoder ended behind layer 3, layer 0 what its layers start from; others are what the last
+        module offers. ValueError for one that there is not."""
         path = self.paths[self.route(role)]
         if not outputs:
             return (run(path, packed),)  # keeps no layer alive but the last
@@ -131,7 +124,7 @@ class Stack(nn.ModuleList):
 
 def run(path: Sequence[Module], packed: Packed) -> Tensor:
     """What the last module of a path, or of its beginning, gives: [T, D] or [N, D]."""
-    reader, rest = path[0], path[1:]
+    reader, *rest = path
     if rest and "layers" in rest[0].takes:  # all of the encoder's layers, not just the last
         return behind_reader(rest[1:], rest[0](reader.hidden_states(packed)), packed)
     if rest and rest[0].first_only:  # an eighth less work in 6 layers: the last needs no others after its attention

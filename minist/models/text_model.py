@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minist import collectives, distributed
 from minist.batch import Batch
 from minist.checks import pick, whole
 from minist.data.packed import Packed
@@ -20,10 +19,11 @@ from minist.data.pairing import Pairing
 from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
-from minist.models.device import find_device, find_dtype
+from minist.files import files_into
+from minist.models.device import Device, Dtype, find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder
 from minist.models.hub import find_model, push_folder
-from minist.models.saving import save_folder
+from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.module import ENDS
 from minist.modules.pooling import Pooling
@@ -53,22 +53,14 @@ class TextModel(nn.Module):
     likeness: ClassVar[str] = "cosine"  # of what it gives, unless the folder says another
     example: ClassVar[str] = "some.txt --output some.npy"  # for encode.py
     pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
-    ranks_share = False  # whether all ranks embed the same texts together, each a part of them: in an evaluation
+    ranks_share = False  # whether all ranks encode the same texts together, each a part of them: in an evaluation
 
     def __init__(
-        self,
-        source: str | Path | Content,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        keep_layers: Sequence[int] | None = None,
-        truncate_dim: int | None = None,
-        prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None,
-        num_labels: int | None = None,
-    ) -> None:
+        self, source: str | Path | Content, *, revision: str | None = None, token: str | None = None,
+        device: Device = None, dtype: Dtype = None, keep_layers: Sequence[int] | None = None,
+        truncate_dim: int | None = None, prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None, num_labels: int | None = None,
+    ) -> None:  # fmt: skip
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
         which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
         None is float32, "auto" bfloat16 where that is fast. `keep_layers` keeps these layers, the first is 0;
@@ -102,18 +94,17 @@ class TextModel(nn.Module):
         if num_labels is not None:
             raise ValueError(f"num_labels is {num_labels}, but a {cls.__name__} gives no scores: use a CrossEncoder")
         if (gives := content.stack.gives) != cls.gives:
-            where = vars(content.stack.reader()).get("folder", "the model")
+            where = content.stack.reader().folder or "the model"
             raise ValueError(f"{where} gives {gives}, no {cls.gives}: open it with {ENDS[gives]}")
         return content
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], tokenizer: Tokenizer | Mapping[str, Tokenizer]) -> Self:
-        """A model of the given parts, in an order of stack.py. `tokenizer` is one for all texts, or one by route."""
+        """The model of these parts, in an order of stack.py; `tokenizer` is one for all texts, or one by route."""
         return cls(content_of(Stack(modules), tokenizer))
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, tokenizer: Tokenizer, pooling: str) -> Self:
-        """The usual model round an encoder; `pooling` is a mode."""
         return cls.from_modules([encoder, Pooling(encoder.width, (pooling,))], tokenizer)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -144,11 +135,9 @@ class TextModel(nn.Module):
         return tuple(self.stack.router.routes) if self.stack.router else ()  # none without a Router
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
-        """The tokenizer of texts of that role. ValueError for a role that has no route."""
-        return self.tokenizers[self.stack.route(role)]
+        return self.tokenizers[self.stack.route(role)]  # ValueError for a role that has no route
 
-    def _encoders(self) -> dict[Any, Tokenizer]:
-        """The encoders that read texts, one that routes share once, and what they read with."""
+    def _encoders(self) -> dict[Any, Tokenizer]:  # one that routes share once, each with what it reads with
         return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
@@ -174,16 +163,13 @@ class TextModel(nn.Module):
         return 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
-        """[N_c texts] -> ([N_c, D], *outputs) for each column c, see Stack."""
         return self.stack.forward(columns, roles, outputs)
 
     def name_labels(self, classes: list[str]) -> list[str]:
-        """The classes of training labels in the order of their numbers: a model of scores may have its own."""
-        return classes
+        return classes  # of training labels, in the order of their numbers: a model of scores may have its own
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
-        """Figures of a batch for the log."""
-        return describe_batch(embeddings, batch.counts)
+        return describe_batch(embeddings, batch.counts)  # figures for the log
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -216,32 +202,27 @@ class TextModel(nn.Module):
         """The tokens of N texts, and how many texts were cut."""
         tokenizer = self.tokenizer_for(role)
         tokens = tokenizer(texts, prompt)
-        packed = tokens.packed(tokenizer.prompt_length(prompt))  # a pooling may leave the prompt's tokens out
-        return packed, int(tokens.was_cut.sum())
+        # a pooling may leave the prompt's tokens out
+        return tokens.packed(tokenizer.prompt_length(prompt)), int(tokens.was_cut.sum())
 
     def embed(self, texts: Texts, prompt: str, batch_tokens: int, done: Update, role: str | None) -> tuple[Tensor, int]:
         """What the model gives for `texts`, [N, D] in float32 on the CPU, and how many of them were cut."""
-        rank, ranks = (distributed.rank(), distributed.world_size()) if self.ranks_share else (0, 1)
-        start, end = (len(texts) * share // ranks for share in (rank, rank + 1))
-        own, cut = torch.empty(end - start, self.width), 0
+        embeddings, cut = torch.empty(len(texts), self.width), 0
 
         def compute(batch: Packed) -> Tensor:
             return self([batch], [role])[0][0].float()  # through forward, which a kind of model may have changed
 
-        for places, parts, cut_here in self.rows(texts[start:end], prompt, role, batch_tokens, compute, done):
-            own[places] = torch.cat(parts).cpu()  # so the device holds the rows of one chunk
+        for places, parts, cut_here in self.rows(texts, prompt, role, batch_tokens, compute, done):
+            embeddings[places] = torch.cat(parts).cpu()  # so the device holds the rows of one chunk
             cut += cut_here
-        if self.ranks_share:
-            distributed.barrier()  # long texts may all lie in one share: no collective waits as long as that takes
-            own = collectives.gather(own.to(self.device)).cpu()
-        return own, cut
+        return embeddings, cut
 
     def find_prompt(self, prompt_name: str | None, prompt: str | None, role: str | None = None) -> str:
         """What goes before each text: `prompt`, else the one named, else the role's, else the default one."""
+        name = self.default_prompt_name if prompt_name is None else prompt_name
         if prompt is None and prompt_name is None and role is not None:
             prompt = self.role_prompt(role)
-        name = self.default_prompt_name if prompt_name is None else prompt_name
-        if prompt is None:
+        elif prompt is None:
             prompt = "" if name is None else pick("the prompt name", name, self.prompts)
         if fault := text_fault(prompt, may_pair=False):
             raise ValueError(f"the prompt is {fault}")
@@ -268,8 +249,11 @@ class TextModel(nn.Module):
         return Content(self.stack, self.tokenizers, self.settings | own)  # settings of others stay in the file
 
     def save(self, path: str | Path) -> None:
-        """Write a model folder that sentence-transformers opens too."""
-        save_folder(self.content(), Path(path))
+        """Write a model folder that sentence-transformers opens too. Files of other names that are there stay."""
+        if Path(path).is_file():
+            raise ValueError(f"{path} is a file: name a folder to save the model into")
+        with files_into(Path(path)) as partial:
+            write_folder(self.content(), partial)
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None

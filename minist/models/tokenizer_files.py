@@ -4,12 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import BertWordPieceTokenizer, normalizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
 
 from minist.checks import number, pick
 from minist.data.tokenizer import NO_LIMIT, Tokenizer
@@ -24,12 +20,18 @@ GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes of transfo
 # how the special tokens are called where tokenizer_config.json does not say: by BERT's tokenizers, and by RoBERTa's
 SPECIAL = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>"), "mask_token": ("[MASK]", "<mask>")}
 SPECIAL |= {"cls_token": ("[CLS]", "<s>"), "sep_token": ("[SEP]", "</s>")}
+SCORES: dict[str, Any] = {  # what version 6 wants to know of an encoder with a ClassificationHead
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
 WORDPIECE = ("bert", "distilbert")  # whose vocab.txt alone says all
 RARE = "🙂 猫 ᚠ ꙮ 𓀀 \u0378"  # a vocabulary that lacks all of these needs its unknown token
 
 
 def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
-    """The tokenizer in the folder of a module that reads texts. ValueError for one that does not go with it."""
+    """The tokenizer in the folder of a module that reads texts. ValueError for one that makes ids without a row in the
+    module, or cannot make any of some text."""
     if reader.special_tokens:
         tokenizer = _load_encoder_tokenizer(folder, reader)
     else:  # of a StaticEmbedding: only the maximum length that it holds itself
@@ -39,14 +41,27 @@ def load_tokenizer(folder: Path, reader: Any) -> Tokenizer:
             limit = int(min(limit, number("model_max_length", config.get("model_max_length", NO_LIMIT), 1)))
         tokenizer = Tokenizer(backend, limit, special_tokens=False)
         tokenizer.config = config
-    _check_ids(tokenizer, reader.vocab_size, folder)
+    try:
+        ids = tokenizer([RARE, ("", RARE)]).input_ids.tolist()
+    except Exception as e:  # the library raises bare Exception
+        raise ValueError(f"{folder}: the tokenizer fails on a rare letter, is its unknown token there? ({e})") from None
+    tokens = 1 + max(*ids, *tokenizer.backend.get_vocab().values(), 0, 0)  # ids may have gaps: the largest counts
+    if tokens > reader.vocab_size:
+        raise ValueError(f"{folder}: tokenizer.json has {tokens} tokens, the model {reader.vocab_size}")
     return tokenizer
 
 
 def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
     own = transformer_settings(folder)
     config = read_optional(folder / "special_tokens_map.json") | read_optional(folder / "tokenizer_config.json")
-    backend = _read_encoder_backend(folder, encoder, config)
+    if not is_file(folder / "tokenizer.json") and is_file(folder / "vocab.txt") and encoder.model_type in WORDPIECE:
+        with reading(folder / "vocab.txt"):
+            backend = wordpiece(folder / "vocab.txt", config)
+    else:
+        backend = _read_backend(folder / "tokenizer.json")
+        lower, of_bert = config.get("do_lower_case"), type(backend.normalizer) is normalizers.BertNormalizer
+        if of_bert and type(lower) is bool and config.get("tokenizer_class") not in GENERIC:
+            backend.normalizer.lowercase = lower  # the classes of BERT's kind change their tokenizer.json by this
     with reading(folder):
         pick("truncation_side in tokenizer_config.json", config.get("truncation_side", "right"), {"right": "the end"})
         lengths = {"max_seq_length": own.get("max_seq_length"), "model_max_length": config.get("model_max_length")}
@@ -65,18 +80,6 @@ def _load_encoder_tokenizer(folder: Path, encoder: Encoder) -> Tokenizer:
 def transformer_settings(folder: Path) -> dict[str, Any]:
     """What sentence_bert_config.json, by whatever name, says of an encoder and its tokenizer."""
     return next(filter(None, (read_optional(folder / name) for name in LENGTH_FILES)), {})
-
-
-def _read_encoder_backend(folder: Path, encoder: Encoder, config: dict[str, Any]) -> Backend:
-    if not is_file(folder / "tokenizer.json") and is_file(folder / "vocab.txt") and encoder.model_type in WORDPIECE:
-        with reading(folder / "vocab.txt"):
-            return wordpiece(folder / "vocab.txt", config)
-    backend = _read_backend(folder / "tokenizer.json")
-    lower = config.get("do_lower_case")
-    is_bert = type(backend.normalizer) is BertNormalizer and config.get("tokenizer_class") not in GENERIC
-    if is_bert and type(lower) is bool:
-        backend.normalizer.lowercase = lower  # the classes of BERT's kind change their tokenizer.json by this
-    return backend
 
 
 def _read_backend(file: Path) -> Backend:
@@ -100,32 +103,16 @@ def wordpiece(file: Path, config: dict[str, Any]) -> Backend:
     given = {name: config.get(name) or "" for name in SPECIAL}  # a text, or a table that describes it
     given = {name: t.get("content") if type(t) is dict else t for name, t in given.items()}
     special = {name: str(given[name] or names[0]) for name, names in SPECIAL.items()}
-    cls, sep, unknown = (special[name] for name in ("cls_token", "sep_token", "unk_token"))
-    ids = [(token, words[token]) for token in (cls, sep, unknown)]
-    backend = Backend(WordPiece(words, unk_token=unknown))
+    if missing := {special[name] for name in ("cls_token", "sep_token", "unk_token")} - words.keys():
+        raise KeyError(min(missing))
+    # strip_accents None: where it lowers too
     chinese, lower = config.get("tokenize_chinese_chars", True), config.get("do_lower_case", True)
-    accents = config.get("strip_accents")  # None: where it lowers too
-    backend.normalizer = BertNormalizer(handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower)
-    backend.pre_tokenizer = BertPreTokenizer()
-    backend.add_special_tokens([token for token in special.values() if token in words])
-    one = f"{cls} $A {sep}"
-    backend.post_processor = TemplateProcessing(single=one, pair=f"{one} $B:1 {sep}:1", special_tokens=ids[:2])
-    return backend
+    how = {"handle_chinese_chars": chinese, "strip_accents": config.get("strip_accents"), "lowercase": lower}
+    return Backend.from_str(BertWordPieceTokenizer(words, **special, **how).to_str())
 
 
-def _check_ids(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
-    """ValueError where it makes ids that have no row in the model, or cannot make any of some text."""
-    try:
-        ids = tokenizer([RARE, ("", RARE)]).input_ids.tolist()
-    except Exception as e:  # the library raises bare Exception
-        raise ValueError(f"{folder}: the tokenizer fails on a rare letter, is its unknown token there? ({e})") from None
-    tokens = 1 + max(*ids, *tokenizer.backend.get_vocab().values(), 0, 0)  # ids may have gaps: the largest counts
-    if tokens > rows:
-        raise ValueError(f"{folder}: tokenizer.json has {tokens} tokens, the model {rows}")
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
-    """Write tokenizer.json, and what transformers wants to know beside it."""
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any, gives: str) -> None:
+    """Write tokenizer.json, and what transformers wants to know beside it; `gives` is what the model gives."""
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
     if not reader.special_tokens and not reader.has_config:
         return  # of a StaticEmbedding nothing else is read
@@ -138,4 +125,5 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, reader: Any) -> None:
     about |= {"model_input_names": ["input_ids", *types, "attention_mask"]}
     write_json(folder / "tokenizer_config.json", tokenizer.config | special | about)
     if reader.special_tokens:
-        write_json(folder / LENGTH_FILES[0], {"max_seq_length": tokenizer.max_length, "do_lower_case": False})
+        lengths = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
+        write_json(folder / LENGTH_FILES[0], lengths | (SCORES if gives == "scores" else {}))

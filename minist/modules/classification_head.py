@@ -5,8 +5,7 @@ roberta ..    tanh(dense(dropout(h_0)))                    -> dropout -> scores 
 distilbert    relu(dense(h_0))                             -> dropout -> scores
 modernbert    norm(gelu(dense(h_0 or the mean of all h)))  -> dropout -> scores
 
-h_0 is the vector of the first token, [CLS], which attention has filled with what both texts say.
-"""
+h_0 is the vector of the first token, [CLS], which attention has filled with what both texts say."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,23 +25,22 @@ from minist.modules.pooling import pool
 class Form(NamedTuple):
     """How a family builds its head, and what a checkpoint calls the layers."""
 
-    dense: str
-    classifier: str
+    names: dict[str, str]  # our layers -> theirs; not every family has a norm
     act: Callable[[Tensor], Tensor] | None  # None: config.json names it
     dropout: tuple[str, ...]  # in config.json; the first that is there and not null
-    norm: str = ""  # none, where it has no name
     drops_input: bool = False  # dropout before dense too
 
 
-POOLER = Form("bert.pooler.dense", "classifier", torch.tanh, ("classifier_dropout", "hidden_dropout_prob"))
-ROBERTA = POOLER._replace(dense="classifier.dense", classifier="classifier.out_proj", drops_input=True)
+CLS = {"classifier": "classifier"}
+POOLER = Form(CLS | {"dense": "bert.pooler.dense"}, torch.tanh, ("classifier_dropout", "hidden_dropout_prob"))
+ROBERTA = Form({"dense": "classifier.dense", "classifier": "classifier.out_proj"}, torch.tanh, POOLER.dropout, True)
 FORMS = {
     "bert": POOLER,
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "mpnet": ROBERTA._replace(dropout=("hidden_dropout_prob",)),
-    "distilbert": Form("pre_classifier", "classifier", torch.relu, ("seq_classif_dropout",)),
-    "modernbert": Form("head.dense", "classifier", None, ("classifier_dropout",), norm="head.norm"),
+    "distilbert": Form(CLS | {"dense": "pre_classifier"}, torch.relu, ("seq_classif_dropout",)),
+    "modernbert": Form(CLS | {"dense": "head.dense", "norm": "head.norm"}, None, ("classifier_dropout",)),
 }
 # keys of config.json that say something of the head alone
 OWN = ("classifier_dropout", "seq_classif_dropout", "classifier_pooling", "classifier_activation", "classifier_bias")
@@ -60,14 +58,14 @@ class ClassificationHead(Module):
         self.config = {key: config[key] for key in OWN if key in config}
         width = self.in_width = int(config["dim"] if "dim" in config else config["hidden_size"])  # dim: DistilBERT's
         dropout = next((config[key] for key in self.form.dropout if config.get(key) is not None), 0.0)
-        pooling = config.get("classifier_pooling", "cls")
-        self.pooling = pick("classifier_pooling", pooling, {"cls": "cls", "mean": "mean"})
-        self.first_only = self.pooling == "cls"
-        bias = not self.form.norm or bool(config.get("classifier_bias", False))  # ModernBERT's layers have none
+        self.pooling = config.get("classifier_pooling", "cls")
+        self.first_only = pick("classifier_pooling", self.pooling, {"cls": True, "mean": False})
+        has_norm = "norm" in self.form.names
+        bias = not has_norm or bool(config.get("classifier_bias", False))  # ModernBERT's layers have none
         self.dense = nn.Linear(width, width, bias=bias)
         self.act = self.form.act or activation(config.get("classifier_activation", "gelu"), "classifier_activation")
         eps, norm_bias = config.get("norm_eps", 1e-5), config.get("norm_bias", False)
-        self.norm = nn.LayerNorm(width, eps=eps, bias=norm_bias) if self.form.norm else nn.Identity()
+        self.norm = nn.LayerNorm(width, eps=eps, bias=norm_bias) if has_norm else nn.Identity()
         self.dropout = Dropout(number("dropout of the classification head", dropout, 0, 1))
         self.set_labels(labels)
 
@@ -84,22 +82,18 @@ class ClassificationHead(Module):
         x = self.dropout(x) if self.form.drops_input else x
         return self.classifier(self.dropout(self.norm(self.act(self.dense(x)))))
 
-    def names(self) -> dict[str, str]:
-        """Our layers -> theirs in a checkpoint."""
-        names = {"dense": self.form.dense, "norm": self.form.norm, "classifier": self.form.classifier}
-        return {ours: theirs for ours, theirs in names.items() if theirs}
-
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        id2label = {str(i): label for i, label in enumerate(self.labels)}
-        about = {"id2label": id2label, "label2id": {label: i for i, label in enumerate(self.labels)}}
-        return self.config | about, save_weights(self, self.names())
+        numbered = list(enumerate(self.labels))
+        about = {"id2label": {str(i): name for i, name in numbered}, "label2id": {name: i for i, name in numbered}}
+        return self.config | about, save_weights(self, self.form.names)
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "ClassificationHead":
         with unfilled():
             head = cls(config, read_labels(config))
-        theirs, state = head.names().values(), modernize(weights, "")
-        load_weights(head, {n: w for n, w in state.items() if n.rpartition(".")[0] in theirs}, head.names())
+        names = head.form.names
+        own = {n: w for n, w in modernize(weights, "").items() if n.rpartition(".")[0] in names.values()}
+        load_weights(head, own, names)
         return head
 
     def begin(self, weights: dict[str, Tensor], std: float) -> bool:
@@ -126,9 +120,8 @@ def default_labels(count: int) -> list[str]:
     return read_labels({"num_labels": count})
 
 
-NAMES = ["Identity", "Sigmoid", "Tanh", "Softmax", "LogSigmoid", "Softplus", "Softsign"]
-NAMES += ["ReLU", "LeakyReLU", "ReLU6", "ELU", "GELU", "SiLU", "Hardtanh"]
-ACTIVATIONS = {name: vars(nn)[name] for name in NAMES}
+NAMES = "Identity Sigmoid Tanh Softmax LogSigmoid Softplus Softsign ReLU LeakyReLU ReLU6 ELU GELU SiLU Hardtanh"
+ACTIVATIONS = {name: vars(nn)[name] for name in NAMES.split()}
 
 
 def find_activation(given: str | nn.Module) -> nn.Module:

@@ -3,12 +3,8 @@
 embeddings [N, D'] and the text so far [T] -> scores of the next token [T, V]
 
 Each of its layers is one of the encoder's, whose tokens see only those before them, with a look at the embedding:
-
     self-attention (causal) -> cross-attention to the embedding -> perceptron
-
-A masked language model's head compares the last vectors with the embeddings of all words. Only cross-attention and that
-head are new weights.
-"""
+A masked language model's head compares the last vectors with all words. Cross-attention and head are new weights."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -30,13 +26,11 @@ DECODABLE = [name for name, family in ENCODERS.items() if issubclass(family, Dec
 
 class DecoderLayer(nn.Module):
     """What a decoder layer has beside its encoder layer: attention to one vector per text, added and normalized.
-
-    Softmax over a single key is 1, so attention is a linear map of the vector: queries and keys would never learn."""
+    Softmax over a single key is 1, so it is a linear map of the vector: queries and keys would never learn."""
 
     def __init__(self, embedding_width: int, width: int, eps: float) -> None:
         super().__init__()
-        self.value = nn.Linear(embedding_width, width)
-        self.attention_out = nn.Linear(width, width)
+        self.value, self.attention_out = nn.Linear(embedding_width, width), nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, packed: Packed, layer: BertLayer, embeddings: Tensor) -> Tensor:
@@ -58,8 +52,8 @@ class Decoder(nn.Module):
         """`tied`: layers and word embeddings are the encoder's, and are trained with it; else they are a copy. If
         `checkpoint` has the head of a masked language model, it is the start of this one's."""
         super().__init__()
-        width, eps = encoder.width, encoder.embeddings.norm.eps
-        self.layers = nn.ModuleList(DecoderLayer(embedding_width, width, eps) for _ in encoder.layers)
+        sizes = embedding_width, encoder.width, encoder.embeddings.norm.eps
+        self.layers = nn.ModuleList(DecoderLayer(*sizes) for _ in encoder.layers)
         self.head = MaskedLMHead({"model_type": encoder.model_type} | asdict(encoder.config))
         initialize(self, encoder.config.initializer_range)  # as BERT draws its own
         if checkpoint and self.head.is_in(checkpoint):

@@ -10,12 +10,10 @@ from minist.checks import number, pick
 from minist.module import Module
 
 TANH = "torch.nn.modules.activation.Tanh"
-# as a saved config.json spells them; left out are those that need arguments or more than one vector
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    f"torch.nn.modules.activation.{name}": vars(activations)[name]
-    for name in activations.__all__
-    if name not in ("MultiheadAttention", "Threshold", "GLU", "Softmax2d")
-} | {"torch.nn.modules.linear.Identity": nn.Identity}
+# those that need neither arguments nor more than one vector, as a saved config.json spells them
+NAMES = set(activations.__all__) - {"MultiheadAttention", "Threshold", "GLU", "Softmax2d"}
+ACTIVATIONS = {f"torch.nn.modules.activation.{name}": vars(activations)[name] for name in sorted(NAMES)}
+ACTIVATIONS["torch.nn.modules.linear.Identity"] = nn.Identity
 
 
 class Dense(Module):
@@ -32,7 +30,6 @@ class Dense(Module):
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, activation: str = TANH, residual: bool = False
     ) -> None:
-        """`activation` is spelled as in a saved config.json. ValueError for one that is not known."""
         super().__init__()
         self.in_width, self.out_width, self.has_bias, self.has_residual = in_features, out_features, bias, residual
         self.linear = nn.Linear(in_features, out_features, bias)
@@ -60,8 +57,7 @@ class Dense(Module):
 class Normalize(Module):
     """x / |x|, so that the dot product of two embeddings is their cosine."""
 
-    takes = ("tokens", "embeddings")
-    has_config = has_weights = False
+    takes, has_config, has_weights = ("tokens", "embeddings"), False, False
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1)  # with a least length: zeros, of a text without tokens, stay zeros

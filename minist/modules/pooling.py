@@ -36,12 +36,15 @@ class Pooling(Module):
     takes, gives, has_weights = ("tokens",), "embeddings", False
 
     def __init__(self, width: int, modes: tuple[str, ...] = ("mean",), include_prompt: bool = True) -> None:
-        """`width` is D, the encoder's. ValueError for an unknown mode."""
         super().__init__()
         for mode in modes or ("missing",):
             pick("pooling mode", mode, FLAGS)
-        self.in_width, self.out_width = width, width * len(modes)
-        self.modes, self.include_prompt = modes, include_prompt
+        self.in_width, self.out_width, self.modes, self.include_prompt = (
+            width,
+            width * len(modes),
+            modes,
+            include_prompt,
+        )
         self.first_only = tuple(modes) == ("cls",) and include_prompt
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:

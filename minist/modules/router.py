@@ -4,8 +4,7 @@ Queries are short and must be answered at once, documents are embedded once and 
 fast route for the one, a StaticEmbedding for instance, and an encoder for the other, trained into one space.
 
 at the start            Router({"query": [StaticEmbedding(..)], "document": [BertEncoder(..), Pooling(..)]}, "document")
-behind a shared part    [BertEncoder(..), Pooling(..), Router({"query": [Dense(..)], "document": []}, "document")]
-"""
+behind a shared part    [BertEncoder(..), Pooling(..), Router({"query": [Dense(..)], "document": []}, "document")]"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -46,13 +45,12 @@ class Router(Module):
     def route(self, role: str | None) -> str:
         """The route of texts of that role. ValueError names the routes where there is none for it."""
         choices = [self.mappings.get(role), self.mappings.get(None), role, "text"]  # the first that is a route
-        choices = [self.default_route] if role is None else choices
-        found = next((name for name in choices if name is not None and name in self.routes), None)
-        if found is None:
-            roles = listing(dict.fromkeys(filter(None, [*self.mappings, *self.routes])))
-            given = "no role is given, and the model has no default route" if role is None else f"the role is {role!r}"
-            raise ValueError(f"{given}: give one of {roles}")
-        return found
+        for name in [self.default_route] if role is None else choices:
+            if name is not None and name in self.routes:
+                return name
+        roles = listing(dict.fromkeys(filter(None, [*self.mappings, *self.routes])))
+        given = "no role is given, and the model has no default route" if role is None else f"the role is {role!r}"
+        raise ValueError(f"{given}: give one of {roles}")
 
     def modules_of(self, route: str) -> list[Module]:
         modules: Any = self.routes[route]  # ModuleDict does not say that it holds lists

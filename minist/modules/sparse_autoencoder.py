@@ -4,8 +4,7 @@
 
 It makes a good embedding model a sparse one (CSR: Wen et al. 2025, arXiv:2503.01776). A latent that no text chooses
 has no gradient and would never be chosen again: one that none chose for `dead_threshold` steps is dead, and learns
-from what the k latents leave over (Gao et al. 2024, arXiv:2406.04093), see losses/sparse.py.
-"""
+from what the k latents leave over (Gao et al. 2024, arXiv:2406.04093), see losses/sparse.py."""
 
 from collections.abc import Sequence
 from typing import Any

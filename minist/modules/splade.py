@@ -1,14 +1,12 @@
 """SPLADE: which words would a search for this text use? Words, scores [T, V] -> weights [N, V], most of them 0.
 
     w_v = log(1 + relu(max_t x_t . word_v + b_v))     the largest score of the word v over the text's tokens t
-
 Every token of a text names words that could stand in its place, so a text also finds those that it does not contain
 (Formal et al. 2021, arXiv:2107.05720; the maximum: arXiv:2109.10086). A regularizer keeps most weights at 0, see
 losses/sparse.py, and an inverted index searches the rest.
 
 The scores of 8,192 tokens for 30,522 words would take a gigabyte, and as much again for each function of them. But
-log(1 + relu(x)) rises with x: so the maximum is taken first, in blocks of words, and [T, V] is never there as a whole.
-"""
+log(1 + relu(x)) rises with x: so the maximum is taken first, in blocks of words, and never [T, V] as a whole."""
 
 from typing import Any
 
@@ -21,7 +19,6 @@ from minist.data.packed import Packed
 from minist.module import Module, Words
 
 BLOCK = 1 << 22  # scores at a time: 16 MB
-STRATEGIES = {"max": "the largest", "sum": "all"}
 ACTIVATIONS = {  # of a score x
     "relu": lambda x: x.relu().log1p(),
     "log1p_relu": lambda x: x.relu().log1p().log1p(),  # which lowers large weights once more
@@ -35,9 +32,8 @@ class SpladePooling(Module):
     package = "sentence_transformers.sparse_encoder.models"
 
     def __init__(self, width: int | None = None, strategy: str = "max", activation: str = "relu") -> None:
-        """`width` is V. ValueError for an unknown strategy ("max", "sum") or activation ("relu", "log1p_relu")."""
         super().__init__()
-        pick("pooling_strategy", strategy, STRATEGIES)
+        pick("pooling_strategy", strategy, {"max": "the largest", "sum": "all"})
         self.in_width, self.strategy, self.activation = width, strategy, activation
         self.act = pick("activation_function", activation, ACTIVATIONS)
 
@@ -49,8 +45,7 @@ class SpladePooling(Module):
 
     def _sum(self, words: Words, packed: Packed) -> Tensor:
         """Of a block of words; backward computes their scores again, else all would be kept."""
-        weights = self.act(scores(words))
-        return torch.segment_reduce(weights, "sum", lengths=packed.lengths, unsafe=True)
+        return torch.segment_reduce(self.act(scores(words)), "sum", lengths=packed.lengths, unsafe=True)
 
     def to_folder(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         shape = {"pooling_strategy": self.strategy, "activation_function": self.activation}
@@ -75,15 +70,13 @@ def scores(words: Words) -> Tensor:
 
 class LargestScore(torch.autograd.Function):
     """max over each text's tokens of x_t . word_v + b_v, [N, V]; 0 for a text without tokens.
-
     Its gradient goes to one token per text and word. Which one it was is not kept: backward looks for it again, among
-    the words alone whose weight is above 0. Those are a tenth of the vocabulary or less in a model that is sparse."""
+    the words whose weight is above 0 alone, a tenth of the vocabulary or less in a model that is sparse."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor) -> Tensor:
         half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        found = x.new_empty(len(lengths), len(weight), dtype=half)
-        first = 0
+        found, first = x.new_empty(len(lengths), len(weight), dtype=half), 0
         for part in blocks(Words(x.to(half), weight.to(half), bias.to(half))):
             place = slice(first, first := first + len(part.bias))  # into one tensor: small ones between large are holes
             found[:, place] = largest(scores(part), lengths)

@@ -1,6 +1,4 @@
-"""Without an encoder, so very fast on a CPU: the mean of the tokens' vectors, or a weight for each word of a text.
-
-The tokenizers of both put no special tokens round a text."""
+"""Without an encoder, so very fast on a CPU: the mean of the tokens' vectors, or a weight for each word of a text."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -19,8 +17,7 @@ class StaticEmbedding(Module):
     """Encoder and pooling in one: Packed -> [N, D]; a text without tokens is zero. Its vectors are trained like any
     other weights, or distilled from an encoder (model2vec, Tulkens and van Dongen 2024)."""
 
-    takes, gives, has_config = ("texts",), "embeddings", False
-    special_tokens = False
+    takes, gives, has_config, special_tokens = ("texts",), "embeddings", False, False
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -59,10 +56,8 @@ class SparseStaticEmbedding(Module):
     Documents are expanded once by SPLADE, and a query is looked up as it is: "inference-free" retrieval (Geng et al.
     2024, arXiv:2411.04403). `frozen` weights are not trained."""
 
-    takes, gives = ("texts",), "sparse"
+    takes, gives, special_tokens, config_keys = ("texts",), "sparse", False, (("frozen", "frozen"),)
     package = "sentence_transformers.sparse_encoder.models"
-    special_tokens = False
-    config_keys = (("frozen", "frozen"),)
 
     def __init__(self, vocab_size: int, frozen: bool = False) -> None:
         super().__init__()
@@ -83,15 +78,13 @@ class SparseStaticEmbedding(Module):
 
     @classmethod
     def from_table(cls, weights: Mapping[str, float], tokenizer: Tokenizer, frozen: bool = False) -> Self:
-        """By a table token -> weight, as idf.json holds one; tokens that it has not weigh 0. ValueError for tokens that
-        are none of the tokenizer's: the table is another one's."""
+        """By a table token -> weight, as in idf.json; others weigh 0. ValueError for a table of another tokenizer."""
         known = tokenizer.backend.get_vocab()
         if unknown := [token for token in weights if token not in known]:
             raise ValueError(f"{len(unknown):,} tokens of the table are none of the vocabulary: {listing(unknown[:3])}")
-        module = cls(tokenizer.vocab_size, frozen)
-        values = torch.zeros(tokenizer.vocab_size)
-        values[[known[token] for token in weights]] = torch.tensor(list(weights.values()), dtype=torch.float32)
-        module.weight.data = values
+        module, values = cls(tokenizer.vocab_size, frozen), torch.tensor(list(weights.values()), dtype=torch.float32)
+        module.weight.data = torch.zeros(tokenizer.vocab_size)
+        module.weight.data[[known[token] for token in weights]] = values
         return module
 
 

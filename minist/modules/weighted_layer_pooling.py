@@ -13,10 +13,8 @@ from minist.module import Module
 
 
 class WeightedLayerPooling(Module):
-    """sum of w_l h_l over sum of w_l, for the layers l = first_layer .. L; layer 0 is the embedding layer.
-
-    All weights start at 1, the plain average. Source: sentence-transformers; the idea of ELMo (Peters et al.
-    2018, arXiv:1802.05365), whose weights are a softmax."""
+    """sum of w_l h_l over sum of w_l, for the layers l = first_layer .. L; layer 0 is the embedding layer. All weights
+    start at 1, the plain average. Source: sentence-transformers, after ELMo (Peters et al. 2018, arXiv:1802.05365)."""
 
     takes, gives = ("layers",), "tokens"
     config_keys = (
@@ -26,7 +24,6 @@ class WeightedLayerPooling(Module):
     )
 
     def __init__(self, width: int, num_layers: int, first_layer: int = 4) -> None:
-        """`num_layers` is L, the encoder's. ValueError where no layer is left."""
         super().__init__()
         number("layer_start", first_layer, 0, num_layers)
         self.in_width, self.num_layers, self.first_layer = width, num_layers, first_layer

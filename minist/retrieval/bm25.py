@@ -4,8 +4,7 @@
     idf(w)      = ln(1 + (N - n(w) + 0.5) / (n(w) + 0.5))
 
 f(w, d) counts w in d, n(w) counts the documents that hold w, N all documents. What w adds to the score of d is known
-before there is a query: so BM25 is a sparse embedding that needs no training, and is saved as one.
-"""
+before there is a query: so BM25 is a sparse embedding that needs no training, and is saved as one."""
 
 import re
 from collections.abc import Sequence

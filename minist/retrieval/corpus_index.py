@@ -6,8 +6,7 @@
     docs.txt.index/<model>-<seal>/0.pt, 1.pt ..       blocks of texts: their hashes and their embeddings [n, D]
     docs.txt.index/<model>-<seal>/inverted-<corpus>/  of a sparse model, see sparse_index.py
 
-A block gets its name when it is whole: a run that is killed loses one, and the next run makes the same blocks.
-"""
+A block gets its name when it is whole: a run that is killed loses one, and the next run makes the same blocks."""
 
 import hashlib
 import os

@@ -7,8 +7,7 @@ t-SNE (van der Maaten and Hinton 2008) moves places y in the plane until neighbo
     q_ij  = w_ij / sum of all w,  w_ij = 1 / (1 + |y_i - y_j|^2)    its long tail leaves room for those that are far
 
 by the gradient of KL(P | Q), 4 sum_j (p_ij - q_ij) w_ij (y_i - y_j). It compares all with all, so of more texts than
-LANDMARKS only so many are laid out, and each of the others is put among those that are nearest to it.
-"""
+LANDMARKS only so many are laid out, and each of the others is put among those that are nearest to it."""
 
 import math
 

@@ -5,8 +5,7 @@
     standard(x) = (x - mean) / standard deviation of what is reranked; what a search does not name has its least
 
 rerank(d) is the cross-encoder's score of query and d. Alone it forgets what the searches knew, and ranks forget by how
-much one document was better than the next: the sum of scores knows both.
-"""
+much one document was better than the next: the sum of scores knows both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

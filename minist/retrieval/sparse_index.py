@@ -4,8 +4,7 @@ A product with the matrix of all embeddings reads all weights of all documents; 
     index.json      {"model": a hash, "size": N}
     starts.npy      [V + 1] int64: the postings of word w are those from starts[w] to starts[w + 1]
     documents.npy   [P] int32, ascending within each word
-    weights.npy     [P] float32
-"""
+    weights.npy     [P] float32"""
 
 import shutil
 import warnings

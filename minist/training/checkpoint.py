@@ -5,8 +5,7 @@
 <output>/checkpoint-<step>/    opens as a model
     training.pt                optimizer, parameters of the losses, gradient scaler
     run.json                   step, seal, the best evaluation so far
-<output>/best/, model/         the best of the evaluated models, where one is asked for; the final one
-"""
+<output>/best/, model/         the best of the evaluated models, where one is asked for; the final one"""
 
 import json
 import pickle
@@ -49,7 +48,7 @@ def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for path in output.iterdir() if overwrite else ():  # and not the folder itself, which may be a link to one
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (output / MARKER).write_text(to_toml(config), "utf-8")
+    (output / MARKER).write_text(to_toml(asdict(config)), "utf-8")
     lines = (output / METRICS).read_text("utf-8").splitlines(keepends=True) if (output / METRICS).exists() else []
     whole = [line for line in lines if line.endswith("}\n")]  # a run that was killed may have left half a line
     (output / METRICS).write_text("".join(line for line in whole if json.loads(line)["step"] <= step), "utf-8")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,9 @@ RANKING = ("InformationRetrievalEvaluator", "CrossEncoderRerankingEvaluator")  #
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of autocast, where there is one
 
 
-def limits(least: float = 0, most: float = math.inf, above: float = -math.inf) -> dict[str, Any]:
-    return {"check": partial(number, least=least, most=most, above=above)}  # of the value, or of each in a table
-
-
-def limited(default: float, least: float = 0, most: float = math.inf, above: float = -math.inf) -> Any:
-    return field(default=default, metadata=limits(least, most, above))
+def limited(default: Any, least: float = 0, most: float = math.inf, above: float = -math.inf) -> Any:
+    check = partial(number, least=least, most=most, above=above)  # of the value, or of each in a table
+    return field(default_factory=partial(copy, default), metadata={"check": check})
 
 
 def one_of(default: str, known: Mapping[str, Any]) -> Any:
@@ -61,8 +59,7 @@ class ModelConfig:
     sparse_start: float = limited(0, 0, 1)  # of SPLADE: the share of the texts that have a word at first; 0: as it is
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
-    # of a SparseEncoder: hidden_dim, k, k_aux .. of a new SparseAutoEncoder behind the dense model in path
-    autoencoder: Table = field(default_factory=dict)
+    autoencoder: Table = field(default_factory=dict)  # hidden_dim, k .. of a new SparseAutoEncoder behind that in path
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
 
@@ -80,7 +77,7 @@ class RowsConfig:
     label: str | int = ""  # a column of the file, or an .npy file with a row for each row
     roles: dict[str, str] = field(default_factory=dict)  # column -> "query" or "document": the route that it takes
     prompts: str | Table = ""  # before every text, or column -> prompt
-    delete_words: dict[str, float] = field(default_factory=dict, metadata=limits(0, 1))  # column -> share, each epoch
+    delete_words: dict[str, float] = limited({}, 0, 1)  # column -> share, each epoch
     draw_pairs: int = limited(0)  # pair each text of the one column: one in so many with itself
 
     @property
@@ -117,7 +114,7 @@ class TrainConfig:
     epochs: int = limited(1, 1)
     max_steps: int = limited(0)  # 0: as many as the epochs have
     lr: float = limited(5e-5)
-    lr_for: dict[str, float] = field(default_factory=dict, metadata=limits(0))  # pattern of names -> their own rate
+    lr_for: dict[str, float] = limited({})  # pattern of names -> their own rate
     freeze: list[str] = field(default_factory=list)  # patterns of parameter names that stay as they are
     warmup: float = limited(0.0)  # below 1 a share of all steps, else a number of steps
     schedule: str = one_of("linear", SCHEDULES)  # linear, cosine or constant
@@ -171,7 +168,7 @@ class Config:
     guide: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings a loss may look at
     teacher: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings are learned
     eval: list[EvalConfig] = field(default_factory=list)
-    expect: dict[str, float] = field(default_factory=dict, metadata=limits(-math.inf))  # metric -> its least value
+    expect: dict[str, float] = limited({}, -math.inf)  # metric -> its least value
 
     @property
     def cache(self) -> Path:

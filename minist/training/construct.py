@@ -7,7 +7,7 @@ import re
 import runpy
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, asdict, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin
@@ -101,23 +101,19 @@ def understand(kind: Any) -> tuple[str, Callable[[Any], bool]]:
     return WORDS.get(kind, "a table with a name"), lambda value: type(value) in types or kind not in WORDS
 
 
-def to_toml(config: Any) -> str:
-    """A dataclass as TOML, defaults written out, so that a run says all of what it was."""
-    return "\n".join(_toml_lines(asdict(config), "")) + "\n"
-
-
-def _toml_lines(table: Table, prefix: str) -> list[str]:
-    lines, tables = [], []  # values first: what stands behind a [table] would belong to it
+def to_toml(table: Table, prefix: str = "") -> str:
+    """A config's `asdict` as TOML, defaults written out, so that a run says all of what it was."""
+    values, tables = "", ""  # values first: what stands behind a [table] would belong to it
     for key, value in table.items():
         name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)  # TOML quotes others as JSON does
         if isinstance(value, dict):
-            tables += ["", f"[{prefix}{name}]", *_toml_lines(value, f"{prefix}{name}.")]
+            tables += f"\n[{prefix}{name}]\n{to_toml(value, f'{prefix}{name}.')}"
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for entry in value:
-                tables += ["", f"[[{prefix}{name}]]", *_toml_lines(entry, f"{prefix}{name}.")]
+                tables += f"\n[[{prefix}{name}]]\n{to_toml(entry, f'{prefix}{name}.')}"
         else:
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
-    return lines + tables
+            values += f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+    return values + tables
 
 
 def make(what: str, table: Mapping[str, Any], package: ModuleType, kind: type) -> Any:
@@ -146,9 +142,7 @@ def find_class(what: str, name: Any, package: ModuleType) -> Any:
     return pick(f"config: {what}", name, here | {"path/to/file.py:Name": None})
 
 
-def call(
-    name: str, function: Callable[..., Any], given: Table, package: ModuleType, kind: type, more: Callable[[], Table]
-) -> Any:
+def call(name: str, function: Any, given: Table, package: ModuleType, kind: type, more: Callable[[], Table]) -> Any:
     """`function` of what is `given`, in the config and held against its signature, and of `more`."""
     known, made = inspect.signature(function).parameters, {}
     for key, value in given.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,11 +22,9 @@ from minist.training.evaluations import Evaluation, LossEvaluation, check_kind, 
 from minist.training.guide import Guide
 from minist.training.pair_rows import PairRows
 from minist.training.start import plain_weights
-from minist.training.step import choose_step
 from minist.training.task import Task, TrainingRows
 
-ByName = Mapping[str, str]  # our name of a column -> its role, or prompt
-Guides = dict[str, tuple[TextModel, bool]]  # "guide" and "teacher" of the config; whether to keep what they say on disk
+Guides = dict[str, TextModel]  # "guide" and "teacher" of the config
 # what a model gives -> the losses of it
 SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "words": over_tokens}
 
@@ -33,22 +32,19 @@ SHELVES = {"embeddings": losses, "sparse": losses, "scores": cross_encoder, "wor
 def make_loss(where: str, table: Table, seed: int, model: TextModel) -> Loss:
     loss: Loss = make(f"loss in {where}", table, SHELVES[model.gives], Loss)
     loss.set_seed(seed)
-    return loss
+    return loss.to(model.device)
 
 
 def make_guides(config: Config, device: torch.device) -> Guides:
-    given = [(k, table) for k, table in (("guide", config.guide), ("teacher", config.teacher)) if table.model]
+    given = {key: vars(config)[key] for key in ("guide", "teacher") if vars(config)[key].model}
     kind = "SentenceTransformer"  # losses compare embeddings with its
-    return {k: (open_model(t.model, kind, revision=t.revision or None, device=device), t.cache) for k, t in given}
+    return {key: open_model(t.model, kind, revision=t.revision or None, device=device) for key, t in given.items()}
 
 
-def make_tasks(config: Config, model: TextModel, guides: Guides, own_losses: Sequence[Loss]) -> list[Task]:
+def make_tasks(config: Config, model: TextModel, guides: Guides) -> list[Task]:
     """The task of each [[data]] entry; its loss can take its rows, and has weights that fit the model."""
-    tasks = []
-    for entry, loss in zip(config.data, own_losses, strict=True):
-        rows = make_rows(config, entry, loss, model, guides)
-        tasks.append(Task(entry.name, entry.weight, rows, loss, choose_step(loss, config.train.mini_batch_tokens)))
-    return tasks
+    own = [(entry, make_loss(entry.where, entry.loss, config.seed, model)) for entry in config.data]
+    return [Task(e.name, e.weight, make_rows(config, e, loss, model, guides), loss) for e, loss in own]
 
 
 def make_rows(
@@ -56,16 +52,14 @@ def make_rows(
 ) -> TrainingRows:
     """The rows of an entry, tokenized once, with all that `loss` wants; `same` is the task that it is shared with."""
     check_roles(model, entry.roles, list(entry.columns), entry.where)
-    prompts = _prompts(config, entry)
     wants = "" if loss.class_names else "numbers"  # of labels: words are no scores, but they may be classes
     if model.pairing:
         _check_pairs(entry)
         wants += " documents" + " per_document" * loss.label_lists
-    dataset = open_dataset(entry, entry.label, model, entry.roles, prompts, config.cache, wants)
+    dataset = open_dataset(entry, model, _prompts(config, entry), config.cache, wants)
+    found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
     if model.pairing:
-        found: TrainingRows = PairRows(dataset, model.pairing, loss, model.device, config.seed)
-    else:
-        found = TrainingRows(dataset, entry.roles, model.device, seed=config.seed, pairs=entry.draw_pairs)
+        found = PairRows(dataset, model.pairing, loss, model.device, config.seed)
     for column, share in entry.delete_words.items():
         found.deleted[column] = (share, *word_starts(model.tokenizer_for(entry.roles.get(column))))
     if loss.guide and not (loss.guide == "teacher" and entry.label != ""):  # labels may be the teacher's embeddings
@@ -90,16 +84,14 @@ def located(entry: RowsConfig) -> Iterator[None]:
         raise ValueError(f"config: {entry.where}: {e}") from None
 
 
-def open_dataset(
-    entry: RowsConfig, label: str | int, model: TextModel, roles: ByName, prompts: ByName, cache: Path, wants: str = ""
-) -> Dataset:
+def open_dataset(entry: RowsConfig, model: TextModel, prompts: dict[str, str], cache: Path, wants: str = "") -> Dataset:
     """Tokenize for `model`, on the first rank of each machine, unless that was done before; open it on all ranks."""
     own = model.pairing.tokenizer if model.pairing else None  # pairs are joined of their texts
     specs = {
-        name: ColumnSpec(source, own or model.tokenizer_for(roles.get(name)), prompts.get(name, ""))
+        name: ColumnSpec(source, own or model.tokenizer_for(entry.roles.get(name)), prompts.get(name, ""))
         for name, source in entry.columns.items()
     }
-    arguments = (entry.paths(), specs, label, entry.format, wants)
+    arguments = (entry.paths(), specs, entry.label, entry.format, wants)
     folder = dataset_folder(cache, *arguments)
     distributed.prepare_once(folder / "meta.json", lambda: prepare_dataset(folder, *arguments))
     return Dataset(folder)
@@ -142,13 +134,14 @@ def _guide(config: Config, entry: RowsConfig, loss: Loss, guides: Guides) -> Gui
         raise ValueError(f'config: {entry.loss["name"]} needs a {loss.guide}: write [{loss.guide}] model = ".."')
     if entry.draw_pairs:
         raise ValueError(f"config: draw_pairs in {entry.where} does not go with a {loss.guide}")
-    model, keep = guides[loss.guide]
+    model = guides[loss.guide]
     roles = {name: role for name, role in entry.roles.items() if not model.routes or role in model.routes}
     prompts = {name: model.role_prompt(role) for name, role in roles.items() if role in ("query", "document")}
     prompts = dict.fromkeys(entry.columns, model.find_prompt(None, None)) | prompts  # its default where no role says
-    dataset = open_dataset(entry, "", model, roles, prompts, config.cache)  # the label is the training set's matter
+    own = replace(entry, label="", roles=roles)  # the label is the training set's matter
+    dataset = open_dataset(own, model, prompts, config.cache)
     guide = Guide(model, dataset, [roles.get(name) for name in dataset.names])
-    if keep:
+    if vars(config)[loss.guide].cache:
         guide.keep_on_disk(dataset.folder)
     return guide
 
@@ -164,7 +157,7 @@ def make_evaluation(
         return evaluator
     pairs = zip(config.data, tasks, strict=True)
     same = next((task for other, task in pairs if other.loss == entry.loss), None)
-    loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed, model).to(model.device)
+    loss = same.loss if same else make_loss(entry.where, entry.loss, config.seed, model)
     if not same and ((loss.over_tokens and not loss.mask_ratio) or list(loss.parameters())):
         hint = "which nothing would train: write the loss as a [[data]] entry has it, and it is that one"
         raise ValueError(f"config: {entry.loss['name']} in {entry.where} has weights of its own, {hint}")

@@ -38,7 +38,11 @@ def make_evaluator(entry: EvalConfig, tasks: Iterable[Task] = ()) -> Evaluation:
     arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
-    if not entry.queries and not _takes(found.columns, entry.columns):
+    # its columns, each a name, "negative or documents", or "scores (optional)", must be there alone
+    extra = {column.removesuffix(" (optional)") for column in found.columns if column.endswith(" (optional)")}
+    left, must = entry.columns.keys() - extra, [c for c in found.columns if not c.endswith(" (optional)")]
+    fits = len(left) == len(must) and all(len(left.intersection(column.split(" or "))) == 1 for column in must)
+    if not entry.queries and not fits:
         given = f"columns in {entry.where} name {listing(entry.columns)}"
         raise ValueError(f"config: {given}; {name} takes {listing(found.columns)}")
 
@@ -54,13 +58,6 @@ def make_evaluator(entry: EvalConfig, tasks: Iterable[Task] = ()) -> Evaluation:
         return {**own, "name": entry.name}
 
     return call(name, found, arguments, evaluation, Evaluator, read)
-
-
-def _takes(wanted: Sequence[str], given: Iterable[str]) -> bool:
-    """Whether an evaluator's columns are there alone: each a name, "negative or documents", or "scores (optional)"."""
-    extra = {column.removesuffix(" (optional)") for column in wanted if column.endswith(" (optional)")}
-    left, must = set(given) - extra, [column for column in wanted if not column.endswith(" (optional)")]
-    return len(left) == len(must) and all(len(left.intersection(column.split(" or "))) == 1 for column in must)
 
 
 def check_kind(name: str, evaluator: Any, model: TextModel) -> None:
@@ -85,24 +82,22 @@ class LossEvaluation:
         rows, total = torch.arange(len(self.rows.dataset)), 0.0
         self.loss.eval()  # a decoder has dropout too
         for part in rows.split(self.batch_size):
-            batch = self.rows.batch(part, epoch=0, step=0, progress=1.0)
-            total += measure_loss(model, self.loss, batch) * len(part)  # the last batch may have fewer rows
+            total += self._measure(model, self.rows.batch(part, epoch=0, step=0, progress=1.0)) * len(part)
         self.loss.train()
-        return {f"eval_{self.name}_loss": total / len(rows)}
+        return {f"eval_{self.name}_loss": total / len(rows)}  # the last batch may have fewer rows
 
-
-@torch.no_grad()
-def measure_loss(model: TextModel, loss: Loss, batch: Batch) -> float:
-    """The loss of a batch without a gradient, in the memory of a few texts: the same number on every rank."""
-    columns, roles, *_ = batch
-    if not loss.over_tokens:
-        outputs = loss.outputs(batch.step, model.stack.num_layers)
-        return Objective(loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()
-    found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
-    for part in mini_batches(columns, MEASURED_TOKENS):
-        found += torch.stack([loss(model, part, roles).to(found), found.new_tensor(loss.count(part))])
-    value, count = collectives.gather(found[None]).sum(0)
-    return (value / count.clamp(min=1)).item()
+    @torch.no_grad()
+    def _measure(self, model: TextModel, batch: Batch) -> float:
+        """The loss of a batch in the memory of a few texts: the same number on every rank."""
+        columns, roles, *_ = batch
+        if not self.loss.over_tokens:
+            outputs = self.loss.outputs(batch.step, model.stack.num_layers)
+            return Objective(self.loss, batch, outputs=outputs)(embed_in_parts(model, columns, roles, outputs)).item()
+        found = torch.zeros(2, dtype=model.dtype, device=model.device)  # sum, and number of tokens
+        for part in mini_batches(columns, MEASURED_TOKENS):
+            found += torch.stack([self.loss(model, part, roles).to(found), found.new_tensor(self.loss.count(part))])
+        value, count = collectives.gather(found[None]).sum(0)
+        return (value / count.clamp(min=1)).item()
 
 
 def evaluate(evaluations: Iterable[Evaluation], model: TextModel) -> dict[str, float]:

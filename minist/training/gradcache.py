@@ -8,8 +8,7 @@ rule can be cut there, in three phases:
     3. embed each mini-batch again, now with its graph, and push its part of that gradient through
 
 It costs a second forward pass, gives exactly the gradient of one pass over the whole batch, and holds for every
-loss, since no loss knows of it. Dropout must draw the same masks in phases 1 and 3: each mini-batch has a seed.
-"""
+loss, since no loss knows of it. Dropout must draw the same masks in phases 1 and 3: each mini-batch has a seed."""
 
 from collections.abc import Callable, Sequence
 from itertools import count

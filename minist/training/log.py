@@ -51,12 +51,11 @@ class Meter:
     def lines(self, main: Mapping[str, Any], parts: Mapping[str, float], batch: Mapping[str, Any]) -> list[str]:
         """For the terminal: the step with the time left, the loss's parts, figures of the last batch, a warning."""
         step = int(main["step"])
-        left = (time.perf_counter() - self.started) / (step - self.first) * (self.total - step)
+        left = int((time.perf_counter() - self.started) / (step - self.first) * (self.total - step))  # seconds
         optimization = f"loss {main['loss']:.4f}  lr {main['learning_rate']:.2e}  grad {main['grad_norm']:.2f}"
         speed = f"{main['texts_per_second']:,.0f} texts/s  {main['tokens_per_second']:,.0f} tokens/s"
-        remaining = f"{int(left) // 60}:{int(left) % 60:02d} left"
         start = f"step {step:>{len(str(self.total))}}/{self.total}"
-        found = [f"{start}  {optimization}  {speed}  {remaining}"]
+        found = [f"{start}  {optimization}  {speed}  {left // 60}:{left % 60:02d} left"]
         for title, figures in (("parts", parts), ("batch", batch)):
             texts = [f"{name} {v:.3f}" if isinstance(v, float) else f"{name} {v}" for name, v in figures.items()]
             if texts:

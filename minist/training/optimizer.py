@@ -13,7 +13,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the step
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,  # Loshchilov and Hutter 2017, arXiv:1608.03983
     "constant": lambda progress: 1.0,
 }
-SHOWN = 5  # names in an error message
 Named = Sequence[tuple[str, nn.Parameter]]  # such as "stack.0.layers.3.qkv.weight" and "loss.classifier.bias"
 
 
@@ -47,7 +46,7 @@ def find_names(pattern: str, key: str, names: Sequence[str]) -> list[str]:
         raise ValueError(f"{key}: {pattern!r} is no regular expression ({e}); a point that is meant is \\.") from e
     found = [name for name in names if expression.search(name)]
     if not found:
-        some = ", ".join(names[:: max(1, len(names) // SHOWN)][:SHOWN])
+        some = ", ".join(names[:: max(1, len(names) // 5)][:5])
         raise ValueError(f"{key}: {pattern!r} fits none of the {len(names)} parameters to train, such as {some}")
     return found
 

@@ -3,8 +3,7 @@
       0        a       b, c             1, 0          (a, b) (a, c)        1, 0    2
       1        d       e                1             (d, e)               1       1
 A row's texts are those of all columns but the first, one column after the other, and for a loss with `negatives` also
-texts of other rows, which are drawn anew in each step. Every rank knows all rows, and joins the pairs of its share.
-"""
+texts of other rows, which are drawn anew in each step. Every rank knows all rows, and joins the pairs of its share."""
 
 import torch
 from torch import Tensor

@@ -16,8 +16,8 @@ from minist.models import open_model
 from minist.models.device import total_memory
 from minist.models.text_model import TextModel
 from minist.training import checkpoint as saved
-from minist.training.config import DTYPES, Config, TrainConfig
-from minist.training.entries import make_evaluation, make_guides, make_loss, make_tasks
+from minist.training.config import DTYPES, Config
+from minist.training.entries import make_evaluation, make_guides, make_tasks
 from minist.training.evaluations import Evaluation, Say
 from minist.training.optimizer import make_optimizer
 from minist.training.selection import Selection
@@ -46,9 +46,6 @@ class Run:
     def is_time(self, every: int) -> bool:
         return every > 0 and self.done % every == 0  # 0 is never
 
-    def state(self) -> dict[str, Any]:
-        return {"step": self.done, "seal": self.seal, "selection": self.selection.state()}
-
 
 def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Join the other ranks, and make every part. ValueError says what in the config cannot be."""
@@ -64,12 +61,18 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
 
     torch.manual_seed(config.seed)  # every rank draws the same weights
     model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
-    ready(model.to(device), settings)
-    torch.manual_seed(config.seed)  # those of losses do not depend on what the model has drawn
-    own_losses = [make_loss(entry.where, entry.loss, config.seed, model).to(device) for entry in config.data]
+    set_dropout(model.to(device), settings.dropout, settings.attention_dropout)
+    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):
+        encoder.checkpoint_layers = settings.checkpoint_layers
     guides = make_guides(config, device)
-    tasks = make_tasks(config, model, guides, own_losses)
-    batches = make_batches(config, tasks)
+    torch.manual_seed(config.seed)  # the weights of losses do not depend on what the model has drawn
+    tasks = make_tasks(config, model, guides)
+    samplers = []
+    for entry, task in zip(config.data, tasks, strict=True):
+        sampler, keys = SAMPLERS[entry.sampler], task.rows.dataset.keys()
+        samplers.append(partial(sampler, keys, settings.batch_size, config.seed, drop_last=settings.drop_last))
+    names, length = [task.name for task in tasks], (settings.epochs, settings.max_steps)
+    batches = Batches(samplers, settings.mixing, config.seed, *length, names)
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
     trained = make_trained(config, model, tasks, device)
     # gradients of mini-batches are averaged at the end, by hand
@@ -113,18 +116,11 @@ def check_memory(run: Run) -> None:
         raise ValueError(f"config: batch_size in [train] is {rows}: the embeddings take {wanted}; make it smaller")
 
 
-def ready(model: TextModel, settings: TrainConfig) -> None:
-    set_dropout(model, *(None if p < 0 else p for p in (settings.dropout, settings.attention_dropout)))
-    for module in model.modules():
-        if isinstance(module, Encoder):
-            module.checkpoint_layers = settings.checkpoint_layers
-
-
-def set_dropout(model: nn.Module, hidden: float | None, attention: float | None) -> None:
-    """Change the probabilities; None leaves one as the encoder's config says."""
+def set_dropout(model: nn.Module, hidden: float, attention: float) -> None:
+    """Change the probabilities; one below 0 stays as the encoder's config says."""
     for name, part in model.named_modules():
         wanted = attention if name.endswith("attention_dropout") else hidden
-        if isinstance(part, nn.Dropout) and wanted is not None:
+        if isinstance(part, nn.Dropout) and wanted >= 0:
             part.p = wanted
 
 
@@ -137,14 +133,6 @@ def go_on(run: Run, checkpoint: Path) -> None:
     run.done = state["step"]
     if run.done > run.batches.total:
         raise ValueError(f"--resume: {checkpoint} is behind the {run.batches.total} steps of this run: give it more")
-
-
-def make_batches(config: Config, tasks: list[Task]) -> Batches:
-    settings, samplers = config.train, []
-    for entry, task in zip(config.data, tasks, strict=True):
-        sampler, keys = SAMPLERS[entry.sampler], task.rows.dataset.keys()
-        samplers.append(partial(sampler, keys, settings.batch_size, config.seed, drop_last=settings.drop_last))
-    return Batches(samplers, settings.mixing, config.seed, settings.epochs, settings.max_steps, [t.name for t in tasks])
 
 
 def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> saved.Trained:

@@ -26,12 +26,9 @@ from minist.models.reading import read_weights
 from minist.models.sparse_encoder import SparseEncoder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.module import Module
-from minist.modules.pooling import Pooling
-from minist.modules.router import Router
-from minist.modules.sparse_autoencoder import SparseAutoEncoder
+from minist.modules import Module, Pooling, Router, SparseAutoEncoder, SparseStaticEmbedding
 from minist.modules.splade import LargestScore
-from minist.modules.static_embedding import SparseStaticEmbedding, inverse_document_frequencies
+from minist.modules.static_embedding import inverse_document_frequencies
 from minist.progress import progress_bar
 from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build, call
@@ -49,10 +46,14 @@ def make_model(config: Config) -> TextModel:
         model = open_model(start.path, kind, revision=revision, keep_layers=layers, num_labels=start.num_labels)
     else:
         model = new_model(start, texts_of(config, ()))
-    if start.path and start.max_length:
+    if start.max_length:  # which is there only beside a path
         model.max_length = start.max_length
-    if start.autoencoder:
-        model = with_autoencoder(model, start)
+    if start.autoencoder:  # it turns the embeddings of a dense model, behind all of its modules, into sparse ones
+        pick("config: type in [model] with an autoencoder", start.type, {"SparseEncoder": "which gives them"})
+        width = {"input_dim": model.width}
+        own = call("SparseAutoEncoder", SparseAutoEncoder, start.autoencoder, modules, Module, lambda: width)
+        sparse = Content(Stack([*model.stack, own]), model.tokenizers, {})
+        model = SparseEncoder(sparse, prompts=model.prompts).to(model.device)
     if start.sparse_start:
         every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1  # not all texts are ever in memory
         begin_sparse(model, list(islice(texts_of(config, ()), 0, None, every)), start.sparse_start)
@@ -68,15 +69,6 @@ def texts_of(config: Config, without: Sequence[str]) -> Iterator[str]:
         for file in entry.paths():
             for row in read_texts(file, columns, entry.format):
                 yield from row
-
-
-def with_autoencoder(model: TextModel, start: ModelConfig) -> TextModel:
-    """A new SparseAutoEncoder turns the embeddings of a dense model, behind all of its modules, into sparse ones."""
-    pick("config: type in [model] with an autoencoder", start.type, {"SparseEncoder": "which gives them"})
-    width = {"input_dim": model.width}
-    own = call("SparseAutoEncoder", SparseAutoEncoder, start.autoencoder, modules, Module, lambda: width)
-    sparse = Content(Stack([*model.stack, own]), model.tokenizers, {})
-    return SparseEncoder(sparse, prompts=model.prompts).to(model.device)
 
 
 def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
@@ -120,7 +112,7 @@ def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     if not config.num_labels:
         return kind.from_encoder(encoder, tokenizer, config.pooling.mode or kind.pooling)
     plain = Content(Stack([encoder, Pooling(encoder.width)]), {None: tokenizer}, {})
-    return kind(kind.adapt(plain, config.num_labels))
+    return kind(plain, num_labels=config.num_labels)
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:

@@ -2,10 +2,9 @@
     plain_step         all texts at once: embed, loss, backward
     mini_batched_step  the same gradient in the memory of a few texts, see gradcache.py
     token_step         for a loss that is a sum over tokens, and no function of all embeddings
-Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py.
-"""
+Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -59,15 +58,8 @@ class Objective:
         return value
 
 
-Step = Callable[[Setup, Objective, int], None]  # the last one is the seed of the dropout
-
-
-def choose_step(loss: Loss, max_tokens: int) -> Step:
-    return token_step if loss.over_tokens else mini_batched_step if max_tokens else plain_step
-
-
 def plain_step(setup: Setup, objective: Objective, seed: int) -> None:
-    """All activations are kept for backward."""
+    """All activations are kept for backward. `seed` is that of the dropout."""
     torch.manual_seed(seed)
     with setup.half():
         embeddings = setup.wrapped(objective.batch.columns, objective.batch.roles, objective.outputs)

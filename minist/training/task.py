@@ -1,6 +1,5 @@
-"""A task: the rows of one [[data]] entry, the loss that is to fall on them, and the way to its gradient."""
+"""A task: the rows of one [[data]] entry, which it makes batches of, and the loss that is to fall on them."""
 
-import random
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,12 +11,11 @@ from minist import distributed
 from minist.batch import Batch
 from minist.data.dataset import Dataset
 from minist.data.packed import Packed
-from minist.data.samplers import Place, balance
+from minist.data.samplers import balance
 from minist.data.transforms import Vocabulary, delete_words, draw_pairs, mask_words
 from minist.losses.base import Loss
 from minist.models.text_model import TextModel
 from minist.training.guide import Guide
-from minist.training.step import Objective, Setup, Step
 
 PARTNER = "partner"  # what the column is called that draw_pairs adds
 
@@ -89,15 +87,3 @@ class Task(NamedTuple):
     weight: float  # of its loss, beside the other tasks
     rows: TrainingRows
     loss: Loss
-    step: Step
-
-    def add_gradients(self, setup: Setup, place: Place, total: int, seed: int) -> Objective:
-        """Embed the batch of that place, one of `total`, and send the gradient of its loss to all parameters."""
-        batch = self.rows.batch(place.rows, place.epoch, place.step, place.step / total)
-        outputs = self.loss.outputs(place.step, setup.model.stack.num_layers)
-        objective = Objective(self.loss, batch, self.weight, outputs)
-        # dropout: other masks on every rank and in every step, and the same again in a resumed run
-        source = random.Random(f"{seed} {place.step} {distributed.world_size()} {distributed.rank()}")
-        self.step(setup, objective, source.getrandbits(32))  # of a longer one, torch on a CPU takes the last 32 bits
-        setup.model.stack.after_step(objective.embeddings, batch.roles if objective.embeddings else ())
-        return objective

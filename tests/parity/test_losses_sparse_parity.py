@@ -107,7 +107,7 @@ def test_ramp(scheduler, ratio):
     for step in range(total):
         state.global_step = step
         callback.on_step_begin(None, state, None)
-        parts = {part.name: part.weight for part in ours.parts(columns, Batch(progress=step / total))}
+        parts = {name: weight for name, weight, *_ in ours.parts(columns, Batch(progress=step / total))}
         assert parts["document_regularizer_loss"] == pytest.approx(theirs.document_regularizer_weight, abs=1e-12)
         assert parts["query_regularizer_loss"] == pytest.approx(theirs.query_regularizer_weight, abs=1e-12)
         seen.add(theirs.document_regularizer_weight)

@@ -1,14 +1,10 @@
 """What the losses of a cross-encoder have in common: it reads two texts at once, and gives their pair a score.
 
-A query with several documents is a row of several pairs, and rows differ in length. All pairs of a batch come one
-after the other, [P]; where pairs of a row are compared, they are laid out as a table:
-
+A query with several documents is a row of several pairs, and rows differ in length. All pairs of a batch come one after
+the other, [P]; where pairs of a row are compared, they are laid out as a table. A dot is a cell that losses keep out:
     scores [P = 5]   4 1 0 7 2        table [rows, longest]   4 1 0        there   x x x
     counts [rows]    3 0 2                                    . . .                . . .
-                                                              7 2 .                x x .
-
-A dot is a cell without a pair. It holds a number that the losses keep out, so no gradient comes from there.
-"""
+                                                              7 2 .                x x ."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minist.batch import Batch
-from minist.losses.base import Loss, counts_of
+from minist.losses.base import Loss, Tensors, counts_of
 from minist.modules.classification_head import find_activation
 
 
@@ -34,7 +30,7 @@ class PairLoss(Loss):
         self.activation_fn = find_activation(activation_fn)
 
     def scores_and_labels(
-        self, embeddings: Sequence[Tensor], batch: Batch, *, several: bool = False, dims: Sequence[int] = (1,)
+        self, embeddings: Tensors, batch: Batch, *, several: bool = False, dims: Sequence[int] = (1,)
     ) -> tuple[Tensor, Tensor]:
         """activation_fn(logits) of a model with one label, [P], and labels of their type; see check_pairs."""
         labels = check_pairs(self, embeddings, batch, several, dims)
@@ -48,11 +44,10 @@ class PairLoss(Loss):
 class ListLoss(PairLoss):
     """A loss of whole lists of documents, each with a number that says how relevant it is to the query."""
 
-    columns = "query, list of documents"
+    columns, label_lists = "query, list of documents", True
     labels = "a list with a number for each document, such as [2, 0, 1]"
-    label_lists = True
 
-    def lists(self, embeddings: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def lists(self, embeddings: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores and labels [rows, longest], 0 where there is no document, and where there is one."""
         scores, labels = self.scores_and_labels(embeddings, batch, several=True)
         there = cells(batch.counts[0], scores.device)
@@ -77,7 +72,7 @@ def log_softmax_of_rows(scores: Tensor, there: Tensor) -> Tensor:
     return scores.masked_fill(~there, lowest).log_softmax(1)
 
 
-def check_pairs(loss: Loss, embeddings: Sequence[Tensor], batch: Batch, several: bool, dims: Sequence[int]) -> Any:
+def check_pairs(loss: Loss, embeddings: Tensors, batch: Batch, several: bool, dims: Sequence[int]) -> Any:
     """The labels, if rows have `several` pairs, or one, and labels `dims`: 0 none, 1 [rows] or [P], 2 [rows, k]."""
     (logits,), labels, counts = embeddings, batch.labels, counts_of(batch, 0)  # a pair is one input: one column
     wanted = len(logits) if counts is None or loss.label_lists else len(counts)

@@ -32,11 +32,9 @@ and that is w_ij, which is a number here: no gradient goes through it. The four 
     NDCGLoss1      G_i / D_i                                        0.58    0.58    0.58    0.07
 
 RankNet: Burges et al. 2005, doi:10.1145/1102351.1102363. LambdaRank: Burges et al. 2006, NeurIPS, and Burges 2010,
-MSR-TR-2010-82. LambdaLoss, and the other schemes: Wang et al. 2018, doi:10.1145/3269206.3271784.
-"""
+MSR-TR-2010-82. LambdaLoss, and the other schemes: Wang et al. 2018, doi:10.1145/3269206.3271784."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +42,7 @@ from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.checks import number, pick
+from minist.losses.base import Tensors
 from minist.losses.cross_encoder.base import ListLoss
 
 
@@ -74,8 +73,7 @@ class NDCGLoss2Scheme(WeightingScheme):
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
         apart = gaps(torch.arange(len(discounts), device=gains.device)).abs()  # d [n, n]
         # rank d is at d - 1; for d = 0 that is the last one, which does no harm: a document's gain equals its own
-        steps = 1 / discounts[apart - 1] - 1 / discounts[apart]
-        return gaps(gains).abs() * steps.abs()
+        return gaps(gains).abs() * (1 / discounts[apart - 1] - 1 / discounts[apart]).abs()
 
 
 class NDCGLoss2PPScheme(WeightingScheme):
@@ -83,8 +81,7 @@ class NDCGLoss2PPScheme(WeightingScheme):
 
     def __init__(self, mu: float = 10.0) -> None:
         super().__init__()
-        self.mu = number("mu", mu, least=0)
-        self.by_distance, self.by_rank = NDCGLoss2Scheme(), LambdaRankScheme()
+        self.mu, self.by_distance, self.by_rank = number("mu", mu, least=0), NDCGLoss2Scheme(), LambdaRankScheme()
 
     def forward(self, gains: Tensor, discounts: Tensor) -> Tensor:
         return self.mu * self.by_distance(gains, discounts) + self.by_rank(gains, discounts)
@@ -105,9 +102,8 @@ SCHEMES = {kind.__name__: kind for kind in KINDS}
 
 
 class LambdaLoss(ListLoss):
-    """A document shall be above those with smaller labels, above all where nDCG gains by it (Wang et al. 2018).
-    Columns: query, list of documents. Labels [P]: a number for each document; below 0 it gains nothing. Over all pairs
-    of the batch that count, see above; b is 2 for reduction_log = "binary", e for "natural":
+    """A document shall be above those with smaller labels, above all where nDCG gains by it (Wang et al. 2018). Labels
+    below 0 gain nothing. Over all pairs of the batch that count; b is 2 for reduction_log = "binary", e for "natural":
         loss = mean over (i, j) of  w_ij log_b( 1 + exp(-sigma (s_i - s_j)) )"""
 
     def __init__(
@@ -128,7 +124,7 @@ class LambdaLoss(ListLoss):
         self.sigma, self.eps = number("sigma", sigma, above=0), number("eps", eps, above=0)
         self.log_of_base = pick("reduction_log", reduction_log, {"binary": math.log(2), "natural": 1.0})
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
         # the model's order: of equal scores the first given first, and cells without a document last
         order = scores.masked_fill(~there, float("-inf")).argsort(dim=1, descending=True, stable=True)

@@ -1,22 +1,22 @@
 """Losses of a query's whole list of documents: of probabilities, of an order, or of ranks.
 
 Columns: query, list of documents. Labels [P]: a number for each document. s_i is the score of document i, y_i its
-label, larger for a more relevant one, and n the length of the list. A list of one document, or none, has loss 0.
-"""
+label, larger for a more relevant one, and n the length of the list. A list of one document, or none, has loss 0."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from minist.batch import Batch
 from minist.checks import number, pick
+from minist.losses.base import Tensors
 from minist.losses.cross_encoder.base import ListLoss, log_softmax_of_rows
 
 Discount = Callable[[Tensor], Tensor]  # 1 where a document is, else 0 [rows, n] -> weights of the ranks [rows, n]
 DISCOUNTS: dict[str, Discount] = {  # a running sum of ones is the rank: 1, 2 .. n
-    # 2^(n - rank) - 1, as in the paper: rank 1 counts about as much as all others together. It is divided by 2^n, which
-    # a long list would overflow: weights are divided by their sum anyway
+    # 2^(n - rank) - 1, as in the paper: rank 1 counts about as much as all others together. Over 2^n, since a long list
+    # would overflow, and weights are divided by their sum anyway
     "exponential": lambda ones: torch.exp2(-ones.cumsum(1)) - torch.exp2(-ones.sum(1, keepdim=True)),
     "logarithmic": lambda ones: 1 / (1 + ones.cumsum(1)).log2(),  # as in nDCG
     "reciprocal": lambda ones: 1 / ones.cumsum(1),
@@ -26,18 +26,17 @@ DISCOUNTS: dict[str, Discount] = {  # a running sum of ones is the rank: 1, 2 ..
 class ListNetLoss(ListLoss):
     """Scores and labels shall have the same softmax (Cao et al. 2007, doi:10.1145/1273496.1273513):
         loss = mean over lists of  - sum_i p_i log q_i,    p = softmax(y),  q = softmax(s)
-    p_i is the probability that i comes first, if documents are drawn by their labels. Labels a few units apart put all
-    of it on the best document; the loss is then that of a classifier which picks it."""
+    p_i is the probability that i comes first, if documents are drawn by their labels: all on the best document where
+    labels are a few units apart, as for a classifier which picks it."""
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
         wanted = log_softmax_of_rows(labels, there)[there].exp()  # [P]
         return -(wanted * log_softmax_of_rows(scores, there)[there]).sum() / max(len(there), 1)
 
 
 class PListMLELambdaWeight(nn.Module):
-    """How much each rank counts in PListMLELoss: by one of DISCOUNTS, "exponential", "logarithmic" or "reciprocal", or
-    by a function like these, which gives a weight for each cell of a table of lists."""
+    """How much each rank counts in PListMLELoss: the name of one of DISCOUNTS, or a function like these."""
 
     def __init__(self, rank_discount_fn: str | Discount = "exponential") -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class PListMLELoss(ListLoss):
         self.lambda_weight = PListMLELambdaWeight(lambda_weight) if isinstance(lambda_weight, str) else lambda_weight
         self.respect_input_order = respect_input_order
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
         if not self.respect_input_order:
             labels = labels.masked_fill(~there, float("-inf"))  # so `there` holds of the sorted table too
@@ -103,7 +102,7 @@ class ADRMSELoss(ListLoss):
         super().__init__(activation_fn)
         self.alpha = number("alpha", alpha, above=0)
 
-    def forward(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
+    def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         scores, labels, there = self.lists(embeddings, batch)
         others = there[:, None, :]  # [rows, 1, n]: with j last, a document that is not there is above none
         above = torch.sigmoid(self.alpha * (scores[:, None, :] - scores[:, :, None])) * others  # [rows, i, j]

@@ -164,6 +164,8 @@ def test_collections_that_cannot_be(models, tmp_path):
     (folder / "corpus.jsonl").write_text("")
     assert "corpus.jsonl is empty" in wrong("--model", model, "--data", folder)
     assert "split of" in wrong("--model", model, "--data", beir(tmp_path / "b", ("x", "y")))
+    misspelt = ("--data", beir(tmp_path / "d", ("dev",)), "--split", "test")
+    assert "is 'test', known are dev" in wrong("--model", model, *misspelt), "the only split, but not the one asked for"
     code, printed, _ = evaluate("--model", model, "--data", beir(tmp_path / "c", judged=[("q1", "d1"), ("q2", "d77")]))
     assert code == 0 and "names 1 ids that" in printed and "such as d77" in printed
     (tmp_path / "empty").mkdir()

@@ -58,7 +58,7 @@ def test_a_column_and_few_texts(saved):
     [
         (["docs.txt", "--output", "m.png"], "--output is m.png: it must end in .html"),
         (["docs.txt", "--clusters", "13"], "--clusters is 13"),
-        (["empty.txt"], "the number of texts in empty.txt is 0"),
+        (["empty.txt"], "empty.txt holds no text: all of its lines are blank"),
         (["none.txt"], "there is no file none.txt"),
     ],
 )

@@ -145,7 +145,7 @@ def test_pairs_with_an_empty_text(here, capsys):
     assert read_pairs(Path("holes.jsonl"), None, None) == (["x"], ["y"])
     assert "2 pairs of 3 left out: a text is empty" in capsys.readouterr().out
     write_jsonl(Path("holes.jsonl"), [{"a": "x", "b": ""}])
-    with pytest.raises(ValueError, match=r"the number of pairs in holes.jsonl is 0: use a number at least 1"):
+    with pytest.raises(ValueError, match=r"holes.jsonl holds no pair of texts: all of its rows are blank"):
         read_pairs(Path("holes.jsonl"), None, None)
 
 
@@ -161,7 +161,7 @@ BAD = [
     (["--positive-column", "note"], "p.jsonl, row 1: 'note' is 1, but a text is wanted"),
     (["--corpus", "none.txt"], "there is no file none.txt"),
     (["--corpus", "p.jsonl"], "p.jsonl, row 1: there is no column 'text', it has question, answer, note"),
-    (["--corpus", "blank.txt"], "the number of texts in blank.txt is 0: use a number at least 1"),
+    (["--corpus", "blank.txt"], "blank.txt holds no text: all of its lines are blank"),
     (["--num-negatives", "0"], "num_negatives is 0: use a number at least 1"),
     (["--num-negatives", "5", "--range-max", "4"], "range_max is 4: it must be at least range_min + num_negatives, 5"),
     (["--num-negatives", "many"], "argument --num-negatives: invalid int value: 'many': --help lists what there is"),

@@ -227,8 +227,9 @@ def test_a_classifier_is_no_reranker():
 
 def test_mistakes_in_the_corpus():
     assert "there is no file nowhere.txt" in refused("cat", "--bm25", corpus="nowhere.txt")
+    assert ". is not a file, but one is wanted" in refused("cat", "--bm25", corpus=".")
     Path("empty.txt").write_text("\n \n")
-    assert "the number of texts in empty.txt is 0" in refused("cat", "--bm25", corpus="empty.txt")
+    assert "empty.txt holds no text: all of its lines are blank" in refused("cat", "--bm25", corpus="empty.txt")
     assert not Path("empty.txt.index").exists()
     Path("wrong.txt").write_bytes(b"a\n\xff\n")
     assert "wrong.txt, line 2 is not UTF-8 text" in refused("cat", "--bm25", corpus="wrong.txt")

@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--model", nargs="+", required=True, help="model folders, or names on the Hugging Face hub")
     add("--data", type=Path, required=True, help="a folder or a table, see above")
     add("--evaluator", help=f"one of {listing(NAMES)}; else as the data looks")
-    add("--split", default="test", help="which qrels/SPLIT.tsv (test)")
+    add("--split", default="", help="which qrels/SPLIT.tsv (the only one, or test)")
     add("--similarity", dest="similarity_fn_names", nargs="+", help="cosine, dot, euclidean, manhattan")
     add("--truncate-dim", type=int, help="keep the first dimensions, of a sparse model so many weights of each text")
     add("--precision", help="of embeddings: int8, uint8, binary, ubinary")

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from minist.checks import listing, number
+from minist.checks import listing
 from minist.data.rows import format_of, read_rows
 from minist.data.texts import FIRST, SECOND, Texts
 from minist.files import complete_file
@@ -78,12 +78,14 @@ def read_pairs(file: Path, query: str | None, positive: str | None) -> tuple[lis
     full = [pair for pair in pairs if all(text.strip() for text in pair)]  # an empty positive would be mined
     if lost := len(pairs) - len(full):
         print(f"{lost:,} pairs of {len(pairs):,} left out: a text is empty")
-    number(f"the number of pairs in {file}", len(full), 1)
+    if not full:
+        raise ValueError(f"{file} holds no pair of texts: all of its rows are blank")
     return [a for a, _ in full], [b for _, b in full]
 
 
 def read_corpus(file: Path, column: str = "text") -> list[str]:
     texts = Texts((file,), () if format_of(file, "", "txt") == "txt" else (column,))
     documents = [text for text in map(str, texts) if text.strip()]  # blank ones, as a last line, teach nothing
-    number(f"the number of texts in {file}", len(documents), 1)
+    if not documents:
+        raise ValueError(f"{file} holds no text: all of its lines are blank")
     return documents

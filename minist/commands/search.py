@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"the query {args.query!r} is not UTF-8 text")
     say = partial(print, file=sys.stderr)  # so that the output of --json is for programs alone
     models = {option: load(args, option) for option in KINDS if vars(args)[option]}
-    index = CorpusIndex(args.corpus, args.column, args.index or args.corpus.with_name(f"{args.corpus.name}.index"), say)
+    index = CorpusIndex(args.corpus, args.column, args.index or Path(f"{args.corpus}.index"), say)
     found, limits = retrievers(args, index, models), (args.candidates, args.rerank_top, args.rerank_mix)
     pipeline = Pipeline(index.texts, found, models.get("rerank"), *limits)
     if not (args.dense or args.sparse or args.bm25 or args.rerank):

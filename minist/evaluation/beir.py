@@ -46,9 +46,9 @@ def read_texts(file: Path) -> dict[str, str]:
 
 
 def files_of(folder: Path, split: str) -> dict[str, Path]:
-    """queries, corpus and qrels: {split}.tsv, or another .tsv if it is the only one."""
+    """queries, corpus and qrels: {split}.tsv; "" is the only one there, or test.tsv."""
     found = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
-    qrels = pick(f"split of {folder / 'qrels'}", next(iter(found)) if len(found) == 1 else split, found)
+    qrels = pick(f"split of {folder / 'qrels'}", split or (next(iter(found)) if len(found) == 1 else "test"), found)
     return {"queries": folder / "queries.jsonl", "corpus": folder / "corpus.jsonl", "qrels": qrels}
 
 

@@ -46,7 +46,7 @@ class NanoBEIREvaluator(SeveralCollections):
         precision_recall_at_k: Sequence[int] = (1, 3, 5, 10), map_at_k: Sequence[int] = (100,),
         similarity_fn_names: Texts | None = None, truncate_dim: Dim = None, query_prompts: str = "",
         corpus_prompts: str = "", aggregate_fn: Aggregate = fmean, aggregate_key: str = "mean", name: str = "",
-        split: str = "test",
+        split: str = "",
     ) -> None:  # fmt: skip
         """`dataset_names` None is all that `folder` has."""
         super().__init__(name)
@@ -70,7 +70,7 @@ class CrossEncoderNanoBEIREvaluator(SeveralCollections):
     def __init__(
         self, folder: str | Path, dataset_names: Texts | None = None, rerank_k: int = RERANK_K, at_k: int = 10,
         always_rerank_positives: bool = True, aggregate_fn: Aggregate = fmean, aggregate_key: str = "mean",
-        name: str = "", split: str = "test",
+        name: str = "", split: str = "",
     ) -> None:  # fmt: skip
         """`dataset_names` None is all that `folder` has, but arguana and touche2020, as in sentence-transformers."""
         super().__init__(name)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minist.checks import number, pick
+from minist.checks import pick
 from minist.data.rows import Place, check_text, format_of, read_rows
 from minist.data.texts import chunks
 from minist.files import check_file, complete_file, complete_folder, read_json, write_json
@@ -66,7 +66,8 @@ class CorpusIndex:
         check_file(file)
         self.file, self.folder, self.say, self.stamp = file, folder, say, stamp(file)
         self.documents = list(read_documents(file, column))
-        number(f"the number of texts in {file}", len(self.documents), 1)
+        if not self.documents:
+            raise ValueError(f"{file} holds no text: all of its lines are blank")
         self.texts = [document.text for document in self.documents]
         self.keys = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in self.texts]
         self.hash = hashlib.blake2b("".join(self.keys).encode(), digest_size=12).hexdigest()

@@ -237,7 +237,7 @@ def test_blank_lines_are_no_documents(corpus, model):
 @pytest.mark.parametrize("content", ["", "\n\n", " \n"])
 def test_an_empty_corpus(content, corpus, model):
     corpus.write_text(content)
-    with pytest.raises(ValueError, match=r"docs.txt(,| is empty| is 0: use a number at least 1)"):
+    with pytest.raises(ValueError, match=r"docs.txt(,| is empty| holds no text: all of its lines are blank)"):
         start(corpus, model)
     assert not corpus.with_name("index").exists()
 

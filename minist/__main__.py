@@ -4,10 +4,10 @@ import argparse
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import evaluate, expand, map, mine, search
+from minist.commands import evaluate, expand, map, merge, mine, search
 
 # in the order in which a person meets them
-COMMANDS = {"search": search, "evaluate": evaluate, "mine": mine, "map": map, "expand": expand}
+COMMANDS = {"search": search, "evaluate": evaluate, "mine": mine, "map": map, "expand": expand, "merge": merge}
 
 
 class Parser(argparse.ArgumentParser):

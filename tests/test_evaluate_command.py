@@ -137,6 +137,31 @@ def test_a_table_without_a_header(models, tmp_path):
     assert json.loads(output.read_text())["metrics"][str(models / "dense")] == wanted
 
 
+@pytest.mark.parametrize(
+    ("table", "note"),
+    [
+        (
+            "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n1\ta\tb\t3.6\tNEUTRAL\n2\tc\td\t1\tNO\n",
+            "scored pairs: 'sentence_A' is text1, 'sentence_B' is text2, 'relatedness_score' is score; "
+            "not used: pair_ID, entailment_judgment",
+        ),
+        (
+            "question1\tquestion2\tis_duplicate\na\tb\t1\nc\td\t0\n",
+            "labelled pairs: 'question1' is text1, 'question2' is text2, 'is_duplicate' is score",
+        ),
+        (
+            "query\tdocument\tmine\na\tb\t0.3\nc\td\t0.1\n",
+            "queries and answers: 'query' is text1, 'document' is text2; not used: mine",
+        ),
+    ],
+)
+def test_what_columns_were_taken_for_is_said(models, tmp_path, table, note):
+    """SICK, Quora's duplicates, and a score under a name that nobody knows: a reader sees that it is not used."""
+    (tmp_path / "table.tsv").write_text(table)
+    code, printed, _ = evaluate("--model", models / "dense", "--data", tmp_path / "table.tsv")
+    assert code == 0 and printed.splitlines()[0] == f"note: read as {note}"
+
+
 def test_a_sparse_model(tmp_path):
     sparse = DATA / "folders" / "st6" / "sparse"
     code, printed, _ = evaluate("--model", sparse, "--data", beir(tmp_path / "set"), "--truncate-dim", 3)

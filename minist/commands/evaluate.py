@@ -7,8 +7,9 @@ torchrun --nproc_per_node=2 -m minist evaluate --model M --data nanobeir
 DATA is what it looks like: a folder with corpus.jsonl, queries.jsonl and qrels/*.tsv (BEIR), or a folder of such ones
 (NanoBEIR); or a table with columns of usual names: two texts with a score (sentence1, sentence2, score) or a label of 0
 and 1, triplets (anchor, positive, negative), lists to re-rank (query, positive, and negative or documents), source and
-target of a translation, query and document; or a tsv of two texts and a number without a header. A cross-encoder
-re-ranks what BM25 finds in a collection, and scores pairs."""
+target of a translation, query and document; or a tsv of two texts and a number without a header. The first line says
+what each column was taken for. A cross-encoder re-ranks what BM25 finds in a collection, and scores pairs.
+"""
 
 import argparse
 import json
@@ -33,10 +34,20 @@ USUAL = {  # our columns -> how people call them
     "positive": ["positive", "positives", "pos", "answer"],
     "negative": ["negative", "negatives", "neg"],
     "documents": ["documents", "candidates"],
-    "score": ["score", "scores", "similarity", "similarity_score", "label", "labels", "is_duplicate"],
+    "score": [
+        "score",
+        "scores",
+        "similarity",
+        "similarity_score",
+        "relatedness_score",
+        "label",
+        "labels",
+        "is_duplicate",
+    ],
     "source": ["source", "src", "source_sentence"],
     "target": ["target", "trg", "target_sentence"],
 }
+USUAL["score"] += ["label", "labels", "is_duplicate"]
 ALSO = {"query": "text1", "anchor": "text1", "document": "text2", "label": "score"}  # what evaluators call the same
 TASKS = {  # what the data is -> the evaluator of models of embeddings, and of models that score pairs
     "collection": ("InformationRetrievalEvaluator", "CrossEncoderRerankingEvaluator"),
@@ -46,7 +57,7 @@ TASKS = {  # what the data is -> the evaluator of models of embeddings, and of m
     "scored pairs": ("EmbeddingSimilarityEvaluator", "CrossEncoderCorrelationEvaluator"),
     "labelled pairs": ("BinaryClassificationEvaluator", "CrossEncoderClassificationEvaluator"),
     "translations": ("TranslationEvaluator",),
-    "pairs": ("InformationRetrievalEvaluator",),
+    "queries and answers": ("InformationRetrievalEvaluator",),
 }
 OPTIONS = ("similarity_fn_names", "truncate_dim", "precision", "write_predictions")
 NAMES = [*dict.fromkeys(name for names in TASKS.values() for name in names), "ParaphraseMiningEvaluator"]
@@ -86,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         shown[path] = {"_".join(w for w in key.split("_") if w != own): value for key, value in metrics[path].items()}
         notes[evaluator.note] = path
     if not rank:
-        print("".join(f"note: {note}\n" for note in notes if note), end="")
+        print("".join(f"note: {note}\n" for note in [understood(args.data, task, columns), *notes] if note), end="")
         print("\n".join(table(shown)))
         if args.output:
             clean = {path: {k: None if v != v else v for k, v in of.items()} for path, of in metrics.items()}
@@ -120,11 +131,21 @@ def look(data: Path) -> tuple[str, dict[str, Column]]:
         cells = {str(row["score"]) for row in rows} - {"", "None"}
         values = {parse_number(cell) for cell in cells}
         return "labelled pairs" if values <= {0, 1} or values == {None} else "scored pairs", columns
-    for kind, wanted in (("translations", {"source", "target"}), ("pairs", {"text1", "text2"})):
+    for kind, wanted in (("translations", {"source", "target"}), ("queries and answers", {"text1", "text2"})):
         if wanted <= known:
             return kind, columns
     names = listing(next(iter(read_rows(data, []))))
     raise ValueError(f"{data} has the columns {names}: rename some as --help says, or write [[eval]] in a config")
+
+
+def understood(data: Path, task: str, columns: dict[str, Column]) -> str:
+    """What each column of a table was taken for: a person sees a wrong guess here, and a column that nobody reads."""
+    if not columns:
+        return ""
+    taken = {name: ours for ours, name in columns.items()}  # one may have two of our names: the later one says more
+    left = listing(name for name in next(iter(read_rows(data, list(taken)))) if name not in taken)
+    said = ", ".join(f"{name!r} is {ours}" for name, ours in taken.items())
+    return f"read as {task}: {said}" + f"; not used: {left}" * (left != "none")
 
 
 def find_columns(file: Path) -> dict[str, Column]:

@@ -14,9 +14,9 @@ from minist.files import check_file
 T = TypeVar("T")
 Text = str | tuple[str, str]  # a pair goes through the encoder as one sequence: [CLS] a [SEP] b [SEP]
 # how people call the two columns of pairs, in small letters
-FIRST = ["query", "question", "anchor", "premise", "sentence1", "sentence_a", "text1", "text_a"]
+FIRST = ["query", "question", "anchor", "premise", "sentence1", "sentence_a", "text1", "text_a", "question1"]
 SECOND = ["document", "passage", "text", "answer", "positive", "context", "hypothesis"]
-SECOND += ["sentence2", "sentence_b", "text2", "text_b"]
+SECOND += ["sentence2", "sentence_b", "text2", "text_b", "question2"]
 BLOCK_TEXTS, BLOCK_CHARACTERS = 8192, 1 << 21  # the share of work that a process takes at once: about 500,000 tokens
 
 

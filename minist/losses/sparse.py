@@ -168,8 +168,8 @@ class CSRReconstructionLoss(Loss):
         x, x_k, x_4k, left_over, x_dead = (batch.extra[name] for name in SparseAutoEncoder.offers)  # of each column
         from_k, from_4k = (torch.stack(list(map(F.mse_loss, found, x))).mean() for found in (x_k, x_4k))
         from_dead = torch.stack(list(map(share_missed, x_dead, left_over))).mean()
-        names = ("reconstruction_loss_k", "reconstruction_loss_4k", "reconstruction_loss_aux")
-        return dict(zip(names, (from_k, from_4k / 8, self.beta * from_dead), strict=True))
+        main = {"reconstruction_loss_k": from_k, "reconstruction_loss_4k": from_4k / 8}
+        return main | {"reconstruction_loss_aux": self.beta * from_dead}
 
 
 def share_missed(guess: Tensor, wanted: Tensor) -> Tensor:

@@ -28,8 +28,10 @@ SENTENCES: dict[type[Exception], str] = {
     Exception: "{what} is not as a saved model has it: a value in it is of another kind",
 }
 # files of weights, the first that is there; nothing in a pickle is run
-KINDS: dict[str, Callable[[Path], Any]] = {"model.safetensors": load_file}
-KINDS["pytorch_model.bin"] = partial(torch.load, map_location="cpu", weights_only=True)
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "model.safetensors": load_file,
+    "pytorch_model.bin": partial(torch.load, map_location="cpu", weights_only=True),
+}
 
 
 @contextmanager

@@ -42,6 +42,7 @@ class MaskedLMHead(Module):
         """`config` is the encoder's config.json. ValueError for a family that has no such head."""
         super().__init__()
         self.form = pick("model_type of a masked language model", kind := config.get("model_type"), FORMS)
+        *_, places = self.form  # where the bias may be
         self.config = {key: config[key] for key in OWN if key in config}
         modern, width = kind == "modernbert", int(config["dim"] if "dim" in config else config["hidden_size"])
         self.in_width, self.out_width = width, int(config["vocab_size"])
@@ -54,7 +55,7 @@ class MaskedLMHead(Module):
         self.bias = nn.Parameter(torch.zeros(self.out_width))
         tied = config.get("tie_word_embeddings", True)
         self.decoder = None if tied else nn.Linear(width, self.out_width, bias=False)
-        self.biases = self.form[2] if tied else self.form[2][::-1]
+        self.biases = places if tied else places[::-1]
         self.words: tuple[nn.Embedding, ...] = ()  # in a tuple: the encoder's weights are not among its own
 
     def attach(self, reader: Any) -> None:
@@ -81,11 +82,11 @@ class MaskedLMHead(Module):
 
     def fill(self, weights: Mapping[str, Tensor]) -> Self:
         """Take all parameters from a checkpoint, as float32; the encoder's are in it too. ValueError as of Module."""
-        names, state = self.names(), modernize(weights, "")
-        places = [place for place in self.biases if f"{place}.bias" in state]
-        state |= {f"{names['']}.bias": state[f"{place}.bias"] for place in places[:1]}
+        names, state, (*_, places) = self.names(), modernize(weights, ""), self.form
+        there = [place for place in self.biases if f"{place}.bias" in state]
+        state |= {f"{names['']}.bias": state[f"{place}.bias"] for place in there[:1]}
         if not self.decoder:
-            state.pop(f"{self.form[2][-1]}.weight", None)  # the words' once more, as some files have them
+            state.pop(f"{places[-1]}.weight", None)  # the words' once more, as some files have them
         load_weights(self, {n: w for n, w in state.items() if n.rpartition(".")[0] in names.values()}, names)
         return self
 

@@ -21,7 +21,8 @@ CLASSIFICATIONS: Table = {"cross_entropy": F.cross_entropy, "bce": F.binary_cros
 class CosineSimilarityLoss(Loss):
     """The cosine of two texts shall be their label (Reimers and Gurevych 2019, arXiv:1908.10084).
         loss = mean_i  loss_fct( transformation(cos(u_i, v_i)), label_i )      for row i with texts u_i, v_i
-    The functions are of REGRESSIONS and TRANSFORMATIONS. Nothing pushes unrelated texts apart: consider CoSENTLoss."""
+    loss_fct is "mse", "l1", "smooth_l1" or "huber"; cos_score_transformation "identity", "relu", "sigmoid" or "tanh".
+    Nothing pushes unrelated texts apart: consider CoSENTLoss."""
 
     columns, labels = "two texts", "numbers from -1 to 1 [rows], such as 0.8 (of scores from 0 to 5, a fifth)"
 

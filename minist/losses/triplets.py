@@ -17,8 +17,9 @@ INF = float("inf")
 
 
 class TripletLoss(Loss):
-    """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832):
-    loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)      with d the distance"""
+    """The positive shall be closer than the negative by a margin (Schroff et al. 2015, arXiv:1503.03832).
+    Columns: anchor, positive, negative. No labels. With d the distance:
+        loss = mean_i  max(0, d(a_i, p_i) - d(a_i, n_i) + margin)"""
 
     columns = "anchor, positive, negative"
 
@@ -53,8 +54,9 @@ class BatchTripletLoss(Loss):
 
 
 class BatchAllTripletLoss(BatchTripletLoss):
-    """All triplets of the batch, averaged over those that break the margin; p is of a's class, and n of another:
-    loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin"""
+    """All triplets of the batch, averaged over those that the margin does not hold for.
+    Column: text. Labels [rows]: class numbers. p runs over the other rows of a's class, n over those of other classes:
+        loss = sum over (a, p, n) of max(0, t) / number of t > 0,    t = d(a, p) - d(a, n) + margin"""
 
     def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         distances, negatives, positives = self.compare(embeddings, batch)
@@ -69,8 +71,9 @@ class BatchAllTripletLoss(BatchTripletLoss):
 
 
 class BatchHardTripletLoss(BatchTripletLoss):
-    """Each row as an anchor a with the farthest row p of its class and the nearest n of another:
-    loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)"""
+    """Each row as an anchor with the farthest row of its class and the nearest of another.
+    Column: text. Labels [rows]: class numbers. p runs over the rows of a's class (also a itself), n over the others:
+        loss = mean_a  max(0, max_p d(a, p) - min_n d(a, n) + margin)"""
 
     def forward(self, embeddings: Tensors, batch: Batch) -> Tensor:
         return F.relu(self.gap(embeddings, batch) + self.margin).mean()
@@ -83,8 +86,9 @@ class BatchHardTripletLoss(BatchTripletLoss):
 
 
 class BatchHardSoftMarginTripletLoss(BatchHardTripletLoss):
-    """BatchHardTripletLoss with a smooth margin, which has no size to choose:
-    loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))"""
+    """BatchHardTripletLoss with a smooth margin, which has no size to choose.
+    Column: text. Labels [rows]: class numbers.
+        loss = mean_a  log(1 + exp( max_p d(a, p) - min_n d(a, n) ))"""
 
     def __init__(self, distance_metric: str = "euclidean") -> None:
         super().__init__(distance_metric, 0.0)

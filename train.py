@@ -3,6 +3,7 @@
 python train.py --config configs/quickstart.toml
 torchrun --nproc_per_node=2 train.py --config configs/quickstart.toml
 python train.py --config my.toml --set train.lr=3e-5 --set output=runs/other
+python train.py --dry-run --config my.toml  # what it would be: data, memory, time, warnings
 
 The run directory, `output` in the config, gets config.toml, metrics.jsonl, checkpoint-<step>/, model/, perhaps best/.
 """
@@ -23,6 +24,7 @@ from minist.data.samplers import Place
 from minist.models import open_model
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
+from minist.training.dry_run import dry_run
 from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, Meter
 from minist.training.optimizer import check_finite, learning_rate
@@ -39,6 +41,7 @@ def parse() -> argparse.Namespace:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the run directory")
     again.add_argument("--overwrite", action="store_true", help="delete the run directory and start again")
+    again.add_argument("--dry-run", action="store_true", help="check config, data, memory and time; train nothing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args()
 
@@ -46,7 +49,10 @@ def parse() -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     config = load_config(args.config, args.set)
-    run = start_run(config, resume=args.resume, overwrite=args.overwrite)
+    run = start_run(config, resume=args.resume, overwrite=args.overwrite or args.dry_run)
+    if args.dry_run:
+        dry_run(run, take_step, args.config, args.set)
+        return distributed.stop()
     meter, interruption = Meter(run.batches.total, run.done), Interruption(run.device)
     open_directory(run, args.overwrite)
     metrics: dict[str, float] = {}

@@ -59,6 +59,7 @@ class MultipleNegativesRankingLoss(Loss):
         self.scale, self.normalize = number("scale", scale, above=0), similarity_fct == "cosine"
         self.similarity_fct = similarity("dot" if self.normalize else similarity_fct)
         self.directions, self.in_batch_negatives = tuple(directions), in_batch_negatives
+        self.negatives = None if in_batch_negatives else 0
         self.normalizer = pick("partition_mode", partition_mode, PARTITION_MODES)
         self.hardness_strength = number("hardness_strength", hardness_strength, least=0)
         self.hardened = pick("hardness_mode", hardness_mode, HARDNESS_MODES) if hardness_mode is not None else None

@@ -31,7 +31,7 @@ class GISTEmbedLoss(Loss):
         margin_strategy "absolute"    t_i = g(a_i, p_i) - margin
         margin_strategy "relative"    t_i = g(a_i, p_i) - margin * |g(a_i, p_i)|"""
 
-    columns, guide = "anchor, positive, any negatives", "guide"
+    columns, guide, negatives = "anchor, positive, any negatives", "guide", None
 
     def __init__(
         self,

@@ -117,7 +117,7 @@ class MegaBatchMarginLoss(Loss):
         loss = mean_i  relu(positive_margin - s_ii)  +  relu(max_{j != i} s_ij - negative_margin)
     Only the hardest negative counts, so batches should be large: 500 rows or more."""
 
-    columns = "anchor, positive"
+    columns, negatives = "anchor, positive", None
 
     def __init__(self, positive_margin: float = 0.8, negative_margin: float = 0.3) -> None:
         super().__init__()

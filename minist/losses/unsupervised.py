@@ -39,7 +39,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     s_ij = t * sim(u_i, v_j), where t is a parameter of the loss that starts at `scale`:
         loss = 1/2 mean_i [ log sum_j exp(s_ij) - s_ii ]  +  1/2 mean_j [ log sum_i exp(s_ij) - s_jj ]"""
 
-    columns = "a text, once or once for each copy of the model"
+    columns, negatives = "a text, once or once for each copy of the model", None
 
     def __init__(self, scale: float = 20.0, similarity_fct: str = "cosine") -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class Wrapper(Loss):
             raise ValueError(f"{name} cannot stand inside another loss: give it a [[data]] entry of its own")
         self.inner, self.losses = losses, nn.ModuleList(losses)  # the list makes their weights ours
         self.columns, self.labels, self.guide = losses[0].columns, losses[0].labels, "".join(guides)
+        self.negatives = None if any(loss.negatives is None for loss in losses) else 0
         self.class_names = all(loss.class_names for loss in losses)  # the labels go to each of them
 
     def parts(self, embeddings: Tensors, batch: Batch) -> Iterator[Part]:

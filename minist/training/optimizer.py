@@ -53,10 +53,14 @@ def find_names(pattern: str, key: str, names: Sequence[str]) -> list[str]:
 
 def learning_rate(step: int, total: int, warmup: float, schedule: str) -> float:
     """The factor, 0 to 1, on the rates of step 0, 1, .. total-1: up from 0 during the warmup, then by `schedule`."""
-    rising = math.ceil(warmup * total) if warmup < 1 else int(warmup)  # below 1 it is a share of all steps
+    rising = warmup_steps(total, warmup)
     if step < rising:
         return step / rising
     return SCHEDULES[schedule](min(1.0, (step - rising) / max(1, total - rising)))
+
+
+def warmup_steps(total: int, warmup: float) -> int:
+    return math.ceil(warmup * total) if warmup < 1 else int(warmup)  # below 1 it is a share of all steps
 
 
 def check_finite(value: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, where: str) -> None:

@@ -26,7 +26,7 @@ HEAD = ("column", "in the file", "role", "mean tokens", "longest", "cut", "empty
 def describe_rows(run: Run, entry: DataConfig, task: Task) -> Iterator[str]:
     """A table of the columns, and some rows. All ranks call it, since a guide embeds texts together."""
     data, loss, model = task.rows.dataset, task.loss, run.trained.model
-    yield f"\n{entry.where}: {type(loss).__name__} takes {loss.columns}, in this order; labels: {loss.labels}"
+    yield f"\n{entry.where}: {type(loss).__name__} takes {loss.columns}, in order; labels: {loss.labels}"
     hashes, cut, empty = hashes_of(task, entry), cuts(task), text_hashes(["", " "])
     lines = [HEAD]
     for name, column in zip(data.names, data.columns, strict=True):

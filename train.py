@@ -49,10 +49,7 @@ def parse() -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     config = load_config(args.config, args.set)
-    run = start_run(config, resume=args.resume, overwrite=args.overwrite or args.dry_run)
-    if args.dry_run:
-        dry_run(run, take_step, args.config, args.set)
-        return distributed.stop()
+    run = start_run(config, resume=args.resume, overwrite=args.overwrite)
     meter, interruption = Meter(run.batches.total, run.done), Interruption(run.device)
     open_directory(run, args.overwrite)
     metrics: dict[str, float] = {}
@@ -88,6 +85,13 @@ def train(args: argparse.Namespace) -> None:
     for name, least in config.expect.items():
         if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does a value that is no number
             raise ValueError(f"the run reached {name} = {metrics[name]:.4f}, expected at least {least}")
+
+
+def check(args: argparse.Namespace) -> None:
+    """--dry-run: all that comes before the first step, and what can be known of the others."""
+    run = start_run(load_config(args.config, args.set), resume=False, overwrite=True)  # a run that exists is no error
+    dry_run(run, take_step, args.config, args.set)
+    distributed.stop()
 
 
 def open_directory(run: Run, overwrite: bool) -> None:
@@ -181,4 +185,4 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
 
 if __name__ == "__main__":
     arguments = parse()
-    run_command(lambda: train(arguments), arguments.debug)
+    run_command(lambda: check(arguments) if arguments.dry_run else train(arguments), arguments.debug)

@@ -15,7 +15,7 @@ import torch
 from tiny import FROM_SCRATCH, ROOT, run_script, sentences, write_jsonl
 
 from minist.data.samplers import Keys
-from minist.training import dry_run as module
+from minist.training import doubts, dry_run, measure
 from minist.training.config import load_config
 from minist.training.data_report import sharing
 from minist.training.run import start_run
@@ -104,7 +104,7 @@ def test_no_weight_changes(folder):
     dry()
     take_step, run = steps()
     before = {name: weight.clone() for name, weight in run.trained.model.state_dict().items()}
-    module.dry_run(run, take_step, folder / "c.toml", [])
+    dry_run.dry_run(run, take_step, folder / "c.toml", [])
     assert all(torch.equal(weight, before[name]) for name, weight in run.trained.model.state_dict().items())
 
 
@@ -143,26 +143,26 @@ def test_time_and_memory_are_those_of_the_tokens(folder, monkeypatch):
     dry()
     _, run = steps()
     clock = SimpleNamespace(now=0.0, peak=0, batches=[])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
-    monkeypatch.setattr(module, "held", lambda device: 0)
-    monkeypatch.setattr(module, "peak", lambda device: clock.peak)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(measure, "held", lambda device: 0)
+    monkeypatch.setattr(measure, "peak", lambda device: clock.peak)
 
     def take_step(run, place):
         n = int(run.tasks[0].rows.dataset.tokens(place.rows).sum())
         clock.now += n * 0.002
-        clock.peak = module.bytes_of(run.trained).state + 1000 * n
+        clock.peak = measure.bytes_of(run.trained).state + 1000 * n
         clock.batches.append(len(place.rows))
 
     places = list(run.batches.start_at(0))
     totals = [int(run.tasks[0].rows.dataset.tokens(place.rows).sum()) for place in places]
-    measured = module.measure(run, take_step, places)
+    measured = measure.measure(run, take_step, places)
     assert measured.seconds == pytest.approx(sum(totals) * 0.002)
     assert measured.whole and measured.tokens == max(totals) and measured.largest.step == totals.index(max(totals))
     assert measured.peak == clock.peak - 1000 * (totals[4] - max(totals))  # the last step was place 4's
-    monkeypatch.setattr(module, "PART", 60)  # of about 90 tokens in a batch
-    monkeypatch.setattr(module, "STEP_SECONDS", max(totals) * 0.001)
+    monkeypatch.setattr(measure, "PART", 60)  # of about 90 tokens in a batch
+    monkeypatch.setattr(measure, "STEP_SECONDS", max(totals) * 0.001)
     clock.batches.clear()
-    part = module.measure(run, take_step, places)
+    part = measure.measure(run, take_step, places)
     assert not part.whole and max(clock.batches) < 8
     assert part.seconds == pytest.approx(measured.seconds)
     assert part.peak == pytest.approx(measured.peak, abs=1)
@@ -300,7 +300,7 @@ def test_a_leak(folder):
 
 
 def test_too_little_memory(folder, monkeypatch):
-    monkeypatch.setattr("minist.training.doubts.total_memory", lambda device: 1000)
+    monkeypatch.setattr(doubts, "total_memory", lambda device: 1000)
     (found,) = warnings()
     assert "the memory does not suffice: set mini_batch_tokens" in found
 
@@ -315,7 +315,7 @@ def test_wrong_settings(folder):
 
 
 def test_an_evaluation_that_takes_long_is_left_out(folder, monkeypatch):
-    monkeypatch.setattr(module, "EVALUATION_SECONDS", 0.0)
+    monkeypatch.setattr(dry_run, "EVALUATION_SECONDS", 0.0)
     out = dry(CONFIG, "train.best=anything", "train.eval_every=2")
     assert "without held: too long to try" in out and "the names in best and [expect] are not checked" in out
 
@@ -339,6 +339,6 @@ def test_two_ranks(folder, kind):
 
 
 def test_durations():
-    assert module.duration(119.4) == "119 seconds"
-    assert module.duration(120) == "2.0 minutes"
-    assert module.duration(math.ceil(2.5 * 3600)) == "2.5 hours"
+    assert dry_run.duration(119.4) == "119 seconds"
+    assert dry_run.duration(120) == "2.0 minutes"
+    assert dry_run.duration(math.ceil(2.5 * 3600)) == "2.5 hours"

@@ -9,7 +9,7 @@ from minist.data.samplers import Place
 from minist.models.device import total_memory
 from minist.training.config import DataConfig
 from minist.training.data_report import cuts, hashes_of, sharing
-from minist.training.memory import local_ranks
+from minist.training.measure import local_ranks
 from minist.training.optimizer import warmup_steps
 from minist.training.run import Run
 from minist.training.task import Task

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from minist import distributed
@@ -45,7 +45,7 @@ def dry_run(run: Run, take_step: TakeStep, config: Path, settings: Sequence[str]
     measured = measure(run, take_step, places)
     for line in show_memory(run, measured, before, preparing):
         run.say(line)
-    for line in (*show_time(run, measured), *try_evaluations(run, measured)):
+    for line in chain(show_time(run, measured), try_evaluations(run, measured)):
         run.say(line)
     for warning in doubts(run, places, measured.peak):
         run.say(f"warning: {warning}")
@@ -89,8 +89,10 @@ def show_memory(run: Run, measured: Measured, start: int, preparing: int) -> Ite
     largest = f"in the largest batch, that of step {measured.largest.step + 1} with {measured.tokens:,} tokens"
     if measured.peak:
         each = f"{ranks} x " if ranks > 1 else ""
-        yield f"       all: {each}{text_of(measured.peak)} of {text_of(there)} ({how}) {largest}"
+        yield f"       needed: {each}{text_of(measured.peak)} of {text_of(there)} ({how}) {largest}"
         yield f"       before the first step, for vocabulary and tokens: {each}{text_of(preparing)} (measured)"
+        if run.device.type == "cpu":  # batches differ in size, so the pieces that one leaves do not fit the next
+            yield "       a long run on a CPU holds more: the C library keeps much of what was freed, for later use"
 
 
 def show_time(run: Run, measured: Measured) -> Iterator[str]:
@@ -105,7 +107,7 @@ def try_evaluations(run: Run, measured: Measured) -> Iterator[str]:
     settings, started, left = run.config.train, time.perf_counter(), list[str]()
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         files = [*entry.paths(), *(Path(f) for f in (entry.queries, entry.corpus, entry.qrels) if f)]
-        files += Path(entry.evaluator.get("folder", "none")).rglob("*")
+        files += Path(entry.evaluator["folder"]).rglob("*") if "folder" in entry.evaluator else ()
         tokens = sum(file.stat().st_size for file in files if file.is_file()) / 4  # bytes of an English token
         # without a backward pass, which is two thirds of a step
         if distributed.any_rank([tokens / (3 * measured.rate) > EVALUATION_SECONDS], run.device)[0]:
@@ -117,6 +119,7 @@ def try_evaluations(run: Run, measured: Measured) -> Iterator[str]:
         yield f"eval   before the first step: {'  '.join(shown)}"
     if run.evaluations:
         often = 1 + (run.batches.total - 1) // settings.eval_every if settings.eval_every else 1
+        often += bool(settings.best or run.config.expect)  # before the first step, too
         without = f", without {', '.join(left)}: too long to try" if left else ""
         yield f"       takes {seconds:.1f} s{without}; {often} in a run: {duration(often * seconds)}"
     if not left:

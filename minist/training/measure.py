@@ -21,6 +21,7 @@ from minist.progress import progress_bar
 from minist.training.checkpoint import Trained
 from minist.training.run import Run
 
+Trial = tuple[int, float]  # tokens of a step, and seconds
 TakeStep = Callable[[Run, Place], Any]  # that of train.py
 PART, LEAST = 2048, 4  # tokens of a batch that is too large to be tried whole; rows of it at least, on each rank
 TIMED = 5  # steps of each data set
@@ -45,7 +46,7 @@ def measure(run: Run, take_step: TakeStep, places: Sequence[Place]) -> Measured:
     """The largest batch for the memory, and the first ones for the time: whole, unless they are too large to try."""
     for group in run.trained.optimizer.param_groups:
         group["initial_lr"] = 0.0  # with which train.py's steps leave the weights as they are
-    totals = [int(tokens_of(run, place).sum()) for place in places]
+    totals = [max(1, int(tokens_of(run, place).sum())) for place in places]
     largest, tokens = places[totals.index(max(totals))], max(totals)
     start = held(run.device)
     attempt(run, take_step, largest, PART // 4)  # the first step of a process is slow
@@ -59,18 +60,19 @@ def measure(run: Run, take_step: TakeStep, places: Sequence[Place]) -> Measured:
     if whole:
         attempt(run, take_step, largest, tokens)
         needed = peak(run.device)
-    rates = time_steps(run, take_step, places, tokens if whole else PART)
+    timed = time_steps(run, take_step, places, tokens if whole else PART)
+    rates = {i: sum(s for _, s in tried) / sum(n for n, _ in tried) for i, tried in timed.items()}
     mean = sum(rates.values()) / len(rates)  # seconds of a token; of a set that no step was left for
     total = sum(rates.get(place.dataset, mean) * n for place, n in zip(places, totals, strict=True))
-    steps = min(TIMED, len(places))
-    return Measured(total * run.batches.total / len(places), steps, whole, 1 / mean, needed, largest, tokens)
+    all_steps, count = total * run.batches.total / len(places), sum(map(len, timed.values()))
+    return Measured(all_steps, count, whole, sum(totals) / total, needed, largest, tokens)
 
 
-def time_steps(run: Run, take_step: TakeStep, places: Sequence[Place], most: int) -> dict[int, float]:
-    """Seconds of a token, of each data set, by its first steps; the sets take turns, in case that time runs out."""
+def time_steps(run: Run, take_step: TakeStep, places: Sequence[Place], most: int) -> dict[int, list[Trial]]:
+    """The first steps of each data set; the sets take turns, in case that time runs out."""
     firsts = [[place for place in places if place.dataset == i][:TIMED] for i in range(len(run.tasks))]
     turns = [place for places in zip_longest(*firsts) for place in places if place]
-    found: dict[int, list[tuple[int, float]]] = {}
+    found: dict[int, list[Trial]] = {}
     started = time.perf_counter()
     with progress_bar(len(turns), "steps", "timing") as bar:
         for place in turns:
@@ -78,10 +80,10 @@ def time_steps(run: Run, take_step: TakeStep, places: Sequence[Place], most: int
             bar.update(1)
             if distributed.any_rank([time.perf_counter() - started > SECONDS], run.device)[0]:
                 break
-    return {i: sum(s for _, s in tried) / sum(n for n, _ in tried) for i, tried in found.items()}
+    return found
 
 
-def attempt(run: Run, take_step: TakeStep, place: Place, most: int) -> tuple[int, float]:
+def attempt(run: Run, take_step: TakeStep, place: Place, most: int) -> Trial:
     """One step on the first rows of a batch that have no more than `most` tokens: their tokens, and seconds."""
     lengths = tokens_of(run, place)
     rows = max(LEAST * distributed.world_size(), int((lengths.cumsum(0) <= most).sum()))

@@ -92,7 +92,7 @@ def show_memory(run: Run, measured: Measured, start: int, preparing: int) -> Ite
         yield f"       needed: {each}{text_of(measured.peak)} of {text_of(there)} ({how}) {largest}"
         yield f"       before the first step, for vocabulary and tokens: {each}{text_of(preparing)} (measured)"
         if run.device.type == "cpu":  # batches differ in size, so the pieces that one leaves do not fit the next
-            yield "       a run on a CPU may come to hold several times that: the C library keeps much of what was freed"
+            yield "       a run on a CPU may come to hold several times that: the C library keeps what was freed"
 
 
 def show_time(run: Run, measured: Measured) -> Iterator[str]:

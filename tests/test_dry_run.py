@@ -316,8 +316,17 @@ def test_wrong_settings(folder):
 
 def test_an_evaluation_that_takes_long_is_left_out(folder, monkeypatch):
     monkeypatch.setattr(dry_run, "EVALUATION_SECONDS", 0.0)
-    out = dry(CONFIG, "train.best=anything", "train.eval_every=2")
-    assert "without held: too long to try" in out and "the names in best and [expect] are not checked" in out
+    monkeypatch.setattr(dry_run, "FEW", 5)  # enough to know the names
+    (folder / "held.csv").write_text("question;answer\n".replace(";", ",") + "read,write\n" * 2 + "sort,wait\n" * 6)
+    config = CONFIG.replace("held.jsonl", "held.csv").replace('query = "q", document = "d"', "query = 0, document = 1")
+    out = dry(config, "train.best=held_cosine_ndcg@10", "train.eval_every=2")
+    assert "without held: too long to try" in out and "eval   before" not in out
+    assert "known are held_cosine" in dry(config, "train.best=held_ndcg", "train.eval_every=2", code=2)
+    by_loss = CONFIG.partition("evaluator")[0] + 'loss = "CoSENTLoss"\nfiles = ["held.jsonl"]\nlabel = "s"\n'
+    rows = [{"q": q, "d": q, "s": i} for i, q in enumerate(sentences(9, 3))]
+    write_jsonl(folder / "held.jsonl", rows)
+    by_loss += 'columns = { a = "q", b = "d" }\n'
+    assert "the names in best and [expect] are not checked" in dry(by_loss, "train.best=x", "train.eval_every=2")
 
 
 @pytest.mark.slow

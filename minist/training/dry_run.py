@@ -5,27 +5,33 @@ measure.py       its memory and time, measured on real steps
 doubts.py        warnings: settings that are allowed and surely not meant
 here             all of it in order, the course of the run, and an evaluation of the model as it is"""
 
+import json
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from minist import distributed
 from minist.checks import pick
+from minist.data.rows import read_places
 from minist.data.samplers import Place
 from minist.models.device import total_memory
+from minist.training.config import EvalConfig
 from minist.training.data_report import describe_rows, negatives
 from minist.training.doubts import doubts
-from minist.training.evaluations import HEADLINES, evaluate
+from minist.training.evaluations import HEADLINES, evaluate, make_evaluator
 from minist.training.measure import PART, Measured, TakeStep, bytes_of, held, local_ranks, measure, peak, text_of
 from minist.training.optimizer import warmup_steps
 from minist.training.run import Run
 
 LOOKED_AT = 10_000  # steps at most whose rows are looked at
 EVALUATION_SECONDS = 20.0  # one that takes longer is left out
+FEW = 50  # rows of it that are evaluated all the same, for the names of its metrics
 COURSES = {
     "linear": "then in a straight line down to 0",
     "cosine": "then along a cosine down to 0",
@@ -104,14 +110,14 @@ def show_time(run: Run, measured: Measured) -> Iterator[str]:
 def try_evaluations(run: Run, measured: Measured) -> Iterator[str]:
     """Evaluate the model as it is, where that is quick; the names of all metrics are then known, and checked."""
     metrics: dict[str, float] = {}
-    settings, started, left = run.config.train, time.perf_counter(), list[str]()
+    settings, started, left = run.config.train, time.perf_counter(), dict[str, dict[str, float]]()
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         files = [*entry.paths(), *(Path(f) for f in (entry.queries, entry.corpus, entry.qrels) if f)]
         files += Path(entry.evaluator["folder"]).rglob("*") if "folder" in entry.evaluator else ()
         tokens = sum(file.stat().st_size for file in files if file.is_file()) / 4  # bytes of an English token
         # without a backward pass, which is two thirds of a step
         if distributed.any_rank([tokens / (3 * measured.rate) > EVALUATION_SECONDS], run.device)[0]:
-            left.append(entry.name)
+            left[entry.name] = few_metrics(run, entry)
         else:
             metrics |= evaluate([evaluation], run.trained.model)
     seconds = time.perf_counter() - started
@@ -122,12 +128,26 @@ def try_evaluations(run: Run, measured: Measured) -> Iterator[str]:
         often += bool(settings.best or run.config.expect)  # before the first step, too
         without = f", without {', '.join(left)}: too long to try" if left else ""
         yield f"       takes {seconds:.1f} s{without}; {often} in a run: {duration(often * seconds)}"
-    if not left:
-        replace(run.selection, best=None).check(metrics)
+    if all(left.values()):
+        names = {name: value for found in (metrics, *left.values()) for name, value in found.items()}
+        run.selection.check(names)
         for name in run.config.expect:
-            pick("config: a metric in [expect]", name, metrics)
+            pick("config: a metric in [expect]", name, names)
     elif settings.best or run.config.expect:
         yield "       the names in best and [expect] are not checked"
+
+
+def few_metrics(run: Run, entry: EvalConfig) -> dict[str, float]:
+    """The metrics of an evaluator on its first rows, for their names; none where it takes other files, or more rows."""
+    if not (entry.evaluator and entry.files):
+        return {}
+    with TemporaryDirectory() as folder, suppress(ValueError):
+        places = islice(read_places(entry.paths(), entry.columns, entry.format), FEW)
+        file = Path(folder) / "rows.jsonl"
+        file.write_text("".join(json.dumps(place.row) + "\n" for place in places), "utf-8")
+        small = replace(entry, files=[str(file)], format="", columns={name: name for name in entry.columns})
+        return evaluate([make_evaluator(small, run.tasks)], run.trained.model)
+    return {}
 
 
 def duration(seconds: float) -> str:

@@ -14,18 +14,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from minist import distributed
 from minist.checks import listing, pick
 from minist.cli import run_command
 from minist.data.samplers import Place
 from minist.models import open_model
+from minist.sharding import whole
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, Meter
-from minist.training.optimizer import check_finite, learning_rate
+from minist.training.optimizer import check_finite, clip, learning_rate
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
@@ -48,7 +47,8 @@ def train(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
     run = start_run(config, resume=args.resume, overwrite=args.overwrite)
     meter, interruption = Meter(run.batches.total, run.done), Interruption(run.device)
-    open_directory(run, args.overwrite)
+    with whole(run.trained.model):
+        open_directory(run, args.overwrite)
     metrics: dict[str, float] = {}
     last = run.done == run.batches.total or run.selection.stop
     for place in run.batches.start_at(run.batches.total if last else run.done):
@@ -61,23 +61,20 @@ def train(args: argparse.Namespace) -> None:
                 show(run, place, objective, figures, meter)
             paused = time.perf_counter()
             if last or run.is_time(config.train.eval_every):
-                check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
-                metrics = evaluate(run.evaluations, run.trained.model)
-                report_and_choose(run, metrics)
+                metrics = measure(run)
                 last = last or run.selection.stop
             ended = interruption.agreed() and not last
             if ended or run.is_time(config.train.save_every):
-                if distributed.rank() == 0:
-                    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
-                    save_checkpoint(run.output, run.trained, state, config.train.keep)
-                distributed.barrier()
+                state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
+                save_checkpoint(run.output, run.trained, state, config.train.keep)
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
             return distributed.stop()
         if last:
             break
-    metrics = finish(run, metrics or evaluate(run.evaluations, run.trained.model), started)
+    with whole(run.trained.model):
+        metrics = finish(run, metrics or evaluate(run.evaluations, run.trained.model), started)
     distributed.stop()  # before the check below: a rank that leaves alone looks lost to the others
     for name, least in config.expect.items():
         if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does a value that is no number
@@ -118,8 +115,7 @@ def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
     if len(run.tasks) > 1 and not objective.parts:
         objective.parts = {task.name: objective.value}  # so that the parts of several tasks add up to the loss
     trained.scaler.unscale_(trained.optimizer)  # before clipping: its limit is one of true gradients
-    parameters = [p for group in trained.optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)  # the norm before clipping
+    norm = clip(trained.optimizer, settings.max_grad_norm)
     check_finite(objective.value, norm, trained.scaler, f"step {place.step + 1}, data set {task.name}")
     trained.scaler.step(trained.optimizer)
     trained.scaler.update()
@@ -139,6 +135,14 @@ def show(run: Run, place: Place, objective: Objective, figures: dict[str, float]
         run.say(line)
     if distributed.rank() == 0:
         log(run.output, main | parts | batch | main)  # a part that is called "loss" hides nothing
+
+
+def measure(run: Run) -> dict[str, float]:
+    with whole(run.trained.model):
+        check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
+        metrics = evaluate(run.evaluations, run.trained.model)
+        report_and_choose(run, metrics)
+    return metrics
 
 
 def report_and_choose(run: Run, metrics: dict[str, float]) -> None:

@@ -54,17 +54,17 @@ best = "held_cosine_ndcg@10"
 """
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[(1, ""), (2, ""), (2, "fsdp = true\n")], ids=["1", "2", "2 fsdp"])
 def whole(request, tmp_path_factory):
     """A folder with an undisturbed run, and the number of its ranks. Two ranks take three-phase steps."""
-    folder = tmp_path_factory.mktemp(f"ranks{request.param}")
+    folder, (ranks, settings) = tmp_path_factory.mktemp("run"), request.param
     a, b = sentences(60, seed=1), sentences(60, seed=2)
     write_jsonl(folder / "pairs.jsonl", [{"q": x, "d": y} for x, y in zip(a, b, strict=True)])
     scored = [{"a": x, "b": y, "score": i % 5 / 4} for i, (x, y) in enumerate(zip(b, a, strict=True))]
     write_jsonl(folder / "scored.jsonl", scored)
-    (folder / "c.toml").write_text(CONFIG + ("mini_batch_tokens = 40\n" if request.param == 2 else ""))
-    finish(start(folder, request.param))
-    return folder, request.param
+    (folder / "c.toml").write_text(CONFIG + ("mini_batch_tokens = 40\n" if ranks == 2 else "") + settings)
+    finish(start(folder, ranks))
+    return folder, ranks
 
 
 def start(folder, ranks, *arguments):

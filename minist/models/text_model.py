@@ -163,7 +163,7 @@ class TextModel(nn.Module):
         return 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
-        return self.stack.forward(columns, roles, outputs)
+        return self.stack(columns, roles, outputs)
 
     def name_labels(self, classes: list[str]) -> list[str]:
         return classes  # of training labels, in the order of their numbers: a model of scores may have its own

@@ -1,9 +1,11 @@
 """Weights in shares (FSDP2) on two gloo ranks: the training of one process, in float64."""
 
+from functools import partial
 from unittest import mock
 
 import pytest
 import torch
+from test_distributed import family, mpnet, static, two_towers
 from tiny import FROM_SCRATCH, run_script, sentences, tiny_model, write_jsonl
 from two_ranks import WORLD, run_ranks
 
@@ -39,6 +41,11 @@ CASES = {
     "static queries": (f"{SPARSE}\nstatic_queries = true", TEXTS, f"{ROLES}\n{SPLADE}", ""),
     "autoencoder": (f"{SPARSE}\n{PATH}\n{AUTO}", TEXTS, 'loss = "CSRLoss"', ""),
     "twins": (f"{PATH}\ntwins = true", '{ a = "text" }', TWINS, ""),
+    "two towers": ('path = "towers"', TEXTS, ROLES, ""),
+    "static": ('path = "static"', TEXTS, "", ""),
+    "mpnet": ('path = "mpnet"', TEXTS, "", "batch_size = 1"),
+    "roberta": ('path = "roberta"', TEXTS, "", "dropout = 0\nattention_dropout = 0"),
+    "modernbert": ('path = "modernbert"', TEXTS, "", "mini_batch_tokens = 24"),
     "gradcache": ("", TEXTS, "", "mini_batch_tokens = 24"),
     "gradcache softmax": ("", TEXTS, SOFTMAX, "mini_batch_tokens = 24"),
     "gradcache splade": (SPARSE, TEXTS, SPLADE, "mini_batch_tokens = 24"),
@@ -53,19 +60,24 @@ CASES = {
 }  # fmt: skip
 
 
+MODELS = {"plain": tiny_model, "towers": two_towers, "static": static, "mpnet": mpnet}
+MODELS |= {kind: partial(family, kind) for kind in ("roberta", "modernbert")}
+
+
 def write_inputs(folder):
+    for name, make in MODELS.items():
+        make().save(folder / name)
     texts = sentences(40)
     rows = [
         {"text": text, "longer": f"{text} {other}", "class": i % 3, "texts": [other, text, texts[i - 1]][: 1 + i % 3]}
         for i, (text, other) in enumerate(zip(texts, sentences(40, 1), strict=True))
     ]
     write_jsonl(folder / "rows.jsonl", [row | {"labels": list(range(len(row["texts"])))} for row in rows])
-    tiny_model().save(folder / "plain")
     for case, (model, columns, data, settings) in CASES.items():
         rows = f'files = ["{folder}/rows.jsonl"]'
-        start = model.replace("plain", f"{folder}/plain") if PATH in model else f"{model}\n{FROM_SCRATCH}"
+        start = model.replace('path = "', f'path = "{folder}/') if "path" in model else f"{model}\n{FROM_SCRATCH}"
         size = "" if "batch_size" in settings else "batch_size = 7"
-        text = f'output = "{folder}/{case}"\n[model]\n{start}\n[[data]]\n{rows}\ncolumns = {columns}\n{data}\n'
+        text = f'output = "{folder}/runs/{case}"\n[model]\n{start}\n[[data]]\n{rows}\ncolumns = {columns}\n{data}\n'
         text += f"[train]\n{size}\nmax_steps = {STEPS}\nlr = 1e-3\nwarmup = 3\nfsdp = true\n{settings}\n"
         of_pairs = 'evaluator = "InformationRetrievalEvaluator"\ncolumns = { query = "text", document = "longer" }'
         of_lists = of_pairs.replace("InformationRetrieval", "CrossEncoderReranking")

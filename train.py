@@ -4,7 +4,8 @@ python train.py --config configs/quickstart.toml
 torchrun --nproc_per_node=2 train.py --config configs/quickstart.toml
 python train.py --config my.toml --set train.lr=3e-5 --set output=runs/other
 
-The run directory, `output` in the config, gets config.toml, about.json, metrics.jsonl, checkpoint-<step>/, model/, best/.
+The run directory, `output` in the config, gets config.toml, about.json, metrics.jsonl, report.html, checkpoint-<step>/,
+model/, perhaps best/.
 """
 
 import argparse

@@ -37,7 +37,8 @@ columns = {{ query = "q", document = "d" }}
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     long = "<script> \u05d0\u05d1 \U0001f600 " * 60
-    write_jsonl(tmp_path / "pairs.jsonl", [{"q": f"sort {i}", "p": f"list {i}", "d": [long, "list"] * 5} for i in range(9)])
+    rows = [{"q": f"sort {i}", "p": f"list {i}", "d": [long, "list"] * 5} for i in range(9)]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
     write_jsonl(tmp_path / "held.jsonl", [{"q": f"sort {i}", "d": f"list {i}"} for i in range(9)])
     write_jsonl(tmp_path / "labelled.jsonl", [{"t": f"read {i}", "l": "ab"[i % 2]} for i in range(8)])
     (tmp_path / "c.toml").write_text(CONFIG)

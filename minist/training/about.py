@@ -48,10 +48,11 @@ def about(run: Run) -> Table:
 
 def about_model(run: Run) -> Table:
     model = run.trained.model
+    paths = {route or "": [type(module).__name__ for module in path] for route, path in model.stack.paths.items()}
     return {
         "kind": type(model).__name__,
         "start": run.config.model.path or "random weights",
-        "modules": {route or "": [type(module).__name__ for module in path] for route, path in model.stack.paths.items()},
+        "modules": paths,  # by route, of which most models have one without a name
         "parameters": sum(p.numel() for p in model.parameters()),
         "width": model.out_width,
         "max_length": model.max_length,

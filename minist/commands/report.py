@@ -9,7 +9,6 @@ that run's own report, as of now."""
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from minist.checks import number
 from minist.files import check_file
@@ -71,13 +70,12 @@ def results(runs: Mapping[str, Figures]) -> str:
 
 
 def differences(tables: Mapping[str, Table]) -> str:
-    def values(key: str) -> list[Any]:
-        return [own.get(key, "") for own in tables.values()]
-
-    keys = [key for key in {key: 0 for own in tables.values() for key in own} if len(set(map(str, values(key)))) > 1]
-    return table(
-        ["setting", *map(safe, tables)], [[f"<code>{safe(key)}</code>", *map(safe, values(key))] for key in keys]
-    )
+    rows = []
+    for key in dict.fromkeys(key for own in tables.values() for key in own if key != "output"):
+        values = [str(own.get(key, "")) for own in tables.values()]
+        if len(set(values)) > 1:
+            rows.append([f"<code>{safe(key)}</code>", *map(safe, values)])
+    return table(["setting", *map(safe, tables)], rows) if rows else "<p>None.</p>"
 
 
 def plots(runs: Mapping[str, Figures]) -> Iterator[str]:

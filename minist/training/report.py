@@ -46,13 +46,12 @@ def run_page(folder: Path) -> tuple[str, str]:
     about, examples = read_optional(folder / ABOUT), read_optional(folder / EXAMPLES)
     records = read_metrics(folder)
     title, logged = safe(folder.resolve().name), figures([record for record in records if "loss" in record])
+    chosen = about.get("settings", {}).get("train.best", "")  # the metric, if there is one
     parts = [
         f"<h1>{title}</h1>",
         *(introduction(about, records) if about else []),
         "<h2>Evaluations</h2>",
-        *evaluations(
-            [record for record in records if "loss" not in record], str(about.get("settings", {}).get("train.best", ""))
-        ),
+        *evaluations([record for record in records if "loss" not in record], chosen),
         "<h2>Curves</h2>",
         plots(logged) if logged else "<p>No step has been logged yet.</p>",
         "<h2>What some queries find</h2>",
@@ -76,7 +75,7 @@ def introduction(about: Table, records: Sequence[Table]) -> Iterator[str]:
     yield f"tokens of a text. It is trained by {safe(', '.join(losses))} on {rows:,} rows.</p>"
     done, threads = max((record["step"] for record in records), default=0), machine["threads"]
     yield f"<p>Step <b>{done:,}</b> of {about['steps']:,}. Started {safe(about['started'])}, on {machine['ranks']} x"
-    yield f"{safe(machine['device'])}, {threads} threads each, torch {safe(machine['torch'])}.</p>"
+    yield f"{safe(machine['device'])} (threads of each: {threads}; torch {safe(machine['torch'])}).</p>"
 
 
 def evaluations(records: Sequence[Table], chosen: str) -> Iterator[str]:
@@ -209,8 +208,10 @@ def plots(found: Figures) -> str:
 
 
 def plot(lines: Figures, meaning: Meaning, title: str = "") -> str:
-    title = title or (next(iter(lines)) if len(lines) == 1 else ", ".join(meaning.names) or "parts")
-    words = [f"<p>{marked(meaning.what)}.</p>"]
+    title = title or (
+        next(iter(lines)) if len(lines) == 1 else ", ".join(name.strip("._") for name in meaning.names) or "parts"
+    )
+    words = [f"<p>{marked(meaning.what[0].upper() + meaning.what[1:])}.</p>"]
     words += [f"<p>Healthy: {marked(meaning.healthy)}.</p>"] * bool(meaning.healthy)
     words += [f"<p>If not: {marked(meaning.otherwise)}.</p>"] * bool(meaning.otherwise)
     return f"<figure>{svg(lines, title)}<figcaption>{''.join(words)}</figcaption></figure>\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import FROM_SCRATCH, run_script, sentences, write_jsonl
 
+from minist.commands.report import differences
 from minist.training import report as module
 from minist.training.report import grouped, meanings, run_page, write_page
 
@@ -164,6 +165,17 @@ def test_several_runs(folder):
     assert ("train.lr", "0.01", "0.02", "") in rows
     curves = [svg for svg in re.findall(r"<svg.*?</svg>", page_of("c.html"), re.DOTALL) if "<title>loss<" in svg]
     assert len(curves) == 1 and re.findall(r'class="name".*?>(.*?)<', curves[0]) == ["a", "b", "old"]
+
+
+def test_differences():
+    found = differences(
+        {"a": {"lr": 1, "same": 2, "output": "a"}, "b<": {"lr": 3, "same": 2, "output": "b", "new": "<"}}
+    )
+    assert re.findall(r"<t[hd].*?>(.*?)</t[hd]>", found) == [
+        *("setting", "a", "b&lt;"),
+        *("<code>lr</code>", "1", "3"),
+        *("<code>new</code>", "", "&lt;"),
+    ]
 
 
 def page_of(file):

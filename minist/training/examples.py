@@ -64,7 +64,7 @@ def search_documents(evaluator: Any, model: Any) -> list[Table]:
 
 
 def order_candidates(evaluator: Any, model: Any) -> list[Table]:
-    """Of a CrossEncoderRerankingEvaluator, among each query's own candidates."""
+    """Of an evaluator of re-ranking, among each query's own candidates."""
     lists = [evaluator.lists[i] for i in spread(len(evaluator.lists), QUERIES)]
     pairs = [pairs[:CANDIDATES] for pairs, *_ in lists]
     scores, _ = evaluator.score(model, [pair for of in pairs for pair in of])
@@ -75,7 +75,11 @@ def order_candidates(evaluator: Any, model: Any) -> list[Table]:
     return found
 
 
-KINDS = {"InformationRetrievalEvaluator": search_documents, "CrossEncoderRerankingEvaluator": order_candidates}
+KINDS = {
+    "InformationRetrievalEvaluator": search_documents,
+    "CrossEncoderRerankingEvaluator": order_candidates,
+    "RerankingEvaluator": order_candidates,
+}
 
 
 def listed(query: str, hits: Sequence[tuple[str, float, bool]]) -> Table:

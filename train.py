@@ -22,12 +22,11 @@ from minist.checks import listing, pick
 from minist.cli import run_command
 from minist.data.samplers import Place
 from minist.models import open_model
-from minist.models.device import peak_memory
 from minist.training.about import write_about
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
-from minist.training.log import LEGEND, Meter
+from minist.training.log import LEGEND, Meter, peak_memory
 from minist.training.optimizer import check_finite, learning_rate
 from minist.training.report import refresh
 from minist.training.run import Run, start_run

@@ -49,8 +49,8 @@ def search_documents(evaluator: Any, model: Any) -> list[Table]:
     """Of an InformationRetrievalEvaluator, among the right documents of these queries and some others."""
     places, gains = spread(len(evaluator.queries), QUERIES), list(evaluator.relevant.values())
     right = [{document for document, gain in gains[i].items() if gain > 0} for i in places]
-    ids: list[str] = evaluator.document_ids
-    first = [i for i, document in enumerate(ids) if document in set().union(*right)][:DOCUMENTS]
+    ids, answers = list[str](evaluator.document_ids), set[str]().union(*right)
+    first = [i for i, document in enumerate(ids) if document in answers][:DOCUMENTS]
     rows = sorted({*first, *spread(len(ids), DOCUMENTS - len(first))})
     texts, queries = [evaluator.documents[row] for row in rows], [evaluator.queries[i] for i in places]
     embeddings = evaluator.embed(model, queries, "query", evaluator.prompts[0])

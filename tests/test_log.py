@@ -58,6 +58,7 @@ def test_progress_bar(capsys, show, seen):
 
 def test_peak_memory(monkeypatch):
     pages = int(Path("/proc/self/statm").read_text().split()[1])  # that it has now
-    assert pages * os.sysconf("SC_PAGE_SIZE") <= peak_memory(torch.device("cpu")) <= total_memory(torch.device("cpu"))
+    now = pages * os.sysconf("SC_PAGE_SIZE")  # the system counts it in other steps than the peak
+    assert 0.9 * now <= peak_memory(torch.device("cpu")) <= total_memory(torch.device("cpu"))
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert peak_memory(torch.device("cpu")) == 0

@@ -25,7 +25,7 @@ LISTED = 8  # texts of a cell that is a list, and names of classes
 def write_about(run: Run) -> None:
     """On rank 0. A run that goes on started when it did, whatever has changed since."""
     file, found = run.output / ABOUT, about(run)
-    if run.done and file.exists():
+    if file.exists():  # one that starts again has an empty folder
         found["started"] = read_json(file)["started"]
     with complete_file(file) as partial:
         write_json(partial, found)

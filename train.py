@@ -4,7 +4,8 @@ python train.py --config configs/quickstart.toml
 torchrun --nproc_per_node=2 train.py --config configs/quickstart.toml
 python train.py --config my.toml --set train.lr=3e-5 --set output=runs/other
 
-The run directory, `output` in the config, gets config.toml, metrics.jsonl, checkpoint-<step>/, model/, perhaps best/.
+The run directory, `output` in the config, gets config.toml, about.json, metrics.jsonl, report.html, checkpoint-<step>/,
+model/, perhaps best/.
 """
 
 import argparse
@@ -20,11 +21,13 @@ from minist.cli import run_command
 from minist.data.samplers import Place
 from minist.models import open_model
 from minist.sharding import whole
+from minist.training.about import write_about
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
-from minist.training.log import LEGEND, Meter
+from minist.training.log import LEGEND, Meter, peak_memory
 from minist.training.optimizer import check_finite, clip, learning_rate
+from minist.training.report import refresh
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
@@ -67,6 +70,7 @@ def train(args: argparse.Namespace) -> None:
             if ended or run.is_time(config.train.save_every):
                 state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
                 save_checkpoint(run.output, run.trained, state, config.train.keep)
+                refresh(run)
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
@@ -84,6 +88,8 @@ def train(args: argparse.Namespace) -> None:
 def open_directory(run: Run, overwrite: bool) -> None:
     """The run directory, when nothing in the config can be wrong any more: metrics that it names are measured first."""
     metrics: dict[str, float] = {}
+    if run.done == 0:
+        evaluate([run.examples], run.trained.model)
     if run.done == 0 and (run.config.train.best or run.config.expect):
         metrics = evaluate(run.evaluations, run.trained.model)
         run.selection.check(metrics)
@@ -92,8 +98,10 @@ def open_directory(run: Run, overwrite: bool) -> None:
     distributed.barrier()  # all ranks came as far as this
     if distributed.rank() == 0:
         open_run(run.output, run.config, run.done, overwrite)
+        write_about(run)
     if metrics:
         report_and_choose(run, metrics)  # the untrained model may turn out to be the best, too
+    refresh(run)
     run.say(LEGEND)
 
 
@@ -126,7 +134,7 @@ def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
 def show(run: Run, place: Place, objective: Objective, figures: dict[str, float], meter: Meter) -> None:
     """Lines of the terminal and one of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
     task, (means, parts) = run.tasks[place.dataset], meter.read()
-    main = {"step": run.done, **means, **figures}
+    main = {"step": run.done, **means, **figures, "memory_mb": peak_memory(run.device) // 2**20}
     batch: dict[str, Any] = {**run.trained.model.describe(objective.embeddings, objective.batch)}
     batch |= {f"cut_{k}": n for k, n in task.rows.cut(place.rows).items()}
     if len(run.tasks) > 1:
@@ -140,7 +148,7 @@ def show(run: Run, place: Place, objective: Objective, figures: dict[str, float]
 def measure(run: Run) -> dict[str, float]:
     with whole(run.trained.model):
         check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
-        metrics = evaluate(run.evaluations, run.trained.model)
+        metrics = evaluate([*run.evaluations, run.examples], run.trained.model)
         report_and_choose(run, metrics)
     return metrics
 
@@ -155,6 +163,7 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
         run.say(f"warning: no number after step {run.done}, and so never the best: {listing(wrong)}")
     if run.selection.update(metrics, run.done) and distributed.rank() == 0:
         run.trained.model.save(run.output / "best")
+    refresh(run)
     distributed.barrier()  # saving takes any time
 
 

@@ -51,7 +51,7 @@ DOCUMENTS = ("list.sort() sorts a list in place.", "The cheetah is the fastest a
 class Added(NamedTuple):
     """What is known of a model beside itself: what its run has to say."""
 
-    name: str = ""  # "": the folder's
+    name: str = ""  # where the model is found
     base_model: str = ""  # a name on the hub
     tags: Sequence[str] = ()
     results: Sequence[Mapping[str, Any]] = ()  # fields of huggingface_hub's EvalResult
@@ -67,7 +67,7 @@ def write_card(model: Any, folder: Path, added: Added = NOTHING) -> None:
     """Write the card of `model` into the `folder` that it was saved in, unless one is there that must stay."""
     if stays(folder / CARD, added):
         return
-    for name, content in {**added.files, CARD: card(model, added, folder)}.items():
+    for name, content in {**added.files, CARD: card(model, added)}.items():
         with complete_file(folder / name) as partial:
             partial.write_text(content, "utf-8")
 
@@ -86,10 +86,10 @@ def seal(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]  # another one after any change
 
 
-def card(model: Any, added: Added, folder: Path) -> str:
-    name = added.name or (folder.name if folder.is_absolute() else str(folder))  # where it lies is nobody's matter
+def card(model: Any, added: Added) -> str:
     kind = "classes" if model.gives == "scores" and model.width > 1 else model.gives
     task, tags = TASKS[kind]
+    title = added.name or ENDS[model.gives]
     library = "transformers" if kind == "words" else "sentence-transformers"  # which opens it for that task
     base = added.base_model or hub_name(next(iter(model.stack.paths.values()))[0].folder)
     data: dict[str, Any] = {
@@ -98,11 +98,11 @@ def card(model: Any, added: Added, folder: Path) -> str:
         "tags": [library, *tags, *special_tags(model), *added.tags],
     }
     metrics = list(dict.fromkeys(result["metric_type"] for result in added.results))
-    data |= {"base_model": base or None} | ({"metrics": metrics, "model_name": name} if metrics else {})
+    data |= {"base_model": base or None} | ({"metrics": metrics, "model_name": title} if metrics else {})
     parts = [
-        f"# {escaped(shortened(name))}",
+        f"# {escaped(shortened(title))}",
         describe(model, kind, base),
-        usage(model, kind, name, added.texts),
+        usage(model, kind, added),
         added.sections,
     ]
     head, body = f"---\n{front_matter(data, added.results)}\n---\n", "\n\n".join(filter(None, parts)).strip()
@@ -161,9 +161,10 @@ def module_text(module: Any) -> str:
     return type(module).__name__ + (f" ({about})" if about else "")
 
 
-def usage(model: Any, kind: str, name: str, texts: Rows) -> str:
+def usage(model: Any, kind: str, added: Added) -> str:
     """A snippet that runs as it stands, in the libraries that open the model."""
-    rows = [[shortened(text) for text in row] for row in texts] or [[QUERY, text] for text in DOCUMENTS]
+    rows = [[shortened(text) for text in row] for row in added.texts] or [[QUERY, text] for text in DOCUMENTS]
+    name = added.name or "path/to/this/model"  # a folder may be moved, and where it lies is nobody's matter
     if kind == "words":
         return _usage_of_words(model, name, rows[0][0])
     kind_name, steps = ENDS[model.gives], STEPS[kind]

@@ -4,7 +4,8 @@ python train.py --config configs/quickstart.toml
 torchrun --nproc_per_node=2 train.py --config configs/quickstart.toml
 python train.py --config my.toml --set train.lr=3e-5 --set output=runs/other
 
-The run directory, `output` in the config, gets config.toml, metrics.jsonl, checkpoint-<step>/, model/, perhaps best/.
+The run directory, `output` in the config, gets config.toml, about.json, metrics.jsonl, report.html, checkpoint-<step>/,
+model/, perhaps best/.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from minist.checks import listing, pick
 from minist.cli import run_command
 from minist.data.samplers import Place
 from minist.models import open_model
+from minist.training.about import write_about
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
@@ -95,6 +97,7 @@ def open_directory(run: Run, overwrite: bool) -> None:
     distributed.barrier()  # all ranks came as far as this
     if distributed.rank() == 0:
         open_run(run.output, run.config, run.done, overwrite)
+        write_about(run)
     if metrics:
         report_and_choose(run, metrics)  # the untrained model may turn out to be the best, too
     run.say(LEGEND)

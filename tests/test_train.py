@@ -88,7 +88,7 @@ def weights(model_folder):
 def test_a_whole_run(folder):
     out = train()
     run = folder / "runs/one"
-    assert sorted(path.name for path in run.iterdir()) == [MARKER, "metrics.jsonl", "model"]
+    assert sorted(path.name for path in run.iterdir()) == ["about.json", MARKER, "metrics.jsonl", "model"]
     steps = records(run)
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     fields = {"step", "loss", "texts_per_second", "tokens_per_second", "learning_rate", "grad_norm"}

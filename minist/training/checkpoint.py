@@ -1,6 +1,7 @@
 """The run directory, its checkpoints, and the seal by which a run that goes on is still the same run.
 
 <output>/config.toml           the whole config, defaults written out
+<output>/about.json            of what the run is made, for a reader, see about.py
 <output>/metrics.jsonl         a line for each figure that was shown
 <output>/checkpoint-<step>/    opens as a model
     training.pt                optimizer, parameters of the losses, gradient scaler

@@ -27,6 +27,7 @@ from minist.training.checkpoint import check_weights, log, open_run, save_checkp
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, Meter
+from minist.training.model_card import write_run_card
 from minist.training.optimizer import check_finite, learning_rate
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
@@ -72,6 +73,7 @@ def train(args: argparse.Namespace) -> None:
                 if distributed.rank() == 0:
                     state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
                     save_checkpoint(run.output, run.trained, state, config.train.keep)
+                    write_run_card(run.trained.model, run.output / f"checkpoint-{run.done}", run.done)
                 distributed.barrier()
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
@@ -154,6 +156,7 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
         run.say(f"warning: no number after step {run.done}, and so never the best: {listing(wrong)}")
     if run.selection.update(metrics, run.done) and distributed.rank() == 0:
         run.trained.model.save(run.output / "best")
+        write_run_card(run.trained.model, run.output / "best", run.done)
     distributed.barrier()  # saving takes any time
 
 
@@ -169,6 +172,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
         run.say(f"best   {selection.metric} {selection.best:.4f} at step {selection.step}")
     model = keep_one(model) if run.config.model.twins else model
     model.save(folder)
+    write_run_card(model, folder, selection.step if earlier else run.done)
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")

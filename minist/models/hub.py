@@ -43,9 +43,13 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
         raise ValueError(f"{path} {what}: give the path of a saved model alone")
     if name_or_path != name or not NAME.fullmatch(name):  # a Path is meant as one, and equals no text
         raise ValueError(f"there is no folder {name!r}: give one, or a name on the hub, which looks like owner/name")
-    repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
+    repos = _repos(name)
     cached = filter(None, (_cached_folder(repo, revision) for repo in repos))
     return next((folder for folder in cached if not missing_files(folder)), None) or _fetch(repos, revision, token)
+
+
+def _repos(name: str) -> list[str]:
+    return [name] if "/" in name else [f"sentence-transformers/{name}", name]
 
 
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
@@ -184,10 +188,13 @@ def push_folder(
     return str(url)
 
 
-def hub_name(folder: Path | None) -> str:
-    """The name of the model that the cache has in `folder`; "" for any other folder."""
-    names = [part for part in folder.parts if part.startswith("models--")] if folder else []
-    return names[-1].removeprefix("models--").replace("--", "/") if names else ""
+def hub_name(source: str | Path) -> str:
+    """The whole name on the hub of a model that find_model has found by `source`, or in that folder of the cache; "" of
+    any other folder."""
+    if Path(source).exists() or not NAME.fullmatch(str(source)):
+        names = [part for part in Path(source).parts if part.startswith("models--")]
+        return names[-1].removeprefix("models--").replace("--", "/") if names else ""
+    return next((repo for repo in _repos(str(source)) if _cached_folder(repo, None)), str(source))
 
 
 def front_matter(data: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:

@@ -91,7 +91,7 @@ def card(model: Any, added: Added) -> str:
     task, tags = TASKS[kind]
     title = added.name or ENDS[model.gives]
     library = "transformers" if kind == "words" else "sentence-transformers"  # which opens it for that task
-    base = added.base_model or hub_name(next(iter(model.stack.paths.values()))[0].folder)
+    base = added.base_model or hub_name(next(iter(model.stack.paths.values()))[0].folder or "")
     data: dict[str, Any] = {
         "library_name": library,
         "pipeline_tag": task,
@@ -155,7 +155,7 @@ def max_lengths(model: Any) -> str:
 
 
 def module_text(module: Any) -> str:
-    layers = f"{module.num_layers} layers" if module.num_layers else ""
+    layers = f"{module.num_layers} layer{'s' * (module.num_layers > 1)}" if module.num_layers else ""
     modes = ", ".join(module.modes) if module.name == "Pooling" else ""
     about = ", ".join(filter(None, [layers, modes, f"width {module.out_width:,}" if module.out_width else ""]))
     return type(module).__name__ + (f" ({about})" if about else "")
@@ -254,7 +254,7 @@ def escaped(text: str) -> str:
 
 def code(text: str) -> str:
     """The same in letters of one width."""
-    return f"<code>{escaped(text)}</code>"
+    return f"`{text}`" if re.fullmatch(r"[\w.,:@/-]+", text) else f"<code>{escaped(text)}</code>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -5,8 +5,9 @@ Each folder that a run saves gets it, <output>/model, best and checkpoint-<step>
 import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,11 @@ def log_section(
 def machine_section(about: Table) -> str:
     took = datetime.now().astimezone() - datetime.fromisoformat(about["started"])
     machine, hours = about["machine"], str(took).partition(".")[0]
-    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    versions = [f"Python {platform.python_version()}"]
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # minist itself may run from a folder
+            versions.append(f"{name} {version(name)}")
     return (
         f"### Machine\n\n{hours} (hours, minutes, seconds) from the start at {about['started']} to this step, on "
-        f"{machine['ranks']} x {machine['device']}.\n\nPython {platform.python_version()}, {versions}"
+        f"{machine['ranks']} x {machine['device']}.\n\n{', '.join(versions)}"
     )

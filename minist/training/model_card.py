@@ -127,12 +127,12 @@ def figure(value: float) -> str:
 
 
 def data_section(about: Table) -> str:
-    parts = ["## Training", "### Data"]
+    parts = [f"## Training\n\nFrom {shown(about['model']['start'])}, {about['steps']:,} steps.\n\n### Data"]
     for entry in about["data"]:
-        columns = [
-            f"{code(name)} ({one['tokens']:.0f} tokens in the mean, {one['cut']:,} texts cut)"
-            for name, one in entry["columns"].items()
-        ]
+        columns = []
+        for name, column in entry["columns"].items():
+            cut = f", {column['cut']:,} texts cut" if column["cut"] else ""
+            columns.append(f"{code(name)} ({column['tokens']:.0f} tokens in the mean{cut})")
         arguments = {name: value for name, value in entry["loss"].items() if name != "name"}
         given = "".join(f", {name} = {shown(value)}" for name, value in arguments.items())
         title = f"**{code(shortened(entry['name']))}**: {entry['rows']:,} rows of {', '.join(columns)}"

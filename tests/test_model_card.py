@@ -5,17 +5,18 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from cards import KINDS, PLACE, run, snippets
 from huggingface_hub import ModelCard
 from test_about import folder as run_folder  # noqa: F401  a config and its data
-from tiny import run_script, tiny_model
+from tiny import ROOT, run_script, tiny_model
 
 from minist import SentenceTransformer, SparseEncoder
-from minist.models.hub import front_matter, hub_name
+from minist.models.hub import cached_name, front_matter, hub_name
 from minist.models.model_card import Added, code, escaped, shortened, table, write_card
-from minist.training.model_card import evaluation_of, example_rows, loss_names, words_of, write_run_card
+from minist.training.model_card import evaluation_of, example_rows, loss_names, shown, words_of, write_run_card
 
 BOTH, RUN = ["sentence-transformers", "minist"], Added("runs/x/model", sections="## Results\n\nIt ran.")
 TAGS = {  # and the task, as sentence-transformers 6.2 writes them
@@ -92,7 +93,7 @@ def test_the_snippet_of_a_classifier(tmp_path):
     names = run(snippets(card, tmp_path)["minist"])
     best = model.predict(names["pairs"]).argmax(axis=1)
     assert names["labels"] == [model.id2label[i] for i in best]
-    assert "<code>yes\\|no</code>, <code>\\`é\\` 😀</code>, <code>&lt;b&gt;\\\\</code>" in card
+    assert "<code>yes\\|no</code>, <code>\\`é\\` 😀</code>, `<b>\\`" in card
 
 
 def test_the_snippet_of_a_sparse_model(tmp_path):
@@ -135,16 +136,17 @@ def test_half_a_character_does_not_hinder_a_save(tmp_path):
 )
 def test_markdown_of_any_text(text):
     """A row keeps its cells, and what is shown is the text."""
-    shown = [escaped(text), code(text)]
-    row = table(["a", "b"], [shown]).splitlines()[-1]
+    row = table(["a", "b"], [[escaped(text), code(text)]]).splitlines()[-1]
     cells = [cell.strip() for cell in re.split(r"(?<!\\)(?:\\\\)*\|", row)[1:-1]]
     assert len(cells) == 2
-    plain = re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", html.unescape(re.sub(r"</?code>", "", shown[1])))
-    assert plain == text and html.unescape(re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", shown[0])) == text
+    for cell in cells:
+        plain = html.unescape(re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", re.sub("</?code>", "", cell)))
+        assert text == (cell[1:-1] if cell[0] == "`" else plain)  # between backticks, letters are what they are
 
 
 def test_names_and_long_texts():
-    assert code("cosine_ndcg@10") == "`cosine_ndcg@10`"
+    assert code("cosine_ndcg@10") == "`cosine_ndcg@10`" and code("[384, 128]") == "`[384, 128]`"
+    assert code(" x ") == "<code> x </code>"
     assert shortened(" a\n\tb\r\nc ") == "a b c"
     assert shortened("x" * 200) == "x" * 159 + "…"
 
@@ -155,13 +157,16 @@ def test_names_and_long_texts():
         ("/c/hub/models--BAAI--bge-small/snapshots/12ab", "BAAI/bge-small"),
         ("/c/hub/models--bert-base-uncased/snapshots/12ab/0_Transformer", "bert-base-uncased"),
         ("/home/someone/model", ""),
+        ("tests/data", ""),
         ("random weights", ""),
         ("BAAI/bge-small", "BAAI/bge-small"),
         ("", ""),
     ],
 )
-def test_base_model(source, name):
+def test_base_model(source, name, monkeypatch):
+    monkeypatch.chdir(ROOT)
     assert hub_name(source) == name
+    assert cached_name(Path("runs/model")) == "", "a folder that is gone is no name"
 
 
 def test_the_hub_knows_where_a_model_comes_from(tmp_path):
@@ -254,11 +259,19 @@ def test_words_of_names():
     assert loss_names({"name": "losses/mine.py:Mine"}) == ["Mine"]
 
 
+def test_settings_are_shown_as_a_config_has_them():
+    assert shown("query:  ") == '<code>"query:  "</code>' and shown("a: ") == '`"a: "`'
+    assert shown([384, 128]) == "`[384, 128]`" and shown(True) == "`true`" and shown(1e-05) == "`1e-05`"
+    assert shown("/home/someone/secret/model") == '`"model"`', "a card is for others"
+
+
 def test_example_rows():
-    samples = [{"q": ["a"], "d": ["b", "c"], "label": ["1"]}, {"q": ["e"], "d": []}, {"q": ["f"], "d": ["g"]}]
+    samples = [{"q": ["a"], "d": ["b"], "label": ["1"]}, {"q": ["e"], "d": []}, {"q": ["f"], "d": ["g"]}]
     assert example_rows({"columns": {"q": {}, "d": {}}, "samples": samples}) == [["a", "b"], ["f", "g"]]
     assert example_rows({"columns": {"q": {}}, "samples": samples}) == [["a", "e"], ["e", "f"], ["f", "a"]]
     assert example_rows({"columns": {"q": {}}, "samples": []}) == []
+    lists = [{"q": ["a"], "d": ["b", "c"]}, {"q": ["e"], "d": ["f", "g"]}]
+    assert example_rows({"columns": {"q": {}, "d": {}}, "samples": lists}) == [["a", "b"], ["a", "c"]]
 
 
 def test_front_matter_of_odd_names(tmp_path):
@@ -288,7 +301,7 @@ def test_the_cards_of_a_run(run_folder):  # noqa: F811
         assert f"After {record['step']} of 2 steps" in text
         assert "| sort 0 | list 0 | &lt;script&gt; אב 😀" in text and "| read 1 | b |" in text
         assert "`MultipleNegativesRankingLoss`, scale = `10.0`" in text
-        assert f'SentenceTransformer("run/{name}")' in text and '    "list 1",' in text
+        assert f'SentenceTransformer("run/{name}")' in text and '    "list 0",' in text
         for image in (images := re.findall(r"\]\((\w+\.svg)\)", text)):
             ET.parse(place / image)
         # there is no loss yet where the untrained model is the best

@@ -188,13 +188,17 @@ def push_folder(
     return str(url)
 
 
-def hub_name(source: str | Path) -> str:
-    """The whole name on the hub of a model that find_model has found by `source`, or in that folder of the cache; "" of
-    any other folder."""
-    if Path(source).exists() or not NAME.fullmatch(str(source)):
-        names = [part for part in Path(source).parts if part.startswith("models--")]
-        return names[-1].removeprefix("models--").replace("--", "/") if names else ""
-    return next((repo for repo in _repos(str(source)) if _cached_folder(repo, None)), str(source))
+def hub_name(name: str) -> str:
+    """The whole name on the hub of a model that find_model has found by `name`; "" of a folder."""
+    if Path(name).exists() or not NAME.fullmatch(name):
+        return cached_name(Path(name))
+    return next((repo for repo in _repos(name) if _cached_folder(repo, None)), name)
+
+
+def cached_name(folder: Path | None) -> str:
+    """The name on the hub of the model in a folder of the cache; "" of any other folder."""
+    names = [part for part in folder.parts if part.startswith("models--")] if folder else []
+    return names[-1].removeprefix("models--").replace("--", "/") if names else ""
 
 
 def front_matter(data: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from minist.data.tokenizer import NO_LIMIT
 from minist.files import complete_file
-from minist.models.hub import front_matter, hub_name
+from minist.models.hub import cached_name, front_matter
 from minist.module import ENDS
 
 Rows = Sequence[Sequence[str]]
@@ -91,7 +91,7 @@ def card(model: Any, added: Added) -> str:
     task, tags = TASKS[kind]
     title = added.name or ENDS[model.gives]
     library = "transformers" if kind == "words" else "sentence-transformers"  # which opens it for that task
-    base = added.base_model or hub_name(next(iter(model.stack.paths.values()))[0].folder or "")
+    base = added.base_model or cached_name(next(iter(model.stack.paths.values()))[0].folder)
     data: dict[str, Any] = {
         "library_name": library,
         "pipeline_tag": task,
@@ -100,7 +100,7 @@ def card(model: Any, added: Added) -> str:
     metrics = list(dict.fromkeys(result["metric_type"] for result in added.results))
     data |= {"base_model": base or None} | ({"metrics": metrics, "model_name": title} if metrics else {})
     parts = [
-        f"# {escaped(shortened(title))}",
+        f"# {code(shortened(title))}",
         describe(model, kind, base),
         usage(model, kind, added),
         added.sections,
@@ -237,8 +237,8 @@ def fenced(lines: Iterable[str]) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # to Python it means the same
+def quoted(text: Any) -> str:
+    return json.dumps(text, ensure_ascii=False)  # of a text, it means the same to Python
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
@@ -254,7 +254,7 @@ def escaped(text: str) -> str:
 
 def code(text: str) -> str:
     """The same in letters of one width."""
-    return f"`{text}`" if re.fullmatch(r"[\w.,:@/-]+", text) else f"<code>{escaped(text)}</code>"
+    return f"`{text}`" if re.fullmatch(r"[^\s`|]+( [^\s`|]+)*", text) else f"<code>{escaped(text)}</code>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from minist.files import read_json
 from minist.models.hub import hub_name
-from minist.models.model_card import Added, code, escaped, shortened, table, write_card
+from minist.models.model_card import LONGEST, Added, code, escaped, quoted, shortened, table, write_card
 from minist.training.about import ABOUT
 from minist.training.construct import Table
 from minist.training.curves import figures, read_metrics, svg, thinned
@@ -104,11 +104,14 @@ def loss_names(loss: Any) -> list[str]:
 
 
 def example_rows(entry: Table) -> list[list[str]]:
-    """Two texts of each sample: of the first two columns, or where there is one, of it and the next row."""
+    """Two texts of each sample: of the first two columns, or where there is one, of it and the next row. Where the
+    second has lists, all of the first sample's."""
     first, second = ([*entry["columns"]] * 2)[:2]
-    rows = [(row[first][0], row[second][0]) for row in entry["samples"] if row[first] and row[second]]
+    rows = [(row[first][0], row[second]) for row in entry["samples"] if row[first] and row[second]]
+    if rows and len(rows[0][1]) > 1:
+        return [[rows[0][0], text] for text in rows[0][1]]
     shift = int(first == second)
-    return [[rows[i][0], rows[(i + shift) % len(rows)][1]] for i in range(len(rows))]
+    return [[rows[i][0], rows[(i + shift) % len(rows)][1][0]] for i in range(len(rows))]
 
 
 def results_section(about: Table, metrics: Metrics, step: int) -> str:
@@ -127,7 +130,9 @@ def figure(value: float) -> str:
 
 
 def data_section(about: Table) -> str:
-    parts = [f"## Training\n\nFrom {shown(about['model']['start'])}, {about['steps']:,} steps.\n\n### Data"]
+    parts = [
+        f"## Training\n\nFrom {code(without_folder(about['model']['start']))}, {about['steps']:,} steps.\n\n### Data"
+    ]
     for entry in about["data"]:
         columns = []
         for name, column in entry["columns"].items():
@@ -147,8 +152,13 @@ def data_section(about: Table) -> str:
 
 
 def shown(value: Any) -> str:
-    """A setting's value; of a file on this machine no more than its name."""
-    return code(shortened(Path(value).name if str(value).startswith("/") else str(value)))
+    """A setting's value, much as the config has it."""
+    return code(quoted(without_folder(value))[:LONGEST])
+
+
+def without_folder(value: Any) -> Any:
+    """What lies elsewhere on this machine, by its name alone: a card is for others."""
+    return Path(value).name if str(value).startswith("/") else value
 
 
 def settings_section(about: Table) -> str:

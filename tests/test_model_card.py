@@ -11,7 +11,7 @@ import pytest
 from cards import KINDS, PLACE, run, snippets
 from huggingface_hub import ModelCard
 from test_about import folder as run_folder  # noqa: F401  a config and its data
-from tiny import ROOT, run_script, tiny_model
+from tiny import FROM_SCRATCH, ROOT, run_script, tiny_model, write_jsonl
 
 from minist import SentenceTransformer, SparseEncoder
 from minist.models.hub import cached_name, front_matter, hub_name
@@ -234,7 +234,14 @@ def test_a_folder_called_readme_hinders_nothing(tmp_path):
 
 # ---------------------------------------------------------------- what a run adds
 
-ABOUT = {"evaluations": {"a": "InformationRetrievalEvaluator", "a_b": "MSEEvaluator", "dev: é|😀": "CoSENTLoss"}}
+ABOUT = {
+    "evaluations": {
+        "a": "InformationRetrievalEvaluator",
+        "a_b": "MSEEvaluator",
+        "dev: é|😀": "CoSENTLoss",
+        "own": "/home/x/my.py:Mine",
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +251,7 @@ ABOUT = {"evaluations": {"a": "InformationRetrievalEvaluator", "a_b": "MSEEvalua
         ("a_b_negative_mse", ("a_b", "MSEEvaluator", "negative_mse")),
         ("eval_dev: é|😀_loss", ("dev: é|😀", "CoSENTLoss", "loss")),
         ("other", ("unknown", "Evaluation", "other")),
+        ("own_accuracy", ("own", "Mine", "accuracy")),
     ],
 )
 def test_the_evaluation_of_a_metric(metric, found):
@@ -253,7 +261,6 @@ def test_the_evaluation_of_a_metric(metric, found):
 def test_words_of_names():
     assert words_of("InformationRetrieval") == "Information Retrieval"
     assert words_of("NanoBEIR") == "Nano BEIR"
-    assert words_of("my/file.py:CustomThing") == "Custom Thing"
     nested = {"name": "MatryoshkaLoss", "dims": [8], "loss": {"name": "AdaptiveLayerLoss", "loss": "CoSENTLoss"}}
     assert loss_names(nested) == ["MatryoshkaLoss", "AdaptiveLayerLoss", "CoSENTLoss"]
     assert loss_names({"name": "losses/mine.py:Mine"}) == ["Mine"]
@@ -322,6 +329,63 @@ def test_a_run_without_an_evaluation_and_one_without_numbers(run_folder):  # noq
     assert "](loss.svg)" in card.text and "](metrics.svg)" not in card.text
     assert run_script("train.py", "--config", "c.toml", "--resume", "--set", "train.max_steps=3")[0] == 0
     assert "After" not in card.text and "`3`" in (run_folder / "run/model/README.md").read_text()
+
+
+PAIRS = '[[{0}]]\nname = "a"\nfiles = ["pairs.jsonl"]\ncolumns = {{ {1} }}\n{2}\n'
+CASES = {  # the type, the data, the evaluation; the task, and the metrics among the results
+    "MaskedLM": ('text = "q"', 'loss = "MaskedLMLoss"', 'loss = "MaskedLMLoss"', "fill-mask", {"loss"}),
+    "SparseEncoder": (
+        'anchor = "q", positive = "p"',
+        'loss = { name = "SpladeLoss", loss = "SparseMultipleNegativesRankingLoss", document_regularizer_weight = 0.01 }',
+        'loss = "MultipleNegativesRankingLoss"',
+        "feature-extraction",
+        {"loss"},
+    ),
+    "CrossEncoder": (
+        'query = "q", documents = "d"',
+        'label = "l"\nloss = "ListNetLoss"',
+        'label = "l"\nloss = "ListNetLoss"',
+        "text-ranking",
+        {"loss"},
+    ),
+    "CrossEncoder 3": (
+        'text1 = "q", text2 = "p"',
+        'label = "c"\nloss = "CrossEntropyLoss"',
+        "evaluator = 'CrossEncoderClassificationEvaluator'",
+        "text-classification",
+        {"accuracy", "f1_macro"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.filterwarnings("ignore:the model has a new")
+def test_the_card_of_a_run_of_each_kind(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    columns, data, measured, task, metrics = CASES[kind]
+    rows = [
+        {"q": f"sort {i}", "p": f"li|st {i}", "d": ["list", "date"], "l": [1, 0], "c": "xyz"[i % 3]} for i in range(9)
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    of_classes = ', label = "c"' if "Classification" in measured else ""
+    name, _, labels = kind.partition(" ")
+    head = f'output = "run"\n[model]\ntype = "{name}"\nnum_labels = {labels or 0}\n{FROM_SCRATCH}\n'
+    entries = PAIRS.format("data", columns, data) + PAIRS.format("eval", columns + of_classes, measured)
+    (tmp_path / "c.toml").write_text(head + entries)
+    code_, out, err = run_script("train.py", "--config", "c.toml", "--set", "train.max_steps=2")
+    assert code_ == 0, (out, err)
+    card = ModelCard.load(tmp_path / "run/model/README.md")
+    assert card.data.pipeline_tag == task and "dataset_size:9" in card.data.tags
+    assert {tag for tag in card.data.tags if tag.startswith("loss:")} == {
+        f"loss:{loss}" for loss in re.findall(r"\w+Loss", data)
+    }
+    logged = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert {result.metric_type for result in card.data.eval_results} == metrics
+    assert {result.metric_value for result in card.data.eval_results} <= {*logged.values()}
+    names = run(snippets(card.text, "")["minist"])
+    assert names["model"].gives and ("documents" not in names or names["documents"] != [])
+    if kind == "CrossEncoder":
+        assert names["documents"] == ["list", "date"], "those of the first query"
 
 
 def test_no_number_is_no_result(run_folder):  # noqa: F811

@@ -190,7 +190,7 @@ def _embed(model: Any, rows: Rows, package: str) -> list[str]:
         f"document_embeddings = model.{encode[1].format('documents')}  # [{len(rows)}, {model.out_width}]",
         f"similarities = model.similarity(query_embeddings, document_embeddings)  # [1, {len(rows)}]",
     ]
-    if "sparse-encoder" in TASKS[model.gives][1] and "csr" not in special_tags(model):  # whose dimensions are no words
+    if model.gives == "sparse" and "csr" not in special_tags(model):  # whose dimensions are no words
         lines.append("words = model.decode(query_embeddings, top_k=5)  # with the largest weights")
     return lines
 

@@ -34,37 +34,31 @@ def write_run_card(model: Any, folder: Path, step: int) -> None:
     for record in records:
         if "learning_rate" not in record:  # which the lines of losses have
             evaluated.setdefault(record["step"], {}).update(headlines(record))
-    lines = figures(records)
-    names = list(dict.fromkeys(name for metrics in evaluated.values() for name in metrics))
-    curves = {
-        "loss": {"loss": lines.get("loss", [])},
-        "metrics": {name: lines.get(name, []) for name in names[:METRICS]},
-    }
-    files = {f"{title}.svg": svg(of, title) for title, of in curves.items() if any(of.values())}
-    results = evaluated.get(step, {})
-    parts = [
+    names = dict.fromkeys(name for metrics in evaluated.values() for name in metrics)
+    columns = sorted(names, key=lambda name: name != about["settings"].get("train.best"))[:METRICS]
+    lines, results = figures(records), evaluated.get(step, {})
+    curves = {"loss": ["loss"], "metrics": columns}
+    drawn = {title: {name: lines[name] for name in names if name in lines} for title, names in curves.items()}
+    files = {f"{title}.svg": svg(of, title) for title, of in drawn.items() if of}
+    sections = [
         results_section(about, results, step),
         data_section(about),
         settings_section(about),
-        log_section(lines.get("loss", []), evaluated, names[:METRICS], list(files)),
+        log_section(dict(lines.get("loss", [])), evaluated, columns, list(files)),
         machine_section(about),
     ]
     data = about["data"]
     losses = dict.fromkeys(name for entry in data for name in loss_names(entry["loss"]))
-    tags = [f"dataset_size:{sum(entry['rows'] for entry in data)}", *(f"loss:{name}" for name in losses)]
-    write_card(
-        model,
-        folder,
-        Added(
-            name=f"{output.name if output.is_absolute() else output}/{folder.name}",
-            base_model=hub_name(about["model"]["start"]),
-            tags=tags,
-            results=list(eval_results(about, results)),
-            texts=next(filter(None, map(example_rows, data)), []),
-            sections="\n\n".join(filter(None, parts)),
-            files=files,
-        ),
+    added = Added(
+        name=f"{output.name if output.is_absolute() else output}/{folder.name}",
+        base_model=hub_name(about["model"]["start"]),
+        tags=[f"dataset_size:{sum(entry['rows'] for entry in data)}", *(f"loss:{name}" for name in losses)],
+        results=list(eval_results(about, results)),
+        texts=next(filter(None, map(example_rows, data)), []),
+        sections="\n\n".join(filter(None, sections)),
+        files=files,
     )
+    write_card(model, folder, added)
 
 
 def headlines(record: Metrics) -> dict[str, float]:
@@ -77,7 +71,8 @@ def evaluation_of(about: Table, metric: str) -> tuple[str, str, str]:
     """The name of the evaluation that gave a metric, what measures in it, and the metric without that name."""
     names = sorted(about["evaluations"], key=len, reverse=True)  # one may begin as another does
     name = next((name for name in names if metric.removeprefix("eval_").startswith(f"{name}_")), "unknown")
-    return name, about["evaluations"].get(name, "Evaluation"), metric.removeprefix("eval_").removeprefix(f"{name}_")
+    measure = about["evaluations"].get(name, "Evaluation")  # or path/to/file.py:Name
+    return name, measure.rpartition(":")[2], metric.removeprefix("eval_").removeprefix(f"{name}_")
 
 
 def eval_results(about: Table, metrics: Metrics) -> Iterator[dict[str, Any]]:
@@ -93,7 +88,7 @@ def eval_results(about: Table, metrics: Metrics) -> Iterator[dict[str, Any]]:
 def words_of(name: str) -> str:
     """InformationRetrieval -> Information Retrieval."""
     letters = [f" {x}" if x.isupper() and before.islower() else x for before, x in zip(" " + name, name, strict=False)]
-    return "".join(letters).rpartition(":")[2]
+    return "".join(letters)
 
 
 def loss_names(loss: Any) -> list[str]:
@@ -141,7 +136,7 @@ def data_section(about: Table) -> str:
         arguments = {name: value for name, value in entry["loss"].items() if name != "name"}
         given = "".join(f", {name} = {shown(value)}" for name, value in arguments.items())
         title = f"**{code(shortened(entry['name']))}**: {entry['rows']:,} rows of {', '.join(columns)}"
-        parts.append(f"{title}, for {code(entry['loss']['name'])}{given}")
+        parts.append(f"{title}, for {code(loss_names(entry['loss'])[0])}{given}")
         if samples := entry["samples"]:
             cells = [
                 [" / ".join(escaped(shortened(text)) for text in row.get(name, [])) for name in samples[0]]
@@ -167,14 +162,13 @@ def settings_section(about: Table) -> str:
 
 
 def log_section(
-    losses: Sequence[tuple[int, float]], evaluated: Mapping[int, Metrics], names: Sequence[str], files: Sequence[str]
+    losses: Mapping[int, float], evaluated: Mapping[int, Metrics], names: Sequence[str], files: Sequence[str]
 ) -> str:
     """The curves, and behind a fold their numbers."""
-    of_step = dict(losses)
-    steps = sorted({step for step, _ in thinned(losses, ROWS)} | evaluated.keys())
+    steps = sorted({step for step, _ in thinned([*losses.items()], ROWS)} | evaluated.keys())
     rows = []
     for step in steps:
-        values = [of_step.get(step), *(evaluated.get(step, {}).get(name) for name in names)]
+        values = [losses.get(step), *(evaluated.get(step, {}).get(name) for name in names)]
         rows.append([f"{step:,}", *("" if value is None else figure(value) for value in values)])
     numbers = table(["step", "loss", *map(code, names)], rows)
     images = " ".join(f"![{Path(file).stem} by step]({file})" for file in files)

@@ -336,7 +336,7 @@ CASES = {  # the type, the data, the evaluation; the task, and the metrics among
     "MaskedLM": ('text = "q"', 'loss = "MaskedLMLoss"', 'loss = "MaskedLMLoss"', "fill-mask", {"loss"}),
     "SparseEncoder": (
         'anchor = "q", positive = "p"',
-        'loss = { name = "SpladeLoss", loss = "SparseMultipleNegativesRankingLoss", document_regularizer_weight = 0.01 }',
+        'loss = { name = "SpladeLoss", loss = "SparseMultipleNegativesRankingLoss", document_regularizer_weight = 1 }',
         'loss = "MultipleNegativesRankingLoss"',
         "feature-extraction",
         {"loss"},

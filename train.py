@@ -26,9 +26,10 @@ from minist.training.about import write_about
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
-from minist.training.log import LEGEND, Meter
+from minist.training.log import LEGEND, Meter, peak_memory
 from minist.training.model_card import write_run_card
 from minist.training.optimizer import check_finite, learning_rate
+from minist.training.report import refresh
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
@@ -65,7 +66,7 @@ def train(args: argparse.Namespace) -> None:
             paused = time.perf_counter()
             if last or run.is_time(config.train.eval_every):
                 check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
-                metrics = evaluate(run.evaluations, run.trained.model)
+                metrics = evaluate([*run.evaluations, run.examples], run.trained.model)
                 report_and_choose(run, metrics)
                 last = last or run.selection.stop
             ended = interruption.agreed() and not last
@@ -74,6 +75,7 @@ def train(args: argparse.Namespace) -> None:
                     state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
                     save_checkpoint(run.output, run.trained, state, config.train.keep)
                     write_run_card(run.trained.model, run.output / f"checkpoint-{run.done}", run.done)
+                    refresh(run)
                 distributed.barrier()
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
@@ -91,6 +93,8 @@ def train(args: argparse.Namespace) -> None:
 def open_directory(run: Run, overwrite: bool) -> None:
     """The run directory, when nothing in the config can be wrong any more: metrics that it names are measured first."""
     metrics: dict[str, float] = {}
+    if run.done == 0:
+        evaluate([run.examples], run.trained.model)
     if run.done == 0 and (run.config.train.best or run.config.expect):
         metrics = evaluate(run.evaluations, run.trained.model)
         run.selection.check(metrics)
@@ -102,6 +106,7 @@ def open_directory(run: Run, overwrite: bool) -> None:
         write_about(run)
     if metrics:
         report_and_choose(run, metrics)  # the untrained model may turn out to be the best, too
+    refresh(run)
     run.say(LEGEND)
 
 
@@ -135,7 +140,7 @@ def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
 def show(run: Run, place: Place, objective: Objective, figures: dict[str, float], meter: Meter) -> None:
     """Lines of the terminal and one of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
     task, (means, parts) = run.tasks[place.dataset], meter.read()
-    main = {"step": run.done, **means, **figures}
+    main = {"step": run.done, **means, **figures, "memory_mb": peak_memory(run.device) // 2**20}
     batch: dict[str, Any] = {**run.trained.model.describe(objective.embeddings, objective.batch)}
     batch |= {f"cut_{k}": n for k, n in task.rows.cut(place.rows).items()}
     if len(run.tasks) > 1:
@@ -157,6 +162,7 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
     if run.selection.update(metrics, run.done) and distributed.rank() == 0:
         run.trained.model.save(run.output / "best")
         write_run_card(run.trained.model, run.output / "best", run.done)
+    refresh(run)
     distributed.barrier()  # saving takes any time
 
 

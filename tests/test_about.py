@@ -5,8 +5,9 @@ import json
 import pytest
 from tiny import FROM_SCRATCH, run_script, write_jsonl
 
-from minist.training.about import LISTED, SHOWN, flat, given_settings
+from minist.training.about import LISTED, flat, given_settings
 from minist.training.config import Config, DataConfig, TrainConfig
+from minist.training.examples import SHOWN
 
 CONFIG = f"""output = "run"
 {FROM_SCRATCH}

@@ -82,9 +82,9 @@ def finish(process):
 
 
 def records(run):
-    """What metrics.jsonl says, but for times."""
+    """What metrics.jsonl says, but for times and memory."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if not key.endswith("_per_second")} for line in lines]
+    return [{key: value for key, value in line.items() if not key.endswith(("_per_second", "_mb"))} for line in lines]
 
 
 def same_run(folder, other):

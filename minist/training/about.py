@@ -13,11 +13,12 @@ from minist.data.rows import read_places
 from minist.files import complete_file, read_json, write_json
 from minist.training.config import Config, DataConfig, EvalConfig
 from minist.training.construct import Table
+from minist.training.examples import shorten
 from minist.training.run import Run
 from minist.training.task import Task
 
 ABOUT = "about.json"
-SAMPLES, SHOWN = 3, 300  # rows of each data set; characters of each text
+SAMPLES = 3  # rows of each data set
 LISTED = 8  # texts of a cell that is a list, and names of classes
 
 
@@ -81,10 +82,6 @@ def sample_rows(entry: DataConfig, with_label: bool) -> Iterator[dict[str, list[
     for place in islice(read_places(entry.paths(), columns, entry.format), SAMPLES):
         cells = {name: cell if isinstance(cell, list) else [cell] for name, cell in place.row.items()}
         yield {name: [shorten(str(text)) for text in cell[:LISTED]] for name, cell in cells.items()}
-
-
-def shorten(text: str) -> str:
-    return text if len(text) <= SHOWN else text[: SHOWN - 2] + ".."
 
 
 def given_settings(config: Config) -> Table:

@@ -3,6 +3,8 @@
 <output>/config.toml           the whole config, defaults written out
 <output>/about.json            of what the run is made, for a reader, see about.py
 <output>/metrics.jsonl         a line for each figure that was shown
+<output>/examples.json         what some queries find, see examples.py
+<output>/report.html           all of this as a page, see report.py
 <output>/checkpoint-<step>/    opens as a model
     training.pt                optimizer, parameters of the losses, gradient scaler
     run.json                   step, seal, the best evaluation so far

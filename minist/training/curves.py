@@ -8,12 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from minist.checks import pick
 from minist.files import parse_json
 from minist.training.checkpoint import METRICS
 
 Points = Sequence[tuple[int, float]]  # step, value
 WIDTH, HEIGHT = 400, 220  # as wide as a telephone shows, so that its letters stay readable there
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 28, 24  # margins around the lines
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 28, 24  # margins around the lines
 LEGEND = 17  # height of a line of the legend
 AT_MOST = 400  # points of a line: more than there are pixels
 DOTTED = 40  # so few points are dots too, as one alone is no line
@@ -36,7 +37,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines that a run has logged so far; the last one of a run that was killed may be half written."""
     file = folder / METRICS
     lines = file.read_text("utf-8").split("\n")[:-1]  # nothing stands behind the last line end, or half a line
-    return [parse_json(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+    records = [parse_json(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+    for number, record in enumerate(records, 1):
+        pick(f"{file}, line {number}: the key", "step", record)  # else another program wrote it
+    return records
 
 
 def figures(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:

@@ -19,6 +19,7 @@ from minist.training import checkpoint as saved
 from minist.training.config import DTYPES, Config
 from minist.training.entries import make_evaluation, make_guides, make_tasks
 from minist.training.evaluations import Evaluation, Say
+from minist.training.examples import Examples
 from minist.training.optimizer import make_optimizer
 from minist.training.selection import Selection
 from minist.training.start import make_model
@@ -36,6 +37,7 @@ class Run:
     say: Say
     tasks: list[Task]
     evaluations: list[Evaluation]
+    examples: Examples
     batches: Batches  # their `dataset` is the number of a task
     trained: saved.Trained
     setup: Setup
@@ -80,7 +82,8 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
     selection = Selection(settings.best, settings.patience)
-    run = Run(config, output, device, say, tasks, evaluations, batches, trained, setup, seal, selection)
+    examples = Examples(config, evaluations)
+    run = Run(config, output, device, say, tasks, evaluations, examples, batches, trained, setup, seal, selection)
     introduce(run)
     if checkpoint:
         go_on(run, checkpoint)

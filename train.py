@@ -26,6 +26,7 @@ from minist.training.checkpoint import check_weights, log, open_run, save_checkp
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, Meter, peak_memory
+from minist.training.model_card import write_run_card
 from minist.training.optimizer import check_finite, clip, learning_rate
 from minist.training.report import refresh
 from minist.training.run import Run, start_run
@@ -68,9 +69,7 @@ def train(args: argparse.Namespace) -> None:
                 last = last or run.selection.stop
             ended = interruption.agreed() and not last
             if ended or run.is_time(config.train.save_every):
-                state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
-                save_checkpoint(run.output, run.trained, state, config.train.keep)
-                refresh(run)
+                save(run)
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
@@ -145,6 +144,14 @@ def show(run: Run, place: Place, objective: Objective, figures: dict[str, float]
         log(run.output, main | parts | batch | main)  # a part that is called "loss" hides nothing
 
 
+def save(run: Run) -> None:
+    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
+    save_checkpoint(run.output, run.trained, state, run.config.train.keep)
+    if distributed.rank() == 0:
+        write_run_card(run.trained.model, run.output / f"checkpoint-{run.done}", run.done)
+    refresh(run)
+
+
 def measure(run: Run) -> dict[str, float]:
     with whole(run.trained.model):
         check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
@@ -163,6 +170,7 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
         run.say(f"warning: no number after step {run.done}, and so never the best: {listing(wrong)}")
     if run.selection.update(metrics, run.done) and distributed.rank() == 0:
         run.trained.model.save(run.output / "best")
+        write_run_card(run.trained.model, run.output / "best", run.done)
     refresh(run)
     distributed.barrier()  # saving takes any time
 
@@ -179,6 +187,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
         run.say(f"best   {selection.metric} {selection.best:.4f} at step {selection.step}")
     model = keep_one(model) if run.config.model.twins else model
     model.save(folder)
+    write_run_card(model, folder, selection.step if earlier else run.done)
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")

@@ -76,9 +76,9 @@ def test_of_a_run(folder):
 def test_a_run_that_goes_on_keeps_its_start(folder):
     run(folder)
     file = folder / "run/about.json"
-    file.write_text(json.dumps({"started": "long ago"}))
+    file.write_text(json.dumps({"started": "2001-02-03 04:05:06+00:00"}))
     found = run(folder, "--resume", "--set", "train.max_steps=4")
-    assert found["started"] == "long ago" and found["settings"]["train.max_steps"] == 4
+    assert found["started"] == "2001-02-03 04:05:06+00:00" and found["settings"]["train.max_steps"] == 4
     file.unlink()
     assert run(folder, "--resume", "--set", "train.max_steps=4")["started"].startswith("20")
     assert run(folder, "--overwrite")["started"].startswith("20")

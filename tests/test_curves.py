@@ -42,6 +42,8 @@ def test_lines_are_where_their_numbers_are():
 def test_names_and_nothing_to_draw():
     picture = svg({"a <b>": WAVE, '"c" & \x00\ud800 \u05d0': WAVE}, "</title> & more")
     assert [name.text for name in of_class(picture, "name")] == ["a <b>", '"c" & \ufffd\ufffd \u05d0']
+    long = svg({"a" * 50: WAVE, "b" * 49 + "xy": WAVE}, "long")
+    assert [name.text for name in of_class(long, "name")] == ["a" * 50, ".." + "b" * 46 + "xy"]
     assert of_class(picture, "title")[0].text == "</title> & more"
     assert of_class(svg({"one": WAVE}, "t"), "name") == []  # the title says what it is
     assert "no numbers" in svg({"one": []}, "t") and of_class(svg({}, "t"), "line") == []

@@ -15,7 +15,7 @@ from minist.training.checkpoint import METRICS
 Points = Sequence[tuple[int, float]]  # step, value
 WIDTH, HEIGHT = 400, 220  # as wide as a telephone shows, so that its letters stay readable there
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 28, 24  # margins around the lines
-LEGEND = 17  # height of a line of the legend
+LEGEND, LONGEST = 17, 50  # height of a line of the legend, and letters that fit into it
 AT_MOST = 400  # points of a line: more than there are pixels
 DOTTED = 40  # so few points are dots too, as one alone is no line
 LARGEST = 1e300  # beyond it a difference of two may be infinite
@@ -125,7 +125,8 @@ def _inside(lines: Mapping[str, Points]) -> Iterator[str]:
         if len(lines) > 1:
             middle = HEIGHT + i * LEGEND + 4
             yield f'<path {pen} d="M{LEFT},{middle}h22"/>'
-            yield f'<text class="name" x="{LEFT + 30}" y="{middle}" dy="4">{safe(name)}</text>'
+            shown = name if len(name) <= LONGEST else f"..{name[2 - LONGEST :]}"  # names of runs differ at their ends
+            yield f'<text class="name" x="{LEFT + 30}" y="{middle}" dy="4">{safe(shown)}</text>'
 
 
 def label(tick: float) -> str:

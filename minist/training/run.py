@@ -84,8 +84,7 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     wrapped = model if by_hand else collectives.wrap(model, has_routes=bool(model.routes))
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens, fsdp)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
-    selection = Selection(settings.best, settings.patience)
-    examples = Examples(config, evaluations)
+    selection, examples = Selection(settings.best, settings.patience), Examples(config, evaluations)
     run = Run(config, output, device, say, tasks, evaluations, examples, batches, trained, setup, seal, selection)
     introduce(run)
     if checkpoint:

@@ -4,10 +4,18 @@ import argparse
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import evaluate, expand, map, merge, mine, search
+from minist.commands import evaluate, expand, map, merge, mine, report, search
 
 # in the order in which a person meets them
-COMMANDS = {"search": search, "evaluate": evaluate, "mine": mine, "map": map, "expand": expand, "merge": merge}
+COMMANDS = {
+    "search": search,
+    "evaluate": evaluate,
+    "report": report,
+    "mine": mine,
+    "map": map,
+    "expand": expand,
+    "merge": merge,
+}
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,6 +21,7 @@ from minist.checks import pick
 from minist.data.rows import read_places
 from minist.data.samplers import Place
 from minist.models.device import total_memory
+from minist.sharding import whole
 from minist.training.config import EvalConfig
 from minist.training.data_report import describe_rows, negatives
 from minist.training.doubts import doubts
@@ -119,7 +120,8 @@ def try_evaluations(run: Run, measured: Measured) -> Iterator[str]:
         if distributed.any_rank([tokens / (3 * measured.rate) > EVALUATION_SECONDS], run.device)[0]:
             left[entry.name] = few_metrics(run, entry)
         else:
-            metrics |= evaluate([evaluation], run.trained.model)
+            with whole(run.trained.model):
+                metrics |= evaluate([evaluation], run.trained.model)
     seconds = time.perf_counter() - started
     if shown := [f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES)]:
         yield f"eval   before the first step: {'  '.join(shown)}"
@@ -146,7 +148,8 @@ def few_metrics(run: Run, entry: EvalConfig) -> dict[str, float]:
         file = Path(folder) / "rows.jsonl"
         file.write_text("".join(json.dumps(place.row) + "\n" for place in places), "utf-8")
         small = replace(entry, files=[str(file)], format="", columns={name: name for name in entry.columns})
-        return evaluate([make_evaluator(small, run.tasks)], run.trained.model)
+        with whole(run.trained.model):
+            return evaluate([make_evaluator(small, run.tasks)], run.trained.model)
     return {}
 
 

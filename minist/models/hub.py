@@ -46,6 +46,14 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     return next((folder for folder in cached if not missing_files(folder)), None) or _fetch(repos, revision, token)
 
 
+def name_of(folder: Path) -> tuple[str, str | None]:
+    """What find_model finds a folder by: its name and commit on the hub, if it is in the cache; else its own path."""
+    owner, commits = folder.parent.parent.name, folder.parent.name
+    if commits == "snapshots" and owner.startswith("models--"):
+        return owner.removeprefix("models--").replace("--", "/"), folder.name
+    return str(folder.resolve()), None  # from wherever it is opened
+
+
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
     """What a model is read from: the settings among `files`, which are all that there are, and what its modules are
     not read without, there or not. What names modules or shards is read in `folder`, once it is there."""

@@ -21,11 +21,12 @@ from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.files import files_into
 from minist.models.device import Device, Dtype, find_device, find_dtype
-from minist.models.folder import Content, content_of, load_folder
+from minist.models.folder import Content, content_of, load_folder, with_adapter
 from minist.models.hub import find_model, push_folder
 from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.module import ENDS
+from minist.modules import lora
 from minist.modules.pooling import Pooling
 from minist.progress import Update
 from minist.similarity import similarity
@@ -59,14 +60,15 @@ class TextModel(nn.Module):
         self, source: str | Path | Content, *, revision: str | None = None, token: str | None = None,
         device: Device = None, dtype: Dtype = None, keep_layers: Sequence[int] | None = None,
         truncate_dim: int | None = None, prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None, num_labels: int | None = None,
+        default_prompt_name: str | None = None, num_labels: int | None = None, adapter: str | Path | None = None,
     ) -> None:  # fmt: skip
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
         which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
         None is float32, "auto" bfloat16 where that is fast. `keep_layers` keeps these layers, the first is 0;
-        `truncate_dim` so many dimensions; `prompts` are added to the folder's; `num_labels` is a CrossEncoder's."""
+        `truncate_dim` so many dimensions; `prompts` are added to the folder's; `num_labels` is a CrossEncoder's;
+        `adapter` is the folder, or the name on the hub, of what LoRA has learned of this model, see adapter.py."""
         super().__init__()
-        given = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        given = source if isinstance(source, Content) else open_content(source, revision, token, adapter)
         content = self.adapt(given, num_labels)
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
@@ -84,6 +86,7 @@ class TextModel(nn.Module):
         self.kept_dim(self.truncate_dim)
         if keep_layers is not None:
             self.keep_layers(keep_layers)
+        self.freeze_adapted()
         if given is not source or device is not None or dtype is not None:  # parts in memory stay as they are
             self.to(find_device(device), find_dtype(dtype, find_device(device)))
         self.eval()  # a training sets the mode itself
@@ -243,6 +246,36 @@ class TextModel(nn.Module):
             for encoder in encoders:
                 change(encoder, numbers)
 
+    @property
+    def is_adapted(self) -> bool:
+        return any(encoder.adapter for encoder in self._encoders())
+
+    def add_adapter(
+        self, rank: int, alpha: float, *, dropout: float = 0.0, rslora: bool = False, targets: Sequence[str] = ()
+    ) -> None:
+        """Change no weight of the encoder from here on, but train a LoRA of it, see lora.py, of the layers whose names
+        in a checkpoint end in `targets`, such as "query" (none: of all). ValueError for a model that is no folder yet,
+        since of such an encoder only the adapter is saved."""
+        for encoder in self._encoders():
+            if encoder.adapter or not encoder.folder:
+                raise ValueError("a new adapter needs a model that was opened, or saved and opened, and has none yet")
+            lora.put_on(encoder, encoder.folder, lora.new_changes(encoder, rank, alpha, dropout, rslora, targets))
+        self.freeze_adapted()
+
+    def freeze_adapted(self) -> None:
+        """What is not saved with an adapter stays as it is: the encoder's own weights, and a MaskedLMHead's."""
+        for path in self.stack.paths.values():
+            for part in path if path[0].adapter else ():
+                for name, parameter in part.named_parameters() if part.gives in ("layers", "words") else ():
+                    parameter.requires_grad_(".lora." in name)
+
+    def merge_adapter(self) -> None:
+        """Add to the encoder's weights what the adapter has learned, W + scale B A: a plain model from here on."""
+        if self.is_adapted:
+            for encoder in self._encoders():
+                lora.merge(encoder)
+            self.requires_grad_(True)
+
     def content(self) -> Content:
         own = {"model_type": type(self).__name__, "similarity_fn_name": self.similarity_name, "prompts": self.prompts}
         own |= {"default_prompt_name": self.default_prompt_name, "truncate_dim": self.truncate_dim}
@@ -250,8 +283,10 @@ class TextModel(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a model folder that sentence-transformers opens too. Files of other names that are there stay."""
-        if Path(path).is_file():
-            raise ValueError(f"{path} is a file: name a folder to save the model into")
+        other = Path(path) / ("config.json" if self.is_adapted else "adapter_config.json")  # which would be read too
+        if Path(path).is_file() or other.exists():
+            what = f"has an {other.name}" if other.exists() else "is a file"
+            raise ValueError(f"{path} {what}: name another folder to save the model into")
         with files_into(Path(path)) as partial:
             write_folder(self.content(), partial)
 
@@ -262,3 +297,9 @@ class TextModel(nn.Module):
         with TemporaryDirectory() as folder:
             self.save(Path(folder) / "model")
             return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)
+
+
+def open_content(name: str | Path, revision: str | None, token: str | None, adapter: str | Path | None) -> Content:
+    """The model of a folder or name, with the adapter of one, if given."""
+    content = load_folder(find_model(name, revision, token))
+    return content if adapter is None else with_adapter(content, find_model(adapter, token=token))

@@ -100,6 +100,11 @@ def introduce(run: Run) -> None:
                 run.say(f"note   {name}: {note}")
     millions, world = sum(p.numel() for p in run.trained.model.parameters()) / 1e6, distributed.world_size()
     run.say(f"model  {millions:.1f} million parameters, {run.batches.total} steps, {world} x {run.device.type}")
+    if run.trained.model.is_adapted:
+        trained = sum(p.numel() for group in run.trained.optimizer.param_groups for p in group["params"])
+        # AdamW keeps two numbers of four bytes for each that it trains
+        state = f"{8e-6 * trained:,.1f} MB instead of {8 * millions:,.0f} MB"
+        run.say(f"lora   {trained:,} of {millions:.1f} million parameters are trained, optimizer state {state}")
     if run.trained.model.gives == "sparse":
         check_memory(run)
 
@@ -120,7 +125,7 @@ def set_dropout(model: nn.Module, hidden: float, attention: float) -> None:
     """Change the probabilities; one below 0 stays as the encoder's config says."""
     for name, part in model.named_modules():
         wanted = attention if name.endswith("attention_dropout") else hidden
-        if isinstance(part, nn.Dropout) and wanted >= 0:
+        if isinstance(part, nn.Dropout) and wanted >= 0 and ".lora." not in name:  # which has its own in [model.lora]
             part.p = wanted
 
 

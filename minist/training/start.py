@@ -43,7 +43,8 @@ def make_model(config: Config) -> TextModel:
     if start.path:
         kind = "SentenceTransformer" if start.autoencoder else start.type
         layers, revision = start.keep_layers or None, start.revision or None
-        model = open_model(start.path, kind, revision=revision, keep_layers=layers, num_labels=start.num_labels)
+        more: dict[str, Any] = {"num_labels": start.num_labels, "adapter": start.adapter or None}
+        model = open_model(start.path, kind, revision=revision, keep_layers=layers, **more)
     else:
         model = new_model(start, texts_of(config, ()))
     if start.max_length:  # which is there only beside a path
@@ -59,6 +60,8 @@ def make_model(config: Config) -> TextModel:
         begin_sparse(model, list(islice(texts_of(config, ()), 0, None, every)), start.sparse_start)
     if start.static_queries:
         model = with_static_queries(model, texts_of(config, ("query",)))
+    if (of := start.lora).rank:
+        model.add_adapter(of.rank, of.alpha, dropout=of.dropout, rslora=of.rslora, targets=of.targets)
     return make_twins(model) if start.twins else model
 
 

@@ -52,11 +52,13 @@ class Adapter:
         # a class with a head has the encoder under its prefix: its layers' names are those of the plain one
         self.places = {name.removeprefix(OF_PEFT).removeprefix(self.prefix): name for name in weights}
         self.weights = weights
-        self.layers = {name.rpartition(".lora_")[0] for name in self.places if name.endswith("lora_A.weight")}
+        self.layers = {name[:-14] for name in self.places if name.endswith((".lora_A.weight", ".lora_B.weight"))}
 
     def change(self, layer: str, inputs: int, outputs: int) -> lora.LowRank:
         """That of a layer in the checkpoint, [T, inputs] -> [T, outputs]. ValueError for other shapes."""
-        place = self.places[f"{layer}.lora_A.weight"].removesuffix(".lora_A.weight")
+        place = next(full for name, full in self.places.items() if name.startswith(f"{layer}.lora_")).rpartition(
+            ".lora_"
+        )[0]
         config, name = self.config, place.removeprefix(OF_PEFT)
         with reading(self.folder / CONFIG):
             rank = whole("r", of_layer(config.get("rank_pattern"), name, config["r"]), 1)

@@ -6,10 +6,11 @@ from pathlib import Path
 from minist.checks import pick
 from minist.models.cross_encoder import CrossEncoder
 from minist.models.device import Device, Dtype, find_device
+from minist.models.hub import open_content
 from minist.models.masked_lm import MaskedLM
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.models.sparse_encoder import SparseEncoder
-from minist.models.text_model import TextModel, open_content
+from minist.models.text_model import TextModel
 
 KINDS = (SentenceTransformer, SparseEncoder, CrossEncoder, MaskedLM)
 MODELS: dict[str, type[TextModel]] = {kind.__name__: kind for kind in KINDS}

@@ -12,8 +12,17 @@ from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 
-from minist.models import adapter
-from minist.models.folder import has_head, listed_modules, routed_modules, router_file
+from minist.models.adapter import CONFIG, WEIGHTS
+from minist.models.adapter import KINDS as ADAPTERS
+from minist.models.folder import (
+    Content,
+    has_head,
+    listed_modules,
+    load_folder,
+    routed_modules,
+    router_file,
+    with_adapter,
+)
 from minist.models.reading import KINDS, read_optional, reading
 from minist.module import Module
 from minist.modules import MODULES
@@ -47,6 +56,12 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
     return next((folder for folder in cached if not missing_files(folder)), None) or _fetch(repos, revision, token)
 
 
+def open_content(name: str | Path, revision: str | None, token: str | None, adapter: str | Path | None) -> Content:
+    """What is in a model's folder, with the adapter in another one, if given."""
+    content = load_folder(find_model(name, revision, token))
+    return content if adapter is None else with_adapter(content, find_model(adapter, token=token))
+
+
 def name_of(folder: Path) -> tuple[str, str | None]:
     """What find_model finds a folder by: its name and commit on the hub, if it is in the cache; else its own path."""
     owner, commits = folder.parent.parent.name, folder.parent.name
@@ -71,8 +86,8 @@ def _required(module: type[Module], folder: Path, names: Sequence[str]) -> list[
     """The files without which a module of this class is not read from a folder with `names`."""
     if module is Router:
         return [router_file(folder).name]
-    if adapter.CONFIG in names and "config.json" not in names:  # all else is in the model that it was made for
-        return [next((kind for kind in adapter.KINDS if kind in names), adapter.WEIGHTS)]
+    if CONFIG in names and "config.json" not in names:  # all else is in the model that it was made for
+        return [next((kind for kind in ADAPTERS if kind in names), WEIGHTS)]
     required = ["config.json"] if module.has_config else []
     if "texts" in module.takes:
         required += ["vocab.txt" if "vocab.txt" in names and "tokenizer.json" not in names else "tokenizer.json"]
@@ -150,7 +165,7 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     # asked first: hf_hub_download answers many an error with whatever the cache has
     info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     files = [file.rfilename for file in info.siblings or []]
-    root = next((file for file in ("modules.json", "config.json", adapter.CONFIG) if file in files), None)
+    root = next((file for file in ("modules.json", "config.json", CONFIG) if file in files), None)
     if root is None:
         raise ValueError(f"{repo} on the hub is no model: it has neither modules.json nor config.json")
     fetch = partial(hf_hub_download, repo, revision=info.sha, token=token)  # one commit, though the branch may move

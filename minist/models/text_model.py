@@ -20,13 +20,13 @@ from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.files import files_into
+from minist.models.adaptable import Adaptable
 from minist.models.device import Device, Dtype, find_device, find_dtype
-from minist.models.folder import Content, content_of, load_folder, with_adapter
-from minist.models.hub import find_model, push_folder
+from minist.models.folder import Content, content_of
+from minist.models.hub import open_content, push_folder
 from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.module import ENDS
-from minist.modules import lora
 from minist.modules.pooling import Pooling
 from minist.progress import Update
 from minist.similarity import similarity
@@ -46,7 +46,7 @@ THEIRS = {
 T = TypeVar("T")
 
 
-class TextModel(nn.Module):
+class TextModel(Adaptable):
     """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
     gives: ClassVar[str] = "embeddings"  # what its last module must give
@@ -246,36 +246,6 @@ class TextModel(nn.Module):
             for encoder in encoders:
                 change(encoder, numbers)
 
-    @property
-    def is_adapted(self) -> bool:
-        return any(encoder.adapter for encoder in self._encoders())
-
-    def add_adapter(
-        self, rank: int, alpha: float, *, dropout: float = 0.0, rslora: bool = False, targets: Sequence[str] = ()
-    ) -> None:
-        """Change no weight of the encoder from here on, but train a LoRA of it, see lora.py, of the layers whose names
-        in a checkpoint end in `targets`, such as "query" (none: of all). ValueError for a model that is no folder yet,
-        since of such an encoder only the adapter is saved."""
-        for encoder in self._encoders():
-            if encoder.adapter or not encoder.folder:
-                raise ValueError("a new adapter needs a model that was opened, or saved and opened, and has none yet")
-            lora.put_on(encoder, encoder.folder, lora.new_changes(encoder, rank, alpha, dropout, rslora, targets))
-        self.freeze_adapted()
-
-    def freeze_adapted(self) -> None:
-        """What is not saved with an adapter stays as it is: the encoder's own weights, and a MaskedLMHead's."""
-        for path in self.stack.paths.values():
-            for part in path if path[0].adapter else ():
-                for name, parameter in part.named_parameters() if part.gives in ("layers", "words") else ():
-                    parameter.requires_grad_(".lora." in name)
-
-    def merge_adapter(self) -> None:
-        """Add to the encoder's weights what the adapter has learned, W + scale B A: a plain model from here on."""
-        if self.is_adapted:
-            for encoder in self._encoders():
-                lora.merge(encoder)
-            self.requires_grad_(True)
-
     def content(self) -> Content:
         own = {"model_type": type(self).__name__, "similarity_fn_name": self.similarity_name, "prompts": self.prompts}
         own |= {"default_prompt_name": self.default_prompt_name, "truncate_dim": self.truncate_dim}
@@ -283,10 +253,10 @@ class TextModel(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a model folder that sentence-transformers opens too. Files of other names that are there stay."""
-        other = Path(path) / ("config.json" if self.is_adapted else "adapter_config.json")  # which would be read too
+        other = Path(path) / ("config.json" if self.is_adapted else "adapter_config.json")  # would be read with ours
         if Path(path).is_file() or other.exists():
-            what = f"has an {other.name}" if other.exists() else "is a file"
-            raise ValueError(f"{path} {what}: name another folder to save the model into")
+            what = f"has the {other.name} of another kind of model" if other.exists() else "is a file"
+            raise ValueError(f"{path} {what}: name a folder to save the model into")
         with files_into(Path(path)) as partial:
             write_folder(self.content(), partial)
 
@@ -297,9 +267,3 @@ class TextModel(nn.Module):
         with TemporaryDirectory() as folder:
             self.save(Path(folder) / "model")
             return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)
-
-
-def open_content(name: str | Path, revision: str | None, token: str | None, adapter: str | Path | None) -> Content:
-    """The model of a folder or name, with the adapter of one, if given."""
-    content = load_folder(find_model(name, revision, token))
-    return content if adapter is None else with_adapter(content, find_model(adapter, token=token))

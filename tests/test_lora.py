@@ -6,12 +6,13 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
-from two_ranks import run_ranks
 
 from minist import CrossEncoder, SentenceTransformer
 from minist.models import open_model
@@ -421,12 +422,6 @@ def test_wrong_settings(run, more, says):
     assert re.search(says, err)
 
 
-def two_ranks(rank, folder):
-    os.chdir(folder)
-    code, _, err = run_script("train.py", "--config", "c.toml", "--set", "output=two")
-    assert code == 0, err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", [0, 40])
 def test_two_ranks_are_one(run, tmp_path, tokens):
@@ -437,7 +432,9 @@ def test_two_ranks_are_one(run, tmp_path, tokens):
     )
     code, _, err = run()
     assert code == 0, err
-    run_ranks(two_ranks, tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*command, "--config", "c.toml", "--set", "output=two"], env=environment, check=True)
     one, two = (load_file(f"{run}/adapter/adapter_model.safetensors") for run in ("run", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)

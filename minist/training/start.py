@@ -56,6 +56,7 @@ def make_model(config: Config) -> TextModel:
         sparse = Content(Stack([*model.stack, own]), model.tokenizers, {})
         model = SparseEncoder(sparse, prompts=model.prompts).to(model.device)
     if start.sparse_start:
+        pick("config: sparse_start in [model] with an adapter", str(model.is_adapted), {"False": "whose head stays"})
         every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1  # not all texts are ever in memory
         begin_sparse(model, list(islice(texts_of(config, ()), 0, None, every)), start.sparse_start)
     if start.static_queries:

@@ -245,6 +245,7 @@ def test_adapters_that_would_be_read_as_something_else(adapter, config, says, mo
         "base_model.model.encoder.layer.0.attention.self.query.lora_magnitude_vector",
         "base_model.model.encoder.layer.0.attention.self.query.lora_B.bias",
         "base_model.model.embeddings.word_embeddings.weight",
+        "base_model.model.classifier.lora_A.weight",
     ],
 )
 def test_weights_of_another_model(adapter, name):

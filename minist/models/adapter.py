@@ -56,9 +56,8 @@ class Adapter:
 
     def change(self, layer: str, inputs: int, outputs: int) -> lora.LowRank:
         """That of a layer in the checkpoint, [T, inputs] -> [T, outputs]. ValueError for other shapes."""
-        place = next(full for name, full in self.places.items() if name.startswith(f"{layer}.lora_")).rpartition(
-            ".lora_"
-        )[0]
+        one = next(full for name, full in self.places.items() if name.startswith(f"{layer}.lora_"))  # A or B
+        place = one.rpartition(".lora_")[0]
         config, name = self.config, place.removeprefix(OF_PEFT)
         with reading(self.folder / CONFIG):
             rank = whole("r", of_layer(config.get("rank_pattern"), name, config["r"]), 1)
@@ -76,7 +75,8 @@ class Adapter:
             for name in names
         }
         layers = self.layers & sizes.keys()
-        of_head = {"pooler.dense", *head_layers(encoder.model_type, self.prefix)}  # which not all models have
+        # a pooler may be adapted that no model here uses; ModernBERT calls layers of two kinds of heads the same
+        of_head = {"pooler.dense", *(head_layers(encoder.model_type, self.prefix) if self.has_head else ())}
         fits = {f"{layer}.lora_{x}.weight" for layer in layers | of_head for x in "AB"}
         fits |= {f"{layer}.{kind}" for layer in of_head for kind in ("weight", "bias")}
         for name in sorted(self.places.keys() - fits):

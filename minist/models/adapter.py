@@ -67,8 +67,8 @@ class Adapter:
             b = checked(self.weights, f"{place}.lora_B.weight", (outputs, rank))
         return lora.LowRank(a, b, alpha, bool(config.get("use_rslora")), dropout)
 
-    def put_on(self, encoder: Encoder, base: Path) -> None:
-        """ValueError names a weight that belongs to no layer of the encoder."""
+    def put_on(self, encoder: Encoder, base: Path, scores: bool) -> None:
+        """ValueError names a weight that belongs to no layer of the encoder, nor of a head that `scores`."""
         sizes = {
             name: (layer.in_features, layer.out_features // len(names))
             for _, layer, names in lora.linear_layers(encoder)
@@ -76,7 +76,7 @@ class Adapter:
         }
         layers = self.layers & sizes.keys()
         # a pooler may be adapted that no model here uses; ModernBERT calls layers of two kinds of heads the same
-        of_head = {"pooler.dense", *(head_layers(encoder.model_type, self.prefix) if self.has_head else ())}
+        of_head = {"pooler.dense", *(head_layers(encoder.model_type, self.prefix) if scores else ())}
         fits = {f"{layer}.lora_{x}.weight" for layer in layers | of_head for x in "AB"}
         fits |= {f"{layer}.{kind}" for layer in of_head for kind in ("weight", "bias")}
         for name in sorted(self.places.keys() - fits):

@@ -114,7 +114,7 @@ def load_module(name: str, folder: Path) -> Module:
         module: Any = kind.from_folder(config, weights)
     module.folder = folder
     if is_adapted and module.gives == "layers":
-        adapter.Adapter(folder, module.model_type).put_on(module, base)
+        adapter.Adapter(folder, module.model_type).put_on(module, base, has_head(folder))
     return module
 
 
@@ -145,8 +145,9 @@ def with_adapter(content: Content, folder: Path) -> Content:
         what = "has an adapter already: call merge_adapter() first" if encoder.adapter else "begins with no encoder"
         raise ValueError(f"{folder} is an adapter, but the model in {encoder.folder} {what}")
     given = adapter.Adapter(folder, encoder.model_type)
-    given.put_on(encoder, encoder.folder)
-    if content.stack.gives != "scores" and not given.has_head:
+    scores = content.stack.gives == "scores" or given.has_head
+    given.put_on(encoder, encoder.folder, scores)
+    if not scores:
         return content
     with reading(folder):
         head = ClassificationHead.from_folder(*adapter.adapted_head(encoder.folder, folder, None))

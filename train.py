@@ -196,6 +196,9 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
         model = open_model(run.output / "best", run.config.model.type, device=run.device)
         run.say(f"best   {selection.metric} {selection.best:.4f} at step {selection.step}")
     model = keep_one(model) if run.config.model.twins else model
+    if model.is_adapted:  # small, and for whoever has the model that it began with
+        model.save(run.output / "adapter")
+        model.merge_adapter()
     model.save(folder)
     write_run_card(model, folder, selection.step if earlier else run.done)
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):

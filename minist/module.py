@@ -52,6 +52,7 @@ class Module(nn.Module):
     special_tokens = True  # whether texts that it reads begin and end with those of its tokenizer
     num_layers = 0  # those of an encoder, or those that it wants of one
     folder: Any = None  # the Path from which it was read, if it was
+    adapter: Any = None  # of an encoder with LoRA: the Path of the model whose weights it has, see lora.py
 
     @property
     def name(self) -> str:

@@ -249,7 +249,7 @@ def test_a_saved_model_without_its_modules_json(folder, left):
     [
         ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side in .* is 'left', known are right"),
         ("config.json", {"is_decoder": True}, "is_decoder is 'True', known are False"),
-        ("adapter_config.json", {"r": 8}, "has an adapter .*: merge it into the weights"),
+        ("adapter_config.json", {"peft_type": "IA3"}, "peft_type is 'IA3', known are LORA"),
     ],
 )
 def test_what_would_be_read_as_something_else(folder, name, entry, says):

@@ -15,6 +15,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_ba
 from local_hub import LocalHub, _Handler
 from tiny import ROOT, tiny_model
 
+from minist import SentenceTransformer
 from minist.models.folder import load_folder
 from minist.models.hub import find_model, missing_files, module_folders, needed_files, push_folder
 from minist.models.model_card import stays
@@ -120,6 +121,25 @@ def test_settings_of_the_root_where_no_module_is(tmp_path):
     files = ["modules.json", "config_sentence_transformers.json", "model.safetensors", "0_Dense/config.json"]
     folder = snapshot(tmp_path, ("0_Dense", "Dense"))
     assert needed_files(folder, files) == [*files[:2], files[3], "0_Dense/model.safetensors"]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_adapter_and_its_base(hub, files, tmp_path, plain):
+    """Two repositories; of PEFT's own, the one has nothing but the adapter."""
+    hub.add(NAME, files)
+    model = SentenceTransformer(NAME)
+    model.add_adapter(2, 4)
+    model.save(tmp_path / "m")
+    config = json.loads((tmp_path / "m/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == NAME and config["revision"] == hub.branches[NAME]["main"]
+    own = {path.relative_to(tmp_path / "m").as_posix(): path for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    hub.add("a/lora", {name: p.read_bytes() for name, p in own.items() if not plain or name.startswith("adapter_")})
+    shutil.rmtree(tmp_path / "cache")
+    expected = model.encode(["read a file"])
+    for opened in (SentenceTransformer("a/lora"), SentenceTransformer(NAME, adapter="a/lora")):
+        assert opened.is_adapted and (opened.encode(["read a file"]) == expected).all()
+    hub.status["/"] = 500  # all is in the cache
+    assert SentenceTransformer("a/lora").is_adapted
 
 
 def test_module_folders(tmp_path):

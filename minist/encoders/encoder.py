@@ -65,6 +65,8 @@ class Encoder(Module):
 
     def check_layers(self, numbers: Sequence[int]) -> None:
         """ValueError unless `numbers` are some of its layers, each once and in their order; the first is 0."""
+        if self.adapter:  # and would be saved as one of all layers
+            raise ValueError("keep_layers: the model has an adapter of all its layers: call merge_adapter() first")
         given, known = list(numbers), range(self.num_layers)
         if not given or given != sorted(set(given) & set(known)) or (self.needs_layer_0 and given[0] != 0):
             first = f", and a {self.model_type} must keep its layer 0" * self.needs_layer_0
@@ -79,7 +81,7 @@ class Encoder(Module):
         architecture = type(self).__name__.replace("Encoder", "Model")  # transformers reads BertModel: our BertEncoder
         about: dict[str, Any] = {"architectures": [architecture], "model_type": self.model_type}
         shape = {key: value for key, value in asdict(self.config).items() if value is not None}
-        return about | shape, save_weights(self, self.weights)
+        return about | shape, {} if self.adapter else save_weights(self, self.weights)
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "Encoder":

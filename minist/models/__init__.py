@@ -6,8 +6,7 @@ from pathlib import Path
 from minist.checks import pick
 from minist.models.cross_encoder import CrossEncoder
 from minist.models.device import Device, Dtype, find_device
-from minist.models.folder import load_folder
-from minist.models.hub import find_model
+from minist.models.hub import open_content
 from minist.models.masked_lm import MaskedLM
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.models.sparse_encoder import SparseEncoder
@@ -20,10 +19,11 @@ MODELS: dict[str, type[TextModel]] = {kind.__name__: kind for kind in KINDS}
 def open_model(
     name_or_path: str | Path, kind: str = "", *, revision: str | None = None, token: str | None = None,
     device: Device = None, dtype: Dtype = None, keep_layers: Sequence[int] | None = None, num_labels: int = 0,
+    adapter: str | Path | None = None,
 ) -> TextModel:  # fmt: skip
     """The model of that folder or name, of the kind that is given, else that its folder says; where it says nothing, a
     SentenceTransformer. `num_labels` is a CrossEncoder's; 0: as the folder says. ValueError as of TextModel."""
-    content = load_folder(find_model(name_or_path, revision, token))
+    content = open_content(name_or_path, revision, token, adapter)
     kind = kind or content.settings.get("model_type") or "SentenceTransformer"
     model = pick(f"the type of the model {name_or_path}", kind, MODELS)
     content = model.adapt(content, num_labels or None)

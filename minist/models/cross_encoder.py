@@ -47,13 +47,15 @@ class CrossEncoder(TextModel):
         activation_fn: str | nn.Module | None = None, device: Device = None, dtype: Dtype = None,
         revision: str | None = None, token: str | None = None,
         keep_layers: Sequence[int] | None = None, prompts: Mapping[str, str] | None = None,
+        adapter: str | Path | None = None,
     ) -> None:  # fmt: skip
         """As TextModel. An encoder without a head gets a new one of `num_labels` (None: 1), drawn by torch's seed, and
         a warning says so; a head of another number gets a new last layer. `activation_fn`, a module of torch.nn or its
         name, is applied to the scores; None: the folder's, else a sigmoid for one label and nothing for several.
         ValueError for a bi-encoder without `num_labels`: its head would be an unexpected one."""
-        where: dict[str, Any] = {"revision": revision, "token": token, "device": device, "dtype": dtype}
-        super().__init__(source, **where, keep_layers=keep_layers, prompts=prompts, num_labels=num_labels)
+        where: dict[str, Any] = {"revision": revision, "token": token, "adapter": adapter, "prompts": prompts}
+        where |= {"device": device, "dtype": dtype, "keep_layers": keep_layers}
+        super().__init__(source, **where, num_labels=num_labels)
         if max_length is not None:
             self.max_length = max_length
         encoder: Any = self.stack.reader()
@@ -122,7 +124,8 @@ class CrossEncoder(TextModel):
         kind, content = type(self.activation_fn), super().content()
         if ACTIVATIONS.get(kind.__name__) is not kind or repr(kind()) != repr(self.activation_fn):
             warnings.warn(f"of activation_fn {self.activation_fn} only the name is saved: give it again", stacklevel=2)
-        own = {"activation_fn": f"{kind.__module__}.{kind.__name__}", "similarity_fn_name": None}
+        own: dict[str, Any] = {"activation_fn": f"{kind.__module__}.{kind.__name__}", "similarity_fn_name": None}
+        own |= {"id2label": self.id2label} if self.is_adapted else {}  # beside an adapter there is no config.json
         return replace(content, settings=content.settings | own)
 
     def describe(self, embeddings: Sequence[Tensor], batch: Batch) -> dict[str, float]:
@@ -179,5 +182,5 @@ class CrossEncoder(TextModel):
 
 def plain_checkpoint(encoder: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Its config.json, and the weights beside it, which may hold a head too; none where it was not read from a file."""
-    config, folder = {"model_type": encoder.model_type} | asdict(encoder.config), encoder.folder
+    config, folder = {"model_type": encoder.model_type} | asdict(encoder.config), encoder.adapter or encoder.folder
     return (config | read_optional(folder / "config.json"), read_weights(folder)) if folder else (config, {})

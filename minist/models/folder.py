@@ -17,12 +17,13 @@ and the file config.json; version 6 adds `route_mappings` to the parameters. Bot
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from minist.checks import listing, number, pick
 from minist.data.tokenizer import Tokenizer
+from minist.models import adapter
 from minist.models.reading import is_file, read_optional, read_table, read_value, read_weights, reading
 from minist.models.stack import Stack, check_path
 from minist.models.tokenizer_files import load_tokenizer, transformer_settings
@@ -68,6 +69,11 @@ def load_folder(folder: Path) -> Content:
     """Read a model folder, see hub.py for what is none. ValueError where it holds something that we cannot run."""
     file = folder / "modules.json"
     has_list = is_file(file)
+    if is_file(folder / adapter.CONFIG) and not has_list and (base := base_model(folder)) != folder:
+        content = with_adapter(load_folder(base), folder)  # PEFT's own: all else is as in the model that it adapts
+        if is_file(folder / "tokenizer.json") and not content.stack.router:
+            content.tokenizers = {None: load_tokenizer(folder, content.stack.reader())}
+        return content
     parts = [load_part(*part) for part in listed_modules(folder)] if has_list else [_default_modules(folder)]
     modules = [module for part in parts for module in part]
     if has_list and holds_scores(folder):
@@ -94,17 +100,59 @@ def load_part(name: str, folder: Path) -> list[Module]:
 
 
 def load_module(name: str, folder: Path) -> Module:
-    kind, file = MODULES[name], folder / "config.json"
+    kind = MODULES[name]
     if kind is Router:
         return _load_router(folder)
-    if is_file(folder / "adapter_config.json"):  # without it, the model would be another one
-        raise ValueError(f"{folder} has an adapter (adapter_config.json): merge it into the weights first")
-    config = read_table(file) if kind.has_config else read_optional(file)
-    weights = read_weights(folder) if kind.has_weights else {}
+    base, is_adapted = base_folder(folder), is_file(folder / adapter.CONFIG)
+    file = base / "config.json"
+    if is_adapted and kind is ClassificationHead:
+        config, weights = adapter.adapted_head(base, folder, read_optional(folder / SETTINGS).get("id2label"))
+    else:
+        config = read_table(file) if kind.has_config else read_optional(file)
+        weights = read_weights(base) if kind.has_weights else {}
     with reading(file):
-        module = kind.from_folder(config, weights)
+        module: Any = kind.from_folder(config, weights)
     module.folder = folder
+    if is_adapted and module.gives == "layers":
+        adapter.Adapter(folder, module.model_type).put_on(module, base, has_head(folder))
     return module
+
+
+def base_model(folder: Path) -> Path:
+    """The model that an adapter in `folder` was made for; the folder itself where it has all that a model needs."""
+    from minist.models.hub import find_model  # which imports this file, to know what to fetch of a model
+
+    file = folder / adapter.CONFIG
+    if not is_file(file) or is_file(folder / "config.json"):  # transformers decides alike
+        return folder
+    config = read_table(file)
+    try:
+        return find_model(str(config.get("base_model_name_or_path")), config.get("revision"))
+    except ValueError as e:
+        raise ValueError(f"{file}: base_model_name_or_path, the adapted model, cannot be found: {e}") from e
+
+
+def base_folder(folder: Path) -> Path:
+    """Where the weights are that a module in `folder` has: there, unless an adapter is all that it holds."""
+    found = base_model(folder)
+    return folder if found == folder else listed_modules(found)[0][1]
+
+
+def with_adapter(content: Content, folder: Path) -> Content:
+    """The model with the adapter in `folder`; with a ClassificationHead, if the adapter has one."""
+    encoder: Any = content.stack.reader()
+    if encoder.adapter or not encoder.num_layers:
+        what = "has an adapter already: call merge_adapter() first" if encoder.adapter else "begins with no encoder"
+        raise ValueError(f"{folder} is an adapter, but the model in {encoder.folder} {what}")
+    given = adapter.Adapter(folder, encoder.model_type)
+    scores = content.stack.gives == "scores" or given.has_head
+    given.put_on(encoder, encoder.folder, scores)
+    if not scores:
+        return content
+    with reading(folder):
+        head = ClassificationHead.from_folder(*adapter.adapted_head(encoder.folder, folder, None))
+    settings = content.settings if content.stack.gives == "scores" else {}
+    return replace(content, stack=Stack([encoder, head]), settings={"model_type": "CrossEncoder"} | settings)
 
 
 def listed_modules(folder: Path) -> list[tuple[str, Path]]:

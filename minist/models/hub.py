@@ -14,7 +14,17 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from minist.models.folder import has_head, listed_modules, routed_modules, router_file
+from minist.models.adapter import CONFIG, WEIGHTS
+from minist.models.adapter import KINDS as ADAPTERS
+from minist.models.folder import (
+    Content,
+    has_head,
+    listed_modules,
+    load_folder,
+    routed_modules,
+    router_file,
+    with_adapter,
+)
 from minist.models.reading import KINDS, read_optional, reading
 from minist.module import Module
 from minist.modules import MODULES
@@ -52,6 +62,20 @@ def _repos(name: str) -> list[str]:
     return [name] if "/" in name else [f"sentence-transformers/{name}", name]
 
 
+def open_content(name: str | Path, revision: str | None, token: str | None, adapter: str | Path | None) -> Content:
+    """What is in a model's folder, with the adapter in another one, if given."""
+    content = load_folder(find_model(name, revision, token))
+    return content if adapter is None else with_adapter(content, find_model(adapter, token=token))
+
+
+def name_of(folder: Path) -> tuple[str, str | None]:
+    """What find_model finds a folder by: its name and commit on the hub, if it is in the cache; else its own path."""
+    owner, commits = folder.parent.parent.name, folder.parent.name
+    if commits == "snapshots" and owner.startswith("models--"):
+        return owner.removeprefix("models--").replace("--", "/"), folder.name
+    return str(folder.resolve()), None  # from wherever it is opened
+
+
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
     """What a model is read from: the settings among `files`, which are all that there are, and what its modules are
     not read without, there or not. What names modules or shards is read in `folder`, once it is there."""
@@ -68,6 +92,8 @@ def _required(module: type[Module], folder: Path, names: Sequence[str]) -> list[
     """The files without which a module of this class is not read from a folder with `names`."""
     if module is Router:
         return [router_file(folder).name]
+    if CONFIG in names and "config.json" not in names:  # all else is in the model that it was made for
+        return [next((kind for kind in ADAPTERS if kind in names), WEIGHTS)]
     required = ["config.json"] if module.has_config else []
     if "texts" in module.takes:
         required += ["vocab.txt" if "vocab.txt" in names and "tokenizer.json" not in names else "tokenizer.json"]
@@ -145,7 +171,7 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     # asked first: hf_hub_download answers many an error with whatever the cache has
     info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     files = [file.rfilename for file in info.siblings or []]
-    root = next((file for file in ("modules.json", "config.json") if file in files), None)
+    root = next((file for file in ("modules.json", "config.json", CONFIG) if file in files), None)
     if root is None:
         raise ValueError(f"{repo} on the hub is no model: it has neither modules.json nor config.json")
     fetch = partial(hf_hub_download, repo, revision=info.sha, token=token)  # one commit, though the branch may move

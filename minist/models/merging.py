@@ -43,8 +43,10 @@ def merge(models: Iterable[TextModel], weights: Sequence[float], method: str = "
         raise ValueError("the weights of merging are all 0: use one above 0")
     rest = zip(shares, models, strict=True)
     total, first = next(rest)
+    first.merge_adapter()
     found = {name: x.clone() for name, x in first.state_dict().items()}
     for share, model in rest:
+        model.merge_adapter()
         check_alike(first, model)
         total += share
         for name, x in model.state_dict().items():

@@ -3,7 +3,7 @@
 Weights are in model.safetensors, whole or in shards, or in an old pytorch_model.bin; written as safetensors."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from os import fspath
@@ -69,13 +69,13 @@ def read_optional(file: Path) -> dict[str, Any]:
     return read_table(file) if is_file(file) else {}  # no file: as if it said nothing
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    for name, read in KINDS.items():
+def read_weights(folder: Path, kinds: Mapping[str, Callable[[Path], Any]] = KINDS) -> dict[str, Tensor]:
+    for name, read in kinds.items():
         if is_file(folder / name):
             return _read(read, folder / name)
         if is_file(folder / f"{name}.index.json"):
             return _read_shards(read, folder / f"{name}.index.json")
-    raise ValueError(f"{folder}: no weights: neither {' nor '.join(KINDS)} is there")
+    raise ValueError(f"{folder}: no weights: neither {' nor '.join(kinds)} is there")
 
 
 def _read(read: Callable[[Path], Any], file: Path) -> dict[str, Tensor]:
@@ -99,8 +99,8 @@ def _read_shards(read: Callable[[Path], Any], index: Path) -> dict[str, Tensor]:
     return state
 
 
-def write_weights(state: dict[str, Tensor], folder: Path) -> None:
+def write_weights(state: dict[str, Tensor], folder: Path, name: str = "model.safetensors") -> None:
     try:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})  # transformers 4 asks for the format
+        save_file(state, folder / name, metadata={"format": "pt"})  # transformers 4 asks for the format
     except SafetensorError as e:  # a full disk, for instance
-        raise OSError(f"{folder}/model.safetensors could not be written: {e}") from None
+        raise OSError(f"{folder / name} could not be written: {e}") from None

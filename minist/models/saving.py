@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minist.files import write_json
+from minist.models.adapter import write_adapter
 from minist.models.folder import SETTINGS, VERSION, Content
+from minist.models.hub import name_of
 from minist.models.reading import write_weights
 from minist.models.stack import before_pooling
 from minist.models.tokenizer_files import save_tokenizer
@@ -41,23 +44,28 @@ def class_of(module: Module, content: Content) -> tuple[str, str]:
     return module.package, module.name
 
 
-def _save_part(module: Module, folder: Path, content: Content) -> None:
+def _save_part(module: Any, folder: Path, content: Content) -> None:
     config, weights = module.to_folder()
+    # beside a head, a class of transformers has the encoder under its prefix; an adapter has the trained head too
+    prefix, trained = "", dict[str, Tensor]()
     paths = {route: path for route, path in content.stack.paths.items() if module in path}
     for head in (part for path in paths.values() for part in path[1:2] if part.within and module is path[0]):
         own, theirs = head.to_folder()
         config |= own | {"architectures": [type(module).__name__.replace("Encoder", head.within)]}  # BertForMaskedLM
         if head.gives == "scores":  # version 5 reads it here
             config["sentence_transformers"] = {"activation_fn": content.settings["activation_fn"], "version": VERSION}
-        weights = {f"{module.prefix}{name}": weight for name, weight in weights.items()} | theirs
+        prefix, trained = module.prefix, theirs if head.gives == "scores" else {}
+        weights = {f"{prefix}{name}": weight for name, weight in weights.items()} | theirs
     if not module.gives and any(module in before_pooling(path) for path in paths.values()):
         # which only the newer generation reads: without it, the module acts on the text's embedding
         config |= {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
     if module.gives == "layers" and any("layers" in other.takes for path in paths.values() for other in path):
         config |= {"output_hidden_states": True}  # without it, the real library leaves WeightedLayerPooling out
-    if config:
+    if config and not module.adapter:  # a config.json would say that the weights are here
         write_json(folder / "config.json", config)
-    if weights:
+    if module.adapter:
+        write_adapter(module, name_of(module.adapter), prefix, trained, folder)
+    elif weights:
         write_weights(weights, folder)
     for route, path in paths.items():
         if module is path[0]:

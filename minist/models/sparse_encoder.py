@@ -48,11 +48,13 @@ class SparseEncoder(TextModel):
         self, source: str | Path | Content, *, max_active_dims: int | None = None,
         device: Device = None, dtype: Dtype = None, revision: str | None = None, token: str | None = None,
         keep_layers: Sequence[int] | None = None, prompts: Mapping[str, str] | None = None,
+        adapter: str | Path | None = None,
     ) -> None:  # fmt: skip
         """As TextModel. A plain checkpoint of a masked language model gets a SpladePooling of its largest scores.
         `max_active_dims` keeps the largest weights of each text alone; None: as the folder says, else all."""
-        where: dict[str, Any] = {"revision": revision, "token": token, "device": device, "dtype": dtype}
-        super().__init__(source, **where, keep_layers=keep_layers, prompts=prompts)
+        where: dict[str, Any] = {"revision": revision, "token": token, "adapter": adapter, "prompts": prompts}
+        where |= {"device": device, "dtype": dtype, "keep_layers": keep_layers}
+        super().__init__(source, **where)
         self.max_active_dims = self.settings.get("max_active_dims") if max_active_dims is None else max_active_dims
         self.kept_active(None)
 

@@ -20,9 +20,10 @@ from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.files import files_into
+from minist.models.adaptable import Adaptable
 from minist.models.device import Device, Dtype, find_device, find_dtype
-from minist.models.folder import Content, content_of, load_folder
-from minist.models.hub import find_model, push_folder
+from minist.models.folder import Content, content_of
+from minist.models.hub import open_content, push_folder
 from minist.models.model_card import Added, stays, write_card
 from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
@@ -46,7 +47,7 @@ THEIRS = {
 T = TypeVar("T")
 
 
-class TextModel(nn.Module):
+class TextModel(Adaptable):
     """Texts in, vectors out; a kind of model says what is done with them, and has a line in the table MODELS."""
 
     gives: ClassVar[str] = "embeddings"  # what its last module must give
@@ -60,14 +61,15 @@ class TextModel(nn.Module):
         self, source: str | Path | Content, *, revision: str | None = None, token: str | None = None,
         device: Device = None, dtype: Dtype = None, keep_layers: Sequence[int] | None = None,
         truncate_dim: int | None = None, prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None, num_labels: int | None = None,
+        default_prompt_name: str | None = None, num_labels: int | None = None, adapter: str | Path | None = None,
     ) -> None:  # fmt: skip
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
         which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
         None is float32, "auto" bfloat16 where that is fast. `keep_layers` keeps these layers, the first is 0;
-        `truncate_dim` so many dimensions; `prompts` are added to the folder's; `num_labels` is a CrossEncoder's."""
+        `truncate_dim` so many dimensions; `prompts` are added to the folder's; `num_labels` is a CrossEncoder's;
+        `adapter` is the folder, or the name on the hub, of what LoRA has learned of this model, see adapter.py."""
         super().__init__()
-        given = source if isinstance(source, Content) else load_folder(find_model(source, revision, token))
+        given = source if isinstance(source, Content) else open_content(source, revision, token, adapter)
         content = self.adapt(given, num_labels)
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
@@ -85,6 +87,7 @@ class TextModel(nn.Module):
         self.kept_dim(self.truncate_dim)
         if keep_layers is not None:
             self.keep_layers(keep_layers)
+        self.freeze_adapted()
         if given is not source or device is not None or dtype is not None:  # parts in memory stay as they are
             self.to(find_device(device), find_dtype(dtype, find_device(device)))
         self.eval()  # a training sets the mode itself
@@ -251,8 +254,10 @@ class TextModel(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a model folder that sentence-transformers opens too, and its card. Files of other names stay."""
-        if Path(path).is_file():
-            raise ValueError(f"{path} is a file: name a folder to save the model into")
+        other = Path(path) / ("config.json" if self.is_adapted else "adapter_config.json")  # would be read with ours
+        if Path(path).is_file() or other.exists():
+            what = f"has the {other.name} of another kind of model" if other.exists() else "is a file"
+            raise ValueError(f"{path} {what}: name a folder to save the model into")
         with files_into(Path(path)) as partial:
             write_folder(self.content(), partial)
         write_card(self, Path(path))

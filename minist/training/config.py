@@ -46,12 +46,24 @@ class PoolingConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """What is trained of the model in path instead of its encoder's weights: see modules/lora.py."""
+
+    rank: int = limited(0)  # 0: no LoRA
+    alpha: float = limited(16.0, above=0)  # the change is scaled by alpha / rank
+    dropout: float = limited(0.0, 0, 1)
+    rslora: bool = False  # scaled by alpha / sqrt(rank)
+    targets: list[str] = field(default_factory=list)  # ends of layers' names in a checkpoint: query, value; none: all
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A saved model to start from, or the parts of a new one."""
 
     type: str = ""  # which of MODELS; "": what the folder says, else a SentenceTransformer
     path: str = ""  # a folder, or a name on the Hugging Face hub
     revision: str = ""  # of a model on the hub: branch, tag or commit
+    adapter: str = ""  # a folder or name of a LoRA of the model in path, whose training goes on
     keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
     num_labels: int = limited(0)  # scores that a CrossEncoder gives of a pair; 0: as the cross-encoder in path, else 1
     max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
@@ -62,6 +74,7 @@ class ModelConfig:
     autoencoder: Table = field(default_factory=dict)  # hidden_dim, k .. of a new SparseAutoEncoder behind that in path
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)
@@ -190,8 +203,12 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "the top level lacks the key 'output'"
     if bool(model.path) == bool(model.encoder):
         yield "[model] takes path, or [model.encoder] to start from random weights: give one of them"
-    if (model.revision or model.keep_layers or model.max_length or model.twins) and not model.path:
-        yield "revision, keep_layers, max_length and twins in [model] belong to a model with a path"
+    if (model.revision or model.keep_layers or model.max_length or model.twins or model.adapter) and not model.path:
+        yield "revision, adapter, keep_layers, max_length and twins in [model] belong to a model with a path"
+    if model.lora.rank and (not model.path or model.adapter or model.keep_layers or model.twins or model.sparse_start):
+        yield "[model.lora] is of a model with a path, without adapter, keep_layers, twins and sparse_start"
+    if not model.lora.rank and model.lora != LoraConfig():
+        yield "[model.lora] needs a rank, such as 16"
     if not config.data:
         yield "there is no [[data]] entry"
     for entry in config.data:

@@ -108,6 +108,11 @@ def introduce(run: Run) -> None:
     if run.config.train.fsdp:
         each = f"each of {world} holds a share of weights, gradients and optimizer state"
         run.say(f"fsdp   {each if run.setup.fsdp else 'there is one process: all weights are its own'}")
+    if run.trained.model.is_adapted:
+        trained = sum(p.numel() for group in run.trained.optimizer.param_groups for p in group["params"])
+        # AdamW keeps two numbers of four bytes for each that it trains
+        state = f"{8e-6 * trained:,.1f} MB instead of {8 * millions:,.0f} MB"
+        run.say(f"lora   {trained:,} of {millions:.1f} million parameters are trained, optimizer state {state}")
     if run.trained.model.gives == "sparse":
         check_memory(run)
 
@@ -128,7 +133,7 @@ def set_dropout(model: nn.Module, hidden: float, attention: float) -> None:
     """Change the probabilities; one below 0 stays as the encoder's config says."""
     for name, part in model.named_modules():
         wanted = attention if name.endswith("attention_dropout") else hidden
-        if isinstance(part, nn.Dropout) and wanted >= 0:
+        if isinstance(part, nn.Dropout) and wanted >= 0 and ".lora." not in name:  # which has its own in [model.lora]
             part.p = wanted
 
 

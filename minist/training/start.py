@@ -43,7 +43,8 @@ def make_model(config: Config) -> TextModel:
     if start.path:
         kind = "SentenceTransformer" if start.autoencoder else start.type
         layers, revision = start.keep_layers or None, start.revision or None
-        model = open_model(start.path, kind, revision=revision, keep_layers=layers, num_labels=start.num_labels)
+        more: dict[str, Any] = {"num_labels": start.num_labels, "adapter": start.adapter or None}
+        model = open_model(start.path, kind, revision=revision, keep_layers=layers, **more)
     else:
         model = new_model(start, texts_of(config, ()))
     if start.max_length:  # which is there only beside a path
@@ -55,10 +56,13 @@ def make_model(config: Config) -> TextModel:
         sparse = Content(Stack([*model.stack, own]), model.tokenizers, {})
         model = SparseEncoder(sparse, prompts=model.prompts).to(model.device)
     if start.sparse_start:
+        pick("config: sparse_start in [model] with an adapter", str(model.is_adapted), {"False": "whose head stays"})
         every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1  # not all texts are ever in memory
         begin_sparse(model, list(islice(texts_of(config, ()), 0, None, every)), start.sparse_start)
     if start.static_queries:
         model = with_static_queries(model, texts_of(config, ("query",)))
+    if (of := start.lora).rank:
+        model.add_adapter(of.rank, of.alpha, dropout=of.dropout, rslora=of.rslora, targets=of.targets)
     return make_twins(model) if start.twins else model
 
 

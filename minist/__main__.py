@@ -4,10 +4,11 @@ import argparse
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import evaluate, expand, map, merge, mine, search
+from minist.commands import evaluate, expand, map, merge, mine, search, tune
 
 # in the order in which a person meets them
 COMMANDS = {"search": search, "evaluate": evaluate, "mine": mine, "map": map, "expand": expand, "merge": merge}
+COMMANDS["tune"] = tune
 
 
 class Parser(argparse.ArgumentParser):

@@ -33,7 +33,7 @@ from minist.training.construct import to_toml
 from minist.training.trials import draw_trials, make_rungs, read_setting
 from minist.training.tuning import Outcome, Search
 
-SHOWN = 80  # letters of an error in the table; the log has it all
+SHOWN = 100  # letters of an error in the table; the log has it all
 HELP = "search for better settings of a config"
 INSTEAD = {"device": "CUDA_VISIBLE_DEVICES says where train.py runs", "revision": "--set model.revision=.."}
 

@@ -123,8 +123,8 @@ class Search:
         for trial in self.trials:
             wanted, there = self._written(trial), self._read(trial)
             if there and there not in wanted:
-                line = next((line for line in there.splitlines() if line not in wanted[-1].splitlines()), "other values")
-                what = f"{self.folder(trial)} is of another search, it has {line}"
+                other = [line for line in there.splitlines() if line not in wanted[-1].splitlines()]
+                what = f"{self.folder(trial)} is of another search, it has {listing(other[:1])}"
                 raise ValueError(f"{what}: give the same config and ranges, or another --output")
 
     def _run(self, trial: Trial, r: int) -> Outcome:

@@ -77,6 +77,7 @@ def test_a_wide_range_is_drawn_by_its_logarithm():
     found = draws("1e-5..1e-3")
     assert 1e-5 <= min(found) < 1.1e-5 and 0.9e-3 < max(found) <= 1e-3
     assert 0.8e-4 < median(found) < 1.25e-4
+    assert 0.8e-4 < median(draws("3e-5..3e-4")) < 1.1e-4
     assert all(float(f"{x:.2e}") == x for x in found)  # three digits
 
 
@@ -123,6 +124,7 @@ def test_no_two_are_alike(config):
         ("train.batch_size=0.5..4.5", "must be a whole number"),
         ("data.1.loss.scale=1..9", "the entry is '1'"),
         ("data.0.loss.scael=1..9", "'scael', known are"),
+        ("data.0.loss.name=CoSENTLoss,CosentLoss", "'CosentLoss', known are"),
         ("data.0.loss=MultipleNegativesRankingLoss,MarginMSEloss", "is 'MarginMSEloss', known are"),
         ("train.lr", "write key=value"),
     ],

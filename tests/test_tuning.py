@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-import torch
 from tiny import FROM_SCRATCH, ROOT, run_script, sentences, write_jsonl
 
+from minist.commands.tune import table, value_of
 from minist.training import optimizer, tuning
 from minist.training.tuning import choose_metric, final_metrics
 
@@ -72,7 +73,7 @@ def rows(printed):
 
 
 def measured(trial, key=METRIC):
-    lines = map(json.loads, (tuning.Path("out") / trial / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (Path("out") / trial / "metrics.jsonl").read_text().splitlines())
     return [line[key] for line in lines if key in line]
 
 
@@ -203,6 +204,14 @@ def test_losses_are_to_be_low():
     assert best("dev_ndcg@10", 0.5, nan, 0.7, inf, 0.7) == [2, 4, 0, 1, 3]
 
 
+def test_the_table(folder):
+    config = tuning.load_config(folder / "c.toml", ["train.lr_for={embeddings=0.5}"])
+    keys = ["train.lr", "data.0.loss.scale", "data.0.loss.name", "eval.0.name", "train.lr_for.embeddings", "seed"]
+    found = [value_of(config, key) for key in keys]
+    assert found == ["0.0001", "-", "MultipleNegativesRankingLoss", "dev", "0.5", "42"]
+    assert table([["a", "bcd"], ["efg", "h"]]) == "a    bcd\nefg  h"
+
+
 def test_metrics_are_those_of_the_final_model(tmp_path):
     lines = [{"step": 1, "m": 0.1}, {"step": 2, "m": 0.5, "o": 1}, {"step": 2, "loss": 9, "m": 8, "learning_rate": 1}]
     write_jsonl(tmp_path / "metrics.jsonl", [*lines, {"step": 4, "m": 0.3, "o": 2}])
@@ -231,30 +240,34 @@ def test_halving(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("both", [False, True])
-def test_sigkill(folder, monkeypatch, both):
+@pytest.mark.parametrize(("processes", "goes_on"), [(1, True), (1, False), (2, False)])
+def test_sigkill(folder, monkeypatch, processes, goes_on):
     """Of the search alone, whose trial goes on and is waited for, or of its trial too."""
     monkeypatch.undo()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "minist", "tune", "--config", "c.toml", *SEARCH, "--set", "train.max_steps=60"]
+    command = [sys.executable, "-m", "minist", "tune", "--config", folder / "c.toml", *SEARCH]
+    command += ["--set", "train.max_steps=40", "--processes", str(processes), "--output"]
 
     def start(output):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*command, "--output", output], cwd=folder, env=environment, **pipes)
+        return subprocess.Popen([*command, folder / output], cwd=folder, env=environment, **pipes)
 
-    whole, _ = start("whole").communicate(timeout=200)
+    whole, _ = start("whole").communicate(timeout=300)
     process = start("half")
-    metrics = folder / "half/trial-02/metrics.jsonl"
-    while not list(metrics.parent.glob("checkpoint-*")):
+    while not list((folder / "half").glob("trial-02/checkpoint-*")):
         assert process.poll() is None
         time.sleep(0.002)
     process.kill()
-    if both:
-        found = subprocess.run(["pgrep", "-f", str(folder / "half/trial-02")], capture_output=True, text=True)
-        for pid in found.stdout.split():
-            os.kill(int(pid), signal.SIGKILL)
+    trial = str(folder / "half/trial-02")
+    found = subprocess.run(["pgrep", "-f", trial], capture_output=True, text=True).stdout.split()
+    for pid in map(int, found):
+        os.kill(pid, signal.SIGSTOP if goes_on else signal.SIGKILL)
     process.communicate()
-    out, progress = start("half").communicate(timeout=200)
+    process = start("half")
+    if goes_on:
+        assert any("waiting for its end" in line for line in process.stderr)
+        os.kill(int(found[0]), signal.SIGCONT)
+    out, _ = process.communicate(timeout=300)
     assert out == whole.replace("whole", "half") and len(rows(out)) == 4
-    assert ("waiting for its end" in progress) != both
-    torch.set_num_threads(1)
+    log = Path(f"{trial}.log").read_text()
+    assert log.count("\nmodel  ") == (1 if goes_on else 2), "it was not begun again, or was"

@@ -9,13 +9,14 @@ import random
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from minist import losses
 from minist.checks import number
 from minist.losses.base import Loss
 from minist.training.config import Config, load_config
-from minist.training.construct import make
+from minist.training.construct import Table, make
 from minist.training.entries import SHELVES
 
 WIDE = 10  # the ratio of a range's ends from which on its logarithm is drawn: 1e-5..1e-4, but not 16..64
@@ -77,7 +78,7 @@ def _draw(ends: Sequence[Any], draw: random.Random) -> float:
     low, high = ends
     whole = all(type(end) is int for end in ends)
     top = high + 1 if whole else high
-    wide = low > 0 and high / low >= WIDE
+    wide = low > 0 and high / low > WIDE - 1e-9  # 3e-4 / 3e-5 is a little less than 10
     value = math.exp(draw.uniform(math.log(low), math.log(top))) if wide else draw.uniform(low, top)
     return min(max(math.floor(value) if whole else float(f"{value:.3g}"), low), high)
 
@@ -112,21 +113,31 @@ def _load(file: Path, overrides: Sequence[str]) -> Config:
     """A config whose losses can be made, too: else that would be seen only when the default has run, for hours."""
     config = load_config(file, list(overrides))
     for entry in config.data:
-        shelves = [shelf for shelf in SHELVES.values() if entry.loss.get("name") in shelf.__all__]
-        make(f"loss in {entry.where}", entry.loss, (*shelves, losses)[0], Loss)
+        shelves = [shelf for shelf in SHELVES.values() if entry.loss.get("name") in shelf.__all__] or [losses]
+        refusals = [_refusal(f"loss in {entry.where}", entry.loss, shelf) for shelf in shelves]
+        if all(refusals):  # of one name there may be a loss for embeddings and one for scores
+            raise ValueError(refusals[0])
     return config
+
+
+def _refusal(what: str, table: Table, shelf: ModuleType) -> str:
+    try:
+        make(what, table, shelf, Loss)
+    except ValueError as e:
+        return str(e)
+    return ""
 
 
 def _draw_trial(file: Path, settings: Sequence[Setting], before: Sequence[Trial], last: str) -> Trial:
     """The next one, by the seed and its number alone, however many there will be."""
-    number, seed = len(before), before[0].config.seed
+    n, seed = len(before), before[0].config.seed
     for attempt in range(DRAWS):
-        draws = (random.Random(f"{seed} {number} {attempt} {setting.key}") for setting in settings)
+        draws = (random.Random(f"{seed} {n} {attempt} {setting.key}") for setting in settings)
         overrides = (*map(Setting.override, settings, draws), last)
         config = _load(file, overrides)
         if all(config != trial.config for trial in before):
-            return Trial(number, overrides, config)
-    raise ValueError(f"the ranges of --set give {number} trials that differ: ask for no more, or for other ranges")
+            return Trial(n, overrides, config)
+    raise ValueError(f"the ranges of --set give {n} trials that differ: ask for no more, or for other ranges")
 
 
 def set_output(folder: Path) -> str:

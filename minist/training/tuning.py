@@ -175,12 +175,10 @@ class Search:
 
     def _is_done(self, trial: Trial, r: int) -> bool:
         """Whether its run has ended there, and saved its model, or has begun with a later rung."""
-        there = self._read(trial)
-        if not there:
-            return False
-        at, files = self._written(trial).index(there), [file.name for file in (self.folder(trial) / "model").glob("*")]
-        is_saved = files and not any(name.endswith(".partial") for name in files)  # see files_into in minist/files.py
-        return at > r or (at == r and bool(is_saved))
+        there, files = self._read(trial), [file.name for file in (self.folder(trial) / "model").glob("*")]
+        is_saved = bool(files) and not any(name.endswith(".partial") for name in files)  # see minist/files.py
+        at = self._written(trial).index(there) if there else -1
+        return at > r or (at == r and is_saved)
 
     def _failure(self, trial: Trial) -> str:
         """Why it failed, or nothing."""

@@ -88,7 +88,8 @@ def test_the_best_of_all(folder):
     assert best != 0 and f"trial {best} is the best" in printed
     assert progress.count("left") == 4 and "0:00 left" in progress
 
-    assert tune()[:2] == (0, printed)  # once more, and nothing is run
+    code, again, progress = tune()
+    assert (code, again) == (0, printed) and progress.count("run before") == 4  # and nothing is run
     assert len((folder / "runs").read_text().splitlines()) == 4
     code, _, error = run_script("train.py", "--config", "out/best.toml")
     assert code == 2 and f"reached {METRIC} = {values[best]:.4f}, expected at least 0.999" in error  # its own aim
@@ -246,7 +247,7 @@ def test_sigkill(folder, monkeypatch, processes, goes_on):
     monkeypatch.undo()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "minist", "tune", "--config", folder / "c.toml", *SEARCH]
-    command += ["--set", "train.max_steps=40", "--processes", str(processes), "--output"]
+    command += ["--trials", "3", "--set", "train.max_steps=40", "--processes", str(processes), "--output"]
 
     def start(output):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -254,11 +255,11 @@ def test_sigkill(folder, monkeypatch, processes, goes_on):
 
     whole, _ = start("whole").communicate(timeout=300)
     process = start("half")
-    while not list((folder / "half").glob("trial-02/checkpoint-*")):
+    while not list((folder / "half").glob("trial-01/checkpoint-*")):
         assert process.poll() is None
         time.sleep(0.002)
     process.kill()
-    trial = str(folder / "half/trial-02")
+    trial = str(folder / "half/trial-01")
     found = subprocess.run(["pgrep", "-f", trial], capture_output=True, text=True).stdout.split()
     for pid in map(int, found):
         os.kill(pid, signal.SIGSTOP if goes_on else signal.SIGKILL)
@@ -268,6 +269,6 @@ def test_sigkill(folder, monkeypatch, processes, goes_on):
         assert any("waiting for its end" in line for line in process.stderr)
         os.kill(int(found[0]), signal.SIGCONT)
     out, _ = process.communicate(timeout=300)
-    assert out == whole.replace("whole", "half") and len(rows(out)) == 4
+    assert out == whole.replace("whole", "half") and len(rows(out)) == 3
     log = Path(f"{trial}.log").read_text()
     assert log.count("\nmodel  ") == (1 if goes_on else 2), "it was not begun again, or was"

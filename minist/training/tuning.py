@@ -82,7 +82,9 @@ class Pace:
         self.done, self.seconds = self.done + self.work[rung] * (seconds > 0), self.seconds + seconds
 
     def __str__(self) -> str:
-        left = int(self.seconds / self.done * self.left) if self.done else 0
+        if not self.done:
+            return "run before"
+        left = int(self.seconds / self.done * self.left)
         return f"{left // 60}:{left % 60:02d} left"
 
 

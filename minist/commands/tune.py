@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from minist.checks import refuse, whole
@@ -33,7 +34,7 @@ from minist.training.construct import to_toml
 from minist.training.trials import draw_trials, make_rungs, read_setting
 from minist.training.tuning import Outcome, Search
 
-SHOWN = 100  # letters of an error in the table; the log has it all
+SHOWN = 80  # letters of an error in the table; the log has it all
 HELP = "search for better settings of a config"
 INSTEAD = {"device": "CUDA_VISIBLE_DEVICES says where train.py runs", "revision": "--set model.revision=.."}
 
@@ -75,7 +76,9 @@ def run(args: argparse.Namespace) -> None:
 def row(outcome: Outcome, keys: Sequence[str], metric: str) -> list[str]:
     name = f"{outcome.trial.number}{' (default)' * (outcome.trial.number == 0)}"
     values = [value_of(outcome.trial.config, key) for key in keys]
-    measured = f"failed: {outcome.error[:SHOWN]}" if outcome.error else f"{outcome.metrics.get(metric, math.nan):.4f}"
+    measured = (
+        f"failed: {shorten(outcome.error, SHOWN)}" if outcome.error else f"{outcome.metrics.get(metric, math.nan):.4f}"
+    )
     return [name, *values, *[str(outcome.steps)] * bool(outcome.steps), measured]
 
 

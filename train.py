@@ -4,7 +4,8 @@ python train.py --config configs/quickstart.toml
 torchrun --nproc_per_node=2 train.py --config configs/quickstart.toml
 python train.py --config my.toml --set train.lr=3e-5 --set output=runs/other
 
-The run directory, `output` in the config, gets config.toml, metrics.jsonl, checkpoint-<step>/, model/, perhaps best/.
+The run directory, `output` in the config, gets config.toml, about.json, metrics.jsonl, report.html, checkpoint-<step>/,
+model/, perhaps best/.
 """
 
 import argparse
@@ -14,18 +15,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from minist import distributed
 from minist.checks import listing, pick
 from minist.cli import run_command
 from minist.data.samplers import Place
 from minist.models import open_model
+from minist.sharding import whole
+from minist.training.about import write_about
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
 from minist.training.evaluations import HEADLINES, evaluate, report
-from minist.training.log import LEGEND, Meter
-from minist.training.optimizer import check_finite, learning_rate
+from minist.training.log import LEGEND, Meter, peak_memory
+from minist.training.model_card import write_run_card
+from minist.training.optimizer import check_finite, clip, learning_rate
+from minist.training.report import refresh
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
@@ -48,7 +51,8 @@ def train(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
     run = start_run(config, resume=args.resume, overwrite=args.overwrite)
     meter, interruption = Meter(run.batches.total, run.done), Interruption(run.device)
-    open_directory(run, args.overwrite)
+    with whole(run.trained.model):
+        open_directory(run, args.overwrite)
     metrics: dict[str, float] = {}
     last = run.done == run.batches.total or run.selection.stop
     for place in run.batches.start_at(run.batches.total if last else run.done):
@@ -61,23 +65,19 @@ def train(args: argparse.Namespace) -> None:
                 show(run, place, objective, figures, meter)
             paused = time.perf_counter()
             if last or run.is_time(config.train.eval_every):
-                check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
-                metrics = evaluate(run.evaluations, run.trained.model)
-                report_and_choose(run, metrics)
+                metrics = measure(run)
                 last = last or run.selection.stop
             ended = interruption.agreed() and not last
             if ended or run.is_time(config.train.save_every):
-                if distributed.rank() == 0:
-                    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
-                    save_checkpoint(run.output, run.trained, state, config.train.keep)
-                distributed.barrier()
+                save(run)
             meter.since += time.perf_counter() - paused  # texts per second are those of the training alone
         if ended:
             run.say(f"told to end: step {run.done} is saved, go on with --resume")
             return distributed.stop()
         if last:
             break
-    metrics = finish(run, metrics or evaluate(run.evaluations, run.trained.model), started)
+    with whole(run.trained.model):
+        metrics = finish(run, metrics or evaluate(run.evaluations, run.trained.model), started)
     distributed.stop()  # before the check below: a rank that leaves alone looks lost to the others
     for name, least in config.expect.items():
         if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does a value that is no number
@@ -87,6 +87,8 @@ def train(args: argparse.Namespace) -> None:
 def open_directory(run: Run, overwrite: bool) -> None:
     """The run directory, when nothing in the config can be wrong any more: metrics that it names are measured first."""
     metrics: dict[str, float] = {}
+    if run.done == 0:
+        evaluate([run.examples], run.trained.model)
     if run.done == 0 and (run.config.train.best or run.config.expect):
         metrics = evaluate(run.evaluations, run.trained.model)
         run.selection.check(metrics)
@@ -95,8 +97,10 @@ def open_directory(run: Run, overwrite: bool) -> None:
     distributed.barrier()  # all ranks came as far as this
     if distributed.rank() == 0:
         open_run(run.output, run.config, run.done, overwrite)
+        write_about(run)
     if metrics:
         report_and_choose(run, metrics)  # the untrained model may turn out to be the best, too
+    refresh(run)
     run.say(LEGEND)
 
 
@@ -118,8 +122,7 @@ def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
     if len(run.tasks) > 1 and not objective.parts:
         objective.parts = {task.name: objective.value}  # so that the parts of several tasks add up to the loss
     trained.scaler.unscale_(trained.optimizer)  # before clipping: its limit is one of true gradients
-    parameters = [p for group in trained.optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)  # the norm before clipping
+    norm = clip(trained.optimizer, settings.max_grad_norm)
     check_finite(objective.value, norm, trained.scaler, f"step {place.step + 1}, data set {task.name}")
     trained.scaler.step(trained.optimizer)
     trained.scaler.update()
@@ -130,7 +133,7 @@ def take_step(run: Run, place: Place) -> tuple[Objective, dict[str, float]]:
 def show(run: Run, place: Place, objective: Objective, figures: dict[str, float], meter: Meter) -> None:
     """Lines of the terminal and one of metrics.jsonl; all ranks call it, since some figures are sums over ranks."""
     task, (means, parts) = run.tasks[place.dataset], meter.read()
-    main = {"step": run.done, **means, **figures}
+    main = {"step": run.done, **means, **figures, "memory_mb": peak_memory(run.device) // 2**20}
     batch: dict[str, Any] = {**run.trained.model.describe(objective.embeddings, objective.batch)}
     batch |= {f"cut_{k}": n for k, n in task.rows.cut(place.rows).items()}
     if len(run.tasks) > 1:
@@ -139,6 +142,22 @@ def show(run: Run, place: Place, objective: Objective, figures: dict[str, float]
         run.say(line)
     if distributed.rank() == 0:
         log(run.output, main | parts | batch | main)  # a part that is called "loss" hides nothing
+
+
+def save(run: Run) -> None:
+    state = {"step": run.done, "seal": run.seal, "selection": run.selection.state()}
+    save_checkpoint(run.output, run.trained, state, run.config.train.keep)
+    if distributed.rank() == 0:
+        write_run_card(run.trained.model, run.output / f"checkpoint-{run.done}", run.done)
+    refresh(run)
+
+
+def measure(run: Run) -> dict[str, float]:
+    with whole(run.trained.model):
+        check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
+        metrics = evaluate([*run.evaluations, run.examples], run.trained.model)
+        report_and_choose(run, metrics)
+    return metrics
 
 
 def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
@@ -151,6 +170,8 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
         run.say(f"warning: no number after step {run.done}, and so never the best: {listing(wrong)}")
     if run.selection.update(metrics, run.done) and distributed.rank() == 0:
         run.trained.model.save(run.output / "best")
+        write_run_card(run.trained.model, run.output / "best", run.done)
+    refresh(run)
     distributed.barrier()  # saving takes any time
 
 
@@ -166,6 +187,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
         run.say(f"best   {selection.metric} {selection.best:.4f} at step {selection.step}")
     model = keep_one(model) if run.config.model.twins else model
     model.save(folder)
+    write_run_card(model, folder, selection.step if earlier else run.done)
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")

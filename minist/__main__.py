@@ -4,11 +4,19 @@ import argparse
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import evaluate, expand, map, merge, mine, search, tune
+from minist.commands import evaluate, expand, map, merge, mine, report, search, tune
 
 # in the order in which a person meets them
-COMMANDS = {"search": search, "evaluate": evaluate, "mine": mine, "map": map, "expand": expand, "merge": merge}
-COMMANDS["tune"] = tune
+COMMANDS = {
+    "search": search,
+    "evaluate": evaluate,
+    "report": report,
+    "mine": mine,
+    "map": map,
+    "expand": expand,
+    "merge": merge,
+    "tune": tune,
+}
 
 
 class Parser(argparse.ArgumentParser):

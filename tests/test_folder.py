@@ -61,7 +61,7 @@ def test_saved_and_read_again(tmp_path, encoder):
     assert loaded.stack[0].config == model.stack[0].config
     loaded.save(tmp_path / "again")
     files = sorted(path.relative_to(tmp_path / "m") for path in (tmp_path / "m").rglob("*") if path.is_file())
-    assert len(files) == 10
+    assert len(files) == 11
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "m" / file).read_bytes(), file
 

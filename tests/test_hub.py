@@ -17,6 +17,7 @@ from tiny import ROOT, tiny_model
 
 from minist.models.folder import load_folder
 from minist.models.hub import find_model, missing_files, module_folders, needed_files, push_folder
+from minist.models.model_card import stays
 from minist.modules.dense import Dense
 
 NAME = "someone/tiny"
@@ -28,11 +29,12 @@ OTHER += ["flax_model.msgpack", "rust_model.ot", "train_script.py", "image.png",
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A model folder's files: {path: content}."""
+    """The files of a model folder that the model is read from: {path: content}."""
     model = tiny_model()
     model.stack.append(Dense(16, 8))
     folder = tmp_path_factory.mktemp("saved") / "m"
     model.save(folder)
+    (folder / "README.md").unlink()
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -644,7 +646,7 @@ def test_errors_of_the_disk_pass(full, tmp_path):
 
 
 def push(folder, repo=NAME, *, private=False, token="secret", revision=None):
-    return push_folder(folder, repo, private=private, token=token, revision=revision)
+    return push_folder(folder, repo, stays, private=private, token=token, revision=revision)
 
 
 def test_push_and_find(hub, files, tmp_path):
@@ -679,6 +681,21 @@ def test_push_makes_private_repositories_under_ones_own_name(hub, tmp_path):
     assert push(tmp_path / "m", "tiny", private=True) == f"{hub.url}/somebody/tiny"
     assert hub.pushes[0] == ("create", "somebody/tiny", "private")
     assert hub.pushes[1][-1] == {"a/config.json": b"new"}
+
+
+def test_a_pushed_card_leaves_words_of_a_person_as_they_are(hub):
+    model = tiny_model()
+    model.push_to_hub(NAME, token="secret")
+    first = hub.pushes[-1][-1]["README.md"].decode()
+    assert f'SentenceTransformer("{NAME}")' in first  # where everybody finds it
+    model.max_length = 16
+    model.push_to_hub(NAME, token="secret")
+    assert "16 tokens" in hub.pushes[-1][-1]["README.md"].decode(), "nobody has changed the first"
+    changed = first.replace("library_name", "license: mit\nlibrary_name").encode()
+    hub.add(NAME, {"README.md": changed})
+    model.push_to_hub(NAME, token="secret")
+    assert "README.md" not in hub.pushes[-1][-1] and "modules.json" in hub.pushes[-1][-1]
+    assert hub.commits[hub.branches[NAME]["main"]]["README.md"] == changed
 
 
 def test_push_that_cannot_be(hub, tmp_path):

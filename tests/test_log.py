@@ -1,12 +1,17 @@
 """What a run says of itself, and the progress bar."""
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from minist import progress
 from minist.data.packed import Packed
+from minist.models.device import total_memory
 from minist.training import log as module
-from minist.training.log import Meter
+from minist.training.log import Meter, peak_memory
 
 COLUMNS = [Packed.of(torch.arange(20), torch.tensor([5] * 4)), Packed.of(torch.arange(30), torch.tensor([6, 8, 9, 7]))]
 
@@ -49,3 +54,11 @@ def test_progress_bar(capsys, show, seen):
     with progress.progress_bar(3, "texts", "encoding", show) as bar:
         bar.update(3)
     assert ("encoding" in capsys.readouterr().err) == seen
+
+
+def test_peak_memory(monkeypatch):
+    pages = int(Path("/proc/self/statm").read_text().split()[1])  # that it has now
+    now = pages * os.sysconf("SC_PAGE_SIZE")  # the system counts it in other steps than the peak
+    assert 0.9 * now <= peak_memory(torch.device("cpu")) <= total_memory(torch.device("cpu"))
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert peak_memory(torch.device("cpu")) == 0

@@ -257,7 +257,7 @@ def test_it_saves_a_plain_checkpoint(tmp_path):
     model.save(tmp_path / "saved")
     files = {path.name for path in (tmp_path / "saved").iterdir()}
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert files == wanted | {"sentence_bert_config.json"}
+    assert files == wanted | {"sentence_bert_config.json", "README.md"}
     config = json.loads((tmp_path / "saved/config.json").read_text())
     assert config["architectures"] == ["BertForMaskedLM"]
     assert json.loads((tmp_path / "saved/tokenizer_config.json").read_text())["mask_token"] == "[MASK]"

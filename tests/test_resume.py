@@ -54,17 +54,17 @@ best = "held_cosine_ndcg@10"
 """
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[(1, ""), (2, ""), (2, "fsdp = true\n")], ids=["1", "2", "2 fsdp"])
 def whole(request, tmp_path_factory):
     """A folder with an undisturbed run, and the number of its ranks. Two ranks take three-phase steps."""
-    folder = tmp_path_factory.mktemp(f"ranks{request.param}")
+    folder, (ranks, settings) = tmp_path_factory.mktemp("run"), request.param
     a, b = sentences(60, seed=1), sentences(60, seed=2)
     write_jsonl(folder / "pairs.jsonl", [{"q": x, "d": y} for x, y in zip(a, b, strict=True)])
     scored = [{"a": x, "b": y, "score": i % 5 / 4} for i, (x, y) in enumerate(zip(b, a, strict=True))]
     write_jsonl(folder / "scored.jsonl", scored)
-    (folder / "c.toml").write_text(CONFIG + ("mini_batch_tokens = 40\n" if request.param == 2 else ""))
-    finish(start(folder, request.param))
-    return folder, request.param
+    (folder / "c.toml").write_text(CONFIG + ("mini_batch_tokens = 40\n" if ranks == 2 else "") + settings)
+    finish(start(folder, ranks))
+    return folder, ranks
 
 
 def start(folder, ranks, *arguments):
@@ -82,9 +82,9 @@ def finish(process):
 
 
 def records(run):
-    """What metrics.jsonl says, but for times."""
+    """What metrics.jsonl says, but for times and memory."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if not key.endswith("_per_second")} for line in lines]
+    return [{key: value for key, value in line.items() if not key.endswith(("_per_second", "_mb"))} for line in lines]
 
 
 def same_run(folder, other):

@@ -287,7 +287,7 @@ def test_push_to_hub(model, embeddings, monkeypatch):
     """What is uploaded is the saved model; how, is hub.py's."""
     pushed = []
 
-    def push(folder, repo, *, private, token, revision):
+    def push(folder, repo, stays, *, private, token, revision):
         pushed.append((repo, private, token, revision))
         close(SentenceTransformer(folder).encode(TEXTS), embeddings)
         return "address"

@@ -154,7 +154,8 @@ def test_folder(folder, tmp_path):
     assert model.width == weight.shape[1]
     model.save(tmp_path / "again")
     files = {path.relative_to(tmp_path / "again").as_posix() for path in (tmp_path / "again").rglob("*.*")}
-    assert files == {"model.safetensors", "tokenizer.json", "modules.json", "config_sentence_transformers.json"}
+    own = {"model.safetensors", "tokenizer.json", "modules.json", "config_sentence_transformers.json"}
+    assert files == own | {"README.md"}
     assert torch.equal(load_file(tmp_path / "again/model.safetensors")["embedding.weight"], weight)
     assert np.array_equal(SentenceTransformer(tmp_path / "again").encode(TEXTS), found)
 

@@ -88,10 +88,17 @@ def weights(model_folder):
 def test_a_whole_run(folder):
     out = train()
     run = folder / "runs/one"
-    assert sorted(path.name for path in run.iterdir()) == [MARKER, "metrics.jsonl", "model"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "about.json",
+        MARKER,
+        "examples.json",
+        "metrics.jsonl",
+        "model",
+        "report.html",
+    ]
     steps = records(run)
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
-    fields = {"step", "loss", "texts_per_second", "tokens_per_second", "learning_rate", "grad_norm"}
+    fields = {"step", "loss", "texts_per_second", "tokens_per_second", "learning_rate", "grad_norm", "memory_mb"}
     fields |= {"accuracy", "positive", "negative", "alignment", "uniformity", "effective_rank"}
     fields |= {"cut_anchor", "cut_positive"}
     assert all(set(record) == fields for record in steps)

@@ -6,11 +6,13 @@ the cache. The imports stand inside the functions: they take 0.2 seconds, for wh
 
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from minist.models.folder import has_head, listed_modules, routed_modules, router_file
 from minist.models.reading import KINDS, read_optional, reading
@@ -41,9 +43,13 @@ def find_model(name_or_path: str | Path, revision: str | None = None, token: str
         raise ValueError(f"{path} {what}: give the path of a saved model alone")
     if name_or_path != name or not NAME.fullmatch(name):  # a Path is meant as one, and equals no text
         raise ValueError(f"there is no folder {name!r}: give one, or a name on the hub, which looks like owner/name")
-    repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
+    repos = _repos(name)
     cached = filter(None, (_cached_folder(repo, revision) for repo in repos))
     return next((folder for folder in cached if not missing_files(folder)), None) or _fetch(repos, revision, token)
+
+
+def _repos(name: str) -> list[str]:
+    return [name] if "/" in name else [f"sentence-transformers/{name}", name]
 
 
 def needed_files(folder: Path, files: Collection[str]) -> list[str]:
@@ -153,10 +159,13 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     return folder
 
 
-def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, revision: str | None) -> str:
+def push_folder(
+    folder: Path, repo: str, stays: Callable[[Path], bool], *, private: bool, token: str | None, revision: str | None
+) -> str:
     """Upload all files of `folder` in one commit, and return the repository's address. It and the branch `revision`
-    (None: main) are created where there is none; one that exists stays as private as it is, and keeps other files."""
-    from huggingface_hub import HfApi, constants, utils
+    (None: main) are created where there is none; one that exists stays as private as it is, and keeps other files, and
+    a README.md that `stays`."""
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download, utils
 
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
         utils.disable_progress_bars()  # they are for people at a terminal; those of downloads know that themselves
@@ -165,11 +174,39 @@ def push_folder(folder: Path, repo: str, *, private: bool, token: str | None, re
         url = api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
-        api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Add a model", revision=revision)
+        kept, (repo, name) = [], (url.repo_id, "README.md")
+        with suppress(errors.EntryNotFoundError), TemporaryDirectory() as theirs:
+            card = hf_hub_download(repo, name, revision=revision, token=token, local_dir=theirs)
+            kept = [name] * stays(Path(card))
+        note = "Add a model"
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message=note, revision=revision, ignore_patterns=kept
+        )
     except Exception as e:
         advice = "check the name, and that the token may write there"
         raise ValueError(f"{folder} could not be pushed to {repo} ({_reason(e)}): {advice}") from None
     return str(url)
+
+
+def hub_name(name: str) -> str:
+    """The whole name on the hub of a model that find_model has found by `name`; "" of a folder."""
+    if Path(name).exists() or not NAME.fullmatch(name):
+        return cached_name(Path(name))
+    return next((repo for repo in _repos(name) if _cached_folder(repo, None)), name)
+
+
+def cached_name(folder: Path | None) -> str:
+    """The name on the hub of the model in a folder of the cache; "" of any other folder."""
+    names = [part for part in folder.parts if part.startswith("models--")] if folder else []
+    return names[-1].removeprefix("models--").replace("--", "/") if names else ""
+
+
+def front_matter(data: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
+    """The YAML at the head of a model card; `results` are the fields of EvalResults."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    found = [EvalResult(**result) for result in results]
+    return ModelCardData(**data, eval_results=found or None).to_yaml()
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ StaticEmbedding [N, D] -> (Dense, Normalize, LayerNorm, ..)
 Which order is possible follows from what each module says that it takes and gives, see module.py. A Router may stand
 at any place: then there are several such paths, one for each of its routes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class Stack(nn.ModuleList):
             parts = [x[back].split([columns[c].n for c in places]) for x in embedded]
             found |= zip(places, zip(*parts, strict=True), strict=True)  # by output -> by column
         return [found[c] for c in range(len(columns))]
+
+    def within(self, work: Callable[[], Tensor]) -> Tensor:
+        """`work()`, which uses the modules in its own way: weights in shares are gathered for it as for `forward`."""
+        return work()
 
     def embed(self, packed: Packed, role: str | None = None, outputs: Sequence[str] = ()) -> Outputs:
         """Packed -> the embeddings [N, D], and after them each of `outputs`, [N, ..] too. "layer 3" is what the model

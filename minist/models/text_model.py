@@ -23,6 +23,7 @@ from minist.files import files_into
 from minist.models.device import Device, Dtype, find_device, find_dtype
 from minist.models.folder import Content, content_of, load_folder
 from minist.models.hub import find_model, push_folder
+from minist.models.model_card import Added, stays, write_card
 from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.module import ENDS
@@ -40,7 +41,7 @@ THEIRS = {
     "get_sentence_embedding_dimension": "it is called out_width",
     "save_pretrained": "it is called save",
     "encode_multi_process": "give encode several devices",
-    "model_card_data": "write a README.md beside the saved model",
+    "model_card_data": "save writes README.md, the model card, and leaves one that you have changed as it is",
 }
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ class TextModel(nn.Module):
         return 65536 if self.device.type == "cuda" else 2048  # what keeps a GPU busy, or what a CPU's caches hold
 
     def forward(self, columns: Columns, roles: Roles = (), outputs: Sequence[str] = ()) -> list[Outputs]:
-        return self.stack.forward(columns, roles, outputs)
+        return self.stack(columns, roles, outputs)
 
     def name_labels(self, classes: list[str]) -> list[str]:
         return classes  # of training labels, in the order of their numbers: a model of scores may have its own
@@ -249,11 +250,12 @@ class TextModel(nn.Module):
         return Content(self.stack, self.tokenizers, self.settings | own)  # settings of others stay in the file
 
     def save(self, path: str | Path) -> None:
-        """Write a model folder that sentence-transformers opens too. Files of other names that are there stay."""
+        """Write a model folder that sentence-transformers opens too, and its card. Files of other names stay."""
         if Path(path).is_file():
             raise ValueError(f"{path} is a file: name a folder to save the model into")
         with files_into(Path(path)) as partial:
             write_folder(self.content(), partial)
+        write_card(self, Path(path))
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None
@@ -261,4 +263,5 @@ class TextModel(nn.Module):
         """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
         with TemporaryDirectory() as folder:
             self.save(Path(folder) / "model")
-            return push_folder(Path(folder) / "model", repo, private=private, token=token, revision=revision)
+            write_card(self, Path(folder) / "model", Added(repo))
+            return push_folder(Path(folder) / "model", repo, stays, private=private, token=token, revision=revision)

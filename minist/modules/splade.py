@@ -106,7 +106,7 @@ def largest(scores: Tensor, lengths: Tensor) -> Tensor:
     """Of scores [T, V] of texts with `lengths` [N]: the largest of each text, [N, V].
 
     Texts of one length that stand side by side, as stack.py sorts them, are one tensor [n, length, V]."""
-    found, start = [], 0
+    found, start = [scores[:0]], 0  # of no texts [0, V], since a rank may have none
     for length, count in zip(*(x.tolist() for x in lengths.unique_consecutive(return_counts=True)), strict=True):
         part = scores[start : start + count * length].unflatten(0, (count, length))
         found.append(part.amax(1) if length else scores.new_zeros(count, scores.shape[1]))

@@ -1,7 +1,10 @@
 """The run directory, its checkpoints, and the seal by which a run that goes on is still the same run.
 
 <output>/config.toml           the whole config, defaults written out
+<output>/about.json            of what the run is made, for a reader, see about.py
 <output>/metrics.jsonl         a line for each figure that was shown
+<output>/examples.json         what some queries find, see examples.py
+<output>/report.html           all of this as a page, see report.py
 <output>/checkpoint-<step>/    opens as a model
     training.pt                optimizer, parameters of the losses, gradient scaler
     run.json                   step, seal, the best evaluation so far
@@ -24,6 +27,7 @@ from minist.data.dataset import Dataset
 from minist.files import complete_file, complete_folder, read_json, write_json
 from minist.models.saving import write_folder
 from minist.models.text_model import TextModel
+from minist.sharding import gathered, shared_like, whole
 from minist.training.config import Config
 from minist.training.construct import to_toml
 
@@ -70,23 +74,38 @@ class Trained(NamedTuple):
 
 
 def save_checkpoint(output: Path, trained: Trained, run: dict[str, Any], keep: int) -> None:
-    """Write checkpoint-<step> with run["step"] steps done, and delete all but the last `keep`."""
-    check_weights(trained.model, run["step"])  # first: else a good checkpoint would make room for a useless one
-    with complete_folder(output / f"checkpoint-{run['step']}") as partial:
-        write_folder(trained.model.content(), partial)
+    """Write checkpoint-<step> with run["step"] steps done, and delete all but the last `keep`. All ranks call it, since
+    each may hold a share; the first one writes."""
+    with whole(trained.model):
+        check_weights(trained.model, run["step"])  # first: else a good checkpoint would make room for a useless one
         state = {name: part.state_dict() for name, part in trained._asdict().items() if name != "model"}
+        state["optimizer"]["state"] = {i: _whole_state(own) for i, own in state["optimizer"]["state"].items()}
+        if distributed.rank() == 0:
+            _write(output, trained.model, state, run)
+            for old in checkpoints(output)[:-keep]:
+                shutil.rmtree(old)
+    distributed.barrier()  # writing takes any time
+
+
+def _whole_state(own: Mapping[str, Any]) -> dict[str, Any]:
+    """What the optimizer knows of a parameter, as one process would have it; in the first rank's memory alone."""
+    found = {name: gathered(x) for name, x in own.items()}
+    return found if distributed.rank() == 0 else {}
+
+
+def _write(output: Path, model: TextModel, state: dict[str, Any], run: dict[str, Any]) -> None:
+    with complete_folder(output / f"checkpoint-{run['step']}") as partial:
+        write_folder(model.content(), partial)
         try:
             with open(partial / STATE, "wb") as stream:
                 torch.save(state, stream)
         except RuntimeError as e:  # torch hides the OSError of a full disk behind its own
             raise OSError(f"{STATE} could not be written: {e.__context__ or e}") from e
         write_json(partial / RUN, run)
-    for old in checkpoints(output)[:-keep]:
-        shutil.rmtree(old)
 
 
 def check_weights(model: TextModel, step: int) -> None:
-    for name, weight in model.state_dict().items():
+    for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             what = f"after step {step} the weight {name} is not finite"
             raise ValueError(f"{what}, so it is not saved: try a lower learning rate")
@@ -111,8 +130,11 @@ def reading(folder: Path) -> Iterator[None]:
 def load_checkpoint(folder: Path, trained: Trained) -> None:
     """Restore all but the model, which is opened from the folder like any other."""
     with reading(folder):
-        state: dict[str, Any] = torch.load(folder / STATE, map_location=trained.model.device, weights_only=True)
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         trained.losses.load_state_dict(state["losses"])
+        parameters = [p for group in trained.optimizer.param_groups for p in group["params"]]
+        for i, own in state["optimizer"]["state"].items():
+            own |= {name: shared_like(parameters[i], x) for name, x in own.items()}
         trained.optimizer.load_state_dict(state["optimizer"])
         trained.scaler.load_state_dict(state["scaler"])
 
@@ -152,6 +174,8 @@ def _flat(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def check_seal(now: Mapping[str, Any], before: Mapping[str, Any], checkpoint: Path) -> list[str]:
     """What may differ in the run to go on, and does, in words; ValueError names the first thing that may not."""
+    defaults = _flat(asdict(Config()), "")  # of a setting that was not there yet when the checkpoint was made
+    before = {key: defaults[key] for key in now if key in defaults} | dict(before)
     other = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     for key in [key for key in other if key not in (*LENGTH, THREADS)]:
         what = f"{key} is {now.get(key)!r}, but {checkpoint} was made with {before.get(key)!r}"

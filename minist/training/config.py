@@ -123,6 +123,7 @@ class TrainConfig:
     dtype: str = one_of("float32", DTYPES)  # or bfloat16, float16: of forward and backward; weights stay float32
     dropout: float = limited(-1.0, -1, 1)  # below 0: as the model's config says
     attention_dropout: float = limited(-1.0, -1, 1)
+    fsdp: bool = False  # of weights, gradients and optimizer state each process holds a share, see sharding.py
     checkpoint_layers: bool = False  # keep no activations inside a layer, compute them again in backward
     prompts: str | Table = ""  # for all sets; column -> prompt, set -> prompt, or set -> {column -> prompt}
     log_every: int = limited(10, 1)  # steps
@@ -203,6 +204,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     for where in names:
         if names.count(where) > 1:
             yield f"two entries are {where}: give each a name of its own"
+    if train.fsdp and train.dtype == "float16":
+        yield "fsdp in [train] goes with dtype float32 or bfloat16: torch scales no mixture of shares and whole weights"
     if train.patience and not (train.best and train.eval_every):
         yield "patience in [train] needs best, the metric to watch, and eval_every"
     if (train.best or config.expect) and not config.eval:

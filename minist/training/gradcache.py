@@ -20,14 +20,22 @@ from minist.data.packed import Packed
 
 Embed = Callable[[Packed, int], tuple[Tensor, ...]]  # (n texts, number of their column) -> [n, D], and outputs [n, ..]
 LossOf = Callable[[list[tuple[Tensor, ...]]], Tensor]  # what `embed` gives, of each column -> scalar
+Passes = Callable[[int], int]
 
 
-def gradcache(embed: Embed, columns: Sequence[Packed], loss: LossOf, max_tokens: int, seed: int) -> Tensor:
+def gradcache(
+    embed: Embed, columns: Sequence[Packed], loss: LossOf, max_tokens: int, seed: int, passes: Passes = int
+) -> Tensor:
     """Adds the gradient of `loss` to all parameters, and returns its value.
     A mini-batch has at most `max_tokens` tokens, or one text, or none where a rank has no rows: its gradient is then
-    zero, not missing. `seed` and the next few numbers are those of the dropout."""
+    zero, not missing. `seed` and the next few numbers are those of the dropout. `passes` says how many mini-batches of
+    a column, if need be without texts, are made of the n that there are: as many, unless ranks have to agree."""
     seeds = count(seed)
-    mini_batches = [[(part, next(seeds)) for part in column.split(max_tokens) or [column]] for column in columns]
+    mini_batches = []
+    for column in columns:
+        split = column.split(max_tokens) or [column]
+        split += [column.slice(0, 0)] * (passes(len(split)) - len(split))
+        mini_batches.append([(part, next(seeds)) for part in split])
 
     with torch.no_grad():  # phase 1: no graph, so no activations are kept
         embeddings = [

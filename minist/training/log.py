@@ -1,7 +1,9 @@
 """What a run says while it trains: loss, speed, time left, figures of the batch, and a warning of collapse."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -61,6 +63,17 @@ class Meter:
             if texts:
                 found.append(f"{title:>{len(start)}}  {'  '.join(texts)}")
         return [*found, *filter(None, [self.watch.see(batch)])]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes, the most so far: of tensors on a GPU, else of this process; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(ImportError):
+        import resource  # which Windows has not
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
 
 
 class CollapseWatch:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from minist.sharding import gathered, is_share
+
 SCHEDULES: dict[str, Callable[[float], float]] = {  # from the share of the steps behind the warmup to a factor
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,  # Loshchilov and Hutter 2017, arXiv:1608.03983
@@ -30,11 +32,11 @@ def make_optimizer(named: Named, lr: float, weight_decay: float, lr_for: dict[st
     rates = dict.fromkeys(trained, lr)
     for pattern, rate in lr_for.items():
         rates |= dict.fromkeys(find_names(pattern, "lr_for", list(trained)), float(rate))
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
         decay = weight_decay if parameter.ndim > 1 else 0.0  # matrices decay, norms and biases do not
-        groups.setdefault((rates[name], decay), []).append(parameter)
-    tables = [{"params": ps, "lr": r, "initial_lr": r, "weight_decay": decay} for (r, decay), ps in groups.items()]
+        groups.setdefault((rates[name], decay, is_share(parameter)), []).append(parameter)  # a pass is of one kind
+    tables = [{"params": ps, "lr": r, "initial_lr": r, "weight_decay": decay} for (r, decay, _), ps in groups.items()]
     return AdamW(tables, betas=(0.9, 0.999), eps=1e-8, fused=True)  # fused: one pass over all weights
 
 
@@ -57,6 +59,17 @@ def learning_rate(step: int, total: int, warmup: float, schedule: str) -> float:
     if step < rising:
         return step / rising
     return SCHEDULES[schedule](min(1.0, (step - rising) / max(1, total - rising)))
+
+
+def clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
+    """Shorten the gradient of all parameters to the length `limit`, 0 is any. Returns its length before."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    kinds = [[p for p in parameters if is_share(p) == kind] for kind in (True, False)]  # torch takes one at a time
+    norms = [gathered(nn.utils.get_total_norm([p.grad for p in alike])) for alike in kinds if alike]
+    norm: Tensor = torch.stack(norms).norm() if len(norms) > 1 else next(iter(norms), torch.tensor(0.0))
+    for alike in kinds:
+        nn.utils.clip_grads_with_norm_(alike, limit or math.inf, norm)
+    return norm
 
 
 def check_finite(value: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, where: str) -> None:

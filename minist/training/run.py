@@ -15,10 +15,12 @@ from minist.encoders.encoder import Encoder
 from minist.models import open_model
 from minist.models.device import total_memory
 from minist.models.text_model import TextModel
+from minist.sharding import shard
 from minist.training import checkpoint as saved
 from minist.training.config import DTYPES, Config
 from minist.training.entries import make_evaluation, make_guides, make_tasks
 from minist.training.evaluations import Evaluation, Say
+from minist.training.examples import Examples
 from minist.training.optimizer import make_optimizer
 from minist.training.selection import Selection
 from minist.training.start import make_model
@@ -36,6 +38,7 @@ class Run:
     say: Say
     tasks: list[Task]
     evaluations: list[Evaluation]
+    examples: Examples
     batches: Batches  # their `dataset` is the number of a task
     trained: saved.Trained
     setup: Setup
@@ -62,7 +65,7 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     torch.manual_seed(config.seed)  # every rank draws the same weights
     model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
     set_dropout(model.to(device), settings.dropout, settings.attention_dropout)
-    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):
+    for encoder in encoders_of(model):
         encoder.checkpoint_layers = settings.checkpoint_layers
     guides = make_guides(config, device)
     torch.manual_seed(config.seed)  # the weights of losses do not depend on what the model has drawn
@@ -74,13 +77,15 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     names, length = [task.name for task in tasks], (settings.epochs, settings.max_steps)
     batches = Batches(samplers, settings.mixing, config.seed, *length, names)
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
-    trained = make_trained(config, model, tasks, device)
-    # gradients of mini-batches are averaged at the end, by hand
-    wrapped = model if settings.mini_batch_tokens else collectives.wrap(model, has_routes=bool(model.routes))
-    setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens)
+    fsdp = settings.fsdp and distributed.world_size() > 1
+    trained = make_trained(config, model, tasks, fsdp)
+    # gradients of mini-batches are averaged at the end, by hand; those in shares as they are made
+    by_hand = fsdp or settings.mini_batch_tokens
+    wrapped = model if by_hand else collectives.wrap(model, has_routes=bool(model.routes))
+    setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens, fsdp)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
-    selection = Selection(settings.best, settings.patience)
-    run = Run(config, output, device, say, tasks, evaluations, batches, trained, setup, seal, selection)
+    selection, examples = Selection(settings.best, settings.patience), Examples(config, evaluations)
+    run = Run(config, output, device, say, tasks, evaluations, examples, batches, trained, setup, seal, selection)
     introduce(run)
     if checkpoint:
         go_on(run, checkpoint)
@@ -100,6 +105,9 @@ def introduce(run: Run) -> None:
                 run.say(f"note   {name}: {note}")
     millions, world = sum(p.numel() for p in run.trained.model.parameters()) / 1e6, distributed.world_size()
     run.say(f"model  {millions:.1f} million parameters, {run.batches.total} steps, {world} x {run.device.type}")
+    if run.config.train.fsdp:
+        each = f"each of {world} holds a share of weights, gradients and optimizer state"
+        run.say(f"fsdp   {each if run.setup.fsdp else 'there is one process: all weights are its own'}")
     if run.trained.model.gives == "sparse":
         check_memory(run)
 
@@ -135,12 +143,22 @@ def go_on(run: Run, checkpoint: Path) -> None:
         raise ValueError(f"--resume: {checkpoint} is behind the {run.batches.total} steps of this run: give it more")
 
 
-def make_trained(config: Config, model: TextModel, tasks: list[Task], device: torch.device) -> saved.Trained:
+def make_trained(config: Config, model: TextModel, tasks: list[Task], fsdp: bool) -> saved.Trained:
     settings, shelf = config.train, nn.ModuleList(task.loss for task in tasks)
+    # a loss may have drawn its weights, or the model been elsewhere
+    collectives.same_start([*model.parameters(), *shelf.parameters()])
+    if fsdp:
+        # a loss over tokens may use parts of a layer, so there all weights are gathered together
+        alone = [] if any(task.loss.over_tokens for task in tasks) else encoders_of(model)
+        shard(model.stack, [layer for encoder in alone for layer in encoder.layers])
     named = list(model.named_parameters())
     for i, task in enumerate(tasks):
         named += [(f"loss.{task.name}.{i}.{name}", p) for name, p in task.loss.named_parameters()]
     optimizer = make_optimizer(named, settings.lr, settings.weight_decay, settings.lr_for, settings.freeze)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.dtype == "float16")  # else small gradients become 0
-    collectives.same_start([p for _, p in named])  # a loss may have drawn its weights, or the model been elsewhere
+    # else small gradients become 0
+    scaler = torch.amp.GradScaler(model.device.type, enabled=settings.dtype == "float16")
     return saved.Trained(model, shelf, optimizer, scaler)
+
+
+def encoders_of(model: nn.Module) -> list[Encoder]:
+    return [module for module in model.modules() if isinstance(module, Encoder)]

@@ -5,6 +5,7 @@
 Each rank embeds its share of the batch, and computes the loss of the whole batch, see collectives.py."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,6 +28,16 @@ class Setup(NamedTuple):
     scaler: torch.amp.GradScaler  # in float16 the loss is scaled up, else small gradients become 0
     autocast: torch.dtype | None  # the half type of forward and backward, if there is one
     max_tokens: int  # of a mini-batch; 0: no mini-batches
+    fsdp: bool = False  # each rank holds a share of the weights, see sharding.py
+
+    def passes(self, n: int) -> int:
+        """Of `n` mini-batches of this rank: how many it makes. Weights in shares are gathered in each pass, so ranks
+        make as many as the one that has the most; those beyond their own have no texts, and a gradient of zero."""
+        return int(collectives.gather(torch.tensor([n], device=self.model.device)).max()) if self.fsdp else n
+
+    def to_average(self, loss: Loss) -> list[nn.Parameter]:
+        """The parameters whose gradients nobody averages while backward makes them."""
+        return [*(() if self.fsdp else self.model.parameters()), *loss.parameters()]
 
     def half(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None)
@@ -75,9 +86,12 @@ def mini_batched_step(setup: Setup, objective: Objective, seed: int) -> None:
         with setup.half():
             return setup.model([texts], [roles[column]], objective.outputs)[0]
 
-    gradcache(embed, columns, lambda embeddings: setup.scaler.scale(objective(embeddings)), setup.max_tokens, seed)
+    def scaled(embeddings: list[tuple[Tensor, ...]]) -> Tensor:
+        return setup.scaler.scale(objective(embeddings))
+
+    gradcache(embed, columns, scaled, setup.max_tokens, seed, setup.passes)
     # once, behind the last mini-batch: a rank with fewer of them, or with none, then waits for nobody before
-    collectives.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
+    collectives.average_gradients(setup.to_average(objective.loss))
 
 
 def token_step(setup: Setup, objective: Objective, seed: int) -> None:
@@ -88,14 +102,16 @@ def token_step(setup: Setup, objective: Objective, seed: int) -> None:
     count = collectives.gather(torch.tensor([loss.count(columns)], device=model.device)).sum().clamp(min=1)
     value = torch.zeros((), dtype=model.dtype, device=model.device)
     torch.manual_seed(seed)
-    for part in mini_batches(columns, setup.max_tokens):
+    parts = list(mini_batches(columns, setup.max_tokens))
+    parts += [tuple(column.slice(0, 0) for column in columns)] * (setup.passes(len(parts)) - len(parts))
+    for part in parts:
         with setup.half():
-            mean = objective.weight * loss(model, part, roles) / count
+            mean = objective.weight * model.stack.within(partial(loss, model, part, roles)) / count
         # times W: each rank adds its own rows only, and the average over ranks would divide their sum by W
         setup.scaler.scale(mean * distributed.world_size()).backward()
         value += mean.detach()
     objective.value = collectives.gather(value[None]).sum()
-    collectives.average_gradients([*setup.model.parameters(), *objective.loss.parameters()])
+    collectives.average_gradients(setup.to_average(loss))
 
 
 def mini_batches(columns: Sequence[Packed], max_tokens: int) -> Iterator[tuple[Packed, ...]]:

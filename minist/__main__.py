@@ -4,7 +4,7 @@ import argparse
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import evaluate, expand, map, merge, mine, report, search
+from minist.commands import evaluate, expand, map, merge, mine, report, search, tune
 
 # in the order in which a person meets them
 COMMANDS = {
@@ -15,6 +15,7 @@ COMMANDS = {
     "map": map,
     "expand": expand,
     "merge": merge,
+    "tune": tune,
 }
 
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from minist import distributed
 from minist.data.dataset import Dataset
-from minist.files import complete_folder, read_json, write_json
+from minist.files import complete_file, complete_folder, read_json, write_json
 from minist.models.saving import write_folder
 from minist.models.text_model import TextModel
 from minist.sharding import gathered, shared_like, whole
@@ -52,7 +52,8 @@ def open_run(output: Path, config: Config, step: int, overwrite: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for path in output.iterdir() if overwrite else ():  # and not the folder itself, which may be a link to one
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (output / MARKER).write_text(to_toml(asdict(config)), "utf-8")
+    with complete_file(output / MARKER) as partial:
+        partial.write_text(to_toml(asdict(config)), "utf-8")
     lines = (output / METRICS).read_text("utf-8").splitlines(keepends=True) if (output / METRICS).exists() else []
     whole = [line for line in lines if line.endswith("}\n")]  # a run that was killed may have left half a line
     (output / METRICS).write_text("".join(line for line in whole if json.loads(line)["step"] <= step), "utf-8")

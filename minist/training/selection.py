@@ -15,9 +15,14 @@ from minist import distributed
 from minist.checks import pick
 
 
+def falls(metric: str) -> bool:
+    """Losses should, all other metrics rise."""
+    return metric.endswith("_loss")
+
+
 @dataclass
 class Selection:
-    """Watches one metric; nothing where its name is empty. Losses should fall, all other metrics rise."""
+    """Watches one metric; nothing where its name is empty."""
 
     metric: str
     patience: int
@@ -34,9 +39,8 @@ class Selection:
         """Whether the model after `step` is the best so far. A metric that is no number never is."""
         if not self.metric:
             return False
-        value = metrics[self.metric]
-        falls = self.metric.endswith("_loss")
-        better = math.isfinite(value) and (self.best is None or (value < self.best if falls else value > self.best))
+        value, least = metrics[self.metric], falls(self.metric)
+        better = math.isfinite(value) and (self.best is None or (value < self.best if least else value > self.best))
         if better:
             self.best, self.step, self.metrics = value, step, dict(metrics)
         self.waited = 0 if better or self.best is None else self.waited + 1  # patience begins with the first number

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from minist.training.curves import AT_MOST, figures, label, limits, read_metrics, safe, svg, thinned, ticks
+from minist.training.curves import AT_MOST, figures, limits, read_metrics, safe, svg, thinned, ticks
 
 WAVE = [(step, 3 * math.sin(step / 37) + step / 500) for step in range(0, 10_000, 7)]
 
@@ -32,24 +32,22 @@ def read_lines(picture):
 
 def test_lines_are_where_their_numbers_are():
     other = [(step, 1e-5 * step) for step in range(100, 500, 100)]
-    found = read_lines(svg({"wave": WAVE, "none": [], "other": other}, "two"))
+    found = read_lines(svg({"wave": WAVE, "other": other}, "two"))
     assert len(found) == 2 and len(found[0]) > 200
     for line, points in zip(found, [thinned(WAVE, AT_MOST), other], strict=True):
         assert [step for step, _ in line] == pytest.approx([step for step, _ in points], abs=3)  # 0.1 of 336 pixels
         assert [value for _, value in line] == pytest.approx([value for _, value in points], abs=0.03)
 
 
-def test_names_and_nothing_to_draw():
+def test_names_and_a_point_alone():
     picture = svg({"a <b>": WAVE, '"c" & \x00\ud800 \u05d0': WAVE}, "</title> & more")
     assert [name.text for name in of_class(picture, "name")] == ["a <b>", '"c" & \ufffd\ufffd \u05d0']
     long = svg({"a" * 50: WAVE, "b" * 49 + "xy": WAVE}, "long")
     assert [name.text for name in of_class(long, "name")] == ["a" * 50, ".." + "b" * 46 + "xy"]
     assert of_class(picture, "title")[0].text == "</title> & more"
     assert of_class(svg({"one": WAVE}, "t"), "name") == []  # the title says what it is
-    assert "no numbers" in svg({"one": []}, "t") and of_class(svg({}, "t"), "line") == []
-    assert (
-        len(list(ElementTree.fromstring(svg({"one": [(5, 0.0)]}, "t")).iter("{http://www.w3.org/2000/svg}circle"))) == 1
-    )
+    dot = of_class(svg({"one": [(5, 0.0)]}, "t"), "line")[0].get("d")  # a line of no length, with round ends
+    assert re.fullmatch(r"M[\d.]+,[\d.]+h0", dot)
 
 
 def test_thinned_keeps_what_stands_out():
@@ -81,7 +79,9 @@ def test_limits_of_any_numbers(values):
 
 
 def test_labels():
-    assert list(map(label, [0, 0.1 + 0.2, 15000, 2e-5, 1e300])) == ["0", "0.3", "15,000", "2e-05", "1e+300"]
+    picture = svg({"one": [(10_000, 2e-5), (30_000, 6e-5)]}, "t")
+    assert [mark.text for mark in of_class(picture, "x")] == ["10,000", "15,000", "20,000", "25,000", "30,000"]
+    assert [mark.text for mark in of_class(picture, "y")] == ["2e-05", "3e-05", "4e-05", "5e-05", "6e-05"]
 
 
 def test_safe():
@@ -103,6 +103,23 @@ def test_what_is_read(tmp_path):
     assert figures(read_metrics(tmp_path)) == {"loss": [(1, 2.0)], "cut": [(2, 3)]}
     (tmp_path / "metrics.jsonl").write_text("")
     assert read_metrics(tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text(lines + "loss\n")
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 4 is not JSON"):
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"loss", "line 2 is not JSON"),
+        (b"", "line 2 is not JSON"),
+        (b'{"step": "\xff"}', "line 2 is not JSON"),
+        (b'{"step": "7", "loss": 1.0}', "line 2: the step is '7': use a number at least 0"),
+        (b'{"step": -1}', "line 2: the step is -1: use a number at least 0"),
+        (b'{"step": NaN}', "line 2: the step is nan"),
+        (b'{"step": 1' + b"0" * 400 + b"}", "line 2: the step is 1000"),
+        (b'{"global_step": 7}', "line 2: the step is None"),
+        (b"[7]", "line 2: the step is None"),
+    ],
+)
+def test_lines_of_another_program(line, message, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\r\n' + line + b"\n")
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}/metrics.jsonl, {message}')}"):
         read_metrics(tmp_path)

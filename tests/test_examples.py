@@ -31,8 +31,7 @@ def test_the_best_documents_of_a_model():
     model, evaluator = tiny_model(), retrieval()
     examples = Examples(config_of("", "InformationRetrievalEvaluator"), [lambda model: {}, evaluator])
     assert examples(model) == {}  # it is an evaluation without a metric
-    assert examples.found["name"] == "e1"
-    searches = examples.found["searches"]
+    searches = examples.found
     assert [one["query"] for one in searches] == [QUERIES[f"q{i}"] for i in (0, 4, 8, 12, 16)]
     scores = model.similarity(model.encode_query([one["query"] for one in searches]), model.encode_document(TEXTS))
     for i, one, own in zip((0, 4, 8, 12, 16), searches, scores, strict=True):
@@ -49,7 +48,7 @@ def test_few_documents_with_the_right_ones_among_them(monkeypatch):
     evaluator = retrieval()
     examples = Examples(config_of("InformationRetrievalEvaluator"), [evaluator])
     examples(tiny_model())
-    for i, one in zip((0, 4, 8, 12, 16), examples.found["searches"], strict=True):
+    for i, one in zip((0, 4, 8, 12, 16), examples.found, strict=True):
         assert 5 <= len(one["hits"]) <= 8
         assert [hit["text"] for hit in one["hits"] if hit["right"]] == [TEXTS[i]]
 
@@ -70,7 +69,7 @@ def test_the_best_candidates_of_a_cross_encoder():
     evaluator = CrossEncoderRerankingEvaluator(samples)
     examples = Examples(config_of("CrossEncoderRerankingEvaluator"), [evaluator])
     examples(Lengths())
-    first, *_, last = examples.found["searches"]
+    first, *_, last = examples.found
     assert [(hit["text"], hit["right"]) for hit in first["hits"]] == [("xxxx", False), ("yyyy", False), ("a", True)]
     assert (last["query"], last["hits"][0]) == ("q7", {"text": "a" * 7, "score": 7.0, "right": True})
 

@@ -1,10 +1,10 @@
 """What a reader wants to know of a run: its model, its data with some rows, and its settings. <output>/about.json."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
-from typing import Any
 
 import torch
 
@@ -18,33 +18,26 @@ from minist.training.run import Run
 from minist.training.task import Task
 
 ABOUT = "about.json"
-SAMPLES = 3  # rows of each data set
-LISTED = 8  # texts of a cell that is a list, and names of classes
+SAMPLES, LISTED = 3, 8  # rows of each data set, and texts of a cell that is a list
 
 
 def write_about(run: Run) -> None:
     """On rank 0. A run that goes on started when it did, whatever has changed since."""
-    file, found = run.output / ABOUT, about(run)
-    if file.exists():  # one that starts again has an empty folder
-        found["started"] = read_json(file)["started"]
-    with complete_file(file) as partial:
-        write_json(partial, found)
-
-
-def about(run: Run) -> Table:
-    """All of it, as JSON can hold it."""
-    config = run.config
+    config, file, started = run.config, run.output / ABOUT, datetime.now()
+    with suppress(OSError, ValueError, TypeError, LookupError):  # there is none, or it is damaged
+        started = datetime.fromisoformat(read_json(file)["started"])
     machine = {"device": run.device.type, "ranks": distributed.world_size(), "threads": torch.get_num_threads()}
-    evaluations = {entry.name: (entry.evaluator or entry.loss)["name"] for entry in config.eval}
-    return {
-        "started": datetime.now().astimezone().isoformat(" ", "seconds"),
+    found = {
+        "started": started.astimezone().isoformat(" ", "seconds"),
         "steps": run.batches.total,
         "model": about_model(run),
         "data": [about_data(entry, task) for entry, task in zip(config.data, run.tasks, strict=True)],
-        "evaluations": evaluations,  # name -> what measures
+        "evaluations": {entry.name: (entry.evaluator or entry.loss)["name"] for entry in config.eval},
         "settings": given_settings(config),
         "machine": machine | {"torch": torch.__version__},
     }
+    with complete_file(file) as partial:
+        write_json(partial, found)
 
 
 def about_model(run: Run) -> Table:
@@ -53,7 +46,7 @@ def about_model(run: Run) -> Table:
     return {
         "kind": type(model).__name__,
         "start": run.config.model.path or "random weights",
-        "modules": paths,  # by route, of which most models have one without a name
+        "modules": "; ".join(f"{route} {' > '.join(path)}".strip() for route, path in paths.items()),
         "parameters": sum(p.numel() for p in model.parameters()),
         "width": model.out_width,
         "max_length": model.max_length,
@@ -62,45 +55,35 @@ def about_model(run: Run) -> Table:
 
 def about_data(entry: DataConfig, task: Task) -> Table:
     dataset, label = task.rows.dataset, task.rows.dataset.meta["label"]
-    columns = {}
+    columns, samples = {}, []
     for name, column in zip(dataset.names, dataset.columns, strict=True):
         tokens = len(column.ids) / max(len(column), 1)
         columns[name] = {"source": str(entry.columns[name]), "tokens": tokens, "cut": int(column.was_cut.sum())}
+    shown = entry.columns | ({"label": entry.label} if label and not label["file"] else {})
+    for place in islice(read_places(entry.paths(), shown, entry.format), SAMPLES):
+        cells = {name: cell if isinstance(cell, list) else [cell] for name, cell in place.row.items()}
+        samples.append({name: [shorten(str(text)) for text in cell[:LISTED]] for name, cell in cells.items()})
     return {
         "name": entry.name,
         "rows": len(dataset),
         "columns": columns,  # in the loss's order; mean tokens of a text, and how many texts are cut
-        "label": {"source": str(entry.label), "kind": label["kind"], "classes": dataset.classes} if label else {},
         "loss": entry.loss,
-        "samples": list(sample_rows(entry, bool(label and not label["file"]))),
+        "samples": samples,  # column -> its texts, one or those of a list; the label is one too
     }
-
-
-def sample_rows(entry: DataConfig, with_label: bool) -> Iterator[dict[str, list[str]]]:
-    """The first rows: column -> its texts, one or those of a list; the label is one too."""
-    columns = {**entry.columns, "label": entry.label} if with_label else entry.columns
-    for place in islice(read_places(entry.paths(), columns, entry.format), SAMPLES):
-        cells = {name: cell if isinstance(cell, list) else [cell] for name, cell in place.row.items()}
-        yield {name: [shorten(str(text)) for text in cell[:LISTED]] for name, cell in cells.items()}
 
 
 def given_settings(config: Config) -> Table:
     """Those that differ from the defaults: "train.lr" -> 3e-5, "data.nli.sampler" -> "no_duplicates"."""
-    default = flat(asdict(Config()))
-    for kind, plain in (("data", DataConfig()), ("eval", EvalConfig())):
-        default |= flat({kind: [asdict(replace(plain, name=entry.name)) for entry in vars(config)[kind]]})
-    return {key: value for key, value in flat(asdict(config)).items() if key not in default or default[key] != value}
+    own, default = asdict(config), asdict(Config())
+    for kind, plain in (("data", DataConfig()), ("eval", EvalConfig())):  # lists of entries become tables, by name
+        own[kind] = {entry["name"]: entry for entry in own[kind]}
+        default[kind] = {name: asdict(plain) | {"name": name} for name in own[kind]}
+    return dict(differing(own, default))
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
-    """One level: {"train": {"lr": 1}, "data": [{"name": "nli", ..}]} -> {"train.lr": 1, "data.nli.name": "nli", ..}."""
-    found: Table = {}
-    for key, value in table.items():
+def differing(own: Table, default: Table, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in own.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for entry in value:
-                found |= flat(entry, f"{prefix}{key}.{entry['name']}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+            yield from differing(value, default.get(key, {}), f"{prefix}{key}.")
+        elif value != default.get(key):
+            yield prefix + key, value

@@ -4,12 +4,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from minist.checks import pick
-from minist.files import parse_json
+from minist.checks import number
+from minist.files import check_file, parse_json
 from minist.training.checkpoint import METRICS
 
 Points = Sequence[tuple[int, float]]  # step, value
@@ -17,12 +16,12 @@ WIDTH, HEIGHT = 400, 220  # as wide as a telephone shows, so that its letters st
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 28, 24  # margins around the lines
 LEGEND, LONGEST = 17, 50  # height of a line of the legend, and letters that fit into it
 AT_MOST = 400  # points of a line: more than there are pixels
-DOTTED = 40  # so few points are dots too, as one alone is no line
 LARGEST = 1e300  # beyond it a difference of two may be infinite
 # an eye can tell these apart, on white as on black
 COLOURS = ("#4477cc", "#ee7733", "#228855", "#cc3355", "#8855bb", "#aa8800", "#00a0b0", "#b05a7a")
 STYLE = """.curves text { font: 11px system-ui, sans-serif; fill: #3c4046 } .curves .title { font-weight: 600 }
-.curves path, .curves circle { fill: none; stroke-width: 1.5; stroke-linejoin: round } .curves .grid { stroke: #8885 }
+.curves path { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round }
+.curves .grid { stroke: #8885; stroke-width: 1 }
 @media (prefers-color-scheme: dark) { .curves text { fill: #d4d2cd } }"""
 # what XML and HTML cannot hold: control characters, halves of characters (surrogates), and places that are none
 FORBIDDEN = re.compile("[^\t\n\r -~\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0001fffd\U00020000-\U000efffd]")
@@ -34,12 +33,16 @@ def safe(text: Any) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines that a run has logged so far; the last one of a run that was killed may be half written."""
+    """The lines that a run has logged so far. ValueError for those of another program, which may be anything."""
     file = folder / METRICS
-    lines = file.read_text("utf-8").split("\n")[:-1]  # nothing stands behind the last line end, or half a line
-    records = [parse_json(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
-    for number, record in enumerate(records, 1):
-        pick(f"{file}, line {number}: the key", "step", record)  # else another program wrote it
+    check_file(file)
+    records = []
+    for i, line in enumerate(
+        file.read_bytes().split(b"\n")[:-1], 1
+    ):  # behind the last line end is nothing, or half one
+        records.append(parse_json(line, f"{file}, line {i}"))
+        step = records[-1].get("step") if isinstance(records[-1], dict) else None
+        number(f"{file}, line {i}: the step", step, 0, 1e15)
     return records
 
 
@@ -58,14 +61,12 @@ def thinned(points: Points, at_most: int) -> list[tuple[int, float]]:
     is lost."""
     if len(points) <= at_most:
         return list(points)
-    buckets = at_most // 4
-    bounds = [len(points) * i // buckets for i in range(buckets + 1)]
-    kept: set[int] = set()
-    for first, end in pairwise(bounds):
-        numbers = range(first, end)
+    length, kept = math.ceil(len(points) / (at_most // 4)), []
+    for start in range(0, len(points), length):
+        numbers = range(start, min(start + length, len(points)))
         low, high = (choose(numbers, key=lambda i: points[i][1]) for choose in (min, max))
-        kept |= {first, low, high, end - 1}
-    return [points[i] for i in sorted(kept)]
+        kept += sorted({numbers[0], low, high, numbers[-1]})
+    return [points[i] for i in kept]
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -73,7 +74,8 @@ def ticks(low: float, high: float) -> list[float]:
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)  # a rounded number may end the axis
+    return [i * step for i in range(first, last + 1)]
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
@@ -85,21 +87,16 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def svg(lines: Mapping[str, Points], title: str) -> str:
-    """A picture of lines by name, thinned. Lines without points are left out; where none has any, it says so."""
-    lines = {name: thinned(points, AT_MOST) for name, points in lines.items() if points}
+    """A picture of lines by name, thinned: axes and, where there are several, a legend. At least one has a point."""
+    lines = {name: thinned(points, AT_MOST) for name, points in lines.items()}
     height = HEIGHT + LEGEND * len(lines) * (len(lines) > 1)
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="curves" {size} role="img">',
-        f"<title>{safe(title)}</title><style>{STYLE}</style>",
-        f'<text class="title" x="8" y="16">{safe(title)}</text>',
-    ]
-    inside = _inside(lines) if lines else [f'<text x="{LEFT}" y="{HEIGHT // 2}">no numbers</text>']
-    return "\n".join([*parts, *inside, "</svg>"])
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" class="curves" {size} role="img">'
+    heading = f'<text class="title" x="8" y="16">{safe(title)}</text>'
+    return "\n".join([start, f"<title>{safe(title)}</title><style>{STYLE}</style>", heading, *_inside(lines), "</svg>"])
 
 
 def _inside(lines: Mapping[str, Points]) -> Iterator[str]:
-    """Axes, lines and, where there are several, a legend."""
     steps, values = zip(*(point for points in lines.values() for point in points), strict=True)
     (first, last), (low, high) = limits(steps), limits(values)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -111,24 +108,18 @@ def _inside(lines: Mapping[str, Points]) -> Iterator[str]:
         return f"{bottom - (value - low) / (high - low) * (bottom - TOP):.1f}"
 
     yield f'<path class="grid" d="M{LEFT},{TOP}V{bottom}H{right}"/>'
-    for tick in ticks(low, high):
+    for tick in ticks(low, high):  # labels: 2e-05, 0.25, 15,000, 1e+07
         yield f'<path class="grid" d="M{LEFT},{y(tick)}H{right}"/>'
-        yield f'<text class="y" x="{LEFT - 5}" y="{y(tick)}" dy="4" text-anchor="end">{label(tick)}</text>'
+        yield f'<text class="y" x="{LEFT - 5}" y="{y(tick)}" dy="4" text-anchor="end">{tick:,.7g}</text>'
     for tick in ticks(first, last):
         if tick % 1 == 0:  # there is no half step
-            yield f'<text class="x" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{label(tick)}</text>'
+            yield f'<text class="x" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:,.7g}</text>'
     for i, (name, points) in enumerate(lines.items()):
         pen = f'stroke="{COLOURS[i % len(COLOURS)]}" stroke-dasharray="{3 * (i // len(COLOURS)) or "none"}"'
-        yield f'<path class="line" {pen} d="M{" ".join(f"{x(step)},{y(value)}" for step, value in points)}"/>'
-        for step, value in points if len(points) <= DOTTED else ():
-            yield f'<circle {pen} cx="{x(step)}" cy="{y(value)}" r="1"/>'
+        path = " ".join(f"{x(step)},{y(value)}" for step, value in points)
+        yield f'<path class="line" {pen} d="M{path}h0"/>'  # h0: one point alone is a dot
         if len(lines) > 1:
             middle = HEIGHT + i * LEGEND + 4
             yield f'<path {pen} d="M{LEFT},{middle}h22"/>'
             shown = name if len(name) <= LONGEST else f"..{name[2 - LONGEST :]}"  # names of runs differ at their ends
             yield f'<text class="name" x="{LEFT + 30}" y="{middle}" dy="4">{safe(shown)}</text>'
-
-
-def label(tick: float) -> str:
-    """2e-05, 0.25, 15,000, 1e+07."""
-    return f"{tick:,.10g}" if abs(tick) < 1e7 else f"{tick:g}"

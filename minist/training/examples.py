@@ -1,12 +1,13 @@
 """What a few queries of an evaluation find, by the model before its first step and by the newest one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minist.files import complete_file, read_json, write_json
+from minist.files import complete_file, write_json
+from minist.models.reading import read_optional
 from minist.retrieval.search import search
 from minist.training.config import Config
 from minist.training.construct import Table
@@ -18,34 +19,36 @@ SHOWN = 300  # characters of a text
 DOCUMENTS = 1000  # that are searched: some seconds' work
 CANDIDATES = DOCUMENTS // QUERIES  # of each query, for a cross-encoder
 
+Searched = tuple[str, list[tuple[str, float, bool]]]  # a query; texts, best first, their scores, and are they right?
+
 
 class Examples:
     """An evaluation without a metric, for all ranks to call together as others; of the first entry of [[eval]] that
     searches. A run without one has no examples."""
 
     def __init__(self, config: Config, evaluations: Sequence[Evaluation]) -> None:
-        pairs = zip(config.eval, evaluations, strict=True)
-        known = [(entry, one) for entry, one in pairs if entry.evaluator.get("name") in KINDS]
-        self.of = known[0] if known else None
-        self.found: Table = {}
+        names = [entry.evaluator.get("name") for entry in config.eval]
+        self.of = [(KINDS[name], one) for name, one in zip(names, evaluations, strict=True) if name in KINDS][:1]
+        self.found: list[Table] = []
 
     def __call__(self, model: Any) -> dict[str, float]:
-        if self.of:
-            entry, evaluator = self.of
-            self.found = {"name": entry.name, "searches": KINDS[entry.evaluator["name"]](evaluator, model)}
+        self.found = []
+        for query, hits in [searched for find, evaluator in self.of for searched in find(evaluator, model)]:
+            rows = [{"text": shorten(text), "score": score, "right": right} for text, score, right in hits]
+            self.found.append({"query": shorten(query), "hits": rows})
         return {}
 
     def keep(self, output: Path, step: int) -> None:
         """Write what was found last, on rank 0; what the model found before its first step stays beside it."""
         if self.found:
-            file = output / EXAMPLES
-            before = read_json(file) if step and file.exists() else {}
+            file, moment = output / EXAMPLES, "after" if step else "before"
+            before = read_optional(file) if step else {}
             with complete_file(file) as partial:
-                write_json(partial, before | {"after" if step else "before": {"step": step, **self.found}})
-        self.found = {}
+                write_json(partial, before | {moment: {"step": step, "searches": self.found}})
+        self.found = []
 
 
-def search_documents(evaluator: Any, model: Any) -> list[Table]:
+def search_documents(evaluator: Any, model: Any) -> Iterator[Searched]:
     """Of an InformationRetrievalEvaluator, among the right documents of these queries and some others."""
     places, gains = spread(len(evaluator.queries), QUERIES), list(evaluator.relevant.values())
     right = [{document for document, gain in gains[i].items() if gain > 0} for i in places]
@@ -56,23 +59,16 @@ def search_documents(evaluator: Any, model: Any) -> list[Table]:
     embeddings = evaluator.embed(model, queries, "query", evaluator.prompts[0])
     by = min(evaluator.similarity_fn_names or [model.similarity_name])
     found = search(embeddings, evaluator.embed(model, texts, "document", evaluator.prompts[1]), HITS, by)
-    hits = [list(zip(*line, strict=True)) for line in zip(*(x.tolist() for x in found), strict=True)]
-    return [
-        listed(query, [(texts[i], score, ids[rows[i]] in good) for score, i in line])
-        for query, line, good in zip(queries, hits, right, strict=True)
-    ]
+    for query, good, scores, best in zip(queries, right, *(x.tolist() for x in found), strict=True):
+        yield query, [(texts[i], score, ids[rows[i]] in good) for score, i in zip(scores, best, strict=True)]
 
 
-def order_candidates(evaluator: Any, model: Any) -> list[Table]:
+def order_candidates(evaluator: Any, model: Any) -> Iterator[Searched]:
     """Of an evaluator of re-ranking, among each query's own candidates."""
-    lists = [evaluator.lists[i] for i in spread(len(evaluator.lists), QUERIES)]
-    pairs = [pairs[:CANDIDATES] for pairs, *_ in lists]
-    scores, _ = evaluator.score(model, [pair for of in pairs for pair in of])
-    split, found = np.split(scores, np.cumsum([len(of) for of in pairs])[:-1]), []
-    for (_, right, _), of, own in zip(lists, pairs, split, strict=True):
-        best = np.argsort(-own, kind="stable")[:HITS].tolist()
-        found.append(listed(of[0][0], [(of[i][1], float(own[i]), right[i]) for i in best]))
-    return found
+    for pairs, right, _ in [evaluator.lists[i] for i in spread(len(evaluator.lists), QUERIES)]:
+        scores, _ = evaluator.score(model, pairs[:CANDIDATES])
+        best = np.argsort(-scores, kind="stable")[:HITS].tolist()
+        yield pairs[0][0], [(pairs[i][1], float(scores[i]), right[i]) for i in best]
 
 
 KINDS = {
@@ -80,11 +76,6 @@ KINDS = {
     "CrossEncoderRerankingEvaluator": order_candidates,
     "RerankingEvaluator": order_candidates,
 }
-
-
-def listed(query: str, hits: Sequence[tuple[str, float, bool]]) -> Table:
-    rows = [{"text": shorten(text), "score": score, "right": right} for text, score, right in hits]
-    return {"query": shorten(query), "hits": rows}
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -3,12 +3,14 @@
 import json
 import math
 import re
+from argparse import Namespace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from tiny import FROM_SCRATCH, run_script, sentences, write_jsonl
 
+from minist.commands.report import run
 from minist.training import report as module
 from minist.training.evaluations import HEADLINES
 from minist.training.report import MEANINGS, plots, settings, write_page
@@ -265,7 +267,7 @@ def test_ten_thousand_steps(tmp_path):
     records = [{"step": i} | {name: math.sin(i) + 2 for name in figures} for i in range(1, 10_001)]
     metrics = [{"step": i} | {f"held_ndcg@{k}": 1 - k / i for k in range(1, 20)} for i in range(100, 10_001, 100)]
     write_jsonl(tmp_path / "metrics.jsonl", records + metrics)
-    write_page(tmp_path / "report.html", [tmp_path])
+    run(Namespace(runs=[tmp_path], output=tmp_path / "report.html"))
     assert len(figures) > 20 and (tmp_path / "report.html").stat().st_size < 500_000
     read(tmp_path / "report.html")
 

@@ -1,7 +1,6 @@
 """The report of a run as of now, or several runs laid over each other.
 
 python -m minist report --output compare.html runs/a runs/b
-python -m minist report --output report.html runs/a
 
 A run is a folder that train.py has written, or is writing. The page is one file and needs no network."""
 
@@ -14,9 +13,8 @@ HELP = "draw the curves of runs in a web page"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, help="run folders, the `output` of their configs")
-    add("--output", type=Path, default=Path("compare.html"), help="the page to write (compare.html)")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, the `output` of their configs")
+    parser.add_argument("--output", type=Path, default=Path("compare.html"), help="the page to write (compare.html)")
 
 
 def run(args: argparse.Namespace) -> None:

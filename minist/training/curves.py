@@ -57,8 +57,7 @@ def figures(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, f
 
 
 def thinned(points: Points, at_most: int) -> list[tuple[int, float]]:
-    """At most so many, 4 or more: of each stretch the first, the last, the lowest and the highest, so that no peak
-    is lost."""
+    """At most so many, 4 or more: of each stretch first, last, lowest and highest, so that no peak is lost."""
     if len(points) <= at_most:
         return list(points)
     length, kept = math.ceil(len(points) / (at_most // 4)), []
@@ -70,19 +69,17 @@ def thinned(points: Points, at_most: int) -> list[tuple[int, float]]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high`, about five: 1, 2 or 5 times a power of 10 apart."""
+    """Round numbers from `low` to `high`, to rounding, about five: 1, 2 or 5 times a power of 10 apart."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)  # a rounded number may end the axis
-    return [i * step for i in range(first, last + 1)]
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
     """Of an axis: some room where all values are alike, or nearly."""
     low, high = min(values), max(values)
-    near = high - low <= 1e-9 * max(abs(low), abs(high), 1e-200)
-    room = (abs(low) / 10 or 1) if near else 0
+    room = (abs(low) / 10 or 1) if high - low <= 1e-9 * max(abs(low), abs(high), 1e-200) else 0
     return low - room, high + room
 
 

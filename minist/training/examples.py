@@ -16,8 +16,7 @@ from minist.training.evaluations import Evaluation
 EXAMPLES = "examples.json"
 QUERIES, HITS = 5, 3
 SHOWN = 300  # characters of a text
-DOCUMENTS = 1000  # that are searched: some seconds' work
-CANDIDATES = DOCUMENTS // QUERIES  # of each query, for a cross-encoder
+DOCUMENTS = 1000  # that are searched, or scored for all queries together: some seconds' work
 
 Searched = tuple[str, list[tuple[str, float, bool]]]  # a query; texts, best first, their scores, and are they right?
 
@@ -66,7 +65,7 @@ def search_documents(evaluator: Any, model: Any) -> Iterator[Searched]:
 def order_candidates(evaluator: Any, model: Any) -> Iterator[Searched]:
     """Of an evaluator of re-ranking, among each query's own candidates."""
     for pairs, right, _ in [evaluator.lists[i] for i in spread(len(evaluator.lists), QUERIES)]:
-        scores, _ = evaluator.score(model, pairs[:CANDIDATES])
+        scores, _ = evaluator.score(model, pairs[: DOCUMENTS // QUERIES])
         best = np.argsort(-scores, kind="stable")[:HITS].tolist()
         yield pairs[0][0], [(pairs[i][1], float(scores[i]), right[i]) for i in best]
 

@@ -90,7 +90,7 @@ def train(args: argparse.Namespace) -> None:
 def check(args: argparse.Namespace) -> None:
     """--dry-run: all that comes before the first step, and what can be known of the others."""
     run = start_run(load_config(args.config, args.set), resume=False, overwrite=True)  # a run that exists is no error
-    dry_run(run, take_step, args.config, args.set)
+    dry_run(run, take_step)
     distributed.stop()
 
 

@@ -1,67 +1,101 @@
-"""For a person to see that the data is what they meant: each column in figures, and rows as the model reads them."""
+"""For a person to see that the data is what they meant: each column in figures, rows as the model reads them, and
+warnings of what is allowed and surely not meant."""
 
-import json
+import re
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minist import distributed
-from minist.batch import Batch
 from minist.data.dataset import text_hashes
 from minist.data.packed import ranges
-from minist.data.rows import Column
 from minist.data.samplers import Keys
 from minist.data.text_column import spans
 from minist.training.config import DataConfig
 from minist.training.run import Run
 from minist.training.task import Task
 
-ROWS, TEXTS, NUMBERS = 2, 3, 6  # rows that are shown, texts of a list, numbers of a label
+ROWS, TEXTS, LETTERS, NUMBERS = 2, 3, 500, 6  # rows that are shown, texts of a list, letters of each, numbers of label
 BLOCK = 4096  # rows that are looked at together
-HEAD = ("column", "in the file", "role", "mean tokens", "longest", "cut", "empty", "in several rows")
+HEAD = ("column", "in the file", "role", "mean tokens", "shortest", "longest", "cut")
+BATCHES, MANY = 100, 0.01  # batches that are searched for texts that come twice, and the share of rows that is too many
+RANGE = re.compile(r"(-?\d+) (to|or) (-?\d+)")  # in what a loss says of its labels: "numbers from 0 to 1 [rows]"
 
 
-def describe_rows(run: Run, entry: DataConfig, task: Task) -> Iterator[str]:
-    """A table of the columns, and some rows. All ranks call it, since a guide embeds texts together."""
-    data, loss, model = task.rows.dataset, task.loss, run.trained.model
-    yield f"\n{entry.where}: {type(loss).__name__} takes {loss.columns}, in order; labels: {loss.labels}"
-    hashes, cut, empty = hashes_of(task, entry), cuts(task), text_hashes(["", " "])
+def describe_rows(run: Run, entry: DataConfig, task: Task, batches: Sequence[Tensor]) -> Iterator[str]:
+    """Of a [[data]] entry and some of its batches. All ranks call it, since a guide embeds texts together."""
+    data, loss, cut = task.rows.dataset, task.loss, cuts(task)
+    label = "" if entry.label == "" else f", in the file {entry.label}"
+    yield f"\n{entry.where}: {type(loss).__name__} takes {loss.columns}, in order; labels: {loss.labels}{label}"
     lines = [HEAD]
     for name, column in zip(data.names, data.columns, strict=True):
-        source, lengths = entry.columns[name], np.diff(column.offsets)
-        _, times = np.unique(hashes[source], return_counts=True)
-        numbers = (f"{lengths.mean():.1f}", f"{lengths.max():,}", f"{cut.get(name, 0) / len(column):.1%}")
-        several = (f"{np.isin(hashes[source], empty).sum():,}", f"{times[times > 1].sum():,}")
-        lines.append((name, str(source), entry.roles.get(name, "-"), *numbers, *several))
+        lengths = np.diff(column.offsets) if len(column) else np.zeros(1)  # lists may all be empty
+        share = f"{cut[name]:.1%}" if name in cut else "-"  # of a cross-encoder pairs are cut, and not their texts
+        figures = (f"{lengths.mean():.1f}", f"{lengths.min():,.0f}", f"{lengths.max():,.0f}", share)
+        lines.append((name, str(entry.columns[name]), entry.roles.get(name, "-"), *figures))
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     for cells in lines:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
     if "pairs" in cut:
-        pairs = sum(map(len, data.columns[1:]))
-        yield f"  {pairs:,} pairs of them, {cut['pairs'] / pairs:.1%} are cut at {model.max_length} tokens"
+        yield f"  {cut['pairs']:.1%} of the pairs are cut"
     yield from examples(run, task)
+    yield from negatives(task, run.config.train.batch_size, batches)
+    for name, part in cut.items():
+        if part > 0.5:
+            yield f"warning: {part:.0%} of {name} are cut: set max_length in [model] to more, if it can be"
+    yield from doubts_of_texts(entry, task)
+    yield from doubts_of_labels(task)
 
 
-def hashes_of(task: Task, entry: DataConfig) -> dict[Column, np.ndarray]:
-    """Hashes of the raw texts, of each column of the file; two of our columns may be the same one."""
-    keys, data = task.rows.dataset.keys(), task.rows.dataset
-    columns = dict(zip(entry.columns.values(), data.columns, strict=True))
-    start, found = torch.from_numpy(keys.offsets[:-1].copy()), {}
-    for source, column in columns.items():  # within a row they stand in this order
-        counts = torch.ones_like(start) if column.rows is None else torch.from_numpy(np.diff(column.rows))
-        found[source] = keys.hashes[ranges(start, counts).numpy()]
-        start = start + counts
-    return found
-
-
-def cuts(task: Task) -> dict[str, int]:
-    """How many texts are cut, by column, or how many "pairs"."""
-    found: dict[str, int] = {}
-    for rows in torch.arange(len(task.rows.dataset)).split(BLOCK):
+def cuts(task: Task) -> dict[str, float]:
+    """The share of texts that are cut, by column, or of "pairs"."""
+    data, found = task.rows.dataset, dict[str, int]()
+    texts = dict(zip(data.names, map(len, data.columns), strict=True)) | {"pairs": sum(map(len, data.columns[1:]))}
+    for rows in torch.arange(len(data)).split(BLOCK):
         found = {name: found.get(name, 0) + n for name, n in task.rows.cut(rows).items()}
-    return found
+    return {name: n / max(1, texts[name]) for name, n in found.items()}
+
+
+def examples(run: Run, task: Task) -> Iterator[str]:
+    """The first rows, each as a batch of its own, whose texts are all on the first rank."""
+    model = run.trained.model
+    names = ["pair"] if model.pairing else task.rows.names
+    for row in range(min(ROWS, len(task.rows.dataset))):
+        batch = task.rows.batch(torch.tensor([row]), epoch=0, step=0, progress=0.0)
+        yield f"  as the model reads it, row {row + 1}:"
+        # not strict: behind a text with hidden words comes what stood there
+        for name, role, texts in zip(names, batch.roles, batch.columns, strict=False):
+            backend = model.tokenizer_for(role).backend
+            for ids in texts.input_ids.split(texts.lengths.tolist())[:TEXTS]:
+                read = backend.decode(ids.tolist(), skip_special_tokens=False)
+                # repr: no letter of it moves the cursor
+                yield f"    {name}: {read[:LETTERS]!r}{' ..' if len(read) > LETTERS else ''}"
+            if texts.n > TEXTS:
+                yield f"    .. and {texts.n - TEXTS} more"
+        if batch.labels is not None:
+            classes, values = task.rows.dataset.classes, batch.labels[~batch.labels.isnan()].tolist()
+            read = ", ".join(f"{classes[int(v)]} ({v:g})" if classes else f"{v:g}" for v in values[:NUMBERS])
+            yield f"    label: {read}" + (f" .. {len(values)} numbers" if len(values) > NUMBERS else "")
+
+
+def negatives(task: Task, batch_size: int, batches: Sequence[Tensor]) -> Iterator[str]:
+    """How many texts each row is told apart from in a step, and whether they are none or false, if the loss has any."""
+    data, most = task.rows.dataset, task.loss.negatives
+    if most == 0:
+        return
+    per_row = sum(map(len, data.columns[1:])) / len(data) or 1.0  # of one column, the text itself
+    others = (min(batch_size, len(data)) - 1) * per_row
+    own = f", and {per_row - 1:g} negatives of its own" if per_row > 1 else ""
+    yield f"  each row meets {others if most is None else min(most, others):,.0f} texts of other rows{own}"
+    if batch_size == 1:
+        yield "warning: batch_size is 1, so no row meets a negative of another row: set it to 32 or more"
+    keys, looked = data.keys(), batches[:BATCHES]
+    share = sum(sharing(keys, rows) for rows in looked) / max(1, sum(map(len, looked)))
+    if share > MANY:
+        what = f"{share:.1%} of the rows have a text that another row of their batch has too, a false negative"
+        yield f'warning: {what}: set sampler = "no_duplicates"'
 
 
 def sharing(keys: Keys, rows: Tensor) -> int:
@@ -73,52 +107,28 @@ def sharing(keys: Keys, rows: Tensor) -> int:
     return len(np.unique(owners[times[places] > 1]))
 
 
-def negatives(task: Task, batch_size: int) -> Iterator[str]:
-    """How many texts each row is told apart from in a step, where texts of other rows are negatives."""
-    data, most = task.rows.dataset, task.loss.negatives
-    if most == 0:
+def doubts_of_texts(entry: DataConfig, task: Task) -> Iterator[str]:
+    data, hashes = task.rows.dataset, task.rows.dataset.keys().hashes
+    if empty := int(np.isin(hashes, text_hashes(["", " "])).sum()):
+        yield f"warning: {empty:,} texts are empty: leave their rows out"
+    if any(column.rows is not None for column in data.columns):
+        return  # else a row has a text of each of these, and two of our columns may be the same one:
+    sources = list(dict.fromkeys(entry.columns.values()))
+    table = hashes.reshape(-1, len(sources))
+    for (i, one), (j, other) in combinations(enumerate(sources), 2):
+        if (same := (table[:, i] == table[:, j]).mean()) > 0.5:
+            yield f"warning: {one} and {other} are the same text in {same:.0%} of the rows: is columns right?"
+
+
+def doubts_of_labels(task: Task) -> Iterator[str]:
+    labels, loss = task.rows.dataset.keys().labels, task.loss
+    if labels is None:
         return
-    rows = min(batch_size, len(data))
-    per_row = sum(map(len, data.columns[1:])) / len(data) or 1.0  # of one column, the text itself
-    others = (rows - 1) * per_row
-    own = f", and {per_row - 1:g} negatives of its own" if per_row > 1 else ""
-    yield f"       each row meets {others if most is None else min(most, others):,.0f} texts of other rows{own}"
-
-
-def examples(run: Run, task: Task) -> Iterator[str]:
-    model, world = run.trained.model, distributed.world_size()
-    rows = torch.arange(min(ROWS * world, len(task.rows.dataset)))
-    batch = task.rows.batch(rows, epoch=0, step=0, progress=0.0)
-    if distributed.rank() != 0:
-        return  # the first rank's share comes first in all that a batch has of all ranks
-    names = ["pair"] if model.pairing else task.rows.names
-    for row in range(-(-len(rows) // world)):
-        yield f"  as the model reads it, row {row + 1}:"
-        for c, name in enumerate(names):
-            backend = model.tokenizer_for(batch.roles[c]).backend
-            texts = texts_of_row(batch, c, row)
-            for ids in texts[:TEXTS]:
-                read = backend.decode(ids.tolist(), skip_special_tokens=False)
-                yield f"    {name}: {json.dumps(read, ensure_ascii=False)}"  # no letter of it moves the cursor
-            if len(texts) > TEXTS:
-                yield f"    .. and {len(texts) - TEXTS} more"
-        if label := label_of(batch, row, len(rows), task.rows.dataset.classes):
-            yield f"    label: {label}"
-
-
-def texts_of_row(batch: Batch, column: int, row: int) -> list[Tensor]:
-    packed, counts = batch.columns[column], batch.counts[column] if batch.counts else None
-    each = [1] * (row + 1) if counts is None else counts.tolist()
-    first, bounds = sum(each[:row]), packed.cu_seqlens.tolist()
-    return [packed.input_ids[bounds[i] : bounds[i + 1]] for i in range(first, first + each[row])]
-
-
-def label_of(batch: Batch, row: int, rows: int, classes: Sequence[str]) -> str:
-    if batch.labels is None:
-        return ""
-    per_row = batch.labels
-    if len(per_row) != rows and batch.counts[0] is not None:  # of lists of documents, one after the other
-        per_row = per_row.split(batch.counts[0].tolist())
-    values = per_row[row].reshape(-1)
-    found = [f"{v:g}" if not classes else f"{classes[int(v)]} ({v:g})" for v in values[~values.isnan()].tolist()]
-    return ", ".join(found[:NUMBERS]) + (f" .. {len(found)} numbers" if len(found) > NUMBERS else "")
+    if (labels == labels[0]).all():
+        yield f"warning: all labels are {labels[0]:g}: there is nothing to learn from them, look at the column"
+    if found := RANGE.search(loss.labels):
+        low, high = float(found[1]), float(found[3])
+        known = np.isin(labels, (low, high)) if found[2] == "or" else (labels >= low) & (labels <= high)
+        if not known.all():
+            what = f"labels go from {labels.min():g} to {labels.max():g}, such as {labels[~known][0]:g}"
+            yield f"warning: {what}; {type(loss).__name__} takes {loss.labels}: change them in the file"

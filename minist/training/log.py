@@ -1,9 +1,12 @@
 """What a run says while it trains: loss, speed, time left, figures of the batch, and a warning of collapse."""
 
+import re
+import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from minist.data.packed import Packed
 LEGEND = 'log    loss, its parts and texts/s: means since the line before; lr, grad and "batch": of the last batch'
 ALIKE = -0.04  # uniformity above: the mean cosine of different texts is about 0.99
 APART = -0.2  # uniformity below: about 0.95
+STATUS = Path("/proc/self/status")  # of Linux
 LOOKS = 3  # some encoders start alike (RoBERTa's tokens share a direction) and part in the first steps
 
 
@@ -66,14 +70,20 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes, the most so far: of tensors on a GPU, else of this process; 0 where the system does not say."""
+    """Bytes, the most since `reset_peak_memory`: of tensors on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with suppress(ImportError):
-        import resource  # which Windows has not
+    # first what Linux says: there getrusage counts what the process held that has started this one, too
+    if found := re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text()) if STATUS.exists() else None:
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return 0
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # where it may not be written, the peak is that since the process began
+        STATUS.with_name("clear_refs").write_text("5")
 
 
 class CollapseWatch:

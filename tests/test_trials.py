@@ -114,7 +114,7 @@ def test_the_first_is_the_default(config):
 def test_no_two_are_alike(config):
     found = [trial.config.train.batch_size for trial in drawn(config, "train.batch_size=16,32,64", count=3)]
     assert found[0] == 32 and set(found) == {16, 32, 64}  # the default is one of them
-    with pytest.raises(ValueError, match="give 3 trials that differ"):
+    with pytest.raises(ValueError, match="gives 3 trials that differ"):
         drawn(config, "train.batch_size=16,32,64", count=4)
 
 

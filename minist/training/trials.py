@@ -18,7 +18,7 @@ RANGE = re.compile(rf"{NUMBER}\.\.{NUMBER}", re.IGNORECASE)
 # what stands between commas, but for those in TOML's quotes, lists, and tables, in which may be tables
 CHOICE = re.compile(r""" (?: "[^"]*" | '[^']*' | \[[^]]*\] | \{(?: [^{}] | \{[^{}]*\} )*\} | [^,] )+ """, re.VERBOSE)
 WIDE = 10  # the ratio of a range's ends from which on its logarithm is drawn: 1e-5..1e-4, but not 16..64
-DRAWS = 100  # for each trial, in which one must be found that is no repetition
+DRAWS = 1000  # in which a trial must be found that is no repetition
 
 
 class Setting(NamedTuple):
@@ -72,13 +72,14 @@ def draw_trials(file: Path, settings: Sequence[Setting], count: int) -> list[Tri
     """Trial 0 is the config as it is; no two are alike, and a larger `count` adds to the same. ValueError
     for a wrong key or value."""
     overrides = [f"{setting.key}={setting.choices[0]}" for setting in settings if not setting.is_searched]
-    config = load_config(file, overrides)
-    trials, draw = [Trial(0, overrides, config)], random.Random(config.seed)
-    for _ in range(DRAWS * count):
-        if len(trials) == count:
-            return trials
-        overrides = [setting.override(draw) for setting in settings]
-        config = load_config(file, overrides)
+    trials, attempt = [Trial(0, overrides, load_config(file, overrides))], 0
+    while len(trials) < count and attempt < DRAWS:
+        place = f"{trials[0].config.seed} {len(trials)} {attempt}"
+        overrides = [setting.override(random.Random(f"{place} {setting.key}")) for setting in settings]
+        config, attempt = load_config(file, overrides), attempt + 1
         if all(config != trial.config for trial in trials):
             trials.append(Trial(len(trials), overrides, config))
-    raise ValueError(f"the ranges of --set give {len(trials)} trials that differ: ask for no more, or for other ranges")
+            attempt = 0
+    if len(trials) < count:
+        raise ValueError(f"--set gives {len(trials)} trials that differ: ask for no more, or give other ranges")
+    return trials

@@ -1,5 +1,6 @@
 """A search over runs of train.py: what is the best, and what happens to a search that was killed."""
 
+import fcntl
 import json
 import os
 import re
@@ -13,8 +14,11 @@ import pytest
 from tiny import FROM_SCRATCH, ROOT, run_script, sentences, write_jsonl
 
 from minist.commands.tune import table, value_of
+from minist.evaluation import InformationRetrievalEvaluator
 from minist.training import optimizer, tuning
-from minist.training.tuning import choose_metric, final_metrics
+from minist.training.config import load_config
+from minist.training.trials import draw_trials, read_setting
+from minist.training.tuning import Outcome, Search, final_value, rung_lengths
 
 METRIC = "dev_cosine_ndcg@10"
 CONFIG = f"""
@@ -86,10 +90,10 @@ def test_the_best_of_all(folder):
     assert rows(printed)[0].startswith("0 (default)  0.0001") and "(default)" not in rows(printed)[1]
     best = next(iter(rows(printed)))
     assert best != 0 and f"trial {best} is the best" in printed
-    assert progress.count("left") == 4 and "0:00 left" in progress
+    assert f"trial-01\n  {{'value': {values[1]}}}" in progress
 
     code, again, progress = tune()
-    assert (code, again) == (0, printed) and progress.count("run before") == 4  # and nothing is run
+    assert (code, again, progress) == (0, printed, "")  # and nothing is run
     assert len((folder / "runs").read_text().splitlines()) == 4
     code, _, error = run_script("train.py", "--config", "out/best.toml")
     assert code == 2 and f"reached {METRIC} = {values[best]:.4f}, expected at least 0.999" in error  # its own aim
@@ -100,13 +104,17 @@ def test_more_trials(folder):
     tune("--trials", "2")
     code, printed, _ = tune("--trials", "3")
     assert code == 0 and sorted(rows(printed)) == [0, 1, 2]
-    assert (folder / "runs").read_text().splitlines() == ["trial-00", "trial-01", "trial-02"]
+    assert (folder / "runs").read_text().splitlines() == ["trial-01", "trial-00", "trial-02"]
 
 
 def test_another_search(folder):
     tune("--trials", "2")
     code, _, error = tune("--trials", "2", "--set", "train.lr=1e-3..1e-2")
-    assert code == 2 and "out/trial-01 is of another search, it has lr = " in error and len(error.splitlines()) == 1
+    assert (
+        code == 2
+        and "out/search.json is of a search with another set: give the same" in error
+        and len(error.splitlines()) == 1
+    )
     (folder / "mine").mkdir()
     (folder / "mine/notes.txt").touch()
     code, _, error = tune(output="mine")
@@ -117,7 +125,7 @@ def test_killed(folder, monkeypatch):
     """Once with a checkpoint, once before the first one: the table is that of a search that nobody killed."""
     _, printed, _ = tune(output="whole")
     rate, run = optimizer.learning_rate, tuning._wait
-    for step, trial in ((1, 1), (5, 2)):
+    for step, trial in ((5, 2), (1, 1)):
 
         def killed(at, *rest, step=step):
             if at == step:
@@ -136,10 +144,10 @@ def test_killed(folder, monkeypatch):
             patch.setattr(tuning, "_wait", wait)
             assert tune(output="half")[0] == 130
     assert not list((folder / "half").glob("trial-01/checkpoint-[1-2]"))
-    assert (folder / "half/trial-02/checkpoint-3").exists() and not (folder / "half/trial-02/model").exists()
     code, again, _ = tune(output="half")
     assert code == 0 and again == printed.replace("whole", "half")
-    assert "step 4/8" not in (folder / "half/trial-02.log").read_text().rpartition("interrupted")[2]  # it went on
+    again = (folder / "half/trials.log").read_text().partition("interrupted")[2].partition("saved")[0]
+    assert "step 8/8" in again and "step 1/8" not in again  # it went on
 
 
 def test_a_trial_that_fails_is_a_row(folder):
@@ -153,27 +161,39 @@ def test_a_trial_that_fails_is_a_row(folder):
 
 
 def test_all_fail(folder):
-    code, printed, error = tune(search=("--set", "train.lr=1e35", "--set", "train.warmup=0.0,0.5", "--trials", "2"))
-    assert code == 2 and error.splitlines()[-1] == "error: no trial of out has a number, so none is the best"
+    search = ("--set", "train.lr=1e35", "--set", "train.warmup=0.0,0.5", "--trials", "2", "--metric", METRIC)
+    code, printed, error = tune(search=search)
+    assert code == 2 and error.splitlines()[-1] == "error: all trials in out failed, so none is the best"
     assert all("failed: the loss is nan" in line for line in rows(printed).values()) and len(rows(printed)) == 2
     assert not (folder / "out/best.toml").exists()
 
 
-def test_a_wrong_config_ends_the_search(folder):
-    (folder / "pairs.jsonl").unlink()
-    code, printed, error = tune()
-    assert code == 2 and not printed and "pairs.jsonl" in error.splitlines()[-1]
-    assert (folder / "runs").read_text().splitlines() == ["trial-00"]
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('data.0.files=["nothing.jsonl"]', "there is no file nothing.jsonl"),
+        ("data.0.loss.scael=1..9", "'scael', known are scale"),
+        ("model.encoder.hidden_sise=8,16", "hidden_sise"),
+    ],
+)
+def test_a_wrong_config_ends_the_search(folder, text, message):
+    code, printed, error = tune("--set", text, "--trials", "3")
+    assert code == 2 and not printed
+    assert error.splitlines()[-1].startswith("error: ") and message in error.splitlines()[-1]
+    assert (folder / "runs").read_text().splitlines() == ["trial-02"]
+    assert tune("--trials", "2")[0] == 0, "and it may be mended"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trials", "0"], "--trials is 0: use a number at least 1"),
+        (["--trials", "1"], "--trials is 1: use a number at least 2"),
         (["--processes", "0"], "--processes is 0"),
-        (["--halving", "1"], "--halving is 1: use a number at least 2"),
+        (["--halving", "--set", "train.max_steps=3"], "needs a train.max_steps that is the same .* at least 4"),
+        (["--set", "train.rl=1..9"], "no key 'rl', the nearest is 'lr'"),
+        (["--metric", ""], "name one by --metric"),
         (["--device", "cpu"], "tune has no argument device: CUDA_VISIBLE_DEVICES"),
-        (["--set", "eval=[]", "--set", "expect={}"], "has no .*eval.* entry"),
+        (["--set", "eval=[]", "--set", "expect={}"], "a metric of an .*eval.* entry"),
         (["--set", "train.lr=3..2"], "the range is empty"),
     ],
 )
@@ -183,43 +203,94 @@ def test_bad_input(folder, arguments, message):
     assert not (folder / "out").exists()
 
 
-def test_which_metric(folder):
+def test_a_wrong_metric_is_seen_before_the_first_step(folder):
     code, _, error = tune("--metric", "dev_cosine_nDCG")
-    assert code == 2 and "--metric is 'dev_cosine_nDCG', known are" in error and METRIC in error
-    code, _, error = tune("--metric", "")
-    assert code == 2 and "name one by --metric" in error and METRIC in error and "recall" not in error
-    code, _, _ = tune("--metric", METRIC, "--trials", "2")
-    assert code == 0 and (folder / "runs").read_text().splitlines() == ["trial-00", "trial-01"]  # nothing is lost
-    config = tuning.load_config(folder / "c.toml", [])
-    assert choose_metric("", config, {"dev_accuracy@3": 1.0, "eval_dev_loss": 2.0}) == "eval_dev_loss"
+    assert code == 2 and "is 'dev_cosine_nDCG', known are" in error and METRIC in error
+    assert not (folder / "out/trial-03").exists()
+    code, _, _ = tune("--trials", "2")
+    assert code == 0 and (folder / "runs").read_text().splitlines() == ["trial-03", "trial-01", "trial-00"]
 
 
-def test_losses_are_to_be_low():
-    def best(metric, *values):
-        trials = [tuning.Trial(i, (), None) for i in range(len(values))]
-        found = [tuning.Outcome(t, 0, {metric: v}) for t, v in zip(trials, values, strict=True)]
-        return [outcome.trial.number for outcome in sorted(found, key=lambda outcome: outcome.rank(metric))]
+def test_a_metric_that_is_no_number(folder, monkeypatch):
+    monkeypatch.setattr(InformationRetrievalEvaluator, "__call__", lambda self, model: {METRIC: float("nan")})
+    code, printed, _ = tune("--trials", "2")
+    assert code == 2 and all(f"failed: the run reached {METRIC} = nan" in line for line in rows(printed).values())
 
-    nan, inf = float("nan"), float("inf")
-    assert best("eval_dev_loss", 2.0, nan, 1.0, -inf) == [2, 0, 1, 3]
-    assert best("dev_ndcg@10", 0.5, nan, 0.7, inf, 0.7) == [2, 4, 0, 1, 3]
+
+@pytest.mark.parametrize(
+    ("metric", "order"), [("eval_dev_loss", [2, 0, 1, 3]), ("dev_ndcg@10", [0, 2, 1, 3]), ("dev_loss@10", [0, 2, 1, 3])]
+)
+def test_losses_are_to_be_low(tmp_path, metric, order):
+    search = Search(tmp_path, tmp_path, None, {"metric": metric})
+    steps, values, errors = [2, 1, 2, 2], [2.0, 9.0, 1.0, float("nan")], ["", "", "", "wrong"]
+    trials = [tuning.Trial(i, [], None) for i in range(4)]
+    found = [Outcome(*given) for given in zip(trials, steps, values, errors, strict=True)]
+    assert [outcome.trial.number for outcome in sorted(found, key=search.rank)] == order
 
 
 def test_the_table(folder):
-    config = tuning.load_config(folder / "c.toml", ["train.lr_for={embeddings=0.5}"])
+    config = load_config(folder / "c.toml", ["train.lr_for={embeddings=0.5}"])
     keys = ["train.lr", "data.0.loss.scale", "data.0.loss.name", "eval.0.name", "train.lr_for.embeddings", "seed"]
     found = [value_of(config, key) for key in keys]
     assert found == ["0.0001", "-", "MultipleNegativesRankingLoss", "dev", "0.5", "42"]
-    assert table([["a", "bcd"], ["efg", "h"]]) == "a    bcd\nefg  h"
+    found = [Outcome(tuning.Trial(1, [], config), 0, 0.5), Outcome(tuning.Trial(0, [], config), 0, error="too large")]
+    assert table(found, ["train.lr", "seed"], "dev").splitlines() == [
+        "trial        train.lr  seed  dev",
+        "1            0.0001    42    0.5000",
+        "0 (default)  0.0001    42    failed: too large",
+    ]
 
 
-def test_metrics_are_those_of_the_final_model(tmp_path):
+def test_the_value_is_that_of_the_final_model(tmp_path):
     lines = [{"step": 1, "m": 0.1}, {"step": 2, "m": 0.5, "o": 1}, {"step": 2, "loss": 9, "m": 8, "learning_rate": 1}]
     write_jsonl(tmp_path / "metrics.jsonl", [*lines, {"step": 4, "m": 0.3, "o": 2}])
-    assert final_metrics(tmp_path, "", 0) == {"m": 0.3, "o": 2}
-    assert final_metrics(tmp_path, "m", 0)["o"] == 1
-    assert final_metrics(tmp_path, "", 2)["o"] == 1
-    assert final_metrics(tmp_path, "m", 1)["m"] == 0.1
+    assert final_value(tmp_path, "", "m") == 0.3
+    assert final_value(tmp_path, "m", "m") == 0.5 and final_value(tmp_path, "m", "o") == 1
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        ("step 1\nerror: no file\n", "no file"),
+        ("[rank1]: Traceback ..\n[rank1]: torch.OutOfMemoryError: CUDA\nmultiprocessing.ChildFailedError: \n", "CUDA"),
+        ("torch.ChildFailedError: \n", "exit code 1"),
+    ],
+)
+def test_why_a_run_failed(folder, monkeypatch, printed, reason):
+    monkeypatch.setattr(tuning, "_wait", lambda command, log: (log.write(printed.encode()) and log.flush()) or 1)
+    assert reason in tune()[2].splitlines()[-1]
+
+
+@pytest.mark.parametrize("code", [0, -15])
+def test_a_trial_that_is_told_to_end_ends_the_search(folder, monkeypatch, code):
+    wait = tuning._wait
+    told = lambda command, log: code if "trial-01" in " ".join(command) else wait(command, log)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_wait", told)
+        assert tune("--trials", "3")[0] == 130
+    code, printed, _ = tune("--trials", "3")
+    assert code == 0 and "failed" not in printed
+    assert (folder / "runs").read_text().splitlines() == ["trial-02", "trial-01", "trial-00"]
+
+
+def test_one_search_at_a_time(folder):
+    with tuning.open_log(folder / "out"):
+        code, _, error = tune()
+    assert code == 2 and "out/trials.log is in use" in error and len(error.splitlines()) == 1
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(("count", "lengths"), [(2, [50, 100]), (7, [25, 50, 100]), (8, [12, 25, 50, 100])])
+def test_rungs(folder, count, lengths):
+    settings = [read_setting("train.max_steps=100"), read_setting("train.lr=1e-5..1e-3")]
+    assert rung_lengths(draw_trials(folder / "c.toml", settings, count)) == lengths
+
+
+@pytest.mark.parametrize("text", ["train.max_steps=0", "train.max_steps=7", "train.max_steps=50..100"])
+def test_rungs_need_one_length(folder, text):
+    settings = [read_setting(text), read_setting("train.lr=1e-5..1e-3")]
+    with pytest.raises(ValueError, match=r"needs a train\.max_steps"):
+        rung_lengths(draw_trials(folder / "c.toml", settings, 8))
 
 
 def test_halving(folder):
@@ -230,45 +301,45 @@ def test_halving(folder):
     going, steps = list(range(8)), {}
     for rung, length in enumerate([2, 4, 8, 16]):
         steps |= dict.fromkeys(going, length)
-        order = sorted(going, key=lambda n: measured(f"trial-{n:02d}")[rung], reverse=True)
+        order = sorted(going, key=lambda n: measured(f"trial-{n:02d}")[1 + rung], reverse=True)
         going = order[: len(order) // 2]
     assert {n: int(line.split()[-2]) for n, line in rows(printed).items()} == steps
     assert next(iter(rows(printed))) == next(n for n in steps if steps[n] == 16)
     assert len((folder / "runs").read_text().splitlines()) == 8 + 4 + 2 + 1
     assert tune(*arguments)[:2] == (0, printed) and len((folder / "runs").read_text().splitlines()) == 15
-    best = tuning.load_config(folder / "out/best.toml", [])
+    best = load_config(folder / "out/best.toml", [])
     assert (best.train.max_steps, best.train.save_every, best.train.patience) == (16, 3, 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "goes_on"), [(1, True), (1, False), (2, False)])
+@pytest.mark.parametrize(("processes", "goes_on"), [(1, True), (2, False)])
 def test_sigkill(folder, monkeypatch, processes, goes_on):
-    """Of the search alone, whose trial goes on and is waited for, or of its trial too."""
+    """Of the search alone, whose trial goes on, or of its trial too."""
+    whole = tune("--trials", "2", output="whole")[1]
     monkeypatch.undo()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "minist", "tune", "--config", folder / "c.toml", *SEARCH]
-    command += ["--trials", "3", "--set", "train.max_steps=40", "--processes", str(processes), "--output"]
+    command += ["--trials", "2", "--processes", str(processes), "--output"]
 
     def start(output):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([*command, folder / output], cwd=folder, env=environment, **pipes)
 
-    whole, _ = start("whole").communicate(timeout=300)
-    process = start("half")
-    while not list((folder / "half").glob("trial-01/checkpoint-*")):
+    if processes > 1:
+        whole, _ = start("ranks").communicate(timeout=300)
+    process, trial = start("half"), folder / "half/trial-01"
+    while not list(trial.glob("checkpoint-*")):
         assert process.poll() is None
         time.sleep(0.002)
     process.kill()
-    trial = str(folder / "half/trial-01")
-    found = subprocess.run(["pgrep", "-f", trial], capture_output=True, text=True).stdout.split()
+    process.communicate()
+    found = subprocess.run(["pgrep", "-f", str(trial)], capture_output=True, text=True).stdout.split()
     for pid in map(int, found):
         os.kill(pid, signal.SIGSTOP if goes_on else signal.SIGKILL)
-    process.communicate()
-    process = start("half")
     if goes_on:
-        assert any("waiting for its end" in line for line in process.stderr)
+        assert "is in use" in start("half").communicate()[1]
         os.kill(int(found[0]), signal.SIGCONT)
-    out, _ = process.communicate(timeout=300)
-    assert out == whole.replace("whole", "half") and len(rows(out)) == 3
-    log = Path(f"{trial}.log").read_text()
-    assert log.count("\nmodel  ") == (1 if goes_on else 2), "it was not begun again, or was"
+        with open(folder / "half/trials.log") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+    out, _ = start("half").communicate(timeout=300)
+    assert out.splitlines()[:-1] == whole.splitlines()[:-1] and len(rows(out)) == 2

@@ -424,21 +424,21 @@ def test_wrong_settings(run, more, says):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokens", [0, 40])
-def test_two_ranks_are_one(run, tmp_path, tokens):
+@pytest.mark.parametrize(("tokens", "fsdp"), [(0, "false"), (40, "false"), (40, "true")])
+def test_two_ranks_are_one(run, tmp_path, tokens, fsdp):
     (tmp_path / "c.toml").write_text(
         CONFIG.replace("dropout = 0.1", "dropout = 0")
         .replace("dropout = 0.2", "dropout = 0")
-        .replace("= 40", f"= {tokens}")
+        .replace("= 40", f"= {tokens}\nfsdp = {fsdp}")
     )
     code, _, err = run()
     assert code == 0, err
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*command, "--config", "c.toml", "--set", "output=two"], env=environment, check=True)
-    one, two = (load_file(f"{run}/adapter/adapter_model.safetensors") for run in ("run", "two"))
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
+    for file in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        one, two = (load_file(f"{run}/{file}") for run in ("run", "two"))
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
 
 
 def test_the_recipe():

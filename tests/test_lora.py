@@ -16,8 +16,8 @@ from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist import CrossEncoder, SentenceTransformer
 from minist.models import open_model
-from minist.models.adaptable import Adaptable
-from minist.models.adapter import Adapter, of_layer
+from minist.models.adapter import Adaptable, Adapter
+from minist.models.folder import SETTINGS
 from minist.models.hub import name_of
 from minist.models.merging import merge
 from minist.modules.lora import LoraLinear, LowRank
@@ -83,24 +83,21 @@ def equal(a, b):
 # ---------------------------------------------------------------- the layer
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_each_part_has_its_own_product(rslora):
+def test_each_part_has_its_own_product():
     torch.manual_seed(0)
     plain, x = torch.nn.Linear(6, 12).double(), torch.randn(5, 6).double()
     a, b, c, d = (torch.randn(*shape).double() for shape in [(2, 6), (4, 2), (3, 6), (4, 3)])
-    before = plain(x)
-    own = {"query": LowRank(a, b, 5.0, rslora, 0.0), "value": LowRank(c, d, 7.0, rslora, 0.0)}
-    layer = LoraLinear(plain, ["query", "key", "value"], own)
-    expected = before.clone()
-    expected[:, :4] += 5 / (math.sqrt(2) if rslora else 2) * x @ (b @ a).T
-    expected[:, 8:] += 7 / (math.sqrt(3) if rslora else 3) * x @ (d @ c).T
+    expected = plain(x).clone()
+    layer = LoraLinear(plain, ["query", "key", "value"], {"query": LowRank(a, b, 5, 0), "value": LowRank(c, d, 7, 0)})
+    expected[:, :4] += 5 / 2 * x @ (b @ a).T
+    expected[:, 8:] += 7 / 3 * x @ (d @ c).T
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer.merged()(x), expected)
     assert type(layer.merged()) is torch.nn.Linear
 
 
 def test_dropout_is_before_a():
-    layer = LowRank(torch.eye(4), torch.eye(4), 4.0, False, 0.5)
+    layer = LowRank(torch.eye(4), torch.eye(4), 4.0, 0.5)
     found = layer(torch.ones(1000, 4)).detach()
     assert found.unique().tolist() == [0, 2] and abs(found.mean() - 1) < 0.1
     assert layer.eval()(torch.ones(9, 4)).unique().tolist() == [1]
@@ -142,11 +139,9 @@ def test_targets_are_ends_of_names(base, target):
 def test_a_saved_adapter(base, saved, tmp_path):
     """It has the names of PEFT, and nothing of the base."""
     assert not {"config.json", "model.safetensors"} & {path.name for path in saved.iterdir()}
-    config, weights = (
-        json.loads((saved / "adapter_config.json").read_text()),
-        load_file(saved / "adapter_model.safetensors"),
-    )
-    assert config["target_modules"] == ["attention.self.query", "attention.self.value", "intermediate.dense"]
+    config, weights = read(saved)
+    ends = ("attention.self.query", "attention.self.value", "intermediate.dense")
+    assert config["target_modules"] == [f"encoder.layer.{i}.{end}" for i in range(2) for end in ends]
     assert config["base_model_name_or_path"] == str(base.resolve()) and config["peft_type"] == "LORA"
     first = "base_model.model.encoder.layer.0.attention.self.query"
     assert weights[f"{first}.lora_A.weight"].shape == weights[f"{first}.lora_B.weight"].T.shape == (4, 16)
@@ -154,30 +149,13 @@ def test_a_saved_adapter(base, saved, tmp_path):
     model = SentenceTransformer(saved)
     equal(SentenceTransformer(base, adapter=saved).encode(TEXTS), model.encode(TEXTS))
     model.save(tmp_path / "again")
-    equal(
-        load_file(tmp_path / "again/adapter_model.safetensors")[f"{first}.lora_A.weight"],
-        weights[f"{first}.lora_A.weight"],
-    )
+    again = read(tmp_path / "again")
+    assert again[0] == config and all(weights[name].equal(again[1][name]) for name in weights)
 
 
-def test_layers_of_their_own_rank(base, saved, tmp_path):
-    """What differs between layers is in the patterns; and layers have full names, if ends of names do not tell."""
-    model = SentenceTransformer(saved)
-    layer = model.stack[0].layers[1].qkv
-    layer.lora["query"] = LowRank(torch.randn(2, 16), torch.randn(16, 2), 3.0, False, 0.0)
-    del model.stack[0].layers[0].up.lora["dense"]
-    model.save(tmp_path / "m")
-    config = json.loads((tmp_path / "m/adapter_config.json").read_text())
-    assert config["rank_pattern"] == {"encoder.layer.1.attention.self.query": 2}
-    assert config["alpha_pattern"] == {"encoder.layer.1.attention.self.query": 3.0}
-    assert "encoder.layer.1.intermediate.dense" in config["target_modules"] and len(config["target_modules"]) == 5
-    equal(SentenceTransformer(tmp_path / "m").encode(TEXTS), model.encode(TEXTS))
-
-
-def test_patterns_are_read_as_peft_does():
-    assert of_layer({"query": 2, "ery": 3}, "layer.0.query", 1) == 2
-    assert of_layer({"ery": 3, r"layer\.0\..*": 4}, "layer.0.query", 1) == 4
-    assert of_layer({"layer.0": 3}, "layer.0.query", 1) == 1 == of_layer(None, "query", 1)
+def test_rslora_is_another_alpha(saved, adapter):
+    damage(adapter, {"use_rslora": True, "lora_alpha": 4})
+    equal(SentenceTransformer(adapter).encode(TEXTS), SentenceTransformer(saved).encode(TEXTS))  # 4 / sqrt(4) = 8 / 4
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -195,10 +173,13 @@ def test_peft_saves_no_more_than_the_adapter(base, saved, adapter, prefix, half)
         torch.testing.assert_close(torch.tensor(model.encode(TEXTS)), torch.tensor(expected), rtol=0, atol=half * 1e-2)
 
 
+def read(folder):
+    return json.loads((folder / "adapter_config.json").read_text()), load_file(folder / "adapter_model.safetensors")
+
+
 def damage(folder, config, rename=None, reshape=None):
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | config))
-    weights = load_file(folder / "adapter_model.safetensors")
+    before, weights = read(folder)
+    (folder / "adapter_config.json").write_text(json.dumps(before | config))
     first = min(weights)
     if rename:
         weights[rename] = weights.pop(first)
@@ -216,21 +197,20 @@ def damage(folder, config, rename=None, reshape=None):
         ({"fan_in_fan_out": True}, "fan_in_fan_out is 'True'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
-        ({"layer_replication": [[0, 1]]}, "layer_replication is 'True'"),
+        ({"layer_replication": [[0, 1]]}, r"layer_replication is '\[\[0, 1\]\]', known are False"),
+        ({"rank_pattern": {"query": 8}}, "rank_pattern is .*, known are False"),
         ({"r": 8}, r"query.lora_A.weight is \[4, 16\], .* shape \[8, 16\]"),
         ({"r": "4"}, "r is '4': use a number"),
         ({"lora_alpha": None}, "lora_alpha is None: use a number"),
-        ({"base_model_name_or_path": "/gone"}, "base_model_name_or_path, the adapted model, .* no folder '/gone'"),
-        ({"base_model_name_or_path": None}, "base_model_name_or_path, the adapted model, "),
+        ({"base_model_name_or_path": "/gone"}, "adapter_config.json: there is no folder '/gone'"),
+        ({"base_model_name_or_path": None}, "adapter_config.json: there is no folder ''"),
     ],
 )
 def test_adapters_that_would_be_read_as_something_else(adapter, config, says, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     damage(adapter, config)
     (adapter.parent / "texts.txt").write_text("a\n")
-    code, _, err = run_script(
-        "encode.py", "--model", adapter, adapter.parent / "texts.txt", "--output", adapter / "x.npy"
-    )
+    code, _, err = run_script("encode.py", "--model", adapter, adapter.parent / "texts.txt", "--output", "x.npy")
     assert code == 2 and len(err.splitlines()) == 1
     with pytest.raises(ValueError, match=says):
         SentenceTransformer(adapter)
@@ -306,10 +286,7 @@ def test_a_head_is_trained_whole_and_keeps_its_labels(base, tmp_path):
     assert all(p.requires_grad for p in model.head.parameters())
     model.id2label = {0: "no", 1: "so", 2: "yes"}
     randomize(model).save(tmp_path / "m")
-    config, weights = (
-        json.loads((tmp_path / "m/adapter_config.json").read_text()),
-        load_file(tmp_path / "m/adapter_model.safetensors"),
-    )
+    config, weights = read(tmp_path / "m")
     assert config["modules_to_save"] == ["classifier", "pooler"] and "base_model.model.classifier.weight" in weights
     assert "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight" in weights
     again, pairs = open_model(tmp_path / "m"), [("read a file", "write"), ("sort", "list")]
@@ -332,14 +309,8 @@ def test_a_base_in_a_subfolder_of_its_model(base, saved, tmp_path):
     """As old models have it; the adapter is one of the encoder there."""
     moved = shutil.copytree(base, tmp_path / "base")
     (moved / "0_T").mkdir()
-    for name in (
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "sentence_bert_config.json",
-    ):
-        (moved / name).rename(moved / "0_T" / name)
+    for file in [file for file in moved.iterdir() if file.is_file() and file.name not in ("modules.json", SETTINGS)]:
+        file.rename(moved / "0_T" / file.name)
     modules = json.loads((moved / "modules.json").read_text())
     modules[0]["path"] = "0_T"
     (moved / "modules.json").write_text(json.dumps(modules))

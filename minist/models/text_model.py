@@ -20,7 +20,7 @@ from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.files import files_into
-from minist.models.adaptable import Adaptable
+from minist.models.adapter import Adaptable
 from minist.models.device import Device, Dtype, find_device, find_dtype
 from minist.models.folder import Content, content_of
 from minist.models.hub import open_content, push_folder
@@ -74,8 +74,9 @@ class TextModel(Adaptable):
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
         self.activation_fn: nn.Module = nn.Identity()  # of what `forward` gives, for a user
-        for encoder, tokenizer in self._encoders().items():
-            tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
+        for encoder in self.encoders:
+            for tokenizer in (self.tokenizers[route] for route, path in self.stack.paths.items() if path[0] is encoder):
+                tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
         texts = {**(self.settings.get("prompts") or {}), **(prompts or {})}  # what the caller says goes first
         self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in texts.items()}
         self.default_prompt_name = default_prompt_name or self.settings.get("default_prompt_name")
@@ -140,9 +141,6 @@ class TextModel(Adaptable):
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
         return self.tokenizers[self.stack.route(role)]  # ValueError for a role that has no route
-
-    def _encoders(self) -> dict[Any, Tokenizer]:  # one that routes share once, each with what it reads with
-        return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
     def max_length(self) -> int:
@@ -240,11 +238,10 @@ class TextModel(Adaptable):
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
         """Keep only these layers of every encoder, the first is 0. ValueError for layers that it has not."""
-        encoders = self._encoders()
-        if not encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
+        if not self.encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
             raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
         for change in (Encoder.check_layers, Encoder.keep_layers):  # all are checked before the first is changed
-            for encoder in encoders:
+            for encoder in self.encoders:
                 change(encoder, numbers)
 
     def content(self) -> Content:

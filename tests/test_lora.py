@@ -12,12 +12,13 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_distributed import two_towers
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist import CrossEncoder, SentenceTransformer
 from minist.models import open_model
 from minist.models.adapter import Adaptable, Adapter
-from minist.models.folder import SETTINGS
+from minist.models.folder import SETTINGS, holds_scores
 from minist.models.hub import name_of
 from minist.models.merging import merge
 from minist.modules.lora import LoraLinear, LowRank
@@ -261,13 +262,52 @@ def test_what_an_adapter_forbids(base, saved, adapter, tmp_path):
         tiny_model().add_adapter(4, 8)
     model = SentenceTransformer(saved)
     model.save(adapter)  # over another adapter
-    with pytest.raises(ValueError, match=r"has the config.json"):
+    with pytest.raises(ValueError, match=r"config.json is of another kind of model: name a folder"):
         model.save(base)
     model.merge_adapter()
-    with pytest.raises(ValueError, match=r"adapter_config.json of another kind of model: name a folder"):
+    with pytest.raises(ValueError, match=r"adapter_config.json is of another kind of model"):
         model.save(adapter)
     with pytest.warns(UserWarning, match="new head"):
         assert CrossEncoder(saved, num_labels=2).is_adapted
+
+
+def test_a_folder_of_a_route_is_of_one_kind(tmp_path):
+    two_towers().save(tmp_path / "base")
+    model = SentenceTransformer(tmp_path / "base")
+    model.add_adapter(4, 8)
+    randomize(model).save(tmp_path / "m")
+    equal(SentenceTransformer(tmp_path / "m").encode(TEXTS), model.encode(TEXTS))
+    with pytest.raises(ValueError, match=r"document_0_Transformer/config.json is of another kind of model"):
+        model.save(tmp_path / "base")
+    model.merge_adapter()
+    with pytest.raises(ValueError, match=r"document_0_Transformer/adapter_config.json is of another kind of model"):
+        model.save(tmp_path / "m")
+
+
+def test_a_base_that_was_overwritten(base, saved, tmp_path, recwarn):
+    other = SentenceTransformer(base, dtype="bfloat16")
+    other.add_adapter(4, 8)
+    other.save(tmp_path / "m")
+    SentenceTransformer(tmp_path / "m")  # read in float32, the weights are the same
+    assert not recwarn
+    other.merge_adapter()
+    other.stack[0].layers[0].up.weight.data *= 1.01
+    other.save(tmp_path / "other")
+    with pytest.warns(UserWarning, match=r"adapter was trained on other weights than those of .*other"):
+        SentenceTransformer(tmp_path / "other", adapter=saved)
+
+
+def test_an_adapter_of_an_adapter(saved, adapter):
+    """It might name the first, which names it, for ever."""
+    damage(adapter, {"base_model_name_or_path": str(saved)})
+    (adapter / "modules.json").unlink()
+    with pytest.raises(ValueError, match=r"base_model_name_or_path is .*, an adapter: name the model"):
+        SentenceTransformer(adapter)
+
+
+def test_others_cannot_open_an_adapter_of_a_folder_here(saved):
+    with pytest.raises(ValueError, match=r"the adapter is of .*base, which only you have"):
+        SentenceTransformer(saved).push_to_hub("me/adapter")
 
 
 def test_merging_models_merges_adapters(base, saved):
@@ -292,8 +332,11 @@ def test_a_head_is_trained_whole_and_keeps_its_labels(base, tmp_path):
     again, pairs = open_model(tmp_path / "m"), [("read a file", "write"), ("sort", "list")]
     assert again.id2label == model.id2label
     equal(again.predict(pairs), model.predict(pairs))
-    other = CrossEncoder(base, adapter=tmp_path / "m")
-    equal(other.predict(pairs), model.predict(pairs))
+    for file in (tmp_path / "m").iterdir():  # as PEFT leaves it
+        file.name.startswith("adapter_") or file.unlink()
+    for other in (CrossEncoder(base, adapter=tmp_path / "m"), CrossEncoder(tmp_path / "m")):
+        equal(other.predict(pairs), model.predict(pairs))
+    assert holds_scores(tmp_path / "m") and not holds_scores(base)
     model.merge_adapter()
     model.save(tmp_path / "plain")
     assert CrossEncoder(tmp_path / "plain").id2label == model.id2label

@@ -235,6 +235,8 @@ def _default_modules(folder: Path) -> list[Module]:
 
 def holds_scores(folder: Path) -> bool:
     """Whether a model folder is one of a cross-encoder, without reading its weights."""
+    if (base := base_model(folder)) != folder and not is_file(folder / "modules.json"):  # PEFT's own
+        return holds_scores(base) or read_table(folder / adapter.CONFIG).get("task_type") == "SEQ_CLS"
     modules = listed_modules(folder)
     return [name for name, _ in modules] == ["Transformer"] and has_head(modules[0][1])
 

@@ -99,16 +99,18 @@ def _read_shards(read: Callable[[Path], Any], index: Path) -> dict[str, Tensor]:
     return state
 
 
-def read_about(file: Path) -> dict[str, str]:
-    """What write_weights was told about the weights in `file`; nothing where there is none of this kind."""
+def read_base(file: Path) -> str:
+    """What write_weights was told as `base`; nothing where there is no such file."""
     if not is_file(file):
-        return {}
+        return ""
     with safe_open(file, "pt") as weights:
-        return weights.metadata() or {}
+        return (weights.metadata() or {}).get("base", "")
 
 
-def write_weights(state: dict[str, Tensor], folder: Path, name: str = "model.safetensors", **about: str) -> None:
+def write_weights(state: dict[str, Tensor], folder: Path, name: str = "model.safetensors", base: str = "") -> None:
+    """`base` is noted beside an adapter's."""
+    about = {"format": "pt"} | ({"base": base} if base else {})
     try:
-        save_file(state, folder / name, metadata={"format": "pt", **about})  # transformers 4 asks for the format
+        save_file(state, folder / name, metadata=about)  # transformers 4 asks for the format
     except SafetensorError as e:  # a full disk, for instance
         raise OSError(f"{folder / name} could not be written: {e}") from None

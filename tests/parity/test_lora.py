@@ -96,7 +96,7 @@ def test_ours_in_theirs(family, how, tmp_path):
 def test_theirs_in_ours(family, how, tmp_path):
     folder, first = base(family, tmp_path / "base"), TARGETS[family][0]
     targets = {"regex": rf".*\.1\..*\.{first}", "all-linear": "all-linear"}.get(how, TARGETS[family])
-    config = LoraConfig(r=4, lora_alpha=6, target_modules=targets, use_lora_dropout=0.1)
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=targets, use_rslora=how == "rslora", lora_dropout=0.1)
     real = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     before = real.encode(TEXTS)
     real.add_adapter(config)

@@ -21,7 +21,7 @@ from minist.encoders.encoder import Encoder
 from minist.encoders.families import ENCODERS
 from minist.files import write_json
 from minist.models.reading import KINDS as PLAIN_KINDS
-from minist.models.reading import read_base, read_table, read_weights, reading, write_weights
+from minist.models.reading import read_note, read_table, read_weights, reading, write_weights
 from minist.models.stack import Stack
 from minist.module import checked, finite, on_cpu
 from minist.modules import lora
@@ -51,7 +51,7 @@ class Adapter:
                 pick(key, str(self.config.get(key) or False), dict.fromkeys(known))
         self.prefix = pick("model_type of an adapted encoder", model_type, ENCODERS).prefix
         self.weights = {name.removeprefix(OF_PEFT): w for name, w in read_weights(folder, KINDS).items()}
-        self.seal = read_base(folder / WEIGHTS)  # see seal_of
+        self.seal = read_note(folder / WEIGHTS)  # see seal_of
         # a class with a head has the encoder under its prefix: its layers' names are those of the plain one
         layers = {name.partition(".lora_")[0] for name in self.weights if name.endswith(ENDS)}
         self.layers = {name.removeprefix(self.prefix): name for name in layers}
@@ -135,7 +135,7 @@ def write_adapter(
         "inference_mode": True,
     }
     write_json(folder / CONFIG, config)
-    write_weights(state, folder, WEIGHTS, base=seal_of(encoder))
+    write_weights(state, folder, WEIGHTS, note=seal_of(encoder))
 
 
 class Adaptable(nn.Module):

@@ -99,18 +99,17 @@ def _read_shards(read: Callable[[Path], Any], index: Path) -> dict[str, Tensor]:
     return state
 
 
-def read_base(file: Path) -> str:
-    """What write_weights was told as `base`; nothing where there is no such file."""
+def write_weights(state: dict[str, Tensor], folder: Path, name: str = "model.safetensors", note: str = "") -> None:
+    """`note` is one to be read by read_note."""
+    about = {"format": "pt"} | ({"note": note} if note else {})  # transformers 4 asks for the format
+    try:
+        save_file(state, folder / name, metadata=about)
+    except SafetensorError as e:  # a full disk, for instance
+        raise OSError(f"{folder / name} could not be written: {e}") from None
+
+
+def read_note(file: Path) -> str:
     if not is_file(file):
         return ""
     with safe_open(file, "pt") as weights:
-        return (weights.metadata() or {}).get("base", "")
-
-
-def write_weights(state: dict[str, Tensor], folder: Path, name: str = "model.safetensors", base: str = "") -> None:
-    """`base` is noted beside an adapter's."""
-    about = {"format": "pt"} | ({"base": base} if base else {})
-    try:
-        save_file(state, folder / name, metadata=about)  # transformers 4 asks for the format
-    except SafetensorError as e:  # a full disk, for instance
-        raise OSError(f"{folder / name} could not be written: {e}") from None
+        return (weights.metadata() or {}).get("note", "")

@@ -8,16 +8,18 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_distributed import two_towers
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist import CrossEncoder, SentenceTransformer
 from minist.models import open_model
-from minist.models.adaptable import Adaptable
-from minist.models.adapter import Adapter, of_layer
+from minist.models.adapter import Adaptable, Adapter
+from minist.models.folder import SETTINGS, holds_scores
 from minist.models.hub import name_of
 from minist.models.merging import merge
 from minist.modules.lora import LoraLinear, LowRank
@@ -83,24 +85,21 @@ def equal(a, b):
 # ---------------------------------------------------------------- the layer
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_each_part_has_its_own_product(rslora):
+def test_each_part_has_its_own_product():
     torch.manual_seed(0)
     plain, x = torch.nn.Linear(6, 12).double(), torch.randn(5, 6).double()
     a, b, c, d = (torch.randn(*shape).double() for shape in [(2, 6), (4, 2), (3, 6), (4, 3)])
-    before = plain(x)
-    own = {"query": LowRank(a, b, 5.0, rslora, 0.0), "value": LowRank(c, d, 7.0, rslora, 0.0)}
-    layer = LoraLinear(plain, ["query", "key", "value"], own)
-    expected = before.clone()
-    expected[:, :4] += 5 / (math.sqrt(2) if rslora else 2) * x @ (b @ a).T
-    expected[:, 8:] += 7 / (math.sqrt(3) if rslora else 3) * x @ (d @ c).T
+    expected = plain(x).clone()
+    layer = LoraLinear(plain, ["query", "key", "value"], {"query": LowRank(a, b, 5, 0), "value": LowRank(c, d, 7, 0)})
+    expected[:, :4] += 5 / 2 * x @ (b @ a).T
+    expected[:, 8:] += 7 / 3 * x @ (d @ c).T
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer.merged()(x), expected)
     assert type(layer.merged()) is torch.nn.Linear
 
 
 def test_dropout_is_before_a():
-    layer = LowRank(torch.eye(4), torch.eye(4), 4.0, False, 0.5)
+    layer = LowRank(torch.eye(4), torch.eye(4), 4.0, 0.5)
     found = layer(torch.ones(1000, 4)).detach()
     assert found.unique().tolist() == [0, 2] and abs(found.mean() - 1) < 0.1
     assert layer.eval()(torch.ones(9, 4)).unique().tolist() == [1]
@@ -120,7 +119,7 @@ def test_a_new_adapter_changes_nothing_and_is_all_that_is_trained(base):
         assert not p.any() if name.endswith(".B") else 0.8 * bound < p.abs().max() <= bound
     merged = copy.deepcopy(randomize(model))
     merged.merge_adapter()
-    torch.testing.assert_close(torch.tensor(merged.encode(TEXTS)), torch.tensor(model.encode(TEXTS)), rtol=0, atol=1e-6)
+    assert abs(merged.encode(TEXTS) - model.encode(TEXTS)).max() <= 1e-6
     assert [name for name, _ in merged.named_parameters()] == list(weights)
     assert all(p.requires_grad for p in merged.parameters())
 
@@ -142,11 +141,9 @@ def test_targets_are_ends_of_names(base, target):
 def test_a_saved_adapter(base, saved, tmp_path):
     """It has the names of PEFT, and nothing of the base."""
     assert not {"config.json", "model.safetensors"} & {path.name for path in saved.iterdir()}
-    config, weights = (
-        json.loads((saved / "adapter_config.json").read_text()),
-        load_file(saved / "adapter_model.safetensors"),
-    )
-    assert config["target_modules"] == ["attention.self.query", "attention.self.value", "intermediate.dense"]
+    config, weights = read(saved)
+    ends = ("attention.self.query", "attention.self.value", "intermediate.dense")
+    assert config["target_modules"] == [f"encoder.layer.{i}.{end}" for i in range(2) for end in ends]
     assert config["base_model_name_or_path"] == str(base.resolve()) and config["peft_type"] == "LORA"
     first = "base_model.model.encoder.layer.0.attention.self.query"
     assert weights[f"{first}.lora_A.weight"].shape == weights[f"{first}.lora_B.weight"].T.shape == (4, 16)
@@ -154,30 +151,13 @@ def test_a_saved_adapter(base, saved, tmp_path):
     model = SentenceTransformer(saved)
     equal(SentenceTransformer(base, adapter=saved).encode(TEXTS), model.encode(TEXTS))
     model.save(tmp_path / "again")
-    equal(
-        load_file(tmp_path / "again/adapter_model.safetensors")[f"{first}.lora_A.weight"],
-        weights[f"{first}.lora_A.weight"],
-    )
+    again = read(tmp_path / "again")
+    assert again[0] == config and all(weights[name].equal(again[1][name]) for name in weights)
 
 
-def test_layers_of_their_own_rank(base, saved, tmp_path):
-    """What differs between layers is in the patterns; and layers have full names, if ends of names do not tell."""
-    model = SentenceTransformer(saved)
-    layer = model.stack[0].layers[1].qkv
-    layer.lora["query"] = LowRank(torch.randn(2, 16), torch.randn(16, 2), 3.0, False, 0.0)
-    del model.stack[0].layers[0].up.lora["dense"]
-    model.save(tmp_path / "m")
-    config = json.loads((tmp_path / "m/adapter_config.json").read_text())
-    assert config["rank_pattern"] == {"encoder.layer.1.attention.self.query": 2}
-    assert config["alpha_pattern"] == {"encoder.layer.1.attention.self.query": 3.0}
-    assert "encoder.layer.1.intermediate.dense" in config["target_modules"] and len(config["target_modules"]) == 5
-    equal(SentenceTransformer(tmp_path / "m").encode(TEXTS), model.encode(TEXTS))
-
-
-def test_patterns_are_read_as_peft_does():
-    assert of_layer({"query": 2, "ery": 3}, "layer.0.query", 1) == 2
-    assert of_layer({"ery": 3, r"layer\.0\..*": 4}, "layer.0.query", 1) == 4
-    assert of_layer({"layer.0": 3}, "layer.0.query", 1) == 1 == of_layer(None, "query", 1)
+def test_rslora_is_another_alpha(saved, adapter):
+    damage(adapter, {"use_rslora": True, "lora_alpha": 4})
+    equal(SentenceTransformer(adapter).encode(TEXTS), SentenceTransformer(saved).encode(TEXTS))  # 4 / sqrt(4) = 8 / 4
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -195,10 +175,13 @@ def test_peft_saves_no_more_than_the_adapter(base, saved, adapter, prefix, half)
         torch.testing.assert_close(torch.tensor(model.encode(TEXTS)), torch.tensor(expected), rtol=0, atol=half * 1e-2)
 
 
+def read(folder):
+    return json.loads((folder / "adapter_config.json").read_text()), load_file(folder / "adapter_model.safetensors")
+
+
 def damage(folder, config, rename=None, reshape=None):
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | config))
-    weights = load_file(folder / "adapter_model.safetensors")
+    before, weights = read(folder)
+    (folder / "adapter_config.json").write_text(json.dumps(before | config))
     first = min(weights)
     if rename:
         weights[rename] = weights.pop(first)
@@ -216,56 +199,47 @@ def damage(folder, config, rename=None, reshape=None):
         ({"fan_in_fan_out": True}, "fan_in_fan_out is 'True'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
-        ({"layer_replication": [[0, 1]]}, "layer_replication is 'True'"),
+        ({"layer_replication": [[0, 1]]}, r"layer_replication is '\[\[0, 1\]\]', known are False"),
+        ({"rank_pattern": {"query": 8}}, "rank_pattern is .*, known are False"),
         ({"r": 8}, r"query.lora_A.weight is \[4, 16\], .* shape \[8, 16\]"),
         ({"r": "4"}, "r is '4': use a number"),
         ({"lora_alpha": None}, "lora_alpha is None: use a number"),
-        ({"base_model_name_or_path": "/gone"}, "base_model_name_or_path, the adapted model, .* no folder '/gone'"),
-        ({"base_model_name_or_path": None}, "base_model_name_or_path, the adapted model, "),
+        ({"base_model_name_or_path": "/gone"}, "adapter_config.json: there is no folder '/gone'"),
+        ({"base_model_name_or_path": None}, "adapter_config.json: there is no folder ''"),
     ],
 )
 def test_adapters_that_would_be_read_as_something_else(adapter, config, says, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     damage(adapter, config)
     (adapter.parent / "texts.txt").write_text("a\n")
-    code, _, err = run_script(
-        "encode.py", "--model", adapter, adapter.parent / "texts.txt", "--output", adapter / "x.npy"
-    )
+    code, _, err = run_script("encode.py", "--model", adapter, adapter.parent / "texts.txt", "--output", "x.npy")
     assert code == 2 and len(err.splitlines()) == 1
     with pytest.raises(ValueError, match=says):
         SentenceTransformer(adapter)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "base_model.model.encoder.layer.2.attention.self.query.lora_A.weight",
-        "base_model.model.transformer.layer.0.attention.q_lin.lora_A.weight",
-        "base_model.model.embeddings.word_embeddings.lora_embedding_A",
-        "base_model.model.encoder.layer.0.attention.self.query.lora_magnitude_vector",
-        "base_model.model.encoder.layer.0.attention.self.query.lora_B.bias",
-        "base_model.model.embeddings.word_embeddings.weight",
-        "base_model.model.classifier.lora_A.weight",
-    ],
-)
+LAYER = "encoder.layer.0.attention.self.query"
+OTHERS = [LAYER.replace(".0.", ".2.") + ".lora_A.weight", "transformer.layer.0.attention.q_lin.lora_A.weight"]
+OTHERS += ["embeddings.word_embeddings.lora_embedding_A", "embeddings.word_embeddings.weight"]
+OTHERS += [f"{LAYER}.lora_magnitude_vector", f"{LAYER}.lora_B.bias", "classifier.lora_A.weight"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_weights_of_another_model(adapter, name):
-    damage(adapter, {}, rename=name)
+    damage(adapter, {}, rename=f"base_model.model.{name}")
     with pytest.raises(ValueError, match=f"{name} belongs to no linear layer of this bert"):
         SentenceTransformer(adapter)
 
 
-def test_half_a_change(adapter):
+def test_half_a_change_and_another_width(adapter):
     """Sizes of the other half would be a guess."""
-    weights = load_file(adapter / "adapter_model.safetensors")
+    damage(adapter, {}, reshape=(4, 32))
+    with pytest.raises(ValueError, match=r"lora_A.weight is \[4, 32\], .* has shape \[4, 16\]"):
+        SentenceTransformer(adapter)
+    weights = read(adapter)[1]
     del weights["base_model.model.encoder.layer.0.attention.self.query.lora_A.weight"]
     save_file(weights, adapter / "adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"query.lora_A.weight is missing"):
-        SentenceTransformer(adapter)
-
-
-def test_another_width(adapter):
-    damage(adapter, {}, reshape=(4, 32))
-    with pytest.raises(ValueError, match=r"lora_A.weight is \[4, 32\], .* has shape \[4, 16\]"):
         SentenceTransformer(adapter)
 
 
@@ -281,13 +255,52 @@ def test_what_an_adapter_forbids(base, saved, adapter, tmp_path):
         tiny_model().add_adapter(4, 8)
     model = SentenceTransformer(saved)
     model.save(adapter)  # over another adapter
-    with pytest.raises(ValueError, match=r"has the config.json"):
+    with pytest.raises(ValueError, match=r"config.json is of another kind of model: name a folder"):
         model.save(base)
     model.merge_adapter()
-    with pytest.raises(ValueError, match=r"adapter_config.json of another kind of model: name a folder"):
+    with pytest.raises(ValueError, match=r"adapter_config.json is of another kind of model"):
         model.save(adapter)
     with pytest.warns(UserWarning, match="new head"):
         assert CrossEncoder(saved, num_labels=2).is_adapted
+
+
+def test_a_folder_of_a_route_is_of_one_kind(tmp_path):
+    two_towers().save(tmp_path / "base")
+    model = SentenceTransformer(tmp_path / "base")
+    model.add_adapter(4, 8)
+    randomize(model).save(tmp_path / "m")
+    equal(SentenceTransformer(tmp_path / "m").encode(TEXTS), model.encode(TEXTS))
+    with pytest.raises(ValueError, match=r"document_0_Transformer/config.json is of another kind of model"):
+        model.save(tmp_path / "base")
+    model.merge_adapter()
+    with pytest.raises(ValueError, match=r"document_0_Transformer/adapter_config.json is of another kind of model"):
+        model.save(tmp_path / "m")
+
+
+def test_a_base_that_was_overwritten(base, saved, tmp_path, recwarn):
+    other = SentenceTransformer(base, dtype="bfloat16")
+    other.add_adapter(4, 8)
+    other.save(tmp_path / "m")
+    SentenceTransformer(tmp_path / "m")  # read in float32, the weights are the same
+    assert not recwarn
+    other.merge_adapter()
+    other.stack[0].layers[0].up.weight.data *= 1.01
+    other.save(tmp_path / "other")
+    with pytest.warns(UserWarning, match=r"adapter was trained on other weights than those of .*other"):
+        SentenceTransformer(tmp_path / "other", adapter=saved)
+
+
+def test_an_adapter_of_an_adapter(saved, adapter):
+    """It might name the first, which names it, for ever."""
+    damage(adapter, {"base_model_name_or_path": str(saved)})
+    (adapter / "modules.json").unlink()
+    with pytest.raises(ValueError, match=r"base_model_name_or_path is .*, an adapter: name the model"):
+        SentenceTransformer(adapter)
+
+
+def test_others_cannot_open_an_adapter_of_a_folder_here(saved):
+    with pytest.raises(ValueError, match=r"the adapter is of .*base, which only you have"):
+        SentenceTransformer(saved).push_to_hub("me/adapter")
 
 
 def test_merging_models_merges_adapters(base, saved):
@@ -306,17 +319,17 @@ def test_a_head_is_trained_whole_and_keeps_its_labels(base, tmp_path):
     assert all(p.requires_grad for p in model.head.parameters())
     model.id2label = {0: "no", 1: "so", 2: "yes"}
     randomize(model).save(tmp_path / "m")
-    config, weights = (
-        json.loads((tmp_path / "m/adapter_config.json").read_text()),
-        load_file(tmp_path / "m/adapter_model.safetensors"),
-    )
+    config, weights = read(tmp_path / "m")
     assert config["modules_to_save"] == ["classifier", "pooler"] and "base_model.model.classifier.weight" in weights
     assert "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight" in weights
     again, pairs = open_model(tmp_path / "m"), [("read a file", "write"), ("sort", "list")]
     assert again.id2label == model.id2label
     equal(again.predict(pairs), model.predict(pairs))
-    other = CrossEncoder(base, adapter=tmp_path / "m")
-    equal(other.predict(pairs), model.predict(pairs))
+    for file in (tmp_path / "m").iterdir():  # as PEFT leaves it
+        file.name.startswith("adapter_") or file.unlink()
+    for other in (CrossEncoder(base, adapter=tmp_path / "m"), CrossEncoder(tmp_path / "m")):
+        equal(other.predict(pairs), model.predict(pairs))
+    assert holds_scores(tmp_path / "m") and not holds_scores(base)
     model.merge_adapter()
     model.save(tmp_path / "plain")
     assert CrossEncoder(tmp_path / "plain").id2label == model.id2label
@@ -332,14 +345,8 @@ def test_a_base_in_a_subfolder_of_its_model(base, saved, tmp_path):
     """As old models have it; the adapter is one of the encoder there."""
     moved = shutil.copytree(base, tmp_path / "base")
     (moved / "0_T").mkdir()
-    for name in (
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "sentence_bert_config.json",
-    ):
-        (moved / name).rename(moved / "0_T" / name)
+    for file in [file for file in moved.iterdir() if file.is_file() and file.name not in ("modules.json", SETTINGS)]:
+        file.rename(moved / "0_T" / file.name)
     modules = json.loads((moved / "modules.json").read_text())
     modules[0]["path"] = "0_T"
     (moved / "modules.json").write_text(json.dumps(modules))
@@ -378,9 +385,7 @@ def test_a_run(run, base):
     assert numbers == 2 * 1088 == 2 * sum(w.numel() for w in weights.values())
     adapted, plain = SentenceTransformer("run/adapter"), SentenceTransformer("run/model")
     assert adapted.is_adapted and not plain.is_adapted
-    torch.testing.assert_close(
-        torch.tensor(adapted.encode(TEXTS)), torch.tensor(plain.encode(TEXTS)), rtol=0, atol=1e-6
-    )
+    assert abs(adapted.encode(TEXTS) - plain.encode(TEXTS)).max() <= 1e-6
     assert abs(plain.encode(TEXTS) - SentenceTransformer(base).encode(TEXTS)).max() > 1e-3
     assert adapted.stack[0].layers[0].qkv.lora["query"].dropout.p == 0.1
     final = load_file("run/checkpoint-6/adapter_model.safetensors")
@@ -393,12 +398,7 @@ def test_a_run(run, base):
 
 def test_going_on_with_an_adapter(run, saved):
     shutil.copytree(saved, "given")
-    text = CONFIG.replace(
-        '[model.lora]\nrank = 4\nalpha = 8\ndropout = 0.1\ntargets = ["query", "value", "output.dense"]\n',
-        'adapter = "given"\n',
-    )
-    with open("c.toml", "w") as stream:
-        stream.write(text)
+    Path("c.toml").write_text(re.sub(r"(?s)\[model.lora\].*?\[\[", 'adapter = "given"\n[[', CONFIG))
     code, _, err = run("--set", "train.lr=0", "--set", 'train.lr_for={ "query" = 0.01 }')
     assert code == 0, err
     before, after = load_file("given/adapter_model.safetensors"), load_file("run/adapter/adapter_model.safetensors")
@@ -424,21 +424,18 @@ def test_wrong_settings(run, more, says):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokens", [0, 40])
-def test_two_ranks_are_one(run, tmp_path, tokens):
-    (tmp_path / "c.toml").write_text(
-        CONFIG.replace("dropout = 0.1", "dropout = 0")
-        .replace("dropout = 0.2", "dropout = 0")
-        .replace("= 40", f"= {tokens}")
-    )
+@pytest.mark.parametrize(("tokens", "fsdp"), [(0, "false"), (40, "false"), (40, "true")])
+def test_two_ranks_are_one(run, tmp_path, tokens, fsdp):
+    text = re.sub("dropout = .*", "dropout = 0", CONFIG).replace("= 40", f"= {tokens}\nfsdp = {fsdp}")
+    (tmp_path / "c.toml").write_text(text)
     code, _, err = run()
     assert code == 0, err
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*command, "--config", "c.toml", "--set", "output=two"], env=environment, check=True)
-    one, two = (load_file(f"{run}/adapter/adapter_model.safetensors") for run in ("run", "two"))
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
+    for file in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        one, two = (load_file(f"{run}/{file}") for run in ("run", "two"))
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
 
 
 def test_the_recipe():

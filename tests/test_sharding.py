@@ -30,16 +30,20 @@ LAYERS = 'loss = { name = "AdaptiveLayerLoss", loss = "MultipleNegativesRankingL
 TSDAE = 'delete_words = { a = 0.5 }\nloss = "DenoisingAutoEncoderLoss"'
 TWINS = 'draw_pairs = 3\nroles = { a = "first", partner = "second" }\nloss = "ContrastiveTensionLoss"'
 PATH, AUTO = 'path = "plain"', "autoencoder = { hidden_dim = 32, k = 4, k_aux = 8, dead_threshold = 2 }"
+LORA, LISTNET = "lora = { rank = 4, alpha = 8, dropout = 0 }", 'label = "labels"\nloss = "ListNetLoss"'
 # lines of [model], the columns, lines of [[data]], lines of [train]
 CASES = {
     "ranking": ("", TEXTS, "", ""),
     "a rank without rows": ("", TEXTS, "", "batch_size = 1"),
     "softmax": ("", TEXTS, SOFTMAX, ""),
-    "lists": (CROSS, LISTS, 'label = "labels"\nloss = "ListNetLoss"', ""),
+    "lists": (CROSS, LISTS, LISTNET, ""),
     "splade": (SPARSE, TEXTS, SPLADE, ""),
     "splade without rows": (SPARSE, TEXTS, SPLADE, "batch_size = 1"),
     "static queries": (f"{SPARSE}\nstatic_queries = true", TEXTS, f"{ROLES}\n{SPLADE}", ""),
     "autoencoder": (f"{SPARSE}\n{PATH}\n{AUTO}", TEXTS, 'loss = "CSRLoss"', ""),
+    "lora": (f"{PATH}\n{LORA}", TEXTS, "", ""),
+    "lora in parts": (f"{CROSS}\n{PATH}\nnum_labels = 1\n{LORA}", LISTS, LISTNET, "mini_batch_tokens = 40"),
+    "lora and autoencoder": (f"{SPARSE}\n{PATH}\n{AUTO}\n{LORA}", TEXTS, 'loss = "CSRLoss"', ""),
     "twins": (f"{PATH}\ntwins = true", '{ a = "text" }', TWINS, ""),
     "two towers": ('path = "towers"', TEXTS, ROLES, ""),
     "static": ('path = "static"', TEXTS, "", ""),

@@ -6,118 +6,108 @@
 
 With modules.json and a tokenizer around them, they are a model whose encoder's own weights lie elsewhere."""
 
-import re
-from collections.abc import Callable
-from functools import partial
+import math
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from minist.checks import number, pick, whole
 from minist.encoders.encoder import Encoder
 from minist.encoders.families import ENCODERS
 from minist.files import write_json
-from minist.models.reading import read_table, read_weights, reading, write_weights
+from minist.models.reading import KINDS as PLAIN_KINDS
+from minist.models.reading import read_note, read_table, read_weights, reading, write_weights
+from minist.models.stack import Stack
 from minist.module import checked, finite, on_cpu
 from minist.modules import lora
-from minist.modules.classification_head import FORMS, default_labels, read_labels
+from minist.modules.classification_head import FORMS, read_labels
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-KINDS: dict[str, Callable[[Path], Any]] = {
-    WEIGHTS: load_file,
-    "adapter_model.bin": partial(torch.load, map_location="cpu", weights_only=True),
-}
+KINDS = dict(zip((WEIGHTS, "adapter_model.bin"), PLAIN_KINDS.values(), strict=True))
 OF_PEFT = "base_model.model."  # before every name
-STARTS = {"True": "", "False": "", "gaussian": "", "eva": "", "orthogonal": ""}  # the others change the base's weights
-# what makes more of it than B A; PEFT can merge it into the weights
-OTHER = ["use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "use_bdlora", "layer_replication", "kasa_config"]
-OTHER += ["target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "velora_config"]
+ENDS = ("lora_A.weight", "lora_B.weight")
+PLAIN = {  # what settings say of a plain LoRA
+    "peft_type": ["LORA"],
+    "bias": ["none", "False"],
+    "init_lora_weights": ["True", "False", "gaussian", "eva", "orthogonal"],  # others change the base's weights
+}
+MORE = "use_dora lora_bias fan_in_fan_out use_qalora use_bdlora layer_replication kasa_config target_parameters "
+MORE += "trainable_token_indices alora_invocation_tokens arrow_config velora_config rank_pattern alpha_pattern"
+PLAIN |= {key: ["False"] for key in MORE.split()}  # PEFT can merge an adapter with these into the weights
 
 
 class Adapter:
     """The files in `folder`, for an encoder of the family `model_type`. ValueError for what is no plain LoRA."""
 
-    def __init__(self, folder: Path, model_type: str) -> None:
+    def __init__(self, folder: Path, model_type: Any) -> None:
         self.folder, self.config = folder, read_table(folder / CONFIG)
         with reading(folder / CONFIG):
-            pick("peft_type", self.config.get("peft_type"), {"LORA": ""})
-            pick("init_lora_weights", str(self.config.get("init_lora_weights", True)), STARTS)
-            pick("bias", self.config.get("bias") or "none", {"none": ""})
-            for key in OTHER:
-                pick(key, str(bool(self.config.get(key))), {"False": "as only plain LoRA is read"})
-        self.prefix, weights = ENCODERS[model_type].prefix, read_weights(folder, KINDS)
+            for key, known in PLAIN.items():
+                pick(key, str(self.config.get(key) or False), dict.fromkeys(known))
+        self.prefix = pick("model_type of an adapted encoder", model_type, ENCODERS).prefix
+        self.weights = {name.removeprefix(OF_PEFT): w for name, w in read_weights(folder, KINDS).items()}
+        self.seal = read_note(folder / WEIGHTS)  # see seal_of
         # a class with a head has the encoder under its prefix: its layers' names are those of the plain one
-        self.places = {name.removeprefix(OF_PEFT).removeprefix(self.prefix): name for name in weights}
-        self.weights = weights
-        self.layers = {name[:-14] for name in self.places if name.endswith((".lora_A.weight", ".lora_B.weight"))}
+        layers = {name.partition(".lora_")[0] for name in self.weights if name.endswith(ENDS)}
+        self.layers = {name.removeprefix(self.prefix): name for name in layers}
+        self.has_head = f"{FORMS[model_type].names['classifier']}.weight" in self.weights
 
     def change(self, layer: str, inputs: int, outputs: int) -> lora.LowRank:
         """That of a layer in the checkpoint, [T, inputs] -> [T, outputs]. ValueError for other shapes."""
-        one = next(full for name, full in self.places.items() if name.startswith(f"{layer}.lora_"))  # A or B
-        place = one.rpartition(".lora_")[0]
-        config, name = self.config, place.removeprefix(OF_PEFT)
+        config, name = self.config, self.layers[layer]
         with reading(self.folder / CONFIG):
-            rank = whole("r", of_layer(config.get("rank_pattern"), name, config["r"]), 1)
-            alpha = number("lora_alpha", of_layer(config.get("alpha_pattern"), name, config["lora_alpha"]))
+            rank, alpha = whole("r", config["r"], 1), number("lora_alpha", config["lora_alpha"])
+            alpha *= math.sqrt(rank) if config.get("use_rslora") else 1  # its scale is alpha / sqrt(r)
             dropout = number("lora_dropout", config.get("lora_dropout") or 0.0, 0, 1)
-            a = checked(self.weights, f"{place}.lora_A.weight", (rank, inputs))
-            b = checked(self.weights, f"{place}.lora_B.weight", (outputs, rank))
-        return lora.LowRank(a, b, alpha, bool(config.get("use_rslora")), dropout)
+            a = checked(self.weights, f"{name}.lora_A.weight", (rank, inputs))
+            b = checked(self.weights, f"{name}.lora_B.weight", (outputs, rank))
+        return lora.LowRank(a, b, alpha, dropout)
 
     def put_on(self, encoder: Encoder, base: Path, scores: bool) -> None:
         """ValueError names a weight that belongs to no layer of the encoder, nor of a head that `scores`."""
-        sizes = {
-            name: (layer.in_features, layer.out_features // len(names))
-            for _, layer, names in lora.linear_layers(encoder)
-            for name in names
-        }
-        layers = self.layers & sizes.keys()
+        sizes = lora.sizes_of(encoder)
         # a pooler may be adapted that no model here uses; ModernBERT calls layers of two kinds of heads the same
-        of_head = {"pooler.dense", *(head_layers(encoder.model_type, self.prefix) if scores else ())}
-        fits = {f"{layer}.lora_{x}.weight" for layer in layers | of_head for x in "AB"}
-        fits |= {f"{layer}.{kind}" for layer in of_head for kind in ("weight", "bias")}
-        for name in sorted(self.places.keys() - fits):
-            what = f"the weight {self.places[name]} belongs to no linear layer of this {encoder.model_type}"
+        names = FORMS[encoder.model_type].names.values() if scores else ()
+        of_head = {"pooler.dense", *(name.removeprefix(self.prefix) for name in names)}
+        known = {f"{layer}.{end}" for layer in of_head | sizes.keys() for end in ENDS}
+        known |= {f"{layer}.{kind}" for layer in of_head for kind in ("weight", "bias")}
+        for name in sorted(name for name in self.weights if name.removeprefix(self.prefix) not in known):
+            what = f"the weight {OF_PEFT}{name} belongs to no linear layer of this {encoder.model_type}"
             raise ValueError(f"{self.folder}: {what}: give the model that the adapter was made for")
-        lora.put_on(encoder, base, {name: self.change(name, *sizes[name]) for name in sizes if name in layers})
+        if self.seal and self.seal != seal_of(encoder):
+            warnings.warn(f"{self.folder} was trained on other weights than those of {base}", stacklevel=2)
+        lora.put_on(encoder, base, {name: self.change(name, *sizes[name]) for name in sizes if name in self.layers})
 
-    @property
-    def has_head(self) -> bool:
-        return any(".lora_" not in name for name in self.places)
+    def head(
+        self, config: dict[str, Any], weights: dict[str, Tensor], labels: Any
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """config.json and weights of a ClassificationHead, those of the base but for what is adapted. `labels`: their
+        names by number, if they are known."""
+        state: dict[str, Tensor] = {}
+        for own in (weights, self.weights):
+            state |= {f"{self.prefix}{name}": weight for name, weight in own.items()} | own  # a plain one has no prefix
+        names = FORMS[config["model_type"]].names
+        for layer in names.values():
+            bare, place = layer.removeprefix(self.prefix), f"{layer}.weight"
+            if bare in self.layers and place in state:
+                weight = finite(place, state[place])
+                state[place] = weight + self.change(bare, *weight.shape[::-1]).product()
+        rows = len(state.get(f"{names['classifier']}.weight", ())) or 1
+        known = config if len(read_labels(config)) == rows else {"num_labels": rows}
+        return config | {"id2label": labels or dict(enumerate(read_labels(known)))}, state
 
 
-def of_layer(patterns: dict[str, Any] | None, name: str, otherwise: Any) -> Any:
-    """A setting of the layer: of the first regular expression that fits the end of its name."""
-    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", name)), otherwise)
-
-
-def head_layers(model_type: str, prefix: str) -> list[str]:
-    names = FORMS[model_type].names.values() if model_type in FORMS else ()
-    return [name.removeprefix(prefix) for name in names]
-
-
-def adapted_head(base: Path, folder: Path, labels: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and weights of a ClassificationHead, the base's, but for what the adapter in `folder` has of it.
-    `labels`: their names by number, if they are known."""
-    config, weights = read_table(base / "config.json"), read_weights(base)
-    adapter = Adapter(folder, pick("model_type of an adapted encoder", config.get("model_type"), ENCODERS).model_type)
-    prefix, places = adapter.prefix, adapter.places
-    state = {f"{prefix}{name}": weight for name, weight in weights.items()} | weights  # a plain one has no prefix
-    for layer in FORMS[config["model_type"]].names.values():
-        bare = layer.removeprefix(prefix)
-        for kind in ("weight", "bias"):
-            if f"{bare}.{kind}" in places:
-                state[f"{layer}.{kind}"] = adapter.weights[places[f"{bare}.{kind}"]]
-        if bare in adapter.layers:
-            weight = finite(layer, state[f"{layer}.weight"])
-            state[f"{layer}.weight"] = weight + adapter.change(bare, *weight.shape[::-1]).product()
-    rows = len(state.get(f"{FORMS[config['model_type']].names['classifier']}.weight", ()))
-    names = {str(i): name for i, name in enumerate(default_labels(rows or 1))}
-    own = labels or (config.get("id2label") if len(read_labels(config)) == rows else names)
-    return config | {"id2label": own}, state
+def seal_of(encoder: Encoder) -> str:
+    """A number of the encoder's own weights, to bfloat16: the same after any change of type."""
+    found = 0
+    for _, layer, _ in lora.linear_layers(encoder):
+        found = crc32(on_cpu(layer.weight.bfloat16()).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def write_adapter(
@@ -127,10 +117,10 @@ def write_adapter(
     is trained of the weights of that class's head."""
     changes = lora.changes_of(encoder)
     first = next(iter(changes.values()))
-    state: dict[str, Tensor] = {}
+    state = {f"{OF_PEFT}{name}": weight for name, weight in head.items()}
     for name, change in changes.items():
-        state |= {f"{OF_PEFT}{prefix}{name}.lora_{x}.weight": on_cpu(w) for x, w in (("A", change.A), ("B", change.B))}
-    state |= {f"{OF_PEFT}{name}": weight for name, weight in head.items()}
+        place = f"{OF_PEFT}{prefix}{name}"
+        state |= {f"{place}.{ENDS[0]}": on_cpu(change.A), f"{place}.{ENDS[1]}": on_cpu(change.B)}
     config = {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if head else None,
@@ -139,13 +129,48 @@ def write_adapter(
         "r": first.rank,
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout.p,
-        "use_rslora": first.rslora,
-        "target_modules": lora.target_names(encoder, list(changes)),
-        "rank_pattern": {name: change.rank for name, change in changes.items() if change.rank != first.rank},
-        "alpha_pattern": {name: change.alpha for name, change in changes.items() if change.alpha != first.alpha},
+        "target_modules": list(changes),
         "modules_to_save": sorted({name.removeprefix(prefix).partition(".")[0] for name in head}) or None,
         "bias": "none",
         "inference_mode": True,
     }
     write_json(folder / CONFIG, config)
-    write_weights(state, folder, WEIGHTS)
+    write_weights(state, folder, WEIGHTS, note=seal_of(encoder))
+
+
+class Adaptable(nn.Module):
+    """A model of modules in a `stack`. With an adapter, neither an encoder nor a MaskedLMHead is trained or saved."""
+
+    stack: Stack
+
+    @property
+    def encoders(self) -> list[Any]:  # one that routes share once
+        return list(dict.fromkeys(path[0] for path in self.stack.paths.values() if path[0].num_layers))
+
+    @property
+    def is_adapted(self) -> bool:
+        return any(encoder.adapter for encoder in self.encoders)
+
+    def add_adapter(self, rank: int, alpha: float, *, dropout: float = 0.0, targets: Sequence[str] = ()) -> None:
+        """Train a LoRA of the layers whose names in a checkpoint end in one of `targets`, such as "query" (none: of all
+        linear layers of the encoder). ValueError for an encoder that is in no folder, to which the adapter could not
+        be added again, or that has one."""
+        for encoder in self.encoders:
+            if encoder.adapter or not encoder.folder:
+                raise ValueError("a new adapter needs a model that was opened, or saved and opened, and has none yet")
+            changes = lora.new_changes(encoder, rank, alpha, dropout, targets)
+            lora.put_on(encoder, encoder.folder, changes)
+        self.freeze_adapted()
+
+    def freeze_adapted(self) -> None:
+        for path in self.stack.paths.values():
+            for part in path if path[0].adapter else ():
+                for name, parameter in part.named_parameters() if part.gives in ("layers", "words") else ():
+                    parameter.requires_grad_(".lora." in name)
+
+    def merge_adapter(self) -> None:
+        """Add to the encoder's weights what the adapter has learned, W + scale B A: a plain model from here on."""
+        if self.is_adapted:
+            for encoder in self.encoders:
+                lora.merge(encoder)
+            self.requires_grad_(True)

@@ -70,10 +70,7 @@ def load_folder(folder: Path) -> Content:
     file = folder / "modules.json"
     has_list = is_file(file)
     if is_file(folder / adapter.CONFIG) and not has_list and (base := base_model(folder)) != folder:
-        content = with_adapter(load_folder(base), folder)  # PEFT's own: all else is as in the model that it adapts
-        if is_file(folder / "tokenizer.json") and not content.stack.router:
-            content.tokenizers = {None: load_tokenizer(folder, content.stack.reader())}
-        return content
+        return with_adapter(load_folder(base), folder)  # PEFT's own: all else is as in the model that it adapts
     parts = [load_part(*part) for part in listed_modules(folder)] if has_list else [_default_modules(folder)]
     modules = [module for part in parts for module in part]
     if has_list and holds_scores(folder):
@@ -103,14 +100,15 @@ def load_module(name: str, folder: Path) -> Module:
     kind = MODULES[name]
     if kind is Router:
         return _load_router(folder)
-    base, is_adapted = base_folder(folder), is_file(folder / adapter.CONFIG)
+    model, is_adapted = base_model(folder), is_file(folder / adapter.CONFIG)
+    base = folder if model == folder else listed_modules(model)[0][1]  # where the encoder's own weights are
     file = base / "config.json"
-    if is_adapted and kind is ClassificationHead:
-        config, weights = adapter.adapted_head(base, folder, read_optional(folder / SETTINGS).get("id2label"))
-    else:
-        config = read_table(file) if kind.has_config else read_optional(file)
-        weights = read_weights(base) if kind.has_weights else {}
+    config = read_table(file) if kind.has_config else read_optional(file)
+    weights = read_weights(base) if kind.has_weights else {}
     with reading(file):
+        if is_adapted and kind is ClassificationHead:
+            labels = read_optional(folder / SETTINGS).get("id2label")
+            config, weights = adapter.Adapter(folder, config["model_type"]).head(config, weights, labels)
         module: Any = kind.from_folder(config, weights)
     module.folder = folder
     if is_adapted and module.gives == "layers":
@@ -126,16 +124,11 @@ def base_model(folder: Path) -> Path:
     if not is_file(file) or is_file(folder / "config.json"):  # transformers decides alike
         return folder
     config = read_table(file)
-    try:
-        return find_model(str(config.get("base_model_name_or_path")), config.get("revision"))
-    except ValueError as e:
-        raise ValueError(f"{file}: base_model_name_or_path, the adapted model, cannot be found: {e}") from e
-
-
-def base_folder(folder: Path) -> Path:
-    """Where the weights are that a module in `folder` has: there, unless an adapter is all that it holds."""
-    found = base_model(folder)
-    return folder if found == folder else listed_modules(found)[0][1]
+    with reading(file):
+        base = find_model(str(config.get("base_model_name_or_path") or ""), config.get("revision"))
+        if is_file(base / adapter.CONFIG) and not is_file(base / "config.json"):  # it might lead back, for ever
+            raise ValueError(f"base_model_name_or_path is {base}, an adapter: name the model that is adapted")
+    return base
 
 
 def with_adapter(content: Content, folder: Path) -> Content:
@@ -144,15 +137,14 @@ def with_adapter(content: Content, folder: Path) -> Content:
     if encoder.adapter or not encoder.num_layers:
         what = "has an adapter already: call merge_adapter() first" if encoder.adapter else "begins with no encoder"
         raise ValueError(f"{folder} is an adapter, but the model in {encoder.folder} {what}")
-    given = adapter.Adapter(folder, encoder.model_type)
-    scores = content.stack.gives == "scores" or given.has_head
-    given.put_on(encoder, encoder.folder, scores)
-    if not scores:
+    given, is_scored = adapter.Adapter(folder, encoder.model_type), content.stack.gives == "scores"
+    given.put_on(encoder, encoder.folder, is_scored or given.has_head)
+    if not is_scored and not given.has_head:
         return content
+    config, weights = read_table(encoder.folder / "config.json"), read_weights(encoder.folder)
     with reading(folder):
-        head = ClassificationHead.from_folder(*adapter.adapted_head(encoder.folder, folder, None))
-    settings = content.settings if content.stack.gives == "scores" else {}
-    return replace(content, stack=Stack([encoder, head]), settings={"model_type": "CrossEncoder"} | settings)
+        stack = Stack([encoder, ClassificationHead.from_folder(*given.head(config, weights, None))])
+    return replace(content, stack=stack, settings=content.settings if is_scored else {"model_type": "CrossEncoder"})
 
 
 def listed_modules(folder: Path) -> list[tuple[str, Path]]:
@@ -243,6 +235,8 @@ def _default_modules(folder: Path) -> list[Module]:
 
 def holds_scores(folder: Path) -> bool:
     """Whether a model folder is one of a cross-encoder, without reading its weights."""
+    if (base := base_model(folder)) != folder and not is_file(folder / "modules.json"):  # PEFT's own
+        return holds_scores(base) or read_table(folder / adapter.CONFIG).get("task_type") == "SEQ_CLS"
     modules = listed_modules(folder)
     return [name for name, _ in modules] == ["Transformer"] and has_head(modules[0][1])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -99,8 +99,17 @@ def _read_shards(read: Callable[[Path], Any], index: Path) -> dict[str, Tensor]:
     return state
 
 
-def write_weights(state: dict[str, Tensor], folder: Path, name: str = "model.safetensors") -> None:
+def write_weights(state: dict[str, Tensor], folder: Path, name: str = "model.safetensors", note: str = "") -> None:
+    """`note` is one to be read by read_note."""
+    about = {"format": "pt"} | ({"note": note} if note else {})  # transformers 4 asks for the format
     try:
-        save_file(state, folder / name, metadata={"format": "pt"})  # transformers 4 asks for the format
+        save_file(state, folder / name, metadata=about)
     except SafetensorError as e:  # a full disk, for instance
         raise OSError(f"{folder / name} could not be written: {e}") from None
+
+
+def read_note(file: Path) -> str:
+    if not is_file(file):
+        return ""
+    with safe_open(file, "pt") as weights:
+        return (weights.metadata() or {}).get("note", "")

@@ -20,10 +20,10 @@ from minist.data.tokenizer import Texts, Tokenizer, text_fault
 from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.files import files_into
-from minist.models.adaptable import Adaptable
+from minist.models.adapter import CONFIG, Adaptable
 from minist.models.device import Device, Dtype, find_device, find_dtype
 from minist.models.folder import Content, content_of
-from minist.models.hub import open_content, push_folder
+from minist.models.hub import name_of, open_content, push_folder
 from minist.models.model_card import Added, stays, write_card
 from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
@@ -74,8 +74,9 @@ class TextModel(Adaptable):
         self.stack, self.tokenizers, self.settings = content.stack, content.tokenizers, content.settings
         self.tokenizer = content.tokenizer
         self.activation_fn: nn.Module = nn.Identity()  # of what `forward` gives, for a user
-        for encoder, tokenizer in self._encoders().items():
-            tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
+        for encoder in self.encoders:
+            for tokenizer in (self.tokenizers[route] for route, path in self.stack.paths.items() if path[0] is encoder):
+                tokenizer.longest = min(tokenizer.longest, encoder.config.max_length)  # it has no more positions
         texts = {**(self.settings.get("prompts") or {}), **(prompts or {})}  # what the caller says goes first
         self.prompts = {"query": "", "document": ""} | {name: text or "" for name, text in texts.items()}
         self.default_prompt_name = default_prompt_name or self.settings.get("default_prompt_name")
@@ -140,9 +141,6 @@ class TextModel(Adaptable):
 
     def tokenizer_for(self, role: str | None) -> Tokenizer:
         return self.tokenizers[self.stack.route(role)]  # ValueError for a role that has no route
-
-    def _encoders(self) -> dict[Any, Tokenizer]:  # one that routes share once, each with what it reads with
-        return {path[0]: self.tokenizers[route] for route, path in self.stack.paths.items() if path[0].num_layers}
 
     @property
     def max_length(self) -> int:
@@ -240,11 +238,10 @@ class TextModel(Adaptable):
 
     def keep_layers(self, numbers: Sequence[int]) -> None:
         """Keep only these layers of every encoder, the first is 0. ValueError for layers that it has not."""
-        encoders = self._encoders()
-        if not encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
+        if not self.encoders or any("layers" in module.takes for path in self.stack.paths.values() for module in path):
             raise ValueError("keep_layers needs a model with an encoder, and without WeightedLayerPooling")
         for change in (Encoder.check_layers, Encoder.keep_layers):  # all are checked before the first is changed
-            for encoder in encoders:
+            for encoder in self.encoders:
                 change(encoder, numbers)
 
     def content(self) -> Content:
@@ -254,18 +251,23 @@ class TextModel(Adaptable):
 
     def save(self, path: str | Path) -> None:
         """Write a model folder that sentence-transformers opens too, and its card. Files of other names stay."""
-        other = Path(path) / ("config.json" if self.is_adapted else "adapter_config.json")  # would be read with ours
-        if Path(path).is_file() or other.exists():
-            what = f"has the {other.name} of another kind of model" if other.exists() else "is a file"
-            raise ValueError(f"{path} {what}: name a folder to save the model into")
+        if Path(path).is_file():
+            raise ValueError(f"{path} is a file: name a folder to save the model into")
         with files_into(Path(path)) as partial:
             write_folder(self.content(), partial)
+            for written in sorted({file.parent for file in partial.rglob("*")}):
+                other = "config.json" if (written / CONFIG).exists() else CONFIG  # would be read with ours
+                if (place := Path(path) / written.relative_to(partial) / other).exists():
+                    raise ValueError(f"{place} is of another kind of model: name a folder to save the model into")
         write_card(self, Path(path))
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None
     ) -> str:
         """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
+        for base in [encoder.adapter for encoder in self.encoders if encoder.adapter]:
+            if name_of(base)[1] is None:
+                raise ValueError(f"the adapter is of {base}, which only you have: push that first, or merge_adapter()")
         with TemporaryDirectory() as folder:
             self.save(Path(folder) / "model")
             write_card(self, Path(folder) / "model", Added(repo))

@@ -7,8 +7,7 @@ trained, AdamW keeps two more: so the optimizer's memory, and what is saved, shr
 the model unchanged. Trained, W + scale B A is a plain layer again, which costs nothing more to use.
 
 Our encoders have query, key and value in one layer, checkpoints have three: each of these parts has its own A and B, or
-none. A scale of alpha / sqrt(r) lets large ranks learn as fast as small ones (rsLoRA, Kalajdzievski 2023,
-arXiv:2312.03732)."""
+none."""
 
 import math
 import re
@@ -30,19 +29,17 @@ from minist.module import unfilled
 class LowRank(nn.Module):
     """The change of one linear layer, or of a part of it: x [T, in] -> scale B A dropout(x) [T, out]."""
 
-    def __init__(self, a: Tensor, b: Tensor, alpha: float, rslora: bool, dropout: float) -> None:
+    def __init__(self, a: Tensor, b: Tensor, alpha: float, dropout: float) -> None:
         super().__init__()
         self.A, self.B = nn.Parameter(a), nn.Parameter(b)  # [r, in], [out, r]
-        self.rank, self.alpha, self.rslora = len(a), alpha, rslora
-        self.scale = alpha / (math.sqrt(self.rank) if rslora else self.rank)
+        self.rank, self.alpha, self.scale = len(a), alpha, alpha / len(a)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(self.dropout(x), self.A), self.B) * self.scale
 
     def product(self) -> Tensor:
-        """[out, in], what is to be added to the weight."""
-        return (self.scale * self.B @ self.A).detach()
+        return (self.scale * self.B @ self.A).detach()  # [out, in], what is to be added to the weight
 
 
 class LoraLinear(nn.Linear):
@@ -74,65 +71,49 @@ class LoraLinear(nn.Linear):
         return plain.train(self.training)
 
 
-def linear_layers(encoder: Encoder) -> Iterator[tuple[str, nn.Linear, list[str]]]:
-    """Each linear layer, where it is in the encoder, and what a checkpoint calls it, or the parts of it."""
+def linear_layers(encoder: Encoder) -> Iterator[tuple[str, nn.Linear, dict[str, str]]]:
+    """Each linear layer, where it is in the encoder, and its parts, with what a checkpoint calls them."""
     for path, layer in list(encoder.named_modules()):
         if isinstance(layer, nn.Linear):
-            names = checkpoint_names(f"{path}.weight", encoder.weights)
-            yield path, layer, [name.removesuffix(".weight") for name in names]
+            names = [name.removesuffix(".weight") for name in checkpoint_names(f"{path}.weight", encoder.weights)]
+            yield path, layer, {name.rpartition(".")[2]: name for name in names}
 
 
-def last(name: str) -> str:
-    return name.rpartition(".")[2]
+def sizes_of(encoder: Encoder) -> dict[str, tuple[int, int]]:
+    """Of each linear layer, by its name in a checkpoint, the widths of what it takes and gives."""
+    layers = [(layer, names.values()) for _, layer, names in linear_layers(encoder)]
+    return {name: (layer.in_features, layer.out_features // len(names)) for layer, names in layers for name in names}
 
 
-def in_layer(name: str) -> str:
-    """encoder.layer.3.attention.self.query -> attention.self.query"""
-    return re.sub(r".*\.\d+\.", "", name)
-
-
-def is_target(name: str, targets: Sequence[str]) -> bool:
-    """Whether PEFT would adapt a layer of that name: it, or its end behind a point, is among the targets."""
-    return any(f".{name}".endswith(f".{target}") for target in targets)
+def new_changes(
+    encoder: Encoder, rank: int, alpha: float, dropout: float, targets: Sequence[str]
+) -> dict[str, LowRank]:
+    """A change for each layer whose name in a checkpoint ends in one of `targets`, of all if there are none; A drawn by
+    torch's seed as PEFT draws it, B 0. ValueError for a target that the encoder has not."""
+    sizes, ends = sizes_of(encoder), tuple(f".{target}" for target in targets)  # of whole words
+    for target, end in zip(targets, ends, strict=True):
+        if not any(f".{name}".endswith(end) for name in sizes):
+            pick("a target of LoRA", target, dict.fromkeys(re.sub(r".*\.\d+\.", "", name) for name in sizes))
+    changes = {}
+    for name, (inputs, outputs) in sizes.items():
+        if not targets or f".{name}".endswith(ends):
+            a = nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5))
+            changes[name] = LowRank(a, torch.zeros(outputs, rank), alpha, dropout)
+    return changes
 
 
 def put_on(encoder: Encoder, base: Path, changes: Mapping[str, LowRank]) -> None:
     """Change the layers that a checkpoint calls so. `base`: the folder of the encoder's own weights."""
     for path, layer, names in linear_layers(encoder):
-        if own := {last(name): changes[name].to(layer.weight) for name in names if name in changes}:
-            encoder.set_submodule(path, LoraLinear(layer, [last(name) for name in names], own))
+        if own := {part: changes[name].to(layer.weight) for part, name in names.items() if name in changes}:
+            encoder.set_submodule(path, LoraLinear(layer, list(names), own))
     encoder.adapter = base
-
-
-def new_changes(
-    encoder: Encoder, rank: int, alpha: float, dropout: float, rslora: bool, targets: Sequence[str]
-) -> dict[str, LowRank]:
-    """A change for each layer whose name in a checkpoint ends in one of `targets`, of all if there are none; A drawn by
-    torch's seed as PEFT draws it, B 0. ValueError for a target that the encoder has not."""
-    layers = {name: (layer, len(names)) for _, layer, names in linear_layers(encoder) for name in names}
-    pieces = [in_layer(name).split(".") for name in layers]
-    ends = dict.fromkeys(".".join(words[-n:]) for words in pieces for n in range(1, len(words) + 1))
-    for target in targets:
-        pick("a target of LoRA", target, ends)
-    changes = {}
-    for name, (layer, parts) in layers.items():
-        if not targets or is_target(name, targets):
-            a = nn.init.kaiming_uniform_(torch.empty(rank, layer.in_features), a=math.sqrt(5))
-            changes[name] = LowRank(a, torch.zeros(layer.out_features // parts, rank), alpha, rslora, dropout)
-    return changes
 
 
 def changes_of(encoder: Encoder) -> dict[str, LowRank]:
     """The changes that an encoder has, by the names of the layers in a checkpoint."""
-    found = [(layer, name) for _, layer, names in linear_layers(encoder) for name in names]
-    return {n: layer.lora[last(n)] for layer, n in found if isinstance(layer, LoraLinear) and last(n) in layer.lora}
-
-
-def target_names(encoder: Encoder, changed: Sequence[str]) -> list[str]:
-    """What adapter_config.json calls these layers: by their ends, as a person would, if those say the same."""
-    names = [name for _, _, names in linear_layers(encoder) for name in names]
-    ends = list(dict.fromkeys(map(in_layer, changed)))
-    return ends if [name for name in names if is_target(name, ends)] == list(changed) else list(changed)
+    changed = [(layer.lora, names) for _, layer, names in linear_layers(encoder) if isinstance(layer, LoraLinear)]
+    return {name: own[part] for own, names in changed for part, name in names.items() if part in own}
 
 
 def merge(encoder: Encoder) -> None:

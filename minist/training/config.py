@@ -52,7 +52,6 @@ class LoraConfig:
     rank: int = limited(0)  # 0: no LoRA
     alpha: float = limited(16.0, above=0)  # the change is scaled by alpha / rank
     dropout: float = limited(0.0, 0, 1)
-    rslora: bool = False  # scaled by alpha / sqrt(rank)
     targets: list[str] = field(default_factory=list)  # ends of layers' names in a checkpoint: query, value; none: all
 
 

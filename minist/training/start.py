@@ -62,7 +62,7 @@ def make_model(config: Config) -> TextModel:
     if start.static_queries:
         model = with_static_queries(model, texts_of(config, ("query",)))
     if (of := start.lora).rank:
-        model.add_adapter(of.rank, of.alpha, dropout=of.dropout, rslora=of.rslora, targets=of.targets)
+        model.add_adapter(of.rank, of.alpha, dropout=of.dropout, targets=of.targets)
     return make_twins(model) if start.twins else model
 
 

@@ -66,11 +66,11 @@ def of_peft(model, folder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("how", ["targets", "all", "rslora"])
+@pytest.mark.parametrize("how", ["targets", "all"])
 def test_ours_in_theirs(family, how, tmp_path):
     model = SentenceTransformer(base(family, tmp_path / "base"))
     before = model.encode(TEXTS)
-    model.add_adapter(4, 6, rslora=how == "rslora", targets=TARGETS[family] if how == "targets" else [])
+    model.add_adapter(4, 6, targets=TARGETS[family] if how == "targets" else [])
     close(model.encode(TEXTS), before, 0)
     randomize(model.named_parameters())
     ours = model.encode(TEXTS)
@@ -92,12 +92,11 @@ def test_ours_in_theirs(family, how, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("how", ["list", "regex", "all-linear", "patterns", "rslora"])
+@pytest.mark.parametrize("how", ["list", "regex", "all-linear", "rslora"])
 def test_theirs_in_ours(family, how, tmp_path):
     folder, first = base(family, tmp_path / "base"), TARGETS[family][0]
     targets = {"regex": rf".*\.1\..*\.{first}", "all-linear": "all-linear"}.get(how, TARGETS[family])
-    more = {"rank_pattern": {rf".*\.1\..*{first}": 8}, "alpha_pattern": {first: 5}} if how == "patterns" else {}
-    config = LoraConfig(r=4, lora_alpha=6, target_modules=targets, use_rslora=how == "rslora", lora_dropout=0.1, **more)
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=targets, use_rslora=how == "rslora", lora_dropout=0.1)
     real = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     before = real.encode(TEXTS)
     real.add_adapter(config)

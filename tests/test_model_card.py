@@ -5,6 +5,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from cards import KINDS, PLACE, run, snippets
@@ -115,9 +116,9 @@ def test_what_it_says_of_a_model(tmp_path):
         "**Default prompt:** `query`",
     ):
         assert words in card
-    assert "BertEncoder (layers: 2, width: 16) → Pooling (width: 16, mean), for texts of 20 tokens" in card
+    assert "BertEncoder (2 layers) → Pooling (mean), for texts of 20 tokens" in card
     routed = saved(KINDS["routes"](), tmp_path / "r")
-    assert re.search(r"\*\*Modules of `query`:\*\* StaticEmbedding .*any length", routed)
+    assert re.search(r"\*\*Modules of `query`:\*\* StaticEmbedding.*any length", routed)
     assert re.search(r"\*\*Modules of `document`:\*\* BertEncoder .* 32 tokens", routed)
 
 
@@ -238,6 +239,33 @@ def test_a_folder_called_readme_hinders_nothing(tmp_path):
     (tmp_path / "README.md").mkdir()
     tiny_model().save(tmp_path)
     assert (tmp_path / "modules.json").exists() and (tmp_path / "README.md").is_dir()
+
+
+def test_a_card_that_cannot_be_written_stops_no_save(tmp_path, monkeypatch, capsys):
+    def full(path, text, encoding, errors):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    write_card(tiny_model(), tmp_path)
+    assert capsys.readouterr().err.startswith(f"note   {tmp_path} gets no new README.md: OSError: [Errno 28] No space")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_card_of_an_adapter(tmp_path):
+    base = tmp_path / "models--owner--tiny/snapshots/1234"
+    tiny_model().save(base)
+    model = SentenceTransformer(base)
+    model.add_adapter(2, 4)
+    card = saved(model, tmp_path / "m")
+    data = ModelCard.load(tmp_path / "m/README.md").data
+    assert data.base_model == "owner/tiny" and {"peft", "lora"} <= {*data.tags}
+    assert "With [sentence-transformers](https://sbert.net) and [peft](" in card
+    opened = re.search(r"`(SentenceTransformer\(.*?\))`", card)[1].replace("path/to/it", str(base))
+    opened = opened.replace(PLACE, str(tmp_path / "m"))
+    other = run(f"from minist import SentenceTransformer\nmodel = {opened}")["model"]
+    assert other.encode("sort") == pytest.approx(model.encode("sort"), abs=1e-6)
+    model.merge_adapter()
+    assert "peft" not in saved(model, tmp_path / "merged")
 
 
 # ---------------------------------------------------------------- what a run adds
@@ -406,3 +434,31 @@ def test_no_number_is_no_result(run_folder):  # noqa: F811
     data = ModelCard.load(run_folder / "run/other/README.md")
     assert [result.metric_value for result in data.data.eval_results] == [0.5]
     assert "| nan |" in data.text
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("about.json", b""),
+        ("about.json", b"\xff"),
+        ("about.json", b"[]"),
+        ("about.json", b'{"settings": {}, "data": [{"name": 1}], "evaluations": {}}'),
+        ("metrics.jsonl", b"{}\n"),
+        ("metrics.jsonl", b'{"step": null}\n{"step": 1}\n'),
+        ("metrics.jsonl", b'{"step": 2, "held_cosine_ndcg@10": "much"}\n'),
+    ],
+)
+def test_what_is_damaged_costs_the_run_part_alone(file, content, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    about = {"settings": {}, "data": [], "evaluations": {}, "steps": 2, "model": {"start": "base"}}
+    about["machine"] = {"ranks": 1, "device": "cpu", "torch": "2"}
+    (tmp_path / "run/about.json").write_text(json.dumps(about))
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 2, "held_cosine_ndcg@10": 0.5}\n{"st')
+    tiny_model().save(tmp_path / "run/model")
+    write_run_card(tiny_model(), tmp_path / "run/model", 2)
+    assert "| 0.5 |" in (tmp_path / "run/model/README.md").read_text() and capsys.readouterr().err == ""
+    tiny_model().save(tmp_path / "run/model")
+    before = (tmp_path / "run/model/README.md").read_text()
+    (tmp_path / "run" / file).write_bytes(content)
+    write_run_card(tiny_model(), tmp_path / "run/model", 2)
+    assert capsys.readouterr().err.count("\n") == 1 and (tmp_path / "run/model/README.md").read_text() == before

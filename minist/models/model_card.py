@@ -78,7 +78,7 @@ def write_card(model: Any, folder: Path, tell: Callable[[], Added] = Added) -> N
         added = tell()
         for name, content in {**added.files, CARD: card(model, added)}.items():
             with complete_file(folder / name) as partial:
-                partial.write_text(content, "utf-8")
+                partial.write_text(content, "utf-8", "replace")  # half of a pair of surrogates, say in a label
     except Exception as e:
         print(f"note   {folder} gets no new {CARD}: {type(e).__name__}: {' '.join(str(e).split())}", file=sys.stderr)
 
@@ -93,7 +93,7 @@ def stays(file: Path) -> bool:
 
 
 def seal(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]  # another one after any change
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]  # another one after any change
 
 
 def card(model: Any, added: Added) -> str:
@@ -115,18 +115,14 @@ def card(model: Any, added: Added) -> str:
         "model_name": title if added.results else None,
     }
     parts = [f"# {code(shortened(title))}", describe(model, kind, base), usage(model, kind, added), added.sections]
-    head, body = f"---\n{front_matter(data, added.results)}\n---\n", "\n\n".join(filter(None, parts)).strip()
-    # half of a pair of surrogates, as a file of labels may have it, is no text
-    head, body = (text.encode("utf-8", "replace").decode() for text in (head, f"\n\n{body}\n"))
+    head, body = f"---\n{front_matter(data, added.results)}\n---\n", "\n\n".join(["", *filter(None, parts)]) + "\n"
     return head + MARK.format(seal(head + body)) + body
 
 
 def describe(model: Any, kind: str, base: str) -> str:
     """What the model is: a sentence, and a list of what one asks first."""
-    where = f'in minist `{ENDS[model.gives]}("path/to/base", adapter="path/to/this/model")` opens it with another'
     known = {
         "Base model": f"[{base}](https://huggingface.co/{base})" if base else "",
-        "Adapter": f"LoRA; `adapter_config.json` names the base model, {where}" if model.is_adapted else "",
         "Parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "Labels": ", ".join(code(shortened(label)) for label in model.head.labels) if kind == "classes" else "",
         "Activation": type(model.activation_fn).__name__ if model.gives == "scores" else "",
@@ -143,20 +139,18 @@ def describe(model: Any, kind: str, base: str) -> str:
 
 
 def module_text(module: Any) -> str:
-    about = [f"layers: {module.num_layers}"] if module.num_layers else []
-    about += [f"width: {module.out_width:,}"] if module.out_width else []
-    about += module.modes if module.name == "Pooling" else []
-    return type(module).__name__ + (f" ({', '.join(about)})" if about else "")
+    layers = f"{module.num_layers} layers" if module.num_layers else ""
+    about = ", ".join(module.modes) if module.name == "Pooling" else layers
+    return type(module).__name__ + (f" ({about})" if about else "")
 
 
 def usage(model: Any, kind: str, added: Added) -> str:
     """A snippet that runs as it stands, in the libraries that open the model."""
     rows = [[shortened(text) for text in row] for row in added.texts or EXAMPLE]
-    encode, routes = ["encode_query(queries)", "encode_document(documents)"], [*model.routes] * 2
-    has_own = routes and not {"query", "document"} <= {*routes, *model.stack.router.mappings}
+    encode, routes = ["encode_query(queries)", "encode_document(documents)"], [*map(quoted, model.routes)]
+    has_own = routes and not {"query", "document"} <= {*model.routes, *model.stack.router.mappings}
     if has_own:
-        texts = zip(("queries", "documents"), routes, strict=False)
-        encode = [f"encode({name}, task={quoted(route)})" for name, route in texts]
+        encode = [f"encode(queries, task={routes[0]})", f"encode(documents, task={routes[-1]})"]
     steps = STEPS[kind].format(
         query=quoted(rows[0][0]), documents=listed(row[1] for row in rows), pairs=listed(rows), count=len(rows),
         width=model.out_width, encode_query=encode[0], encode_document=encode[1],
@@ -169,7 +163,10 @@ def usage(model: Any, kind: str, added: Added) -> str:
     if kind == "words":
         library, start = "transformers", f'transformers import pipeline\n\nmodel = pipeline("fill-mask", {name})'
         again = f"With minist, models of other kinds begin with it, such as `SparseEncoder({name})`."
-    library += " and [peft](https://github.com/huggingface/peft)" * model.is_adapted
+    if model.is_adapted:
+        library += " and [peft](https://github.com/huggingface/peft)"
+        moved = f'`{opened}("path/to/it", adapter={name})`'
+        again += f" It is a LoRA of the model that `adapter_config.json` names; if that has moved, give minist {moved}."
     return f"## Use\n\nWith {library}:\n\n```python\nfrom {start}\n{steps}\n```\n\n{again}"
 
 
@@ -198,5 +195,4 @@ def code(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of cells in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

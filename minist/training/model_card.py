@@ -98,12 +98,8 @@ def example_rows(entry: Table) -> list[list[str]]:
 
 def results_section(about: Table, results: Sequence[tuple[str, str, str, float]], step: int) -> str:
     head = ["evaluation", "measured by", "metric", "value"]
-    rows = [[code(shortened(name)), code(measure), code(metric), figure(x)] for name, measure, metric, x in results]
+    rows = [[code(shortened(name)), code(measure), code(metric), f"{x:.4g}"] for name, measure, metric, x in results]
     return f"## Results\n\nAfter {step:,} of {about['steps']:,} steps:\n\n{table(head, rows)}" if rows else ""
-
-
-def figure(value: float) -> str:
-    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
 
 
 def data_section(about: Table) -> str:
@@ -139,7 +135,7 @@ def log_section(losses: Points, evaluated: Mapping[int, Metrics], names: Sequenc
     rows, by_step = [], dict(losses)
     for step in sorted({step for step, _ in thinned(losses, ROWS)} | evaluated.keys()):
         values = [by_step.get(step), *(evaluated.get(step, {}).get(name) for name in names)]
-        rows.append([f"{step:,}", *("" if value is None else figure(value) for value in values)])
+        rows.append([f"{step:,}", *("" if value is None else f"{value:.4g}" for value in values)])
     numbers = table(["step", "loss", *map(code, names)], rows)
     images = " ".join(f"![{Path(file).stem} by step]({file})" for file in files)
     return f"### Log\n\n{images}\n\n<details><summary>Numbers by step</summary>\n\n{numbers}\n\n</details>"

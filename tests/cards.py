@@ -48,8 +48,9 @@ def snippets(card, folder):
     found = {}
     for block in re.findall(r"^```python\n(.*?)^```$", card.replace(PLACE, str(folder)), re.DOTALL | re.MULTILINE):
         found[block.split()[1]] = block
-        if same := re.search(r"The same with minist: begin with `(.+)`", card):
-            found["minist"] = "\n".join([same[1], *block.splitlines()[1:]])
+        if same := re.search(r"The same with minist: begin with `(.+?)`", card):
+            ours = block.replace("task=", "role=") if "write `role` for `task`" in card else block
+            found["minist"] = "\n".join([same[1], *ours.splitlines()[1:]])
     return found
 
 

@@ -17,8 +17,8 @@ from tiny import ROOT, tiny_model
 
 from minist import SentenceTransformer
 from minist.models.folder import load_folder
-from minist.models.hub import find_model, missing_files, module_folders, needed_files, push_folder
-from minist.models.model_card import stays
+from minist.models.hub import find_model, missing_files, module_folders, needed_files
+from minist.models.hub import push as push_saved
 from minist.modules.dense import Dense
 
 NAME = "someone/tiny"
@@ -666,7 +666,10 @@ def test_errors_of_the_disk_pass(full, tmp_path):
 
 
 def push(folder, repo=NAME, *, private=False, token="secret", revision=None):
-    return push_folder(folder, repo, stays, private=private, token=token, revision=revision)
+    def save(place, name):
+        shutil.copytree(folder, place, dirs_exist_ok=True)
+
+    return push_saved(save, repo, private=private, token=token, revision=revision)
 
 
 def test_push_and_find(hub, files, tmp_path):
@@ -691,7 +694,7 @@ def test_push_to_a_branch_of_a_repository_that_exists(hub, tmp_path):
     hub.add(NAME, {"config.json": b"old", "README.md": b"kept"})
     for _ in range(2):  # then the branch exists too, and nothing has changed
         push(tmp_path / "m", private=True, revision="v2")
-    assert hub.pushes[0] == ("commit", NAME, "v2", "Add a model", {"config.json": b"new"})
+    assert hub.pushes[0] == ("commit", NAME, "v2", "Add a model", {"config.json": b"new", "README.md": b"kept"})
     assert hub.commits[hub.branches[NAME]["v2"]] == {"config.json": b"new", "README.md": b"kept"}
     assert hub.commits[hub.branches[NAME]["main"]]["config.json"] == b"old"
 
@@ -701,6 +704,11 @@ def test_push_makes_private_repositories_under_ones_own_name(hub, tmp_path):
     assert push(tmp_path / "m", "tiny", private=True) == f"{hub.url}/somebody/tiny"
     assert hub.pushes[0] == ("create", "somebody/tiny", "private")
     assert hub.pushes[1][-1] == {"a/config.json": b"new"}
+
+
+def test_a_card_names_the_owner_too(hub):
+    tiny_model().push_to_hub("tiny", token="secret")
+    assert 'SentenceTransformer("somebody/tiny")' in hub.pushes[-1][-1]["README.md"].decode()
 
 
 def test_a_pushed_card_leaves_words_of_a_person_as_they_are(hub):
@@ -714,13 +722,13 @@ def test_a_pushed_card_leaves_words_of_a_person_as_they_are(hub):
     changed = first.replace("library_name", "license: mit\nlibrary_name").encode()
     hub.add(NAME, {"README.md": changed})
     model.push_to_hub(NAME, token="secret")
-    assert "README.md" not in hub.pushes[-1][-1] and "modules.json" in hub.pushes[-1][-1]
+    assert "modules.json" in hub.pushes[-1][-1]
     assert hub.commits[hub.branches[NAME]["main"]]["README.md"] == changed
 
 
 def test_push_that_cannot_be(hub, tmp_path):
     write(tmp_path / "m", {"config.json": b"new"})
-    with pytest.raises(ValueError, match=r"m could not be pushed to someone/tiny \(the hub answered 401, Invalid user"):
+    with pytest.raises(ValueError, match=r"could not be pushed to someone/tiny \(the hub answered 401, Invalid user"):
         push(tmp_path / "m", token=None)
     hub.close()
     with pytest.raises(ValueError, match=r"could not be pushed to someone/tiny \(ConnectError"):

@@ -283,16 +283,17 @@ def test_vectors_of_tokens(model, embeddings):
     assert model.encode_tokens([]) == []
 
 
-def test_push_to_hub(model, embeddings, monkeypatch):
+def test_push_to_hub(model, embeddings, monkeypatch, tmp_path):
     """What is uploaded is the saved model; how, is hub.py's."""
     pushed = []
 
-    def push(folder, repo, stays, *, private, token, revision):
+    def push(save, repo, *, private, token, revision):
         pushed.append((repo, private, token, revision))
-        close(SentenceTransformer(folder).encode(TEXTS), embeddings)
+        save(tmp_path, "me/mine")
+        close(SentenceTransformer(tmp_path).encode(TEXTS), embeddings)
         return "address"
 
-    monkeypatch.setattr(module, "push_folder", push)
+    monkeypatch.setattr(module, "push", push)
     assert model.push_to_hub("me/mine", private=True, token="t", revision="dev") == "address"
     assert pushed == [("me/mine", True, "t", "dev")]
 

@@ -185,12 +185,12 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     return folder
 
 
-def push_folder(
-    folder: Path, repo: str, stays: Callable[[Path], bool], *, private: bool, token: str | None, revision: str | None
+def push(
+    save: Callable[[Path, str], None], repo: str, *, private: bool, token: str | None, revision: str | None
 ) -> str:
-    """Upload all files of `folder` in one commit, and return the repository's address. It and the branch `revision`
-    (None: main) are created where there is none; one that exists stays as private as it is, and keeps other files, and
-    a README.md that `stays`."""
+    """Upload what `save` writes into a folder for a repository of that name, in one commit; returns its address. It and
+    the branch `revision` (None: main) are created where there is none; one that exists stays as private as it is, and
+    keeps other files. Its README.md lies in the folder before: a person's card stays, see model_card.py."""
     from huggingface_hub import HfApi, constants, errors, hf_hub_download, utils
 
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
@@ -198,41 +198,33 @@ def push_folder(
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)
+        name = url.repo_id  # with its owner
         if revision is not None:
-            api.create_branch(url.repo_id, branch=revision, exist_ok=True)
-        kept, (repo, name) = [], (url.repo_id, "README.md")
-        with suppress(errors.EntryNotFoundError), TemporaryDirectory() as theirs:
-            card = hf_hub_download(repo, name, revision=revision, token=token, local_dir=theirs)
-            kept = [name] * stays(Path(card))
-        note = "Add a model"
-        api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message=note, revision=revision, ignore_patterns=kept
-        )
+            api.create_branch(name, branch=revision, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            with suppress(errors.EntryNotFoundError):
+                hf_hub_download(name, "README.md", revision=revision, token=token, local_dir=folder)
+            save(Path(folder), name)
+            api.upload_folder(repo_id=name, folder_path=folder, commit_message="Add a model", revision=revision)
     except Exception as e:
         advice = "check the name, and that the token may write there"
-        raise ValueError(f"{folder} could not be pushed to {repo} ({_reason(e)}): {advice}") from None
+        raise ValueError(f"the model could not be pushed to {repo} ({_reason(e)}): {advice}") from None
     return str(url)
 
 
-def hub_name(name: str) -> str:
-    """The whole name on the hub of a model that find_model has found by `name`; "" of a folder."""
-    if Path(name).exists() or not NAME.fullmatch(name):
-        return cached_name(Path(name))
-    return next((repo for repo in _repos(name) if _cached_folder(repo, None)), name)
-
-
-def cached_name(folder: Path | None) -> str:
-    """The name on the hub of the model in a folder of the cache; "" of any other folder."""
-    names = [part for part in folder.parts if part.startswith("models--")] if folder else []
-    return names[-1].removeprefix("models--").replace("--", "/") if names else ""
+def hub_name(source: str | Path, revision: str | None = None) -> str:
+    """The whole name on the hub of a model in the cache, by its folder or what find_model takes; "" of any other."""
+    path = Path(source)
+    if NAME.fullmatch(str(source)) and not path.exists():
+        path = next(filter(None, (_cached_folder(repo, revision) for repo in _repos(str(source)))), path)
+    return next((name for name, commit in map(name_of, (path, *path.parents)) if commit), "")
 
 
 def front_matter(data: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
     """The YAML at the head of a model card; `results` are the fields of EvalResults."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    found = [EvalResult(**result) for result in results]
-    return ModelCardData(**data, eval_results=found or None).to_yaml()
+    return ModelCardData(**data, eval_results=[EvalResult(**result) for result in results] or None).to_yaml()
 
 
 def _reason(error: Exception) -> str:

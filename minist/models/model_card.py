@@ -1,31 +1,26 @@
-"""The model card: README.md in the folder of a saved model, which the Hugging Face hub shows as the model's page.
-
----
-what the hub files the model under, and its results, in YAML
----
-<!-- one line by which a card that minist wrote is known again -->
-# what the model is, how it is used, and what a run adds, see training/model_card.py
-
-A card that a person has written or changed is left as it is; so is a run's, which says more than a model alone can."""
+"""The model card: README.md in the folder of a saved model, which the Hugging Face hub shows as the model's page. Its
+front matter, in YAML, says what the hub files the model under; what follows, what it is, how it is used, and what a run
+adds, see training/model_card.py. A line between them has a hash of all else: so a card that a person has written or
+changed is known, and left as it is."""
 
 import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minist.data.tokenizer import NO_LIMIT
 from minist.files import complete_file
-from minist.models.hub import cached_name, front_matter
+from minist.models.hub import front_matter, hub_name
 from minist.module import ENDS
 
-Rows = Sequence[Sequence[str]]
 CARD, LONGEST = "README.md", 160  # characters of an example, or of a cell in a table
-MARK = "<!-- minist, card of a {}, {}: the next save writes it anew, unless somebody has changed a word of it. -->"
-SEALED = re.compile(MARK.format("(model|run)", "([0-9a-f]{16})"))
-# by what a model gives: the task that the hub knows it by, and its tags
+MARK = "<!-- written by minist, {}: the next save writes it anew, unless somebody has changed a word of it. -->"
+SEALED = re.compile(MARK.format("([0-9a-f]{16})"))
+# by what a model gives: the task that the hub knows it by, and its tags; more tags by the classes of modules
 TASKS = {
     "embeddings": ("sentence-similarity", ["sentence-similarity", "feature-extraction", "dense"]),
     "sparse": ("feature-extraction", ["sparse-encoder", "sparse"]),
@@ -33,19 +28,33 @@ TASKS = {
     "classes": ("text-classification", ["cross-encoder"]),
     "words": ("fill-mask", []),
 }
+TAGS = {"StaticEmbedding": "static-embedding", "SparseStaticEmbedding": "inference-free"}
+TAGS |= {"SpladePooling": "splade", "SparseAutoEncoder": "csr"}
 WHAT = {
-    "embeddings": "It gives a text an embedding of {width} numbers: the nearer two texts are in meaning, the larger is "
-    "the {similarity} similarity of their embeddings.",
-    "sparse": "It gives a text {width} weights, most of them 0, by which an inverted index finds it: the {similarity} "
-    "similarity of two texts comes from the weights that both of them have.",
-    "scores": "It reads two texts together, a query and a document, and gives their pair a score: the better the "
-    "document answers the query, the higher.",
+    "embeddings": "It gives a text an embedding of {width} numbers: {similarity} similarity says how near two are.",
+    "sparse": "It gives a text {width} weights, most of them 0, for an inverted index and {similarity} similarity.",
+    "scores": "It reads a query and a document together, and gives the pair a score: the higher, the better they fit.",
     "classes": "It reads two texts together, and gives their pair a score for each of {width} labels.",
-    "words": "It says which word stands behind a mask. It embeds nothing by itself, but models of all other kinds can "
-    "begin with it.",
+    "words": "It says which word stands behind a mask. It embeds nothing, but models of other kinds can begin with it.",
 }
-QUERY = "how do I sort a list?"
-DOCUMENTS = ("list.sort() sorts a list in place.", "The cheetah is the fastest animal on land.")
+EMBED = """queries = [{query}]
+documents = {documents}
+query_embeddings = model.{encode_query}  # [1, {width}]
+document_embeddings = model.{encode_document}  # [{count}, {width}]
+similarities = model.similarity(query_embeddings, document_embeddings)  # [1, {count}]"""
+STEPS = {
+    "embeddings": EMBED,
+    "sparse": EMBED,
+    "scores": """query = {query}
+documents = {documents}
+scores = model.predict([(query, document) for document in documents])  # [{count}]
+ranking = model.rank(query, documents)  # [{{"corpus_id": .., "score": ..}}, ..], the best first""",
+    "classes": """pairs = {pairs}
+scores = model.predict(pairs)  # [{count}, {width}]
+best = scores.argmax(axis=1)  # by number, the first of the labels is 0""",
+    "words": 'words = model("how do I %s a list?" % model.tokenizer.mask_token)  # the most likely first',
+}
+EXAMPLE = [["how do I sort a list?", "list.sort() sorts it."], ["how do I sort a list?", "The cheetah is an animal."]]
 
 
 class Added(NamedTuple):
@@ -55,35 +64,36 @@ class Added(NamedTuple):
     base_model: str = ""  # a name on the hub
     tags: Sequence[str] = ()
     results: Sequence[Mapping[str, Any]] = ()  # fields of huggingface_hub's EvalResult
-    texts: Rows = ()  # of two columns, such as a query and its document
-    sections: str = ""  # "": there is no run
+    texts: Sequence[Sequence[str]] = ()  # pairs, such as a query and its document
+    sections: str = ""  # of the card
     files: Mapping[str, str] = {}  # beside the card: name -> content
 
 
-NOTHING = Added()
+def write_card(model: Any, folder: Path, tell: Callable[[], Added] = Added) -> None:
+    """Write the card of `model` into the `folder` that it was saved in, unless a person's is there. What hinders it
+    stops neither a save nor a training: a full disk, or files that `tell` reads and somebody has changed."""
+    try:
+        if stays(folder / CARD):
+            return
+        added = tell()
+        for name, content in {**added.files, CARD: card(model, added)}.items():
+            with complete_file(folder / name) as partial:
+                partial.write_text(content, "utf-8", "replace")  # half of a pair of surrogates, say in a label
+    except Exception as e:
+        print(f"note   {folder} gets no new {CARD}: {type(e).__name__}: {' '.join(str(e).split())}", file=sys.stderr)
 
 
-def write_card(model: Any, folder: Path, added: Added = NOTHING) -> None:
-    """Write the card of `model` into the `folder` that it was saved in, unless one is there that must stay."""
-    if stays(folder / CARD, added):
-        return
-    for name, content in {**added.files, CARD: card(model, added)}.items():
-        with complete_file(folder / name) as partial:
-            partial.write_text(content, "utf-8")
-
-
-def stays(file: Path, added: Added = NOTHING) -> bool:
-    """Whether there is a card that a person wrote or changed; or one of a run, where another has no run to tell of."""
+def stays(file: Path) -> bool:
+    """Whether there is a card that a person wrote or changed."""
     if not file.is_file():
         return file.exists()
     text = file.read_text("utf-8", "replace")
     found = SEALED.search(text)
-    changed = not found or seal(text[: found.start()] + text[found.end() :]) != found[2]
-    return changed or bool(found and found[1] == "run" and not added.sections)
+    return not found or seal(text[: found.start()] + text[found.end() :]) != found[1]
 
 
 def seal(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]  # another one after any change
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]  # another one after any change
 
 
 def card(model: Any, added: Added) -> str:
@@ -91,160 +101,87 @@ def card(model: Any, added: Added) -> str:
     task, tags = TASKS[kind]
     title = added.name or ENDS[model.gives]
     library = "transformers" if kind == "words" else "sentence-transformers"  # which opens it for that task
-    base = added.base_model or cached_name(next(iter(model.stack.paths.values()))[0].folder)
+    names = [type(module).__name__ for path in model.stack.paths.values() for module in path]
+    special = list(dict.fromkeys(TAGS[name] for name in names if name in TAGS))
+    special += ["asymmetric"] * bool(model.routes) + ["peft", "lora"] * model.is_adapted
+    encoder = next(iter(model.stack.paths.values()))[0]
+    base = added.base_model or hub_name(encoder.adapter or encoder.folder or "")
     data: dict[str, Any] = {
         "library_name": library,
         "pipeline_tag": task,
-        "tags": [library, *tags, *special_tags(model), *added.tags],
+        "tags": [library, *tags, *special, "minist", *added.tags],
+        "base_model": base or None,
+        "metrics": [*dict.fromkeys(result["metric_type"] for result in added.results)] or None,
+        "model_name": title if added.results else None,
     }
-    metrics = list(dict.fromkeys(result["metric_type"] for result in added.results))
-    data |= {"base_model": base or None} | ({"metrics": metrics, "model_name": title} if metrics else {})
-    parts = [
-        f"# {code(shortened(title))}",
-        describe(model, kind, base),
-        usage(model, kind, added),
-        added.sections,
-    ]
-    head, body = f"---\n{front_matter(data, added.results)}\n---\n", "\n\n".join(filter(None, parts)).strip()
-    # half of a pair of surrogates, as a file of labels may have it, is no text
-    head, body = (text.encode("utf-8", "replace").decode() for text in (head, f"\n\n{body}\n"))
-    return head + MARK.format("run" if added.sections else "model", seal(head + body)) + body
-
-
-def special_tags(model: Any) -> list[str]:
-    names = [type(module).__name__ for path in model.stack.paths.values() for module in path]
-    words = {"StaticEmbedding": "static-embedding", "SparseStaticEmbedding": "inference-free"}
-    words |= {"SpladePooling": "splade", "SparseAutoEncoder": "csr"}
-    return [
-        *dict.fromkeys(words[name] for name in names if name in words),
-        *["asymmetric"] * bool(model.routes),
-        "minist",
-    ]
+    parts = [f"# {code(shortened(title))}", describe(model, kind, base), usage(model, kind, added), added.sections]
+    head, body = f"---\n{front_matter(data, added.results)}\n---\n", "\n\n".join(["", *filter(None, parts)]) + "\n"
+    return head + MARK.format(seal(head + body)) + body
 
 
 def describe(model: Any, kind: str, base: str) -> str:
     """What the model is: a sentence, and a list of what one asks first."""
-    similarity = model.similarity_name.replace("dot", "dot-product")
-    lines = {
-        "Kind": ENDS[model.gives],
+    known = {
         "Base model": f"[{base}](https://huggingface.co/{base})" if base else "",
         "Parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "Maximum length": max_lengths(model),
-        "Similarity": similarity if kind in ("embeddings", "sparse") else "",
         "Labels": ", ".join(code(shortened(label)) for label in model.head.labels) if kind == "classes" else "",
         "Activation": type(model.activation_fn).__name__ if model.gives == "scores" else "",
         "Dimensions": f"the first {model.out_width} of {model.width}" if model.truncate_dim else "",
+        "Default prompt": code(model.default_prompt_name) if model.default_prompt_name else "",
     }
-    listed = [f"- **{name}:** {text}" for name, text in lines.items() if text]
+    lines = [f"- **{name}:** {text}" for name, text in known.items() if text]
     for route, path in model.stack.paths.items():
-        listed.append(f"- **Modules{f' of {code(route)}' if route else ''}:** " + " → ".join(map(module_text, path)))
-    listed += [f"- **Prompt {code(name)}:** {code(quoted(text))}" for name, text in model.prompts.items() if text]
-    if model.default_prompt_name:
-        listed.append(f"- **Default prompt:** {code(model.default_prompt_name)}")
-    if any(model.prompts.values()):
-        listed.append("- a prompt is put before each text: `prompt_name` names it, queries and documents get their own")
-    sentence = WHAT[kind].format(width=f"{model.out_width:,}", similarity=similarity)
-    return f"{sentence}\n\n" + "\n".join(listed)
-
-
-def max_lengths(model: Any) -> str:
-    lengths = {route: tokenizer.max_length for route, tokenizer in model.tokenizers.items()}
-    texts = {route: f"{n:,} tokens" if n < NO_LIMIT else "unlimited" for route, n in lengths.items()}
-    one = len({*texts.values()}) == 1
-    return next(iter(texts.values())) if one else ", ".join(f"{code(route)} {text}" for route, text in texts.items())
+        most, modules = model.tokenizers[route].max_length, " → ".join(map(module_text, path))
+        length = f"{most:,} tokens" if most < NO_LIMIT else "any length"
+        lines.append(f"- **Modules{f' of {code(route)}' if route else ''}:** {modules}, for texts of {length}")
+    lines += [f"- **Prompt {code(name)}:** {code(quoted(text))}" for name, text in model.prompts.items() if text]
+    return "\n".join([WHAT[kind].format(width=f"{model.out_width:,}", similarity=model.similarity_name), "", *lines])
 
 
 def module_text(module: Any) -> str:
-    layers = f"{module.num_layers} layer{'s' * (module.num_layers > 1)}" if module.num_layers else ""
-    modes = ", ".join(module.modes) if module.name == "Pooling" else ""
-    about = ", ".join(filter(None, [layers, modes, f"width {module.out_width:,}" if module.out_width else ""]))
+    layers = f"{module.num_layers} layers" if module.num_layers else ""
+    about = ", ".join(module.modes) if module.name == "Pooling" else layers
     return type(module).__name__ + (f" ({about})" if about else "")
 
 
 def usage(model: Any, kind: str, added: Added) -> str:
     """A snippet that runs as it stands, in the libraries that open the model."""
-    rows = [[shortened(text) for text in row] for row in added.texts] or [[QUERY, text] for text in DOCUMENTS]
-    name = added.name or "path/to/this/model"  # a folder may be moved, and where it lies is nobody's matter
+    rows = [[shortened(text) for text in row] for row in added.texts or EXAMPLE]
+    encode, routes = ["encode_query(queries)", "encode_document(documents)"], [*map(quoted, model.routes)]
+    has_own = routes and not {"query", "document"} <= {*model.routes, *model.stack.router.mappings}
+    if has_own:
+        encode = [f"encode(queries, task={routes[0]})", f"encode(documents, task={routes[-1]})"]
+    steps = STEPS[kind].format(
+        query=quoted(rows[0][0]), documents=listed(row[1] for row in rows), pairs=listed(rows), count=len(rows),
+        width=model.out_width, encode_query=encode[0], encode_document=encode[1],
+    )  # fmt: skip
+    name = quoted(added.name or "path/to/this/model")  # a folder may be moved, and where it lies is nobody's matter
+    opened, library = ENDS[model.gives], "[sentence-transformers](https://sbert.net)"
+    start = f"sentence_transformers import {opened}\n\nmodel = {opened}({name})"
+    again = f"The same with minist: begin with `from minist import {opened}`"
+    again += ", and write `role` for `task`." if has_own else "."
     if kind == "words":
-        return _usage_of_words(model, name, rows[0][0])
-    kind_name, steps = ENDS[model.gives], STEPS[kind]
-    theirs, ours = (
-        [f"from {package} import {kind_name}", "", f"model = {kind_name}({quoted(name)})", *steps(model, rows, package)]
-        for package in ("sentence_transformers", "minist")
-    )
-    same = theirs[1:] == ours[1:]
-    parts = ["## Use", "With [sentence-transformers](https://sbert.net):", fenced(theirs)]
-    parts.append(f"The same with minist: begin with `{ours[0]}`." if same else f"With minist:\n\n{fenced(ours)}")
-    return "\n\n".join(parts)
+        library, start = "transformers", f'transformers import pipeline\n\nmodel = pipeline("fill-mask", {name})'
+        again = f"With minist, models of other kinds begin with it, such as `SparseEncoder({name})`."
+    if model.is_adapted:
+        library += " and [peft](https://github.com/huggingface/peft)"
+        moved = f'`{opened}("path/to/it", adapter={name})`'
+        again += f" It is a LoRA of the model that `adapter_config.json` names; if that has moved, give minist {moved}."
+    return f"## Use\n\nWith {library}:\n\n```python\nfrom {start}\n{steps}\n```\n\n{again}"
 
 
-def _embed(model: Any, rows: Rows, package: str) -> list[str]:
-    encode, routes = ["encode_query({})", "encode_document({})"], model.routes
-    if routes and not {"query", "document"} <= {*routes, *model.stack.router.mappings}:
-        role = "role" if package == "minist" else "task"  # which is a route's name here
-        encode = [f"encode({{}}, {role}={quoted(route)})" for route in (*routes, *routes)[:2]]
-    lines = [
-        f"queries = [{quoted(rows[0][0])}]",
-        *of_lines("documents", [quoted(row[1]) for row in rows]),
-        f"query_embeddings = model.{encode[0].format('queries')}  # [1, {model.out_width}]",
-        f"document_embeddings = model.{encode[1].format('documents')}  # [{len(rows)}, {model.out_width}]",
-        f"similarities = model.similarity(query_embeddings, document_embeddings)  # [1, {len(rows)}]",
-    ]
-    if model.gives == "sparse" and "csr" not in special_tags(model):  # whose dimensions are no words
-        lines.append("words = model.decode(query_embeddings, top_k=5)  # with the largest weights")
-    return lines
+def listed(items: Iterable[Any]) -> str:
+    return "[\n" + "".join(f"    {quoted(item)},\n" for item in items) + "]"
 
 
-def _rank(model: Any, rows: Rows, package: str) -> list[str]:
-    return [
-        f"query = {quoted(rows[0][0])}",
-        *of_lines("documents", [quoted(row[1]) for row in rows]),
-        f"scores = model.predict([(query, document) for document in documents])  # [{len(rows)}]",
-        'ranking = model.rank(query, documents)  # [{"corpus_id": .., "score": ..}, ..], the best first',
-    ]
+def quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)  # of texts and lists of them, it means the same to Python
 
 
-def _classify(model: Any, rows: Rows, package: str) -> list[str]:
-    labels = "model.id2label" if package == "minist" else "model.config.id2label"
-    return [
-        *of_lines("pairs", [f"({quoted(first)}, {quoted(second)})" for first, second in rows]),
-        f"scores = model.predict(pairs)  # [{len(rows)}, {model.width}]",
-        f"labels = [{labels}[int(best)] for best in scores.argmax(axis=1)]",
-    ]
-
-
-STEPS = {"embeddings": _embed, "sparse": _embed, "scores": _rank, "classes": _classify}
-
-
-def _usage_of_words(model: Any, name: str, text: str) -> str:
-    own: Any = model.tokenizer.config.get("mask_token") or "[MASK]"
-    mask, words = own["content"] if type(own) is dict else own, text.split()
-    masked = " ".join([*words[: len(words) // 2], str(mask), *words[len(words) // 2 + 1 :]])
-    lines = ["from transformers import pipeline", "", f'fill = pipeline("fill-mask", model={quoted(name)})']
-    lines.append(f"words = fill({quoted(masked)})  # the most likely first")
-    start = ["from minist import SparseEncoder", "", f"model = SparseEncoder({quoted(name)})"]
-    return (
-        f"## Use\n\nWith transformers:\n\n{fenced(lines)}\n\n"
-        f"With minist, as the start of another model; in a config, `path` in `[model]`:\n\n{fenced(start)}"
-    )
-
-
-def of_lines(name: str, items: Iterable[str]) -> list[str]:
-    return [f"{name} = [", *(f"    {item}," for item in items), "]"]
-
-
-def fenced(lines: Iterable[str]) -> str:
-    return "\n".join(["```python", *lines, "```"])
-
-
-def quoted(text: Any) -> str:
-    return json.dumps(text, ensure_ascii=False)  # of a text, it means the same to Python
-
-
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """In one line, of at most so many characters."""
+def shortened(text: str) -> str:
+    """In one line, of at most LONGEST characters."""
     line = " ".join(text.split())
-    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+    return line if len(line) <= LONGEST else line[: LONGEST - 1].rstrip() + "…"
 
 
 def escaped(text: str) -> str:
@@ -258,5 +195,4 @@ def code(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of cells in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

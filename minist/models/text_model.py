@@ -6,7 +6,6 @@ A role, "query" or "document" mostly, says what a text is. It picks a route, whe
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -23,8 +22,8 @@ from minist.files import files_into
 from minist.models.adapter import CONFIG, Adaptable
 from minist.models.device import Device, Dtype, find_device, find_dtype
 from minist.models.folder import Content, content_of
-from minist.models.hub import name_of, open_content, push_folder
-from minist.models.model_card import Added, stays, write_card
+from minist.models.hub import name_of, open_content, push
+from minist.models.model_card import Added, write_card
 from minist.models.saving import write_folder
 from minist.models.stack import Columns, Outputs, Roles, Stack
 from minist.module import ENDS
@@ -268,7 +267,9 @@ class TextModel(Adaptable):
         for base in [encoder.adapter for encoder in self.encoders if encoder.adapter]:
             if name_of(base)[1] is None:
                 raise ValueError(f"the adapter is of {base}, which only you have: push that first, or merge_adapter()")
-        with TemporaryDirectory() as folder:
-            self.save(Path(folder) / "model")
-            write_card(self, Path(folder) / "model", Added(repo))
-            return push_folder(Path(folder) / "model", repo, stays, private=private, token=token, revision=revision)
+
+        def save(folder: Path, name: str) -> None:
+            self.save(folder)
+            write_card(self, folder, lambda: Added(name))
+
+        return push(save, repo, private=private, token=token, revision=revision)

@@ -83,7 +83,8 @@ def given_settings(config: Config) -> Table:
 
 def differing(own: Table, default: Table, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in own.items():
-        if isinstance(value, dict):
-            yield from differing(value, default.get(key, {}), f"{prefix}{key}.")
-        elif value != default.get(key):
+        plain = default.get(key, {})  # prompts, say, may be a text or a table
+        if isinstance(value, dict) and isinstance(plain, dict):
+            yield from differing(value, plain, f"{prefix}{key}.")
+        elif value != plain:
             yield prefix + key, value

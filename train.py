@@ -189,6 +189,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     """Save the final model, and show what it can do. Returns the metrics of that model, which may be an earlier one."""
     model, folder, selection = run.trained.model, run.output / "model", run.selection
     earlier = selection.best is not None and selection.step != run.done
+    step = selection.step if earlier else run.done
     metrics = selection.metrics if earlier else metrics
     if distributed.rank() != 0:
         return metrics  # and waits in distributed.stop, as long as it takes
@@ -198,9 +199,10 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     model = keep_one(model) if run.config.model.twins else model
     if model.is_adapted:  # small, and for whoever has the model that it began with
         model.save(run.output / "adapter")
+        write_run_card(model, run.output / "adapter", step)
         model.merge_adapter()
     model.save(folder)
-    write_run_card(model, folder, selection.step if earlier else run.done)
+    write_run_card(model, folder, step)
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")

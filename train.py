@@ -30,7 +30,7 @@ from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, Meter, peak_memory
 from minist.training.model_card import write_run_card
 from minist.training.optimizer import check_finite, clip, learning_rate
-from minist.training.report import refresh
+from minist.training.report import REPORT, refresh
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption
 from minist.training.start import keep_one
@@ -207,6 +207,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
         report(entry, evaluation, model, metrics, run.say)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
     run.say(f"  python encode.py --model {folder} {model.example}")
+    run.say(f"how it went, in a browser: {run.output / REPORT}")
     return metrics
 
 

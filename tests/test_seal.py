@@ -101,6 +101,14 @@ def test_a_key_that_is_removed(config):
         check_seal(seal(wide), seal(config), "c")
 
 
+def test_a_key_that_was_not_there_yet(config):
+    """A checkpoint of an earlier version was made with what is now the default."""
+    before = {key: value for key, value in seal(config).items() if key != "train.fsdp"}
+    assert check_seal(seal(config), before, "c") == []
+    with pytest.raises(ValueError, match=r"--resume: train\.fsdp is True, but .* was made with False"):
+        check_seal(seal(replace(config, train=replace(config.train, fsdp=True))), before, "c")
+
+
 def test_evaluations_count_where_they_choose_the_model(config):
     best = replace(config, eval=[EvalConfig()], train=replace(config.train, best="m"))
     for other in (replace(best, eval=[]), replace(best, train=replace(best.train, eval_every=9))):

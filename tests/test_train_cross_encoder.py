@@ -87,7 +87,8 @@ def test_a_run(folder):
     assert "data   train, 30 rows: query" in printed and "label lists of 1 to 4 numbers from 0 to 1" in printed
     assert "best_is_relevant" in printed and "uniformity" not in printed and "cut_pairs" in printed
     assert "held_ndcg@10" in printed and "held_base_ndcg@10" in printed
-    assert printed.endswith("  python encode.py --model runs/one/model pairs.tsv --output scores.npy\n")
+    assert "\n  python encode.py --model runs/one/model pairs.tsv --output scores.npy\n" in printed
+    assert printed.endswith("\nhow it went, in a browser: runs/one/report.html\n")
     model = CrossEncoder(folder / "runs/one/model")
     assert model.predict([("a", "b")]).shape == (1,)
     found = records(folder / "runs/one", "held_map")[-1]

@@ -79,7 +79,7 @@ def write_card(model: Any, folder: Path, tell: Callable[[], Added] = Added) -> N
         for name, content in {**added.files, CARD: card(model, added)}.items():
             with complete_file(folder / name) as partial:
                 partial.write_text(content, "utf-8", "replace")  # half of a pair of surrogates, say in a label
-    except Exception as e:
+    except (OSError, ValueError) as e:
         print(f"note   {folder} gets no new {CARD}: {type(e).__name__}: {' '.join(str(e).split())}", file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from minist.files import read_json
 from minist.models.hub import hub_name
 from minist.models.model_card import LONGEST, Added, code, escaped, quoted, shortened, table, write_card
+from minist.models.reading import reading
 from minist.training.about import ABOUT
 from minist.training.construct import Table
 from minist.training.curves import Points, figures, read_metrics, svg, thinned
@@ -30,7 +31,11 @@ def write_run_card(model: Any, folder: Path, step: int) -> None:
 
 def run_part(output: Path, name: str, step: int) -> Added:
     """Of the card of the model that was saved as `name` in a run's directory."""
-    about, records = read_json(output / ABOUT), read_metrics(output)
+    with reading(output / ABOUT):  # whatever it holds
+        return _run_part(read_json(output / ABOUT), read_metrics(output), output, name, step)
+
+
+def _run_part(about: Table, records: Sequence[Mapping[str, Any]], output: Path, name: str, step: int) -> Added:
     evaluated: dict[int, dict[str, float]] = {}
     for record in records:
         if "learning_rate" not in record:  # which the lines of losses have

@@ -18,6 +18,7 @@ from minist.training.curves import Points, figures, read_metrics, safe, svg
 from minist.training.evaluations import HEADLINES
 from minist.training.examples import EXAMPLES, shorten
 from minist.training.run import Run
+from minist.training.selection import falls
 
 REPORT = "report.html"
 PAGE = Path(__file__).with_name(REPORT)  # with places for the title and the body
@@ -75,7 +76,7 @@ def results(lines: Lines, runs: Sequence[str]) -> str:
     rows = []
     for figure, of in lines.items():
         if figure == "loss" or figure.endswith(HEADLINES):
-            best = min if figure.endswith("loss") else max  # of equal ones the first
+            best = min if figure == "loss" or falls(figure) else max  # of equal ones the first
             pairs = [(best(of[run], key=lambda point: point[1]), of[run][-1]) if run in of else () for run in runs]
             cells = [[f"{value:.4g} (step {step:,})" for step, value in pair] or ["", ""] for pair in pairs]
             rows.append([figure, *(cell for pair in cells for cell in pair)])

@@ -11,7 +11,6 @@ from torch import nn
 from minist import collectives, distributed
 from minist.data.samplers import SAMPLERS, Batches
 from minist.data.sources import prepare_source
-from minist.encoders.encoder import Encoder
 from minist.models import open_model
 from minist.models.device import total_memory
 from minist.models.text_model import TextModel
@@ -65,7 +64,7 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     torch.manual_seed(config.seed)  # every rank draws the same weights
     model = open_model(checkpoint, config.model.type) if checkpoint else make_model(config)
     set_dropout(model.to(device), settings.dropout, settings.attention_dropout)
-    for encoder in encoders_of(model):
+    for encoder in model.encoders:
         encoder.checkpoint_layers = settings.checkpoint_layers
     guides = make_guides(config, device)
     torch.manual_seed(config.seed)  # the weights of losses do not depend on what the model has drawn
@@ -154,7 +153,7 @@ def make_trained(config: Config, model: TextModel, tasks: list[Task], fsdp: bool
     collectives.same_start([*model.parameters(), *shelf.parameters()])
     if fsdp:
         # a loss over tokens may use parts of a layer, so there all weights are gathered together
-        alone = [] if any(task.loss.over_tokens for task in tasks) else encoders_of(model)
+        alone = [] if any(task.loss.over_tokens for task in tasks) else model.encoders
         shard(model.stack, [layer for encoder in alone for layer in encoder.layers])
     named = list(model.named_parameters())
     for i, task in enumerate(tasks):
@@ -163,7 +162,3 @@ def make_trained(config: Config, model: TextModel, tasks: list[Task], fsdp: bool
     # else small gradients become 0
     scaler = torch.amp.GradScaler(model.device.type, enabled=settings.dtype == "float16")
     return saved.Trained(model, shelf, optimizer, scaler)
-
-
-def encoders_of(model: nn.Module) -> list[Encoder]:
-    return [module for module in model.modules() if isinstance(module, Encoder)]

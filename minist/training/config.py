@@ -181,7 +181,7 @@ class Config:
     guide: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings a loss may look at
     teacher: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings are learned
     eval: list[EvalConfig] = field(default_factory=list)
-    expect: dict[str, float] = limited({}, -math.inf)  # metric -> its least value
+    expect: dict[str, float] = limited({}, -math.inf)  # metric -> its least value, of a .._loss its largest
 
     @property
     def cache(self) -> Path:

@@ -13,7 +13,7 @@ import pytest
 import recipes as module
 from huggingface_hub import constants
 from recipes import MARK, Recipe, Runner, all_recipes, commands_of, in_order, training_of
-from reduced import execute_reduced, lay_out
+from reduced import execute_reduced
 from tiny import ROOT
 
 from minist.models import open_model
@@ -25,17 +25,10 @@ FULL = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for na
 PROGRAMS = ("python", "torchrun", "head", "tail", "cat", "cp")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("recipes")
-    lay_out(made)
-    return made
-
-
 @pytest.mark.filterwarnings("ignore:the model has a new head")
 @pytest.mark.parametrize("name", FULL)
-def test_all_commands_run(folder, monkeypatch, name):
-    monkeypatch.chdir(folder)
+def test_all_commands_run(reduced_folder, monkeypatch, name):
+    monkeypatch.chdir(reduced_folder)
     runner, recipe = Runner(RECIPES, execute_reduced, judge=False), RECIPES[name]
     runner.run(recipe)
     for command in (recipe.own, *recipe.variants):

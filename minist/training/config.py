@@ -67,6 +67,7 @@ class ModelConfig:
     num_labels: int = limited(0)  # scores that a CrossEncoder gives of a pair; 0: as the cross-encoder in path, else 1
     max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
     static_queries: bool = False  # of a SparseEncoder: a query is its words, by their rarity, and needs no encoder
+    prompts: dict[str, str] = field(default_factory=dict)  # query, document: saved with the model; see [train] prompts
     sparse_start: float = limited(0, 0, 1)  # of SPLADE: the share of the texts that have a word at first; 0: as it is
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json

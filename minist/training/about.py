@@ -33,6 +33,7 @@ def write_about(run: Run) -> None:
         "model": about_model(run),
         "data": [about_data(entry, task) for entry, task in zip(config.data, run.tasks, strict=True)],
         "evaluations": {entry.name: (entry.evaluator or entry.loss)["name"] for entry in config.eval},
+        "sizes": {entry.name: entry.sizes for entry in config.eval if entry.sizes},
         "settings": given_settings(config),
         "machine": machine | {"torch": torch.__version__},
     }

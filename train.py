@@ -35,7 +35,7 @@ from minist.training.optimizer import check_finite, clip, learning_rate
 from minist.training.report import REPORT, refresh
 from minist.training.run import Run, start_run
 from minist.training.selection import Interruption, missed
-from minist.training.sizes import table
+from minist.training.sizes import sizes_of, table
 from minist.training.start import keep_one
 from minist.training.step import Objective, mini_batched_step, plain_step, token_step
 
@@ -177,7 +177,7 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
     """Metrics to the terminal, those that one looks at, and all to metrics.jsonl; keep the model if it is the best."""
     if metrics and distributed.rank() == 0:
         log(run.output, {"step": run.done, **metrics})
-    sized = tuple(prefix for entry in run.config.eval for prefix in entry.sizes)  # for a table at the end
+    sized = tuple(prefix for entry in run.config.eval for prefix in sizes_of(entry))  # for a table at the end
     named = {name: value for name, value in metrics.items() if name.endswith(HEADLINES) and not name.startswith(sized)}
     if shown := [f"{name} {value:.4f}" for name, value in named.items()]:
         run.say(f"eval   {'  '.join(shown)}")
@@ -211,7 +211,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     before = next((record for record in read_metrics(run.output) if record["step"] == 0), {})
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
-        for line in table(entry.name, entry.sizes, before, metrics):
+        for line in table(entry.name, sizes_of(entry), before, metrics):
             run.say(line)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
     run.say(f"  python encode.py --model {folder} {model.example}")

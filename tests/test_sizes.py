@@ -14,8 +14,8 @@ from tiny import FROM_SCRATCH, ROOT, run_script, sentences, tiny_model, write_js
 
 from minist import CrossEncoder, evaluation
 from minist.encoders.families import ENCODERS
-from minist.training.config import EvalConfig, Size
-from minist.training.sizes import Once, SizedEvaluation, curves, first_layers, table
+from minist.training.config import EvalConfig
+from minist.training.sizes import Once, Size, SizedEvaluation, curves, first_layers, sizes_of, table
 
 ROWS = list(zip(sentences(30, 1), sentences(30, 2), strict=True))
 LOSS = 'loss = { name = "Matryoshka2dLoss", loss = "MultipleNegativesRankingLoss", matryoshka_dims = [16, 4] }'
@@ -55,12 +55,12 @@ def search(truncate_dim=None):
 
 
 def test_names():
-    assert entry().sizes == {}
-    assert entry(dimensions=[8, 4]).sizes == {"held_8_": Size(0, 8), "held_4_": Size(0, 4)}
-    assert entry(layers=[2]).sizes == {"held_2_layers_": Size(2, 0)}
-    both = entry(layers=[2, 1], dimensions=[8, 4]).sizes
+    assert sizes_of(entry()) == {}
+    assert sizes_of(entry(dimensions=[8, 4])) == {"held_8_": Size(0, 8), "held_4_": Size(0, 4)}
+    assert sizes_of(entry(layers=[2])) == {"held_2_layers_": Size(2, 0)}
+    both = sizes_of(entry(layers=[2, 1], dimensions=[8, 4]))
     assert list(both) == ["held_2_layers_8_", "held_2_layers_4_", "held_1_layers_8_", "held_1_layers_4_"]
-    assert EvalConfig(name="", dimensions=[8]).sizes == {"8_": Size(0, 8)}
+    assert sizes_of(EvalConfig(name="", dimensions=[8])) == {"8_": Size(0, 8)}
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
@@ -79,13 +79,13 @@ def test_each_size_is_what_a_model_of_that_size_reaches():
     model, given = tiny_model(), entry(dimensions=[16, 5], layers=[2, 1])
     found = SizedEvaluation(given, search(), model)(model)
     expected = dict(search()(model))
-    for prefix, (layers, dimension) in given.sizes.items():
+    for prefix, (layers, dimension) in sizes_of(given).items():
         smaller = copy.deepcopy(model)
         smaller.keep_layers(range(layers))
         measured = search(dimension)(smaller)
         expected |= {prefix + name.removeprefix("held_"): value for name, value in measured.items()}
     assert found == expected
-    assert len({found[f"{prefix}cosine_mrr@10"] for prefix in given.sizes}) == 4  # the sizes do differ
+    assert len({found[f"{prefix}cosine_mrr@10"] for prefix in sizes_of(given)}) == 4  # the sizes do differ
 
 
 def test_each_text_is_embedded_once_for_all_dimensions():
@@ -137,7 +137,7 @@ def test_both_towers_end_behind_that_layer():
 
 
 def test_the_table():
-    by = entry(dimensions=[384, 32]).sizes
+    by = sizes_of(entry(dimensions=[384, 32]))
     after = {"held_384_x": 9.0, "held_384_cosine_ndcg@10": 0.8, "held_32_cosine_ndcg@10": 0.4}
     before = {"held_384_cosine_ndcg@10": 0.5, "held_32_cosine_ndcg@10": 0.1}
     lines = ["384 dimensions  0.5000 -> 0.8000 ############", " 32 dimensions  0.1000 -> 0.4000 ######"]
@@ -147,7 +147,7 @@ def test_the_table():
 
 
 def test_the_table_of_layers_and_dimensions():
-    by = entry(dimensions=[8, 4], layers=[2, 1]).sizes
+    by = sizes_of(entry(dimensions=[8, 4], layers=[2, 1]))
     values = {f"{prefix}m": value for prefix, value in zip(by, (0.8, 0.4, 0.2, -1.0), strict=True)}
     assert [line.split() for line in table("held", by, {}, values)] == [
         ["m", "of", "held"],
@@ -158,12 +158,12 @@ def test_the_table_of_layers_and_dimensions():
 
 
 def test_curves():
-    by = entry(dimensions=[8, 4], layers=[2, 1]).sizes
+    by = sizes_of(entry(dimensions=[8, 4], layers=[2, 1]))
     values = {f"{prefix}ndcg@10": float(i) for i, prefix in enumerate(by)}
     title, lines = curves(by, {"step 0": values})
     assert title == "ndcg@10 by dimensions"
     assert lines == {"1 layers, step 0": [(4, 3.0), (8, 2.0)], "2 layers, step 0": [(4, 1.0), (8, 0.0)]}
-    assert curves(entry(layers=[2, 1]).sizes, {"a": {"held_2_layers_m": 1.0, "held_1_layers_m": 0.5}}) == (
+    assert curves(sizes_of(entry(layers=[2, 1])), {"a": {"held_2_layers_m": 1.0, "held_1_layers_m": 0.5}}) == (
         "m by layers",
         {"a": [(1, 0.5), (2, 1.0)]},
     )

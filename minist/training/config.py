@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 
@@ -155,16 +155,6 @@ class GuideConfig:
     cache: bool = False  # embed every training text once, before the first step, and keep that on disk
 
 
-class Size(NamedTuple):
-    """Of a model: how many of its first layers and dimensions are used, 0 for all."""
-
-    layers: int = 0
-    dimensions: int = 0
-
-
-Sizes = dict[str, Size]  # by how the names of metrics begin
-
-
 @dataclass(frozen=True)
 class EvalConfig(RowsConfig):
     """One evaluation: an evaluator, or the mean of a loss. One that a [[data]] entry writes alike is the same one."""
@@ -181,11 +171,8 @@ class EvalConfig(RowsConfig):
     searches: list[str] = field(default_factory=list)  # queries whose hits are printed at the end
 
     @property
-    def sizes(self) -> Sizes:
-        """Each of layers with each of dimensions; none where neither is given."""
-        start, given = f"{self.name}_" * bool(self.name), bool(self.layers or self.dimensions)
-        found = [Size(k, d) for k in self.layers or [0] for d in self.dimensions or [0]] * given
-        return {f"{start}{f'{k}_layers_' * bool(k)}{f'{d}_' * bool(d)}": Size(k, d) for k, d in found}
+    def has_sizes(self) -> bool:
+        return bool(self.dimensions or self.layers)
 
 
 @dataclass(frozen=True)
@@ -209,7 +196,7 @@ class Config:
     @property
     def looks_before(self) -> bool:
         """Whether the model is measured before its first step too."""
-        return bool(self.train.best or self.expect or any(entry.sizes for entry in self.eval))
+        return bool(self.train.best or self.expect or any(entry.has_sizes for entry in self.eval))
 
 
 def load_config(file: Path, overrides: list[str]) -> Config:
@@ -271,7 +258,7 @@ def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
     of_a_loss = (entry.label != "", entry.roles, entry.prompts, entry.delete_words, entry.draw_pairs)  # 0 is a label
     if entry.evaluator and any(of_a_loss):
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
-    if entry.sizes and (entry.loss or {"truncate_dim", "write_predictions"} & entry.evaluator.keys()):
+    if entry.has_sizes and (entry.loss or {"truncate_dim", "write_predictions"} & entry.evaluator.keys()):
         yield f"dimensions and layers in {where} are of an evaluator without truncate_dim and write_predictions"
     name = entry.evaluator.get("name")
     if (entry.bm25 and name not in RANKING) or (entry.searches and name != RANKING[0]):

@@ -13,14 +13,13 @@ from minist import distributed
 from minist.files import complete_file
 from minist.models.reading import read_optional, reading
 from minist.training.about import ABOUT
-from minist.training.config import Size
 from minist.training.construct import Table
 from minist.training.curves import Points, figures, read_metrics, safe, svg
 from minist.training.evaluations import HEADLINES
 from minist.training.examples import EXAMPLES, shorten
 from minist.training.run import Run
 from minist.training.selection import falls
-from minist.training.sizes import curves
+from minist.training.sizes import Size, curves
 
 REPORT = "report.html"
 PAGE = Path(__file__).with_name(REPORT)  # with places for the title and the body

@@ -10,18 +10,35 @@ train models for it."""
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from minist.checks import pick, whole
 from minist.models.text_model import TextModel
-from minist.training.config import EvalConfig, Size, Sizes
+from minist.training.config import EvalConfig
 from minist.training.evaluations import HEADLINES, Evaluation
 
 BAR, CELL = 12, 34  # characters: the bar of the largest value, and a value with its bar
 Curves = dict[str, list[tuple[int, float]]]  # by name (size, value), the smallest first
+
+
+class Size(NamedTuple):
+    """Of a model: how many of its first layers and dimensions are used, 0 for all."""
+
+    layers: int = 0
+    dimensions: int = 0
+
+
+Sizes = dict[str, Size]  # by how the names of metrics begin
+
+
+def sizes_of(entry: EvalConfig) -> Sizes:
+    """Each of layers with each of dimensions; none where neither is given."""
+    found = [Size(k, d) for k in entry.layers or [0] for d in entry.dimensions or [0]] * entry.has_sizes
+    start = f"{entry.name}_" * bool(entry.name)
+    return {f"{start}{f'{k}_layers_' * bool(k)}{f'{d}_' * bool(d)}": Size(k, d) for k, d in found}
 
 
 class SizedEvaluation:
@@ -36,7 +53,7 @@ class SizedEvaluation:
             pick(f"config: with layers in {entry.where}, the pooling", str(mixes[:1]), {"[]": "which mixes no layers"})
             whole(f"config: one of layers in {entry.where}", layer, 1, model.stack.num_layers)
         self.evaluator, self.name = evaluator, f"{entry.name}_" * bool(entry.name)
-        self.sizes: Sizes = {self.name: Size(), **entry.sizes}
+        self.sizes: Sizes = {self.name: Size(), **sizes_of(entry)}
 
     def __call__(self, model: TextModel) -> dict[str, float]:
         found, last = dict[str, float](), model.stack.num_layers
@@ -88,7 +105,7 @@ class Once:
 
 
 def sized(entry: EvalConfig, evaluation: Evaluation, model: TextModel) -> Evaluation:
-    return SizedEvaluation(entry, evaluation, model) if entry.sizes else evaluation
+    return SizedEvaluation(entry, evaluation, model) if entry.has_sizes else evaluation
 
 
 # What is shown of it: the metric that says most, the same at all sizes.

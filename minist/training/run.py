@@ -78,16 +78,14 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     names, length = [task.name for task in tasks], (settings.epochs, settings.max_steps)
     batches = Batches(samplers, settings.mixing, config.seed, *length, names)
     evaluations = [make_evaluation(config, entry, model, guides, tasks) for entry in config.eval]
-    measured = [sized(entry, one, model) for entry, one in zip(config.eval, evaluations, strict=True)]
     fsdp = settings.fsdp and distributed.world_size() > 1
     trained = make_trained(config, model, tasks, fsdp)
     # gradients of mini-batches are averaged at the end, by hand; those in shares as they are made
-    by_hand = fsdp or settings.mini_batch_tokens
-    wrapped = model if by_hand else collectives.wrap(model, has_routes=bool(model.routes))
+    wrapped = model if fsdp or settings.mini_batch_tokens else collectives.wrap(model, has_routes=bool(model.routes))
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens, fsdp)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
-    selection, examples = Selection(settings.best, settings.patience), Examples(config, evaluations)
-    made = evaluations, measured, examples
+    selection = Selection(settings.best, settings.patience)
+    made = evaluations, sized(config.eval, evaluations, model), Examples(config, evaluations)
     run = Run(config, output, device, say, tasks, *made, batches, trained, setup, seal, selection)
     introduce(run)
     if checkpoint:

@@ -7,7 +7,7 @@
 beside the metrics of the whole model, heldout_cosine_ndcg@10. See losses/matryoshka.py and adaptive_layer.py, which
 train models for it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
 from typing import Any, NamedTuple
@@ -104,8 +104,10 @@ class Once:
     encode_document = partialmethod(encode, role="document")
 
 
-def sized(entry: EvalConfig, evaluation: Evaluation, model: TextModel) -> Evaluation:
-    return SizedEvaluation(entry, evaluation, model) if entry.has_sizes else evaluation
+def sized(entries: Iterable[EvalConfig], evaluations: Iterable[Evaluation], model: TextModel) -> list[Evaluation]:
+    """The evaluations of the entries of [[eval]], those with sizes at all of them."""
+    pairs = zip(entries, evaluations, strict=True)
+    return [SizedEvaluation(entry, one, model) if entry.has_sizes else one for entry, one in pairs]
 
 
 # What is shown of it: the metric that says most, the same at all sizes.

@@ -18,6 +18,20 @@ STEPS = 2
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CLASSES = ["NEUTRAL", "ENTAILMENT", "CONTRADICTION"]
 TEXT = "text"
+PAIR, TRIPLET = {"text1": TEXT, "text2": TEXT}, {"anchor": TEXT, "positive": TEXT, "negative": TEXT}
+INFERENCE = {"premise": TEXT, "hypothesis": TEXT, "label": ["entailment", "neutral", "contradiction"]}
+SOURCES = {  # the columns of minist/data/sources
+    "python_docs": {"summary": TEXT, "body": TEXT},
+    "packages": {"title": TEXT, "body": TEXT},
+    "wordnet/definitions": {"words": TEXT, "definition": TEXT},
+    "wordnet/examples": {"example": TEXT, "definition": TEXT},
+    "wordnet/similarity": PAIR | {"score": [0.1, 0.9, 0.4]},
+    "wordnet/inference": INFERENCE,
+    "wordnet/triplets": TRIPLET,
+    "wordnet/classes": {"text": TEXT, "label": ["noun.animal", "verb.motion", "noun.food"]},
+    "wordnet/class_triplets": TRIPLET,
+    **{f"freedict/{language}": {"english": TEXT, "translation": TEXT} for language in ("deu", "fra", "spa")},
+}
 MADE: set[str] = set()  # names of our classes of which a command made an object
 
 Row = dict[str, object]
@@ -62,7 +76,8 @@ def write_source(folder: Path, **columns: object) -> None:
 def lay_out(folder: Path) -> None:
     """The models "tiny" and "words", and data/ with the columns of the sources, in an empty folder."""
     data = folder / "data"
-    write_source(data / "python_docs", summary=TEXT, body=TEXT)
+    for source, columns in SOURCES.items():
+        write_source(data / source, **columns)
     (data / "sick").mkdir()
     for name, seed in (("train", 3), ("trial", 4)):
         rows = rows_of(
@@ -80,16 +95,16 @@ def lay_out(folder: Path) -> None:
 
 def lay_out_examples(folder: Path) -> None:
     """The files that the EXAMPLES.md name."""
-    nli, scores = ["neutral", "entailment", "contradiction"], [[0.9, 0.3, 0.1], [0.8, 0.5, 0.4]]
+    scores = [[0.9, 0.3, 0.1], [0.8, 0.5, 0.4]]
     negatives = {"negative_1": TEXT, "negative_2": TEXT}
     files = {
         "pairs": {"question": TEXT, "answer": TEXT},
         "lists": {"query": TEXT, "documents": 4, "labels": [[1, 0, 0, 0], [0, 2, 1, 0]]},
         "scored": {"query": TEXT, "positive": TEXT, **negatives, "scores": scores},
         "sts": {"sentence1": TEXT, "sentence2": TEXT, "score": [0.1, 0.9, 0.4]},
-        "nli": {"premise": TEXT, "hypothesis": TEXT, "label": nli},
+        "nli": INFERENCE,
         "candidates": {"query": TEXT, "positive": 1, "documents": 5},
-        "questions": {"text1": TEXT, "text2": TEXT, "label": [1, 0, 0]},
+        "questions": PAIR | {"label": [1, 0, 0]},
     }
     for seed, (name, columns) in enumerate(files.items()):
         write_jsonl(folder / f"{name}.jsonl", rows_of(30, seed, **columns))

@@ -107,7 +107,7 @@ class DataConfig(RowsConfig):
     kind = "data"
     loss: Table = field(default_factory=lambda: {"name": "MultipleNegativesRankingLoss"})
     name: str = "train"
-    source: str = ""  # a collection that is made when it is missing, instead of files: python_docs
+    source: str = ""  # a collection that is made when it is missing, see data/sources/, instead of files
     sampler: str = one_of("shuffled", SAMPLERS)  # or no_duplicates or group_by_label
     weight: float = limited(1.0, -math.inf, above=0)  # of its loss, beside the other sets
 

@@ -389,7 +389,7 @@ TRAIN = {
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "none"\n' + CONFIG[CONFIG.index("[[data"):]
     ), (), ["there is no folder none"]),
     "keep_layers of a new model": (
-        lambda: None, ("--set", "model.keep_layers=[0]"), ["max_length and twins in [model] belong to a model"]
+        lambda: None, ("--set", "model.keep_layers=[0]"), ["pca and twins in [model] belong to a model"]
     ),
     "keep_layers that are not there": (lambda: Path("c.toml").write_text(
         CONFIG[: CONFIG.index("[model.enc")] + '[model]\npath = "m"\n' + CONFIG[CONFIG.index("[[data"):]

@@ -66,10 +66,11 @@ class ModelConfig:
     keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
     num_labels: int = limited(0)  # scores that a CrossEncoder gives of a pair; 0: as the cross-encoder in path, else 1
     max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
+    pca: int = limited(0)  # embeddings of so many numbers: their first principal components, by a Dense; 0: none
     static_queries: bool = False  # of a SparseEncoder: a query is its words, by their rarity, and needs no encoder
     sparse_start: float = limited(0, 0, 1)  # of SPLADE: the share of the texts that have a word at first; 0: as it is
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
-    encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
+    encoder: Table = field(default_factory=dict)  # model_type (bert .., static), and the fields of its config.json
     autoencoder: Table = field(default_factory=dict)  # hidden_dim, k .. of a new SparseAutoEncoder behind that in path
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
@@ -213,8 +214,9 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "the top level lacks the key 'output'"
     if bool(model.path) == bool(model.encoder):
         yield "[model] takes path, or [model.encoder] to start from random weights: give one of them"
-    if (model.revision or model.keep_layers or model.max_length or model.twins or model.adapter) and not model.path:
-        yield "revision, adapter, keep_layers, max_length and twins in [model] belong to a model with a path"
+    of_a_path = model.revision, model.adapter, model.keep_layers, model.max_length, model.pca, model.twins
+    if any(of_a_path) and not model.path:
+        yield "revision, adapter, keep_layers, max_length, pca and twins in [model] belong to a model with a path"
     if model.lora.rank and (not model.path or model.adapter or model.keep_layers or model.twins or model.sparse_start):
         yield "[model.lora] is of a model with a path, without adapter, keep_layers, twins and sparse_start"
     if not model.lora.rank and model.lora != LoraConfig():

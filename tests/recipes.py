@@ -269,8 +269,8 @@ def execute(command: str, log: Path) -> int:
         process = subprocess.Popen(whole, shell=True, stdout=file, stderr=file, env=environment, start_new_session=True)
         try:
             code = process.wait()
-        except BaseException:  # Ctrl-C, SIGTERM: all processes of the command end too
-            os.killpg(process.pid, signal.SIGKILL)
+        except BaseException:  # Ctrl-C, SIGTERM: torchrun passes it on to its processes
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
     if code:
@@ -288,7 +288,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args, recipes = parse(), all_recipes()
-    chosen = in_order(recipes, args.names or recipes)
+    chosen = [recipe for recipe in in_order(recipes, args.names or recipes) if recipe.name in (args.names or recipes)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if args.reduced:
         from reduced import execute_reduced, lay_out

@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 import recipes as module
 from huggingface_hub import constants
 from recipes import MARK, Recipe, Runner, all_recipes, commands_of, in_order, training_of
-from reduced import execute_reduced, lay_out
+from reduced import CLASSES, TEXT, execute_reduced, rows_of, run_example
 from tiny import ROOT
 
 from minist.models import open_model
@@ -25,17 +26,10 @@ FULL = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for na
 PROGRAMS = ("python", "torchrun", "head", "tail", "cat", "cp")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("recipes")
-    lay_out(made)
-    return made
-
-
 @pytest.mark.filterwarnings("ignore:the model has a new head")
 @pytest.mark.parametrize("name", FULL)
-def test_all_commands_run(folder, monkeypatch, name):
-    monkeypatch.chdir(folder)
+def test_all_commands_run(reduced_folder, monkeypatch, name):
+    monkeypatch.chdir(reduced_folder)
     runner, recipe = Runner(RECIPES, execute_reduced, judge=False), RECIPES[name]
     runner.run(recipe)
     for command in (recipe.own, *recipe.variants):
@@ -46,6 +40,78 @@ def test_all_commands_run(folder, monkeypatch, name):
             assert set(result["metrics"]) == set(config.expect)
             assert all(math.isfinite(value) for values in result["metrics"].values() for value in values)
             open_model(Path(config.output) / "model", config.model.type)
+
+
+# ------------------------------------------------------------ with the data of the original pages
+
+# data set -> the columns of its subsets, as they are on the hub; a recipe may take those of one
+TRIPLETS = {"anchor": TEXT, "positive": TEXT, "negative": TEXT}
+PAIR_SCORE = {"sentence1": TEXT, "sentence2": TEXT, "score": [0.1, 0.9, 0.4]}
+ORIGINALS = {
+    "all_nli": [{"premise": TEXT, "hypothesis": TEXT, "label": [0, 1, 2]}, TRIPLETS, PAIR_SCORE],
+    "stsb": [PAIR_SCORE],
+    "quora_duplicates": [{"sentence1": TEXT, "sentence2": TEXT, "label": [0, 1]}, TRIPLETS],
+    "ms_marco": [{"query": TEXT, "positive": TEXT, "negative": TEXT}],
+    "gooaq": [{"question": TEXT, "answer": TEXT}],
+    "natural_questions": [{"query": TEXT, "answer": TEXT}],
+    "trec": [{"text": TEXT, "coarse_label": [0, 1, 2, 3, 4, 5], "fine_label": [*range(6)]}],
+    "wikipedia_sentences": [{"sentence": TEXT}],
+    "askubuntu": [{"text": TEXT}],
+    "parallel_sentences": [{"english": TEXT, "non_english": TEXT}],
+    "sick": [{"sentence_A": TEXT, "sentence_B": TEXT, "relatedness_score": [1, 5], "entailment_judgment": CLASSES}],
+}
+TABLE = re.compile(r"^\[\[data\]\]\n(.*?)(?=^\[|\Z)", re.DOTALL | re.MULTILINE)
+COMMENTED = re.compile(r"^# (files|columns|label|format) = ", re.MULTILINE)
+
+
+def with_originals(text: str) -> str:
+    """A config whose data tables are those that its comments show, where they show some."""
+
+    def change(match: re.Match) -> str:
+        table = match[0]
+        keys = [*COMMENTED.findall(table), "source", "files", "format"]
+        if len(keys) == 3:
+            return table
+        own = re.sub(rf"^({'|'.join(keys)}) = .*\n", "", table, flags=re.MULTILINE)
+        return COMMENTED.sub(r"\1 = ", own)
+
+    return TABLE.sub(change, text)
+
+
+ORIGINAL = [name for name, recipe in RECIPES.items() if with_originals(recipe.text) != recipe.text]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the model has a new head")
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_with_the_data_of_the_original_page(reduced_folder, monkeypatch, name):
+    monkeypatch.chdir(reduced_folder)
+    text = with_originals(RECIPES[name].text)
+    for entry in tomllib.loads(text)["data"]:
+        write_original(entry)
+    Runner(RECIPES, execute_reduced, judge=False).prepare(RECIPES[name])
+    # the evaluations are of the recipe's own data, and may speak of its classes
+    run_example("toml", re.sub(r"^best = .*\n", "", text.partition("[[eval]]")[0], flags=re.MULTILINE), name)
+
+
+def write_original(entry: dict) -> None:
+    """The files of an entry, with the columns that the data set has and no others."""
+    columns = {*entry["columns"].values(), *([entry["label"]] if "label" in entry else [])}
+    for file in map(Path, entry.get("files", [])):
+        if (known := ORIGINALS.get(file.parts[1])) and not file.exists():
+            subset = next((subset for subset in known if columns <= subset.keys()), None)
+            assert subset, f"{file.parts[1]} has no {columns}, it has {known}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rows = rows_of(30, 7, **subset)
+            lines = [",".join(map(str, values)) for values in (subset, *(row.values() for row in rows))]
+            is_table = file.suffix == ".csv"
+            file.write_text("".join(f"{line}\n" for line in (lines if is_table else map(json.dumps, rows))))
+
+
+def test_comments_become_the_table():
+    text = '[[data]]\nsource = "a"\nlabel = "l"\nloss = "L"\n# files = ["f"]\n# label = "m"\n# why\n\n[train]\n'
+    assert with_originals(text) == '[[data]]\nloss = "L"\nfiles = ["f"]\nlabel = "m"\n# why\n\n[train]\n'
+    assert with_originals(own := '[[data]]\nsource = "a"\n\n[train]\n# label = 1\n') == own
 
 
 # ------------------------------------------------------------ their form

@@ -1,4 +1,4 @@
-"""Blocks on FAISS, Qdrant and bulk files in README.md, run on what encode.py writes: they find what our search finds."""
+"""Blocks on FAISS, Qdrant and bulk files in README.md files, run on files of encode.py: they find what search finds."""
 
 import json
 import re

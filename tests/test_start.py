@@ -47,13 +47,10 @@ def test_prompts_routes_and_the_device_stay():
     assert smaller.encode_query(["a"]).shape == smaller.encode_document(["a"]).shape == (1, 4)
 
 
-@pytest.mark.parametrize(
-    ("count", "texts", "words"),
-    [(17, TEXTS, "pca in .model. is 17: use a number at least 1 and at most 16"), (9, TEXTS[:8], "at most 8")],
-)
-def test_more_components_than_there_can_be(count, texts, words):
-    with pytest.raises(ValueError, match=words):
-        with_components(tiny_model(), texts, count)
+def test_more_components_than_there_can_be():
+    with pytest.raises(ValueError, match=r"pca in .model. is 17: use a number at least 1 and at most 16"):
+        with_components(tiny_model(), TEXTS, 17)
+    assert np.isfinite(with_components(tiny_model(), TEXTS[:1], 16).encode(TEXTS)).all()  # however few texts
 
 
 @pytest.fixture

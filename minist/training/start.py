@@ -90,9 +90,10 @@ def with_components(model: Any, texts: Sequence[str], count: int) -> TextModel:
     directions in which the embeddings of `texts` differ most, their first principal components. No mean is taken away
     from an embedding: of two, the difference is the same without."""
     pick("config: what a model with pca in [model] gives", model.gives, {"embeddings": "which it makes shorter"})
-    whole("config: pca in [model]", count, 1, min(model.width, len(texts)))
+    whole("config: pca in [model]", count, 1, model.width)
     x = model.encode(texts, truncate_dim=model.width, convert_to_tensor=True)
-    directions = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh  # [.., D], that of most variance first
+    covariance = torch.cov(x.T, correction=0)  # [D, D]
+    directions = torch.linalg.eigh(covariance).eigenvectors.T.flip(0)  # in rows, that of most variance first
     dense = Dense(model.width, count, bias=False, activation="torch.nn.modules.linear.Identity")
     dense.linear.weight.data = directions[:count].contiguous()
     return _like(model.from_modules([*model.stack, dense.to(model.device)], model.tokenizers), model)

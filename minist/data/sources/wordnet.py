@@ -119,8 +119,9 @@ def make(folder: Path, given: Path | None) -> None:
 
 def write(folder: Path, files: Path) -> None:
     """A folder for each part."""
-    synsets = {synset.text.lower(): synset for name in FILES for synset in read_synsets(files / name)}  # no text twice
-    paths = tree_paths([synset for synset in synsets.values() if synset.kind.startswith("noun")])
+    found = [synset for name in FILES for synset in read_synsets(files / name)]
+    paths = tree_paths([synset for synset in found if synset.kind.startswith("noun")])
+    synsets = {synset.text.lower(): synset for synset in found}  # no text twice
     halves = [[synset for text, synset in synsets.items() if (hash_of(text) % 10 == 0) == held] for held in (False, True)]
     train, held_out = (Half(half, paths) for half in halves)
     with progress_bar(len(PARTS), "sets", "reading WordNet") as bar:

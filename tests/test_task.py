@@ -64,6 +64,16 @@ def test_words_are_deleted_anew_in_each_epoch(tmp_path):
     assert texts(one)[0] == texts(epochs[0][0])[4]
 
 
+def test_two_columns_of_one_text_lose_other_words(tmp_path):
+    data = TrainingRows(open_rows(tmp_path, {"a": "d", "b": "d"}), {}, CPU)
+    data.deleted = dict.fromkeys("ab", (0.5, *word_starts(MODEL.tokenizer)))
+    a, b = (texts(column) for column in data.batch(torch.arange(12), 0, 0, 0.0).columns)
+    assert sum(x != y for x, y in zip(a, b, strict=True)) > 6
+    data = TrainingRows(open_rows(tmp_path, {"text": "d"}), {}, CPU, pairs=1)  # each with itself
+    data.deleted = {"text": (0.5, *word_starts(MODEL.tokenizer))}
+    assert [texts(column) for column in data.batch(torch.arange(12), 0, 0, 0.0).columns] == [a, b]
+
+
 def test_pairs(tmp_path):
     data = TrainingRows(open_rows(tmp_path, {"text": "q"}), {"text": "query"}, CPU, pairs=4)
     batch = data.batch(torch.arange(12), 0, 0, 0.0)

@@ -59,7 +59,7 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     if rank == 0:
         saved.check_output(output, resume, overwrite)
     for source in [entry.source for entry in config.data if entry.source]:
-        distributed.prepare_once(Path("data") / source, partial(prepare_source, source))
+        distributed.prepare_once(Path("data") / source / "train.jsonl", partial(prepare_source, source))
     distributed.barrier()  # rank 0 may have said no
     checkpoint = saved.checkpoints(output)[-1] if resume else None
 

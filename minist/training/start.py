@@ -51,6 +51,7 @@ def make_model(config: Config) -> TextModel:
         model = new_model(start, texts_of(config, ()))
     if start.max_length:  # which is there only beside a path
         model.max_length = start.max_length
+    model.prompts |= start.prompts
     if start.pca:
         model = with_components(model, some_texts(config), start.pca)
     if start.autoencoder:  # it turns the embeddings of a dense model, behind all of its modules, into sparse ones

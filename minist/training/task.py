@@ -44,14 +44,16 @@ class TrainingRows:
         counts, labels = self._counts_and_labels(rows, epoch)
         columns = self._texts(share, epoch)
         if self.pairs:
-            columns += self._texts(self._drawn(epoch)[0][share], epoch)
+            columns += self._texts(self._drawn(epoch)[0][share], epoch, shift=1)
         return Batch(columns, self.roles, labels, counts, guide, progress=progress, step=step)
 
-    def _texts(self, rows: Tensor, epoch: int) -> tuple[Packed, ...]:
+    def _texts(self, rows: Tensor, epoch: int, shift: int = 0) -> tuple[Packed, ...]:
         columns = dict(zip(self.dataset.names, self.dataset.take(rows), strict=True))
         for name, (ratio, starts, special) in self.deleted.items():
-            texts = self.dataset.columns[self.dataset.names.index(name)].texts(rows)  # numbers of texts, not of rows
-            columns[name] = delete_words(columns[name], texts, starts, special, ratio, self.seed, epoch)
+            place = self.dataset.names.index(name)
+            texts = self.dataset.columns[place].texts(rows)  # numbers of texts, not of rows
+            seed = self.seed + place + shift  # two columns of one text, or it and its partner, lose other words
+            columns[name] = delete_words(columns[name], texts, starts, special, ratio, seed, epoch)
         if self.masking:
             (texts,), numbers = columns.values(), self.dataset.columns[0].texts(rows)
             return mask_words(texts, numbers, *self.masking, self.seed, epoch)  # and what stood there, a second column

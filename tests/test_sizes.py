@@ -95,15 +95,38 @@ def test_each_text_is_embedded_once_for_all_dimensions():
     once = len(calls)
     SizedEvaluation(entry(dimensions=[8, 4, 2], layers=[1]), evaluator, model)(model)
     assert len(calls) == 3 * once  # the whole model, and one layer of it
-    assert evaluator.truncate_dim is None
 
 
 def test_the_own_truncate_dim_of_a_model_counts_where_no_other_is_given():
     model = tiny_model()
     model.truncate_dim = 6
-    assert Once(model).encode(["a"]).shape == (1, 6)
-    assert Once(model).encode(["a"], truncate_dim=9).shape == (1, 9)
-    assert not torch.equal(Once(model).encode(["read", "a"]), Once(model).encode(["a", "read"]))
+    once = Once(model)
+    assert once.encode(["a"]).shape == (1, 6)
+    once.dimensions = 9
+    assert once.encode(["a"]).shape == (1, 9)
+    assert not torch.equal(once.encode(["read", "a"]), once.encode(["a", "read"]))
+
+
+def test_an_evaluator_of_evaluators(tmp_path):
+    """A number given to it alone would not reach those inside."""
+    (tmp_path / "NanoX/qrels").mkdir(parents=True)
+    for name, side in (("queries", 0), ("corpus", 1)):
+        rows = [{"_id": str(i), "text": row[side]} for i, row in enumerate(ROWS)]
+        write_jsonl(tmp_path / f"NanoX/{name}.jsonl", rows)
+    lines = ["query-id\tcorpus-id\tscore", *(f"{i}\t{i}\t1" for i in range(len(ROWS)))]
+    (tmp_path / "NanoX/qrels/test.tsv").write_text("\n".join(lines) + "\n")
+    model, nano = tiny_model(), {"folder": str(tmp_path), "name": "held"}
+    found = SizedEvaluation(entry(dimensions=[3]), evaluation.NanoBEIREvaluator(**nano), model)(model)
+    expected = evaluation.NanoBEIREvaluator(**nano, truncate_dim=3)(model)
+    expected = {name.replace("_3_cosine", "_cosine").replace("held_", "held_3_"): v for name, v in expected.items()}
+    assert expected.items() <= found.items()
+    assert evaluation.NanoBEIREvaluator(**nano)(model).items() <= found.items()
+
+
+def test_towers_of_different_depths():
+    model = two_towers()
+    model.encoders[0].keep_layers([0])
+    assert SizedEvaluation(entry(layers=[1]), search(), model)(model).items() >= search()(model).items()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +167,8 @@ def test_the_table():
     assert list(table("held", by, before, after)) == ["\ncosine_ndcg@10 of held, before -> after", *lines]
     assert list(table("held", by, {}, after))[1:] == [f"{line[:16]}{line[26:]}" for line in lines]
     assert list(table("held", {}, {}, after)) == []
+    nothing = {name: float("nan") for name in after}
+    assert list(table("held", by, {}, nothing))[1:] == ["384 dimensions  nan", " 32 dimensions  nan"]
 
 
 def test_the_table_of_layers_and_dimensions():
@@ -178,6 +203,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "rows.jsonl", [{"q": q, "d": d, "s": len(q) / 9} for q, d in ROWS])
     (tmp_path / "c.toml").write_text(CONFIG)
+    mine = "from minist.evaluation import EmbeddingSimilarityEvaluator as E\n"
+    mine += "class Mine(E):\n    def __init__(self, sentences1, sentences2, scores, name, note):\n        pass\n"
+    (tmp_path / "mine.py").write_text(mine)
     return tmp_path
 
 
@@ -215,7 +243,7 @@ def test_a_run_and_one_that_goes_on(folder):
         ("eval.0.dimensions=[99]", "one of dimensions in [[eval]] held is 99"),
         ('eval.0.evaluator={name="EmbeddingSimilarityEvaluator", truncate_dim=4}', "an evaluator without truncate_dim"),
         ("eval.0.layers=[2.5]", "a list (a whole number each)"),
-        ("eval.0.evaluator=LabelAccuracyEvaluator", "columns in [[eval]] held"),
+        ("eval.0.evaluator=mine.py:Mine", "an argument of its evaluator is 'truncate_dim', known are"),
     ],
 )
 def test_mistakes(folder, given, words):

@@ -35,8 +35,7 @@ Say = Callable[[str], None]  # prints a line, on rank 0 only
 def make_evaluator(entry: EvalConfig, tasks: Iterable[Task] = ()) -> Evaluation:
     """The evaluator that an entry names, with its rows. ValueError for an unknown one, or columns it does not take.
     `tasks` are those trained, for one that asks the loss of a task."""
-    # one that cannot cut embeddings has no such argument; one that can is told the number anew each time, see sizes.py
-    arguments = dict(entry.evaluator) | ({"truncate_dim": entry.dimensions[0]} if entry.dimensions else {})
+    arguments = dict(entry.evaluator)
     name = arguments.pop("name", "")
     found = find_class(f"evaluator in {entry.where}", name, evaluation)
     # its columns, each a name, "negative or documents", or "scores (optional)", must be there alone

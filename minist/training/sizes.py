@@ -7,6 +7,8 @@
 beside the metrics of the whole model, heldout_cosine_ndcg@10. See losses/matryoshka.py and adaptive_layer.py, which
 train models for it."""
 
+import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
@@ -42,41 +44,43 @@ def sizes_of(entry: EvalConfig) -> Sizes:
 
 
 class SizedEvaluation:
-    """An evaluator, called at each size. ValueError for sizes that the model has not."""
+    """An evaluator, called at each size. ValueError for sizes that the model has not, or an evaluator that needs all
+    dimensions: the others have an argument truncate_dim."""
 
     def __init__(self, entry: EvalConfig, evaluator: Any, model: TextModel) -> None:
-        pick(f"config: what a model with dimensions or layers in {entry.where} gives", model.gives, {"embeddings": 0})
+        where = entry.where
+        pick(f"config: what a model with dimensions or layers in {where} gives", model.gives, {"embeddings": None})
         for dimension in entry.dimensions:
-            whole(f"config: one of dimensions in {entry.where}", dimension, 1, model.width)
+            arguments = inspect.signature(type(evaluator)).parameters
+            pick(f"config: with dimensions in {where}, an argument of its evaluator", "truncate_dim", arguments)
+            whole(f"config: one of dimensions in {where}", dimension, 1, model.width)
         for layer in entry.layers:
             mixes = [module.name for path in model.stack.paths.values() for module in path if "layers" in module.takes]
-            pick(f"config: with layers in {entry.where}, the pooling", str(mixes[:1]), {"[]": "which mixes no layers"})
-            whole(f"config: one of layers in {entry.where}", layer, 1, model.stack.num_layers)
-        self.evaluator, self.name = evaluator, f"{entry.name}_" * bool(entry.name)
-        self.sizes: Sizes = {self.name: Size(), **sizes_of(entry)}
+            pick(f"config: with layers in {where}, what mixes them", str(mixes[:1]), {"[]": "nothing"})
+            whole(f"config: one of layers in {where}", layer, 1, model.stack.num_layers)
+        self.evaluator, self.name, self.sizes = evaluator, f"{entry.name}_" * bool(entry.name), sizes_of(entry)
 
     def __call__(self, model: TextModel) -> dict[str, float]:
-        found, last = dict[str, float](), model.stack.num_layers
-        # the whole model first: FSDP gets to know all layers in its first pass
-        for count in dict.fromkeys(layers or last for layers, _ in self.sizes.values()):
+        found, deepest = dict[str, float](), max((encoder.num_layers for encoder in model.encoders), default=0)
+        sizes: Sizes = {self.name: Size(), **self.sizes}
+        counts = {prefix: 0 if size.layers == deepest else size.layers for prefix, size in sizes.items()}
+        for count in dict.fromkeys(counts.values()):  # the whole model first, in which FSDP gets to know all layers
             with first_layers(model, count):
                 once = Once(model)
-                for prefix, (layers, dimension) in self.sizes.items():
-                    if (layers or last) == count:
-                        self.evaluator.truncate_dim = dimension or None
-                        measured = self.evaluator(once).items()
-                        found |= {prefix + metric.removeprefix(self.name): value for metric, value in measured}
-        self.evaluator.truncate_dim = None
+                for prefix in [prefix for prefix in sizes if counts[prefix] == count]:
+                    once.dimensions = sizes[prefix].dimensions
+                    measured = self.evaluator(once).items()
+                    found |= {prefix + metric.removeprefix(self.name): value for metric, value in measured}
         return found
 
 
 @contextmanager
 def first_layers(model: TextModel, count: int) -> Iterator[None]:
-    """`model` as if its encoders ended behind layer `count`; afterwards it is as before."""
+    """`model` as if its encoders ended behind layer `count`, 0 for none of it; afterwards it is as before."""
     before = [(encoder, encoder.layers) for encoder in model.encoders]
     try:
         for encoder, layers in before:
-            encoder.layers = layers[:count]
+            encoder.layers = layers[: count or None]
         yield
     finally:
         for encoder, layers in before:
@@ -84,21 +88,20 @@ def first_layers(model: TextModel, count: int) -> Iterator[None]:
 
 
 class Once:
-    """What an evaluator asks of a model; the same texts are embedded once, and then cut as often as it likes."""
+    """What an evaluator asks of a model; the same texts are embedded once, and then cut to so many `dimensions`."""
+
+    dimensions = 0  # as many as the model's own
 
     def __init__(self, model: TextModel) -> None:
         self.model, self.gives, self.similarity_name = model, model.gives, model.similarity_name
         self.known: dict[Any, Tensor] = {}
 
-    def encode(
-        self, texts: Sequence[str], role: str | None = None, prompt: str | None = None, truncate_dim: int | None = None
-    ) -> Tensor:
-        """[N, truncate_dim]; None is the model's own."""
+    def encode(self, texts: Sequence[str], role: str | None = None, prompt: str | None = None) -> Tensor:
         key = (role, prompt, *texts)
         if key not in self.known:
             options: dict[str, Any] = {"role": role, "prompt": prompt, "truncate_dim": self.model.width}
             self.known[key] = torch.as_tensor(self.model.encode(texts, **options))
-        return self.known[key][:, : self.model.kept_dim(truncate_dim)]
+        return self.known[key][:, : self.model.kept_dim(self.dimensions or None)]
 
     encode_query = partialmethod(encode, role="query")
     encode_document = partialmethod(encode, role="document")
@@ -126,10 +129,10 @@ def table(name: str, sizes: Sizes, before: Mapping[str, float], after: Mapping[s
     if not sizes:
         return
     (metric, last), (_, first) = values(sizes, after), values(sizes, before)
-    top, rows = max([0.0, *last.values()]), dict[str, list[str]]()
+    top, rows = max([0.0, *filter(math.isfinite, last.values())]), dict[str, list[str]]()
     for size, value in last.items():
         start = f"{first[size]:.4f} -> " if size in first else ""
-        bar = "#" * round(BAR * max(value, 0) / top) if top > 0 else ""  # no bar for what is below 0
+        bar = "#" * round(BAR * value / top) if 0 < value <= top else ""  # none for what is below 0, or no number
         label = f"{size.dimensions} dimensions" if size.dimensions else f"{size.layers} layers"
         rows.setdefault(label, []).append(f"{start}{value:.4f} {bar}".ljust(CELL))
     yield f"\n{metric} of {name}{', before -> after' if first else ''}"

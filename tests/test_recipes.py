@@ -14,7 +14,7 @@ import pytest
 import recipes as module
 from huggingface_hub import constants
 from recipes import MARK, Recipe, Runner, all_recipes, commands_of, in_order, training_of
-from reduced import CLASSES, TEXT, execute_reduced, rows_of, run_example
+from reduced import TEXT, execute_reduced, rows_of, run_example
 from tiny import ROOT
 
 from minist.models import open_model
@@ -51,14 +51,13 @@ ORIGINALS = {
     "all_nli": [{"premise": TEXT, "hypothesis": TEXT, "label": [0, 1, 2]}, TRIPLETS, PAIR_SCORE],
     "stsb": [PAIR_SCORE],
     "quora_duplicates": [{"sentence1": TEXT, "sentence2": TEXT, "label": [0, 1]}, TRIPLETS],
-    "ms_marco": [{"query": TEXT, "positive": TEXT, "negative": TEXT}],
+    "msmarco": [{"query": TEXT, "positive": TEXT, "negative": TEXT}],
     "gooaq": [{"question": TEXT, "answer": TEXT}],
     "natural_questions": [{"query": TEXT, "answer": TEXT}],
     "trec": [{"text": TEXT, "coarse_label": [0, 1, 2, 3, 4, 5], "fine_label": [*range(6)]}],
     "wikipedia_sentences": [{"sentence": TEXT}],
     "askubuntu": [{"text": TEXT}],
     "parallel_sentences": [{"english": TEXT, "non_english": TEXT}],
-    "sick": [{"sentence_A": TEXT, "sentence_B": TEXT, "relatedness_score": [1, 5], "entailment_judgment": CLASSES}],
 }
 TABLE = re.compile(r"^\[\[data\]\]\n(.*?)(?=^\[|\Z)", re.DOTALL | re.MULTILINE)
 COMMENTED = re.compile(r"^# (files|columns|label|format) = ", re.MULTILINE)
@@ -98,7 +97,7 @@ def write_original(entry: dict) -> None:
     """The files of an entry, with the columns that the data set has and no others."""
     columns = {*entry["columns"].values(), *([entry["label"]] if "label" in entry else [])}
     for file in map(Path, entry.get("files", [])):
-        if (known := ORIGINALS.get(file.parts[1])) and not file.exists():
+        if known := ORIGINALS.get(file.parts[1]):  # another recipe may have written another subset
             subset = next((subset for subset in known if columns <= subset.keys()), None)
             assert subset, f"{file.parts[1]} has no {columns}, it has {known}"
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ model/, perhaps best/.
 import argparse
 import math
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from minist.sharding import whole
 from minist.training.about import write_about
 from minist.training.checkpoint import check_weights, log, open_run, save_checkpoint
 from minist.training.config import load_config
+from minist.training.curves import read_metrics
 from minist.training.dry_run import dry_run
 from minist.training.evaluations import HEADLINES, evaluate, report
 from minist.training.log import LEGEND, Meter, peak_memory
@@ -32,7 +34,8 @@ from minist.training.model_card import write_run_card
 from minist.training.optimizer import check_finite, clip, learning_rate
 from minist.training.report import REPORT, refresh
 from minist.training.run import Run, start_run
-from minist.training.selection import Interruption
+from minist.training.selection import Interruption, missed
+from minist.training.sizes import sizes_of, table
 from minist.training.start import keep_one
 from minist.training.step import Objective, mini_batched_step, plain_step, token_step
 
@@ -80,11 +83,11 @@ def train(args: argparse.Namespace) -> None:
         if last:
             break
     with whole(run.trained.model):
-        metrics = finish(run, metrics or evaluate(run.evaluations, run.trained.model), started)
+        metrics = finish(run, metrics or evaluate(run.measured, run.trained.model), started)
     distributed.stop()  # before the check below: a rank that leaves alone looks lost to the others
-    for name, least in config.expect.items():
-        if not pick("config: a metric in [expect]", name, metrics) >= least:  # nor does a value that is no number
-            raise ValueError(f"the run reached {name} = {metrics[name]:.4f}, expected at least {least}")
+    if misses := list(missed(metrics, config.expect)):
+        print(f"error: the run reached {'; '.join(misses)}", file=sys.stderr)
+        sys.exit(1)  # and not 2, which says that something was given wrongly
 
 
 def check(args: argparse.Namespace) -> None:
@@ -99,8 +102,8 @@ def open_directory(run: Run, overwrite: bool) -> None:
     metrics: dict[str, float] = {}
     if run.done == 0:
         evaluate([run.examples], run.trained.model)
-    if run.done == 0 and (run.config.train.best or run.config.expect):
-        metrics = evaluate(run.evaluations, run.trained.model)
+    if run.done == 0 and run.config.looks_before:
+        metrics = evaluate(run.measured, run.trained.model)
         run.selection.check(metrics)
         for name in run.config.expect:
             pick("config: a metric in [expect]", name, metrics)
@@ -165,7 +168,7 @@ def save(run: Run) -> None:
 def measure(run: Run) -> dict[str, float]:
     with whole(run.trained.model):
         check_weights(run.trained.model, run.done)  # before an evaluation that would take them for a result
-        metrics = evaluate([*run.evaluations, run.examples], run.trained.model)
+        metrics = evaluate([*run.measured, run.examples], run.trained.model)
         report_and_choose(run, metrics)
     return metrics
 
@@ -174,7 +177,9 @@ def report_and_choose(run: Run, metrics: dict[str, float]) -> None:
     """Metrics to the terminal, those that one looks at, and all to metrics.jsonl; keep the model if it is the best."""
     if metrics and distributed.rank() == 0:
         log(run.output, {"step": run.done, **metrics})
-    if shown := [f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(HEADLINES)]:
+    sized = tuple(prefix for entry in run.config.eval for prefix in sizes_of(entry))  # for a table at the end
+    named = {name: value for name, value in metrics.items() if name.endswith(HEADLINES) and not name.startswith(sized)}
+    if shown := [f"{name} {value:.4f}" for name, value in named.items()]:
         run.say(f"eval   {'  '.join(shown)}")
     if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
         run.say(f"warning: no number after step {run.done}, and so never the best: {listing(wrong)}")
@@ -203,8 +208,11 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
         model.merge_adapter()
     model.save(folder)
     write_run_card(model, folder, step)
+    before = next((record for record in read_metrics(run.output) if record["step"] == 0), {})
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
+        for line in table(entry.name, sizes_of(entry), before, metrics):
+            run.say(line)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
     run.say(f"  python encode.py --model {folder} {model.example}")
     run.say(f"how it went, in a browser: {run.output / REPORT}")

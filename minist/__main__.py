@@ -4,10 +4,11 @@ import argparse
 from typing import NoReturn
 
 from minist.cli import run_command
-from minist.commands import evaluate, expand, map, merge, mine, report, search, tune
+from minist.commands import evaluate, expand, look, map, merge, mine, report, search, tune
 
 # in the order in which a person meets them
 COMMANDS = {
+    "look": look,
     "search": search,
     "evaluate": evaluate,
     "report": report,

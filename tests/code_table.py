@@ -1,11 +1,13 @@
 """Prints how large and how plain the code is beside what is asked for, and exits with 1 where a limit is missed.
 
 python tests/code_table.py, or with another checkout's folder after it. A code line is one that is neither blank, nor a
-comment alone, nor part of a docstring.
+comment alone, nor part of a docstring. With --write it also puts the files' lines into the tables of minist/README.md
+and the lessons of README.md.
 """
 
 import ast
 import io
+import re
 import sys
 import tokenize
 from pathlib import Path
@@ -16,7 +18,7 @@ FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 NOT_FOR_READERS = ("# noqa", "# type:", "# ----")  # comments that explain nothing
 
 # what a reader meets who follows one training step: MultipleNegativesRankingLoss in MatryoshkaLoss, in mini-batches.
-# README.md, "One step, read in order", has the same files, and names those of which a step calls a line in passing
+# minist/README.md, "One step, read in order", has the same files, and names those that a step calls in passing
 STEP = """
 train.py
 minist/training/step.py
@@ -121,11 +123,30 @@ def figures(root: Path) -> list[Figure]:
     ]
 
 
-def main(root: Path) -> int:
+NUMBERED = re.compile(r"(`([\w/]+\.py)`(?: \| | \())([\d,]+)( \||\s+lines\))")  # `file.py` | 12 |, `file.py` (12 lines)
+TOTAL = re.compile(r"(\| 16 files \| )([\d,]+)")
+GUIDES = ("README.md", "minist/README.md")
+
+
+def with_line_counts(text: str, root: Path) -> str:
+    """A guide with the number of lines that each file has now."""
+
+    def lines(name: str) -> int:
+        return len((root / name).read_text("utf-8").splitlines())
+
+    text = NUMBERED.sub(lambda found: f"{found[1]}{lines(found[2])}{found[4]}", text)
+    return TOTAL.sub(lambda found: f"{found[1]}{sum(map(lines, STEP)):,}", text)
+
+
+def main(root: Path, write: bool = False) -> int:
+    for guide in GUIDES if write else ():
+        text = (root / guide).read_text("utf-8")
+        (root / guide).write_text(with_line_counts(text, root), "utf-8")
     table = figures(root)
     print("\n".join(map(str, table)))
     return int(not all(figure.is_kept for figure in table))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT))
+    given = [argument for argument in sys.argv[1:] if argument != "--write"]
+    sys.exit(main(Path(given[0]) if given else ROOT, "--write" in sys.argv))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from code_table import STEP, Counts, Figure, figures, main, measure
+from code_table import GUIDES, NUMBERED, STEP, TOTAL, Counts, Figure, figures, main, measure, with_line_counts
 from tiny import ROOT, sentences, tiny_model, write_jsonl
 
 import train
@@ -52,6 +52,16 @@ def test_the_table_of_this_checkout(capsys):
     assert len(set(STEP)) == 16
 
 
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_say_how_many_lines_a_file_has(guide):
+    """python tests/code_table.py --write mends them."""
+    text = (ROOT / guide).read_text("utf-8")
+    assert len(NUMBERED.findall(text)) >= 16
+    assert with_line_counts(text, ROOT) == text
+    wrong = TOTAL.sub(r"\g<1>1", NUMBERED.sub(r"\g<1>1\g<4>", text))
+    assert wrong != text and with_line_counts(wrong, ROOT) == text
+
+
 CONFIG = """
 output = "run"
 [model]
@@ -79,12 +89,10 @@ def test_a_step_runs_in_the_files_that_the_readme_lists(tmp_path, monkeypatch):
     finally:
         sys.setprofile(None)
     ran = {Path(file).relative_to(ROOT).as_posix() for file in files if file.startswith(str(ROOT))}
-    text = (ROOT / "README.md").read_text("utf-8").partition("### One step")[2].partition("### All files")[0]
+    text = (ROOT / "minist/README.md").read_text("utf-8").partition("## One step")[2].partition("## All files")[0]
     table, _, passing = text.partition("In passing")
     listed = set(re.findall(r"`([\w/]+\.py)`", table))
     assert listed == set(STEP)
     ours = {file for file in ran if file.startswith(("minist", "train"))}
     assert ours - listed == {f"minist/{name}" for name in re.findall(r"`([\w/]+\.py)`", passing)}
     assert listed - ours <= {"minist/batch.py"}  # a table of names, which runs nothing
-    for file, lines in re.findall(r"`([\w/]+\.py)` \| (\d+) \|", table):
-        assert len((ROOT / file).read_text("utf-8").splitlines()) == int(lines), file

@@ -39,7 +39,7 @@ ARROWS = {
     "sharding": ("distributed",),
     "batch": ("data.packed",),
     "diagnostics": ("batch", "data.packed", "similarity"),
-    "data": ("files", "progress", "checks"),
+    "data": ALONE,
     "module": ("data.packed", "checks"),
     "encoders": BOTTOM,
     "modules": (*BOTTOM, "encoders"),

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from minist.data import sources
-from minist.data.sources import prepare_source
+from minist.data.sources import python_docs
 
 BODY = "It is read from the start, line by line, and every line is split into its fields."
 
@@ -30,12 +29,12 @@ def write(folder, name, *docstrings):
     ],
 )
 def test_split_docstring(text, expected):
-    assert sources.split_docstring(text) == expected
+    assert python_docs.split_docstring(text) == expected
 
 
 def test_a_long_body_is_cut():
-    summary, body = sources.split_docstring("Read a csv file.\n\n" + "w " * 1000)
-    assert (summary, len(body.split())) == ("Read a csv file.", sources.MAX_BODY_WORDS)
+    summary, body = python_docs.split_docstring("Read a csv file.\n\n" + "w " * 1000)
+    assert (summary, len(body.split())) == ("Read a csv file.", python_docs.MAX_BODY_WORDS)
 
 
 def test_collect_pairs(tmp_path):
@@ -45,9 +44,9 @@ def test_collect_pairs(tmp_path):
     write(tmp_path, "b/tests/e.py", f"Wait for a thread.\n\n{BODY.replace('line', 'thread')}")
     (tmp_path / "broken.py").write_text("def f(:\n")
     (tmp_path / "notes.txt").write_text(f'"""Open a new socket.\n\n{BODY.replace("line", "byte")}"""')
-    pairs = sources.collect_pairs([tmp_path])
+    pairs = python_docs.collect_pairs([tmp_path])
     assert {summary for summary, _ in pairs} == {"Read a csv file.", "Sort a long list."}
-    assert sources.collect_pairs([tmp_path]) == pairs
+    assert python_docs.collect_pairs([tmp_path]) == pairs
 
 
 def test_every_kind_of_docstring(tmp_path):
@@ -55,15 +54,15 @@ def test_every_kind_of_docstring(tmp_path):
     module, class_, method, coroutine = (f'"""{text}"""' for text in texts)
     code = f"{module}\nclass C:\n    {class_}\n    def f():\n        {method}\nasync def g():\n    {coroutine}\n"
     (tmp_path / "m.py").write_text(code)
-    assert {summary for summary, _ in sources.collect_pairs([tmp_path])} == {t.split("\n")[0] for t in texts}
+    assert {summary for summary, _ in python_docs.collect_pairs([tmp_path])} == {t.split("\n")[0] for t in texts}
 
 
 def test_prepare(tmp_path, monkeypatch):
     texts = [f"Summary of number {i}.\n\n{BODY} {i}" for i in range(10)]
     write(tmp_path / "library", "m.py", *texts)
-    monkeypatch.setattr(sources, "library_folders", lambda: [tmp_path / "library"])
-    monkeypatch.setattr(sources, "HELD_OUT", 3)
-    sources.python_docs(tmp_path / "out")
+    monkeypatch.setattr(python_docs, "library_folders", lambda: [tmp_path / "library"])
+    monkeypatch.setattr(python_docs, "HELD_OUT", 3)
+    python_docs.make(tmp_path / "out", None)
     train, held = (
         [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("train", "heldout")
@@ -74,17 +73,5 @@ def test_prepare(tmp_path, monkeypatch):
 
 
 def test_library_folders():
-    names = [(folder / "__init__.py").exists() or (folder / "csv.py").exists() for folder in sources.library_folders()]
-    assert names == [True, True, True]
-
-
-def test_prepare_source(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    made = []
-    monkeypatch.setitem(
-        sources.SOURCES, "python_docs", lambda folder: (folder.mkdir(parents=True), made.append(folder))
-    )
-    prepare_source("python_docs")
-    assert [str(folder) for folder in made] == ["data/python_docs"]
-    with pytest.raises(ValueError, match="source is 'wikipedia', known are python_docs"):
-        prepare_source("wikipedia")
+    folders = python_docs.library_folders()
+    assert [(folder / "__init__.py").exists() or (folder / "csv.py").exists() for folder in folders] == [True] * 3

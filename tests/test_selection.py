@@ -2,7 +2,7 @@
 
 import pytest
 
-from minist.training.selection import Selection
+from minist.training.selection import Selection, missed
 
 
 def test_a_metric_that_should_rise():
@@ -15,6 +15,17 @@ def test_a_metric_that_should_rise():
 def test_a_loss_should_fall():
     selection = Selection("eval_held_loss", 0)
     assert [selection.update({"eval_held_loss": value}, 0) for value in (2.0, 3.0, 1.0)] == [True, False, True]
+
+
+def test_what_is_missed():
+    """A limit that is just reached is none; a loss has to stay below its limit, all others above."""
+    metrics = {"m": 0.5, "eval_held_loss": 2.0, "x": float("nan"), "x_loss": float("nan")}
+    assert list(missed(metrics, {"m": 0.5, "eval_held_loss": 2.0})) == []
+    words = ["m = 0.5000, expected at least 0.51", "eval_held_loss = 2.0000, expected at most 1.9"]
+    assert list(missed(metrics, {"m": 0.51, "eval_held_loss": 1.9})) == words
+    assert len(list(missed(metrics, {"x": -1e9, "x_loss": 1e9}))) == 2
+    with pytest.raises(ValueError, match=r"a metric in .expect. is 'other', known are m, eval_held_loss"):
+        list(missed(metrics, {"other": 0}))
 
 
 def test_patience():

@@ -96,8 +96,18 @@ def test_the_best_of_all(folder):
     assert (code, again, progress) == (0, printed, "")  # and nothing is run
     assert len((folder / "runs").read_text().splitlines()) == 4
     code, _, error = run_script("train.py", "--config", "out/best.toml")
-    assert code == 2 and f"reached {METRIC} = {values[best]:.4f}, expected at least 0.999" in error  # its own aim
+    assert code == 1 and f"reached {METRIC} = {values[best]:.4f}, expected at least 0.999" in error  # its own aim
     assert (folder / "out/best/model").exists()
+
+
+def test_a_metric_that_falls(folder):
+    """Its expectation, which finds a wrong name and a value that is no number, must be met by any number."""
+    columns = 'columns = { anchor = "q", positive = "d" }'
+    evaluation = f'[[eval]]\nname = "dev"\nfiles = ["pairs.jsonl"]\n{columns}\nloss = "MegaBatchMarginLoss"\n'
+    Path("c.toml").write_text(CONFIG.partition("[[eval]]")[0] + evaluation + "[train]\nmax_steps = 2\n")
+    search = ("--set", "train.lr=1e-3..1e-1", "--trials", "2", "--metric", "eval_dev_loss")
+    code, printed, progress = tune(search=search)
+    assert code == 0 and "error" not in progress and sorted(rows(printed)) == [0, 1]
 
 
 def test_more_trials(folder):

@@ -16,6 +16,8 @@ from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
 from minist.training.start import new_model
 
 ROOT = Path(__file__).parents[1]
+# what people read: README.md of the project, of each package, of the benchmarks; and examples beside them
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "minist").rglob("*.md")), *sorted((ROOT / "tests").glob("*/README.md"))]
 WORDS = "read write sort file list number thread wait socket date time parse text line byte key value open".split()  # noqa: SIM905
 ENCODER = {
     "model_type": "bert",

@@ -66,10 +66,12 @@ class ModelConfig:
     keep_layers: list[int] = field(default_factory=list)  # of the encoder in path, the first is 0; none: all
     num_labels: int = limited(0)  # scores that a CrossEncoder gives of a pair; 0: as the cross-encoder in path, else 1
     max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
+    pca: int = limited(0)  # embeddings of so many numbers: their first principal components, by a Dense; 0: none
     static_queries: bool = False  # of a SparseEncoder: a query is its words, by their rarity, and needs no encoder
+    prompts: dict[str, str] = field(default_factory=dict)  # query, document: saved with the model; see [train] prompts
     sparse_start: float = limited(0, 0, 1)  # of SPLADE: the share of the texts that have a word at first; 0: as it is
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
-    encoder: Table = field(default_factory=dict)  # model_type, and the fields of its config.json
+    encoder: Table = field(default_factory=dict)  # model_type (bert .., static), and the fields of its config.json
     autoencoder: Table = field(default_factory=dict)  # hidden_dim, k .. of a new SparseAutoEncoder behind that in path
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
@@ -107,7 +109,7 @@ class DataConfig(RowsConfig):
     kind = "data"
     loss: Table = field(default_factory=lambda: {"name": "MultipleNegativesRankingLoss"})
     name: str = "train"
-    source: str = ""  # a collection that is made when it is missing, instead of files: python_docs
+    source: str = ""  # a collection that is made when it is missing, see data/sources/, instead of files
     sampler: str = one_of("shuffled", SAMPLERS)  # or no_duplicates or group_by_label
     weight: float = limited(1.0, -math.inf, above=0)  # of its loss, beside the other sets
 
@@ -165,8 +167,14 @@ class EvalConfig(RowsConfig):
     queries: str = ""  # with corpus and qrels, instead of files: a collection as BEIR lays it out
     corpus: str = ""
     qrels: str = ""
+    dimensions: list[int] = field(default_factory=list)  # measure the first so many of an embedding too, see sizes.py
+    layers: list[int] = field(default_factory=list)  # and a model that ends behind its layer of that number, from 1
     bm25: bool = False  # print BM25's nDCG@10 on the same documents at the end
     searches: list[str] = field(default_factory=list)  # queries whose hits are printed at the end
+
+    @property
+    def has_sizes(self) -> bool:
+        return bool(self.dimensions or self.layers)
 
 
 @dataclass(frozen=True)
@@ -181,11 +189,16 @@ class Config:
     guide: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings a loss may look at
     teacher: GuideConfig = field(default_factory=GuideConfig)  # whose embeddings are learned
     eval: list[EvalConfig] = field(default_factory=list)
-    expect: dict[str, float] = limited({}, -math.inf)  # metric -> its least value
+    expect: dict[str, float] = limited({}, -math.inf)  # metric -> its least value, of a .._loss its largest
 
     @property
     def cache(self) -> Path:
         return Path(self.output).parent / "cache"  # of token streams, for all runs beside this one
+
+    @property
+    def looks_before(self) -> bool:
+        """Whether the model is measured before its first step too."""
+        return bool(self.train.best or self.expect or any(entry.has_sizes for entry in self.eval))
 
 
 def load_config(file: Path, overrides: list[str]) -> Config:
@@ -202,8 +215,9 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "the top level lacks the key 'output'"
     if bool(model.path) == bool(model.encoder):
         yield "[model] takes path, or [model.encoder] to start from random weights: give one of them"
-    if (model.revision or model.keep_layers or model.max_length or model.twins or model.adapter) and not model.path:
-        yield "revision, adapter, keep_layers, max_length and twins in [model] belong to a model with a path"
+    of_a_path = model.revision, model.adapter, model.keep_layers, model.max_length, model.pca, model.twins
+    if any(of_a_path) and not model.path:
+        yield "revision, adapter, keep_layers, max_length, pca and twins in [model] belong to a model with a path"
     if model.lora.rank and (not model.path or model.adapter or model.keep_layers or model.twins or model.sparse_start):
         yield "[model.lora] is of a model with a path, without adapter, keep_layers, twins and sparse_start"
     if not model.lora.rank and model.lora != LoraConfig():
@@ -247,6 +261,8 @@ def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
     of_a_loss = (entry.label != "", entry.roles, entry.prompts, entry.delete_words, entry.draw_pairs)  # 0 is a label
     if entry.evaluator and any(of_a_loss):
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
+    if entry.has_sizes and (entry.loss or {"truncate_dim", "write_predictions"} & entry.evaluator.keys()):
+        yield f"dimensions and layers in {where} are of an evaluator without truncate_dim and write_predictions"
     name = entry.evaluator.get("name")
     if (entry.bm25 and name not in RANKING) or (entry.searches and name != RANKING[0]):
         yield f"bm25 in {where} belongs to {' or '.join(RANKING)}, searches to the first of them"

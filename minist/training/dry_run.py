@@ -146,7 +146,7 @@ def bytes_of(tensors: Iterable[Any]) -> int:
 def try_evaluations(run: Run, rate: float) -> None:
     """Evaluate the model as it is, where that is quick: the names of all metrics are then known, and checked."""
     settings, metrics, took = run.config.train, dict[str, float](), list[float]()
-    for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
+    for entry, evaluation in zip(run.config.eval, run.measured, strict=True):
         files = [*entry.paths(), *map(Path, filter(None, (entry.queries, entry.corpus, entry.qrels)))]
         files += Path(entry.evaluator["folder"]).rglob("*") if "folder" in entry.evaluator else ()
         # a token of English has 4 bytes, and a forward pass takes a third of a step
@@ -164,7 +164,7 @@ def try_evaluations(run: Run, rate: float) -> None:
         run.say(f"eval   before the first step: {'  '.join(shown)}")
     if took:
         often = 1 + ((run.batches.total - 1) // settings.eval_every if settings.eval_every else 0)
-        often += bool(settings.best or run.config.expect)  # before the first step, too
+        often += run.config.looks_before
         run.say(f"       takes {duration(sum(took))}; {often} in a run: {duration(often * sum(took))}")
     if len(took) == len(run.evaluations):
         run.selection.check(metrics)

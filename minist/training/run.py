@@ -22,6 +22,7 @@ from minist.training.evaluations import Evaluation, Say
 from minist.training.examples import Examples
 from minist.training.optimizer import make_optimizer
 from minist.training.selection import Selection
+from minist.training.sizes import sized
 from minist.training.start import make_model
 from minist.training.step import Setup
 from minist.training.task import Task
@@ -36,7 +37,8 @@ class Run:
     device: torch.device
     say: Say
     tasks: list[Task]
-    evaluations: list[Evaluation]
+    evaluations: list[Evaluation]  # one for each [[eval]]
+    measured: list[Evaluation]  # the same, at all their sizes
     examples: Examples
     batches: Batches  # their `dataset` is the number of a task
     trained: saved.Trained
@@ -57,7 +59,7 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     if rank == 0:
         saved.check_output(output, resume, overwrite)
     for source in [entry.source for entry in config.data if entry.source]:
-        distributed.prepare_once(Path("data") / source, partial(prepare_source, source))
+        distributed.prepare_once(Path("data") / source / "train.jsonl", partial(prepare_source, source))
     distributed.barrier()  # rank 0 may have said no
     checkpoint = saved.checkpoints(output)[-1] if resume else None
 
@@ -79,12 +81,12 @@ def start_run(config: Config, *, resume: bool, overwrite: bool) -> Run:
     fsdp = settings.fsdp and distributed.world_size() > 1
     trained = make_trained(config, model, tasks, fsdp)
     # gradients of mini-batches are averaged at the end, by hand; those in shares as they are made
-    by_hand = fsdp or settings.mini_batch_tokens
-    wrapped = model if by_hand else collectives.wrap(model, has_routes=bool(model.routes))
+    wrapped = model if fsdp or settings.mini_batch_tokens else collectives.wrap(model, has_routes=bool(model.routes))
     setup = Setup(model, wrapped, trained.scaler, DTYPES[settings.dtype], settings.mini_batch_tokens, fsdp)
     seal = saved.make_seal(config, [task.rows.dataset for task in tasks], device)
-    selection, examples = Selection(settings.best, settings.patience), Examples(config, evaluations)
-    run = Run(config, output, device, say, tasks, evaluations, examples, batches, trained, setup, seal, selection)
+    selection = Selection(settings.best, settings.patience)
+    made = evaluations, sized(config.eval, evaluations, model), Examples(config, evaluations)
+    run = Run(config, output, device, say, tasks, *made, batches, trained, setup, seal, selection)
     introduce(run)
     if checkpoint:
         go_on(run, checkpoint)

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,14 @@ from minist.checks import pick
 def falls(metric: str) -> bool:
     """Losses should, all other metrics rise."""
     return metric.endswith("_loss")
+
+
+def missed(metrics: Mapping[str, float], expected: Mapping[str, float]) -> Iterator[str]:
+    """In words, each metric that is not what is expected at least, or of one that falls at most."""
+    for name, limit in expected.items():
+        value, most = pick("config: a metric in [expect]", name, metrics), falls(name)
+        if not (value <= limit if most else value >= limit):  # a value that is no number is neither
+            yield f"{name} = {value:.4f}, expected at {'most' if most else 'least'} {limit:g}"
 
 
 @dataclass

@@ -12,7 +12,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 
 from minist import modules
-from minist.checks import number, pick
+from minist.checks import number, pick, whole
 from minist.data.rows import read_texts
 from minist.data.tokenizer import Tokenizer
 from minist.encoders.encoder import Encoder
@@ -23,10 +23,11 @@ from minist.models import MODELS, open_model
 from minist.models.folder import Content
 from minist.models.hub import find_model
 from minist.models.reading import read_weights
+from minist.models.sentence_transformer import SentenceTransformer
 from minist.models.sparse_encoder import SparseEncoder
 from minist.models.stack import Stack
 from minist.models.text_model import TextModel
-from minist.modules import Module, Pooling, Router, SparseAutoEncoder, SparseStaticEmbedding
+from minist.modules import Dense, Module, Pooling, Router, SparseAutoEncoder, SparseStaticEmbedding, StaticEmbedding
 from minist.modules.splade import LargestScore
 from minist.modules.static_embedding import inverse_document_frequencies
 from minist.progress import progress_bar
@@ -35,6 +36,7 @@ from minist.training.construct import Table, build, call
 
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}  # the ids 0 to 4
 LOOKED_AT = 2000  # texts at most
+STATIC = "static"  # the model_type of word vectors alone
 FIRST, SECOND = "first", "second"  # the routes of twins
 
 
@@ -49,6 +51,9 @@ def make_model(config: Config) -> TextModel:
         model = new_model(start, texts_of(config, ()))
     if start.max_length:  # which is there only beside a path
         model.max_length = start.max_length
+    model.prompts |= start.prompts
+    if start.pca:
+        model = with_components(model, some_texts(config), start.pca)
     if start.autoencoder:  # it turns the embeddings of a dense model, behind all of its modules, into sparse ones
         pick("config: type in [model] with an autoencoder", start.type, {"SparseEncoder": "which gives them"})
         width = {"input_dim": model.width}
@@ -57,8 +62,7 @@ def make_model(config: Config) -> TextModel:
         model = SparseEncoder(sparse, prompts=model.prompts).to(model.device)
     if start.sparse_start:
         pick("config: sparse_start in [model] with an adapter", str(model.is_adapted), {"False": "whose head stays"})
-        every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1  # not all texts are ever in memory
-        begin_sparse(model, list(islice(texts_of(config, ()), 0, None, every)), start.sparse_start)
+        begin_sparse(model, some_texts(config), start.sparse_start)
     if start.static_queries:
         model = with_static_queries(model, texts_of(config, ("query",)))
     if (of := start.lora).rank:
@@ -73,6 +77,26 @@ def texts_of(config: Config, without: Sequence[str]) -> Iterator[str]:
         for file in entry.paths():
             for row in read_texts(file, columns, entry.format):
                 yield from row
+
+
+def some_texts(config: Config) -> list[str]:
+    """No more than LOOKED_AT, from everywhere; not all texts are ever in memory."""
+    every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1
+    return list(islice(texts_of(config, ()), 0, None, every | 1))  # an odd number: of pairs both columns come
+
+
+def with_components(model: Any, texts: Sequence[str], count: int) -> TextModel:
+    """Embeddings of `count` numbers, as a Dense behind all modules makes them: what is said of a text along those
+    directions in which the embeddings of `texts` differ most, their first principal components. No mean is taken away
+    from an embedding: of two, the difference is the same without."""
+    pick("config: what a model with pca in [model] gives", model.gives, {"embeddings": "which it makes shorter"})
+    whole("config: pca in [model]", count, 1, model.width)
+    x = model.encode(texts, truncate_dim=model.width, convert_to_tensor=True)
+    covariance = torch.cov(x.T, correction=0)  # [D, D]
+    directions = torch.linalg.eigh(covariance).eigenvectors.T.flip(0)  # in rows, that of most variance first
+    dense = Dense(model.width, count, bias=False, activation="torch.nn.modules.linear.Identity")
+    dense.linear.weight.data = directions[:count].contiguous()
+    return _like(model.from_modules([*model.stack, dense.to(model.device)], model.tokenizers), model)
 
 
 def begin_sparse(model: TextModel, texts: Sequence[str], share: float) -> None:
@@ -111,12 +135,26 @@ def plain_weights(start: ModelConfig) -> dict[str, Tensor]:
 def new_model(config: ModelConfig, texts: Iterable[str]) -> TextModel:
     """Train a vocabulary on `texts` and draw the weights of an encoder that fits it."""
     tokenizer = train_wordpiece(texts, config.tokenizer)
+    if config.encoder.get("model_type") == STATIC:
+        return new_static(config, tokenizer)
     encoder = new_encoder(config.encoder | {"vocab_size": tokenizer.vocab_size}, tokenizer.max_length)
     kind = pick("config: type in [model]", config.type or "SentenceTransformer", MODELS)
     if not config.num_labels:
         return kind.from_encoder(encoder, tokenizer, config.pooling.mode or kind.pooling)
     plain = Content(Stack([encoder, Pooling(encoder.width)]), {None: tokenizer}, {})
     return kind(plain, num_labels=config.num_labels)
+
+
+def new_static(config: ModelConfig, tokenizer: Tokenizer) -> TextModel:
+    """A vector for each word, of which a text's embedding is the mean: no encoder, and so no special tokens."""
+    where = f"of a {STATIC} model"
+    pick(f"config: type in [model] {where}", config.type or "SentenceTransformer", {"SentenceTransformer": "dense"})
+    pick(f"config: mode in [model.pooling] {where}", config.pooling.mode or "mean", {"mean": "of the words"})
+    for key in config.encoder:
+        pick(f"config: a key in [model.encoder] {where}", key, dict.fromkeys(("model_type", "hidden_size")))
+    width = whole("config: hidden_size in [model.encoder]", config.encoder.get("hidden_size", 256), 1)
+    bare = Tokenizer(tokenizer.backend, tokenizer.max_length, special_tokens=False)
+    return SentenceTransformer.from_modules([StaticEmbedding(tokenizer.vocab_size, width)], bare)
 
 
 def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -153,7 +191,8 @@ _OUTSIDE = {marked: code for code, marked in _INSIDE.items()}
 def new_encoder(table: Table, max_length: int) -> Encoder:
     """An encoder with random weights. `table`: model_type, and any fields of its config.json."""
     options = dict(table)
-    encoder_class = pick("config: model_type in [model.encoder]", options.pop("model_type", "bert"), ENCODERS)
+    what = f"config: model_type in [model.encoder], if not {STATIC!r},"
+    encoder_class = pick(what, options.pop("model_type", "bert"), ENCODERS)
     config = build(encoder_class.config_class, options, "[model.encoder]")
     number("config: max_length in [model.tokenizer]", max_length, most=config.max_length)  # the encoder's positions
     encoder = encoder_class(config)  # type: ignore[call-arg]  # an architecture reads the width itself

@@ -139,7 +139,8 @@ class Search:
         processes = self.given["processes"]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
         # a name that is no metric is thereby seen before the first step, and a value that is no number fails
-        expect = f"expect={{{json.dumps(self.given['metric'], ensure_ascii=False)} = {-sys.float_info.max}}}"
+        limit = sys.float_info.max * (1 if falls(self.given["metric"]) else -1)
+        expect = f"expect={{{json.dumps(self.given['metric'], ensure_ascii=False)} = {limit}}}"
         output = f"output={json.dumps(str(self.folder(trial)), ensure_ascii=False)}"
         sets = [part for text in (*trial.overrides, *rung, expect, output) for part in ("--set", text)]
         return [sys.executable, *launcher, str(TRAIN), "--config", str(self.file), *sets]

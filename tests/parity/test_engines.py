@@ -1,4 +1,4 @@
-"""README's blocks on FAISS, Qdrant and bulk files, run on what encode.py writes: they find what our search finds."""
+"""Blocks on FAISS, Qdrant and bulk files in README.md files, run on files of encode.py: they find what search finds."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from models import DATA
-from tiny import ROOT, run_script, sentences, tiny_model
+from tiny import GUIDES, run_script, sentences, tiny_model
 
 from minist import SparseEncoder
 from minist.retrieval.search import search
@@ -41,8 +41,9 @@ def folder(tmp_path_factory):
 
 
 def run_block(start, folder, monkeypatch):
-    """The variables after README's block that begins like that."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    """The variables after the block of some README.md that begins like that."""
+    text = "\n".join(guide.read_text("utf-8") for guide in GUIDES)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (code,) = [block for block in blocks if start in block]
     monkeypatch.chdir(folder)
     found = {}

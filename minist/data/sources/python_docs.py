@@ -9,15 +9,13 @@ arXiv:1906.00300): a span of it is the query, the rest is what to find."""
 import ast
 import hashlib
 import importlib.util
-import json
 import random
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
 
-from minist.checks import pick
+from minist.data.sources.split import write_rows
 from minist.data.texts import words
-from minist.files import complete_folder
 from minist.progress import progress_bar
 
 HELD_OUT = 1000  # pairs that training never sees
@@ -30,22 +28,13 @@ WINDOW = 30  # words of the rest that are kept: short texts train faster
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def prepare_source(name: str) -> None:
-    """Make the files data/<name>/. ValueError lists the sources."""
-    folder, make = Path("data") / name, pick("config: source", name, SOURCES)
-    print(f"making the text collection {folder}", flush=True)
-    make(folder)
-
-
-def python_docs(folder: Path) -> None:
-    """Write train.jsonl and heldout.jsonl into `folder`. The split depends on the texts alone."""
-    pairs = collect_pairs(library_folders())
+def make(folder: Path, given: Path | None) -> None:
+    """Write train.jsonl and heldout.jsonl into `folder`, of the files below `given`, else of the libraries here."""
+    pairs = collect_pairs([given] if given else library_folders())
     held_out, train = pairs[:HELD_OUT], pairs[HELD_OUT:]  # before clozes: no part of a held-out body is trained on
     train += [cloze for summary, body in train for cloze in cloze_pairs(summary, body)]
-    with complete_folder(folder) as partial:
-        for name, rows in (("heldout", held_out), ("train", train)):
-            lines = (json.dumps({"summary": summary, "body": body}, ensure_ascii=False) for summary, body in rows)
-            (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    for name, rows in (("heldout", held_out), ("train", train)):
+        write_rows(folder / f"{name}.jsonl", [{"summary": summary, "body": body} for summary, body in rows])
 
 
 def library_folders() -> list[Path]:
@@ -101,6 +90,3 @@ def cloze_pairs(summary: str, body: str) -> list[tuple[str, str]]:
 def contains(text: str, part: str) -> bool:
     """Whether the words of `part` stand in `text`, in a row."""
     return f" {' '.join(words(part))} " in f" {' '.join(words(text))} "
-
-
-SOURCES = {"python_docs": python_docs}  # by the name that `source` has in a config

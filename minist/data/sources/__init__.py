@@ -1,6 +1,6 @@
-"""Text collections that are made at home, each by one file of this folder: `source = "wordnet/similarity"` in [[data]]
-reads data/wordnet/similarity/train.jsonl, with heldout.jsonl beside it for [[eval]], and makes all of data/wordnet where
-it is missing. The same package, or the same installation, gives the same rows."""
+"""Text collections made at home, each by one file of this folder. `source = "wordnet/similarity"` in [[data]] reads
+data/wordnet/similarity/train.jsonl, has heldout.jsonl beside it for [[eval]], and makes all of data/wordnet where it is
+missing. The same package, or the same installation, gives the same rows."""
 
 from pathlib import Path
 
@@ -9,7 +9,12 @@ from minist.data.sources import freedict, packages, python_docs, wordnet
 from minist.files import complete_folder
 
 # make(folder, given) writes into `folder`; `given` is a folder with the files, None: they are found or fetched
-SOURCES = {"python_docs": python_docs.make, "packages": packages.make, "wordnet": wordnet.make, "freedict": freedict.make}
+SOURCES = {
+    "python_docs": python_docs.make,
+    "packages": packages.make,
+    "wordnet": wordnet.make,
+    "freedict": freedict.make,
+}
 PARTS = {"wordnet": tuple(wordnet.PARTS), "freedict": freedict.LANGUAGES}  # the others are one set
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ADVICE = "use Debian or Ubuntu with a network, or give a folder with the files: python -m minist.data.sources NAME FOLDER"
+ADVICE = "use Debian or Ubuntu with a network, or a folder with the files: python -m minist.data.sources NAME FOLDER"
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """What each of Debian's packages is for, in one line and at length: {"title": "Real-time strategy game of ancient ..",
-"body": "0 A.D. is .."}. Both are of one hand, tell the same in other words, and tens of thousands of people wrote them."""
+"body": "0 A.D. is .."}. Both are of one hand, tell the same in other words, and thousands of people wrote them."""
 
 from collections.abc import Iterator
 from pathlib import Path

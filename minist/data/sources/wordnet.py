@@ -1,5 +1,5 @@
-"""Training sets of WordNet's synsets (wordnet_files.py says what they are). A tenth of the synsets is held out, and a row
-holds synsets of one half only: nothing of what is measured was trained on. Most texts are "dog: a member of the genus
+"""Training sets of WordNet's synsets, see wordnet_files.py. A tenth of the synsets is held out, and a row holds synsets
+of one half only: nothing of what is measured was trained on. Most texts are "dog: a member of the genus
 Canis ..", a word and what it means here."""
 
 from collections import defaultdict
@@ -47,8 +47,8 @@ def examples(half: Half, draw: Random) -> list[Row]:
 
 
 def similarity(half: Half, draw: Random) -> Iterator[Row]:
-    """Two nouns and how near they are in the tree (Wu and Palmer 1994): 2 * depth of the lowest node above both / the sum
-    of their depths. One for each noun, from all levels, so that scores spread from 0 to 1."""
+    """Two nouns and how near they are in the tree (Wu and Palmer 1994): 2 * depth of the lowest node above both / the
+    sum of their depths. One for each noun, from all levels, so that scores spread from 0 to 1."""
     for one, path in half.paths.items():
         other = draw.choice(half.below[draw.choice(path)])
         if one != other:
@@ -70,7 +70,7 @@ def inference(half: Half, draw: Random) -> list[Row]:
             own, pair = half.nouns[one].text, draw.sample([half.nouns[one].text, foreign], 2)
             premise, hypothesis = (own, general) if label == "entailment" else (general, own)
             rows[label].append({"premise": premise, "hypothesis": hypothesis, "label": label})
-            rows["contradiction"].append(dict(zip(("premise", "hypothesis"), pair)) | {"label": "contradiction"})
+            rows["contradiction"].append({"premise": pair[0], "hypothesis": pair[1], "label": "contradiction"})
     least = min(map(len, rows.values()), default=0)
     return [row for of_label in rows.values() for row in of_label[:least]]  # as many of each
 
@@ -106,7 +106,8 @@ def class_triplets(half: Half, draw: Random) -> Iterator[Row]:
             yield triplet(one, near, far)
 
 
-PARTS = {part.__name__: part for part in (definitions, examples, similarity, inference, triplets, classes, class_triplets)}
+ALL = (definitions, examples, similarity, inference, triplets, classes, class_triplets)
+PARTS = {part.__name__: part for part in ALL}
 
 
 def make(folder: Path, given: Path | None) -> None:
@@ -122,8 +123,9 @@ def write(folder: Path, files: Path) -> None:
     found = [synset for name in FILES for synset in read_synsets(files / name)]
     paths = tree_paths([synset for synset in found if synset.kind.startswith("noun")])
     synsets = {synset.text.lower(): synset for synset in found}  # no text twice
-    halves = [[synset for text, synset in synsets.items() if (hash_of(text) % 10 == 0) == held] for held in (False, True)]
-    train, held_out = (Half(half, paths) for half in halves)
+    held = {text for text in synsets if hash_of(text) % 10 == 0}
+    train = Half([synset for text, synset in synsets.items() if text not in held], paths)
+    held_out = Half([synset for text, synset in synsets.items() if text in held], paths)
     with progress_bar(len(PARTS), "sets", "reading WordNet") as bar:
         for name, part in PARTS.items():
             write_halves(folder / name, part(train, Random(0)), part(held_out, Random(0)))

@@ -1,5 +1,5 @@
-"""WordNet's files (Miller 1995, https://wordnet.princeton.edu/documentation/wndb5wn): English words in sets of synonyms,
-called synsets, each with its definition; and the nouns in a tree, from "entity" down to "beagle".
+"""WordNet's files (Miller 1995, https://wordnet.princeton.edu/documentation/wndb5wn): English words in sets of
+synonyms, called synsets, each with its definition; and the nouns in a tree, from "entity" down to "beagle".
 
 A line of data.noun is a synset (cut here):
     02084071 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 023 @ 02083346 n 0000 .. | a member of the genus Canis ..
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
-AUTHORS_FILES = (  # lexnames(5WN): their numbers are the places here
+AUTHORS_FILES = (  # noqa: SIM905  lexnames(5WN): their numbers are the places here
     "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition "
     "noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person "
     "noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation noun.shape noun.state "

@@ -102,7 +102,7 @@ def open_directory(run: Run, overwrite: bool) -> None:
     metrics: dict[str, float] = {}
     if run.done == 0:
         evaluate([run.examples], run.trained.model)
-    if run.done == 0 and run.config.looks_before:
+    if run.done == 0 and (run.config.train.best or run.config.expect):
         metrics = evaluate(run.measured, run.trained.model)
         run.selection.check(metrics)
         for name in run.config.expect:
@@ -211,7 +211,7 @@ def finish(run: Run, metrics: dict[str, float], started: float) -> dict[str, flo
     before = next((record for record in read_metrics(run.output) if record["step"] == 0), {})
     for entry, evaluation in zip(run.config.eval, run.evaluations, strict=True):
         report(entry, evaluation, model, metrics, run.say)
-        for line in table(entry.name, sizes_of(entry), before, metrics):
+        for line in table(entry, before, metrics):
             run.say(line)
     run.say(f"\nsaved {folder} after {time.perf_counter() - started:.0f} s; for instance:")
     run.say(f"  python encode.py --model {folder} {model.example}")

@@ -7,8 +7,8 @@ from test_distributed import two_towers
 from tiny import run_script, sentences, tiny_model, write_jsonl
 
 from minist import CrossEncoder, SentenceTransformer
-from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
-from minist.training.start import new_model, with_components
+from minist.training.config import Config, DataConfig, ModelConfig, PoolingConfig, TokenizerConfig
+from minist.training.start import new_model, some_texts, with_components
 
 TEXTS = sentences(60, 1)
 CONFIG = """output = "run"
@@ -41,10 +41,23 @@ def test_the_components_are_eigenvectors_of_the_covariance():
 
 def test_prompts_routes_and_the_device_stay():
     model = two_towers()
-    model.prompts["query"] = "find: "
+    model.prompts["query"], model.truncate_dim = "find: ", 5  # which says nothing of components
     smaller = with_components(model, TEXTS, 4)
     assert smaller.prompts["query"] == "find: " and smaller.routes == model.routes
     assert smaller.encode_query(["a"]).shape == smaller.encode_document(["a"]).shape == (1, 4)
+
+
+def test_texts_are_drawn_from_all_columns(folder):
+    """Of three columns every third text would be of the same one."""
+    rows = [{"q": "", "d": "d", "n": "n" * 5} for _ in range(2400)]
+    write_jsonl(folder / "rows.jsonl", rows)
+    columns = {"anchor": "q", "positive": "d", "negative": "n"}
+    config = Config(data=[DataConfig(columns=columns, files=["rows.jsonl"])])
+    found = some_texts(config)
+    assert found == some_texts(config) and 1850 < len(found) < 2150
+    assert all(abs(found.count(text) - len(found) / 3) < 120 for text in ("", "d", "nnnnn"))
+    write_jsonl(folder / "rows.jsonl", rows[:666])
+    assert some_texts(config) == ["", "d", "nnnnn"] * 666
 
 
 def test_more_components_than_there_can_be():

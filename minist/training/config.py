@@ -172,10 +172,6 @@ class EvalConfig(RowsConfig):
     bm25: bool = False  # print BM25's nDCG@10 on the same documents at the end
     searches: list[str] = field(default_factory=list)  # queries whose hits are printed at the end
 
-    @property
-    def has_sizes(self) -> bool:
-        return bool(self.dimensions or self.layers)
-
 
 @dataclass(frozen=True)
 class Config:
@@ -194,11 +190,6 @@ class Config:
     @property
     def cache(self) -> Path:
         return Path(self.output).parent / "cache"  # of token streams, for all runs beside this one
-
-    @property
-    def looks_before(self) -> bool:
-        """Whether the model is measured before its first step too."""
-        return bool(self.train.best or self.expect or any(entry.has_sizes for entry in self.eval))
 
 
 def load_config(file: Path, overrides: list[str]) -> Config:
@@ -261,7 +252,8 @@ def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
     of_a_loss = (entry.label != "", entry.roles, entry.prompts, entry.delete_words, entry.draw_pairs)  # 0 is a label
     if entry.evaluator and any(of_a_loss):
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
-    if entry.has_sizes and (entry.loss or {"truncate_dim", "write_predictions"} & entry.evaluator.keys()):
+    one_size = entry.loss or {"truncate_dim", "write_predictions"} & entry.evaluator.keys()
+    if one_size and (entry.dimensions or entry.layers):
         yield f"dimensions and layers in {where} are of an evaluator without truncate_dim and write_predictions"
     name = entry.evaluator.get("name")
     if (entry.bm25 and name not in RANKING) or (entry.searches and name != RANKING[0]):

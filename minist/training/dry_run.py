@@ -164,7 +164,7 @@ def try_evaluations(run: Run, rate: float) -> None:
         run.say(f"eval   before the first step: {'  '.join(shown)}")
     if took:
         often = 1 + ((run.batches.total - 1) // settings.eval_every if settings.eval_every else 0)
-        often += run.config.looks_before
+        often += bool(settings.best or run.config.expect)  # before the first step, too
         run.say(f"       takes {duration(sum(took))}; {often} in a run: {duration(often * sum(took))}")
     if len(took) == len(run.evaluations):
         run.selection.check(metrics)

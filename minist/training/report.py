@@ -19,7 +19,6 @@ from minist.training.evaluations import HEADLINES
 from minist.training.examples import EXAMPLES, shorten
 from minist.training.run import Run
 from minist.training.selection import falls
-from minist.training.sizes import Size, curves
 
 REPORT = "report.html"
 PAGE = Path(__file__).with_name(REPORT)  # with places for the title and the body
@@ -43,19 +42,18 @@ def write_page(file: Path, folders: Sequence[Path]) -> None:
     above = commonpath([place.parent for place in places])
     runs = {str(place.relative_to(above)): folder for place, folder in zip(places, folders, strict=True)}
     lines: dict[str, dict[str, Points]] = {}
-    facts, sized, rest = dict[str, Table](), list[str](), list[str]()
+    facts, rest = dict[str, Table](), list[str]()
     for name, folder in runs.items():
         for figure, points in figures(read_metrics(folder)).items():
             lines.setdefault(figure, {})[name] = points
         about, examples = read_optional(folder / ABOUT), read_optional(folder / EXAMPLES)
         with reading(folder / f"{ABOUT} or {EXAMPLES}"):  # whatever they hold
             facts[name] = facts_of(about) if about else {}
-            sized += by_size(name, about, {figure: of[name] for figure, of in lines.items() if name in of})
             rest += searches(name, examples)
             rest += [part for entry in about.get("data", []) for part in data(name, entry)]
     title = safe(" and ".join(runs) if len(runs) <= 2 else f"{len(runs)} runs")
     parts = [f"<h1>{title}</h1>", "<h2>Best and last</h2>", results(lines, list(runs))]
-    parts += ["<h2>Settings</h2>", settings(facts), *sized, "<h2>Curves</h2>"]
+    parts += ["<h2>Settings</h2>", settings(facts), "<h2>Curves</h2>"]
     body = "\n".join([*parts, '<div class="curves-of">', *plots(lines, len(runs) == 1), "</div>", *rest])
     with complete_file(file) as partial:
         page = PAGE.read_text("utf-8").replace("BODY", body, 1).replace("TITLE", title, 1)  # the title stands first
@@ -115,19 +113,6 @@ def plots(lines: Lines, together: bool) -> Iterator[str]:
             pictures = {known.replace("`", ""): {name: next(iter(lines[name].values())) for name in names}}
         for title, of in pictures.items():
             yield f"<figure>{svg(of, title)}<figcaption>{caption}</figcaption></figure>\n"
-
-
-def by_size(run: str, about: Table, found: Mapping[str, Points]) -> Iterator[str]:
-    """Pictures of evaluations at several sizes of the model, the first and the last time that it was measured."""
-    for name, given in about.get("sizes", {}).items():
-        sizes = {prefix: Size(*size) for prefix, size in given.items()}
-        own = {metric: dict(points) for metric, points in found.items() if metric.startswith(tuple(sizes))}
-        steps = sorted({step for points in own.values() for step in points})
-        moments = {step: {m: points[step] for m, points in own.items() if step in points} for step in steps}
-        title, lines = curves(sizes, {f"step {step:,}": moments[step] for step in steps[:1] + steps[-1:]})
-        if lines:
-            yield f"<h2>By size: {safe(run)}, {safe(name)}</h2>"
-            yield f'<div class="curves-of"><figure>{svg(lines, title)}</figure></div>'
 
 
 def searches(run: str, examples: Table) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from itertools import islice
+from random import Random
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from minist.training.config import Config, ModelConfig, TokenizerConfig
 from minist.training.construct import Table, build, call
 
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}  # the ids 0 to 4
-LOOKED_AT = 2000  # texts at most
+LOOKED_AT = 2000  # texts
 STATIC = "static"  # the model_type of word vectors alone
 FIRST, SECOND = "first", "second"  # the routes of twins
 
@@ -80,9 +80,9 @@ def texts_of(config: Config, without: Sequence[str]) -> Iterator[str]:
 
 
 def some_texts(config: Config) -> list[str]:
-    """No more than LOOKED_AT, from everywhere; not all texts are ever in memory."""
-    every = sum(1 for _ in texts_of(config, ())) // LOOKED_AT + 1
-    return list(islice(texts_of(config, ()), 0, None, every | 1))  # an odd number: of pairs both columns come
+    """All, or about LOOKED_AT of them, drawn: every n-th may be of one column. More are never in memory."""
+    count, draw = sum(1 for _ in texts_of(config, ())), Random(config.seed)
+    return [text for text in texts_of(config, ()) if draw.random() * count < LOOKED_AT]
 
 
 def with_components(model: Any, texts: Sequence[str], count: int) -> TextModel:
@@ -91,9 +91,9 @@ def with_components(model: Any, texts: Sequence[str], count: int) -> TextModel:
     from an embedding: of two, the difference is the same without."""
     pick("config: what a model with pca in [model] gives", model.gives, {"embeddings": "which it makes shorter"})
     whole("config: pca in [model]", count, 1, model.width)
-    x = model.encode(texts, truncate_dim=model.width, convert_to_tensor=True)
-    covariance = torch.cov(x.T, correction=0)  # [D, D]
-    directions = torch.linalg.eigh(covariance).eigenvectors.T.flip(0)  # in rows, that of most variance first
+    model.truncate_dim = None  # it may be more than there will be components
+    x = model.encode(texts, convert_to_tensor=True)
+    directions = torch.linalg.eigh(torch.cov(x.T, correction=0)).eigenvectors.T.flip(0)  # of most variance first
     dense = Dense(model.width, count, bias=False, activation="torch.nn.modules.linear.Identity")
     dense.linear.weight.data = directions[:count].contiguous()
     return _like(model.from_modules([*model.stack, dense.to(model.device)], model.tokenizers), model)

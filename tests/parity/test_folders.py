@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from minist import SentenceTransformer
 from minist.data.tokenizer import Tokenizer
 from minist.training.config import ModelConfig, PoolingConfig, TokenizerConfig
-from minist.training.start import new_model
+from minist.training.start import new_model, with_components
 
 FOLDERS = ["st5/dense", "st5/dense2", "st6/dense", "st6/dense2"]
 TEXTS = ["The cat sat.", "a", "", "the cat sat, the cat? sat zebra quiz", "sat the", "🙂 猫", "quiz, " * 9]
@@ -151,6 +151,17 @@ def test_model_from_scratch(model_type, mode, tmp_path):
     check_same(ours(tmp_path / "model"), theirs(tmp_path / "model"), texts)
     check_same_pairs(model, theirs(tmp_path / "model"))
     check_same_pairs(ours(tmp_path / "model"), theirs(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("start", ["pca", "static"])
+def test_other_starts(start, tmp_path):
+    static = ModelConfig(encoder={"model_type": "static"}, tokenizer=TokenizerConfig(vocab_size=100, max_length=24))
+    model = new_model(static, TEXTS * 3)
+    if start == "pca":
+        model = with_components(from_scratch("bert", "mean"), TEXTS, 6)
+    model.save(tmp_path / "model")
+    for opened in (model, ours(tmp_path / "model")):
+        check_same(opened, theirs(tmp_path / "model"), [*TEXTS, "the cat sat on the mat. " * 9])  # and one that is cut
 
 
 def test_half_precision_model(tmp_path):

@@ -105,6 +105,7 @@ def lay_out_examples(folder: Path) -> None:
         "nli": INFERENCE,
         "candidates": {"query": TEXT, "positive": 1, "documents": 5},
         "questions": PAIR | {"label": [1, 0, 0]},
+        "duplicates": PAIR | {"label": [1, 0, 0]},
     }
     for seed, (name, columns) in enumerate(files.items()):
         write_jsonl(folder / f"{name}.jsonl", rows_of(30, seed, **columns))
@@ -135,7 +136,8 @@ def changes(config: Config) -> list[str]:
     for key in ("teacher", "guide"):
         model = vars(config)[key].model
         found += [f"{key}.model=tiny"] if model == MINILM else []
-    return found
+    teachers = [i for i, entry in enumerate(config.eval) if "teacher_model" in entry.evaluator]
+    return found + [f"eval.{i}.evaluator.teacher_model=tiny" for i in teachers]
 
 
 def train(config: Config, *arguments: str) -> tuple[int, str]:

@@ -165,7 +165,10 @@ def test_the_table():
     given = entry(dimensions=[384, 32])
     after = {"held_384_x": 9.0, "held_384_cosine_ndcg@10": 0.8, "held_32_cosine_ndcg@10": 0.4}
     before = {"held_384_cosine_ndcg@10": 0.5, "held_32_cosine_ndcg@10": 0.1}
-    lines = ["            384 dimensions  0.5000 -> 0.8000", "             32 dimensions  0.1000 -> 0.4000"]
+    lines = [
+        f"            384 dimensions  0.5000 -> 0.8000 {'█' * 24}",
+        f"{'32 dimensions':>26}  0.1000 -> 0.4000 {'█' * 12}",
+    ]
     assert list(table(given, before, after)) == ["\ncosine_ndcg@10 of held", *lines]
     assert list(table(given, {}, after))[1:] == [line.replace(line[28:38], "") for line in lines]
     assert list(table(entry(), before, after)) == list(table(given, before, {})) == []
@@ -178,9 +181,9 @@ def test_the_table_of_layers_and_dimensions():
     values = {f"{prefix}mrr@10": value for prefix, value in zip(sizes_of(given), (0.8, 0.4, 0.2, -1.0), strict=True)}
     assert [line.strip() for line in table(given, {}, values)] == [
         "mrr@10 of held",
-        "2 layers, 8 dimensions  0.8000",
-        "2 layers, 4 dimensions  0.4000",
-        "1 layers, 8 dimensions  0.2000",
+        f"2 layers, 8 dimensions  0.8000 {'█' * 24}",
+        f"2 layers, 4 dimensions  0.4000 {'█' * 12}",
+        f"1 layers, 8 dimensions  0.2000 {'█' * 6}",
         "1 layers, 4 dimensions  -1.0000",
     ]
     shown = list(table(entry(layers=[2]), {}, {"held_2_layers_mse": 0.1, "held_2_layers_negative_mse": -0.1}))
@@ -221,6 +224,8 @@ def test_a_run_and_one_that_goes_on(folder):
     shown = out.partition("\nspearman_cosine of held\n")[2].partition("\nsaved")[0]
     assert f"1 layers, 4 dimensions  {cell}" in shown and shown.count(" -> ") == 4
     assert "eval   held_spearman_cosine 0." in out and "held_2_layers" not in out
+    page = (folder / "run/report.html").read_text()
+    assert "run: spearman_cosine by dimensions</title>" in page and "1 layers, step 6</text>" in page
 
     shutil.rmtree("run/model")
     shutil.rmtree("run/checkpoint-6")

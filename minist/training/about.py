@@ -15,6 +15,7 @@ from minist.training.config import Config, DataConfig, EvalConfig
 from minist.training.construct import Table
 from minist.training.examples import shorten
 from minist.training.run import Run
+from minist.training.sizes import sizes_of
 from minist.training.task import Task
 
 ABOUT = "about.json"
@@ -33,6 +34,7 @@ def write_about(run: Run) -> None:
         "model": about_model(run),
         "data": [about_data(entry, task) for entry, task in zip(config.data, run.tasks, strict=True)],
         "evaluations": {entry.name: (entry.evaluator or entry.loss)["name"] for entry in config.eval},
+        "sizes": {entry.name: sizes for entry in config.eval if (sizes := sizes_of(entry))},
         "settings": given_settings(config),
         "machine": machine | {"torch": torch.__version__},
     }

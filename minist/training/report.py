@@ -19,6 +19,7 @@ from minist.training.evaluations import HEADLINES
 from minist.training.examples import EXAMPLES, shorten
 from minist.training.run import Run
 from minist.training.selection import falls
+from minist.training.sizes import headline
 
 REPORT = "report.html"
 PAGE = Path(__file__).with_name(REPORT)  # with places for the title and the body
@@ -42,19 +43,21 @@ def write_page(file: Path, folders: Sequence[Path]) -> None:
     above = commonpath([place.parent for place in places])
     runs = {str(place.relative_to(above)): folder for place, folder in zip(places, folders, strict=True)}
     lines: dict[str, dict[str, Points]] = {}
-    facts, rest = dict[str, Table](), list[str]()
+    facts, pictures, rest = dict[str, Table](), list[str](), list[str]()
     for name, folder in runs.items():
         for figure, points in figures(read_metrics(folder)).items():
             lines.setdefault(figure, {})[name] = points
         about, examples = read_optional(folder / ABOUT), read_optional(folder / EXAMPLES)
         with reading(folder / f"{ABOUT} or {EXAMPLES}"):  # whatever they hold
             facts[name] = facts_of(about) if about else {}
+            own = {figure: of[name] for figure, of in lines.items() if name in of}
+            pictures += [part for sizes in about.get("sizes", {}).values() for part in by_size(name, sizes, own)]
             rest += searches(name, examples)
             rest += [part for entry in about.get("data", []) for part in data(name, entry)]
     title = safe(" and ".join(runs) if len(runs) <= 2 else f"{len(runs)} runs")
     parts = [f"<h1>{title}</h1>", "<h2>Best and last</h2>", results(lines, list(runs))]
     parts += ["<h2>Settings</h2>", settings(facts), "<h2>Curves</h2>"]
-    body = "\n".join([*parts, '<div class="curves-of">', *plots(lines, len(runs) == 1), "</div>", *rest])
+    body = "\n".join([*parts, '<div class="curves-of">', *pictures, *plots(lines, len(runs) == 1), "</div>", *rest])
     with complete_file(file) as partial:
         page = PAGE.read_text("utf-8").replace("BODY", body, 1).replace("TITLE", title, 1)  # the title stands first
         partial.write_text(page, "utf-8")
@@ -113,6 +116,19 @@ def plots(lines: Lines, together: bool) -> Iterator[str]:
             pictures = {known.replace("`", ""): {name: next(iter(lines[name].values())) for name in names}}
         for title, of in pictures.items():
             yield f"<figure>{svg(of, title)}<figcaption>{caption}</figcaption></figure>\n"
+
+
+def by_size(run: str, sizes: Mapping[str, tuple[int, int]], found: Mapping[str, Points]) -> Iterator[str]:
+    """A picture of an evaluation at several sizes of the model, see sizes.py: when it was first measured, and last."""
+    metric, lines = headline(sizes, found), dict[str, list[tuple[int, float]]]()
+    for prefix, (layers, dimensions) in sizes.items():
+        measured = found.get(prefix + metric, [])
+        for step, value in [*measured[:1], *measured[1:][-1:]]:
+            of = f"{layers} layers, " if layers and dimensions else ""
+            lines.setdefault(f"{of}step {step:,}", []).append((dimensions or layers, value))
+    if lines:
+        title = f"{run}: {metric} by {'dimensions' if any(size[1] for size in sizes.values()) else 'layers'}"
+        yield f"<figure>{svg({name: sorted(points) for name, points in lines.items()}, title)}</figure>\n"
 
 
 def searches(run: str, examples: Table) -> Iterator[str]:

@@ -99,12 +99,17 @@ class Once:
     encode_document = partialmethod(encode, role="document")
 
 
+def headline(sizes: Iterable[str], metrics: Iterable[str]) -> str:
+    """The metric that says most, without a size before it; "" where none is known."""
+    names = [(name, prefix) for prefix in sizes for name in metrics if name.startswith(prefix)]
+    chosen = (name.removeprefix(prefix) for ending in HEADLINES for name, prefix in names if name.endswith(ending))
+    return next(chosen, "")
+
+
 def table(entry: EvalConfig, before: Mapping[str, float], after: Mapping[str, float]) -> Iterator[str]:
     """For a terminal, a line for each size: the metric that says most, before, where that was measured, and after."""
     sizes = sizes_of(entry)
-    names = [(name, prefix) for prefix in sizes for name in after if name.startswith(prefix)]
-    chosen = (name.removeprefix(prefix) for ending in HEADLINES for name, prefix in names if name.endswith(ending))
-    metric = next(chosen, "")
+    metric = headline(sizes, after)
     values = {prefix: after[prefix + metric] for prefix in sizes if prefix + metric in after}
     if values:
         yield f"\n{metric} of {entry.name}"
@@ -112,4 +117,4 @@ def table(entry: EvalConfig, before: Mapping[str, float], after: Mapping[str, fl
         layers, dimensions = sizes[prefix]
         size = ", ".join([f"{layers} layers"] * bool(layers) + [f"{dimensions} dimensions"] * bool(dimensions))
         start = f"{before[prefix + metric]:.4f} -> " if prefix + metric in before else ""
-        yield f"{size:>26}  {start}{value:.4f}"
+        yield f"{size:>26}  {start}{value:.4f} {'█' * round(30 * value if 0 < value <= 1 else 0)}".rstrip()

@@ -151,7 +151,7 @@ def train(config: Config, *arguments: str) -> tuple[int, str]:
 
 def execute_reduced(command: str, log: Path) -> int:
     """Run a command of a recipe at reduced size, here if it is one of ours."""
-    words = shlex.split(command, comments=True)
+    words = shlex.split(command.replace(MINILM, "tiny"), comments=True)
     if training := training_of(command):
         file = ROOT / words[words.index("--config") + 1]
         overrides = [word for change in training.overrides for word in ("--set", change)]

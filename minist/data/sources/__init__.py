@@ -29,4 +29,4 @@ def make_source(source: str, given: Path | None = None) -> None:
     with complete_folder(folder) as partial:
         module.make(partial, given)
         if not all(file.stat().st_size for file in partial.rglob("*.jsonl")):
-            raise ValueError(f"{given or 'what was fetched'} has too few texts for {folder}: is it another folder?")
+            raise ValueError(f"{given or 'what was fetched'} has too few texts for {folder}: is that the right folder?")

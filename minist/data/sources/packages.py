@@ -13,10 +13,10 @@ from minist.data.texts import words
 
 MIN_TITLE_WORDS, MIN_BODY_WORDS, MAX_BODY_WORDS = 3, 12, 150
 ADVICE = "use Debian or Ubuntu with a network, or a folder with the files: python -m minist.data.sources NAME FOLDER"
-FETCH = """  # without root: apt-get reads and writes here alone, but for the list of mirrors
+FETCH = """  # without root: but for the list of mirrors apt-get reads and writes here alone; all mirrors must answer
 apt() {
     apt-get -oDir::State::Lists="$PWD" -oDir::Cache="$PWD" -oAPT::Sandbox::User=root \
-        -oAcquire::Languages=en -oAcquire::GzipIndexes=false -oAcquire::Retries=0 "$@"
+        -oAcquire::Languages=en -oAcquire::GzipIndexes=false -oAcquire::Retries=0 -oAPT::Update::Error-Mode=any "$@"
 }
 apt update
 for package; do apt download "$package"; dpkg-deb -x "$package"_*.deb .; done

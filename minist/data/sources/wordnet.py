@@ -30,6 +30,8 @@ VAGUE = 4  # levels from the root whose nouns hold for nearly everything: entity
 
 @dataclass
 class Synset:
+    """Words that mean the same."""
+
     number: str
     words: tuple[str, ...]
     definition: str
@@ -83,8 +85,7 @@ def definitions(half: Half, draw: Random) -> list[Row]:
 
 def examples(half: Half, draw: Random) -> list[Row]:
     """A sentence, and the meaning that one of its words has there."""
-    found = [one for one in half.synsets if one.examples]
-    return without_repeats({"example": one.examples[0], "definition": one.text} for one in found)
+    return without_repeats({"example": one.examples[0], "definition": one.text} for one in half.synsets if one.examples)
 
 
 def similarity(half: Half, draw: Random) -> Iterator[Row]:
@@ -126,8 +127,7 @@ def triplets(half: Half, draw: Random) -> Iterator[Row]:
 
 def classes(half: Half, draw: Random) -> list[Row]:
     """What a noun or verb means, and which of 40 fields it belongs to: noun.animal, verb.motion .."""
-    found = [synset for synset in half.synsets if synset.kind.startswith(("noun", "verb"))]  # others have hardly any
-    return [{"text": synset.text, "label": synset.kind} for synset in found]
+    return [{"text": one.text, "label": one.kind} for one in half.synsets if one.kind.startswith(("noun", "verb"))]
 
 
 def class_triplets(half: Half, draw: Random) -> Iterator[Row]:
@@ -152,10 +152,9 @@ def make(folder: Path, given: Path | None) -> None:
     lines = [(line, part) for part, text in texts.items() for line in text.splitlines()]
     found = [parse(line, part) for line, part in lines if not line.startswith("  ")]  # which is the licence
     hypernyms = {synset.number: synset.hypernym for synset in found if synset.kind.startswith("noun")}
-    halves: list[list[Synset]] = [[], []]
+    train, held_out = list[Synset](), list[Synset]()
     for text, synset in {synset.text.lower(): synset for synset in found}.items():  # no text twice
-        halves[hash_of(text) % 10 == 0].append(synset)
-    train, held_out = (Half(synsets, hypernyms) for synsets in halves)
+        (train if hash_of(text) % 10 else held_out).append(synset)
+    halves = [Half(synsets, hypernyms) for synsets in (train, held_out)]
     for name, part in PARTS.items():
-        rows = [in_hash_order(part(half, Random(0))) for half in (train, held_out)]
-        write_split(folder / name, *rows)
+        write_split(folder / name, *(in_hash_order(part(half, Random(0))) for half in halves))

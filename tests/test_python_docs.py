@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minist.data.sources import python_docs
+from minist.data.sources import python_docs, split
 
 BODY = "It is read from the start, line by line, and every line is split into its fields."
 
@@ -19,7 +19,7 @@ def write(folder, name, *docstrings):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (f"Read a\n   csv file.\n\n{BODY}\n\nMore.", ("Read a csv file.", f"{BODY} More.")),
+        (f"Read a\n   csv file.\n\n{BODY}\n\nMore.", {"summary": "Read a csv file.", "body": f"{BODY} More."}),
         (f"Read it.\n\n{BODY}", None),  # two words
         ("Read a csv file.\n\nIt is read from the start.", None),
         ("Read a csv file.", None),
@@ -33,8 +33,8 @@ def test_split_docstring(text, expected):
 
 
 def test_a_long_body_is_cut():
-    summary, body = python_docs.split_docstring("Read a csv file.\n\n" + "w " * 1000)
-    assert (summary, len(body.split())) == ("Read a csv file.", python_docs.MAX_BODY_WORDS)
+    pair = python_docs.split_docstring("Read a csv file.\n\n" + "w " * 1000)
+    assert (pair["summary"], len(pair["body"].split())) == ("Read a csv file.", python_docs.MAX_BODY_WORDS)
 
 
 def test_collect_pairs(tmp_path):
@@ -44,9 +44,11 @@ def test_collect_pairs(tmp_path):
     write(tmp_path, "b/tests/e.py", f"Wait for a thread.\n\n{BODY.replace('line', 'thread')}")
     (tmp_path / "broken.py").write_text("def f(:\n")
     (tmp_path / "notes.txt").write_text(f'"""Open a new socket.\n\n{BODY.replace("line", "byte")}"""')
+    (tmp_path / ".#lock.py").symlink_to("nowhere")  # as an editor leaves them
+    (tmp_path / "folder.py").mkdir()
     pairs = python_docs.collect_pairs([tmp_path])
-    assert {summary for summary, _ in pairs} == {"Read a csv file.", "Sort a long list."}
-    assert python_docs.collect_pairs([tmp_path]) == pairs
+    train, held_out = split.hold_out(pairs)
+    assert {pair["summary"] for pair in train + held_out} == {"Read a csv file.", "Sort a long list."}
 
 
 def test_every_kind_of_docstring(tmp_path):
@@ -54,15 +56,15 @@ def test_every_kind_of_docstring(tmp_path):
     module, class_, method, coroutine = (f'"""{text}"""' for text in texts)
     code = f"{module}\nclass C:\n    {class_}\n    def f():\n        {method}\nasync def g():\n    {coroutine}\n"
     (tmp_path / "m.py").write_text(code)
-    assert {summary for summary, _ in python_docs.collect_pairs([tmp_path])} == {t.split("\n")[0] for t in texts}
+    pairs = python_docs.collect_pairs([tmp_path])
+    assert {pair["summary"] for pair in pairs} == {text.split("\n")[0] for text in texts}
 
 
 def test_prepare(tmp_path, monkeypatch):
     texts = [f"Summary of number {i}.\n\n{BODY} {i}" for i in range(10)]
     write(tmp_path / "library", "m.py", *texts)
-    monkeypatch.setattr(python_docs, "library_folders", lambda: [tmp_path / "library"])
-    monkeypatch.setattr(python_docs, "HELD_OUT", 3)
-    python_docs.make(tmp_path / "out", None)
+    monkeypatch.setattr(split, "HELD_OUT", 3)
+    python_docs.make(tmp_path / "out", tmp_path / "library")
     train, held = (
         [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("train", "heldout")
@@ -72,6 +74,20 @@ def test_prepare(tmp_path, monkeypatch):
     assert all(row["body"].startswith(BODY) for row in train + held)
 
 
-def test_library_folders():
-    folders = python_docs.library_folders()
-    assert [(folder / "__init__.py").exists() or (folder / "csv.py").exists() for folder in folders] == [True] * 3
+def test_the_libraries_here(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(python_docs, "collect_pairs", lambda folders: found.extend(folders) or [])
+    python_docs.make(tmp_path, None)
+    assert [(folder / "__init__.py").exists() or (folder / "csv.py").exists() for folder in found] == [True] * 3
+
+
+def test_clozes():
+    body = " ".join(f"word{i}" for i in range(60))
+    pairs = [*python_docs.cloze_pairs("Count the words.", body)]
+    assert len(pairs) == python_docs.CLOZES
+    for i, pair in enumerate(pairs):
+        assert f" {pair['summary']} " in f" {body} " and 5 <= len(pair["summary"].split()) <= 12
+        assert not {*pair["summary"].split()} & {*pair["body"].split()}
+        assert pair["body"].startswith("Count the words. word") == (i % 2 == 0)
+    assert [*python_docs.cloze_pairs("Count the words.", body)] == pairs
+    assert [*python_docs.cloze_pairs("Count the words.", " ".join(body.split()[:19]))] == []

@@ -2,12 +2,13 @@
 
 import gzip
 import json
-import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from minist.data import sources
-from minist.data.sources import debian, freedict, packages, split, wordnet, wordnet_files
+from minist.data.sources import freedict, packages, split, wordnet
 from minist.data.sources.__main__ import main
 
 DOG = (
@@ -21,17 +22,32 @@ EAT = "01168468 34 v 01 eat 0 002 * 01201089 v 0000 @ 01170052 v 0000 02 + 08 00
 def test_a_synset():
     definition = "a member of the genus Canis; has been domesticated"
     words, examples = ("dog", "domestic dog", "Canis familiaris"), ("the dog barked all night", "a good dog")
-    dog = wordnet_files.parse(DOG)
-    assert dog == wordnet_files.Synset("02084071", words, definition, examples, "noun.animal", "02083346")
+    dog = wordnet.parse(DOG, "noun")
+    assert dog == wordnet.Synset("02084071", words, definition, examples, "noun.animal", "02083346", [])
     assert dog.text == f"dog: {definition}"
-    galore, eat = wordnet_files.parse(GALORE), wordnet_files.parse(EAT)
+    galore, eat = wordnet.parse(GALORE, "adj"), wordnet.parse(EAT, "verb")
     assert (galore.words, galore.kind, galore.hypernym) == (("abounding", "galore"), "adj.all", "")
     assert (eat.words, eat.kind, eat.hypernym, eat.examples) == (("eat",), "verb.consumption", "01170052", ())
 
 
-def test_every_authors_file():
-    assert len(wordnet_files.AUTHORS_FILES) == 45
-    assert [wordnet_files.AUTHORS_FILES[i] for i in (3, 28, 43)] == ["noun.Tops", "noun.time", "verb.weather"]
+def test_every_field():
+    assert len(wordnet.FIELDS) == 45
+    assert [wordnet.FIELDS[i] for i in (3, 28, 29, 43)] == ["Tops", "time", "body", "weather"]
+
+
+def noun(number, hypernym):
+    return wordnet.Synset(number, (f"n{number}",), "what it is", (), "noun.act", hypernym, [])
+
+
+def test_the_tree():
+    nouns = [noun("1", ""), noun("2", "1"), noun("3", "2"), noun("4", "1"), noun("7", "8"), noun("8", "7")]
+    verb = wordnet.Synset("3", ("v",), "with the number of a noun", (), "verb.body", "2", [])
+    half = wordnet.Half([*nouns[2:], verb], {noun.number: noun.hypernym for noun in nouns})
+    three, four, seven = nouns[2], nouns[3], nouns[4]
+    assert (three.path, four.path, verb.path) == (["1", "2", "3"], ["1", "4"], [])
+    assert seven.path == ["8", "7"]  # of a circle, which has no root
+    assert half.below["1"] == [three, four] and half.below["2"] == [three]  # though 1 and 2 are of the other half
+    assert (wordnet.shared(three, four), wordnet.shared(three, three), wordnet.shared(three, seven)) == (1, 3, 0)
 
 
 @pytest.fixture
@@ -162,41 +178,53 @@ def test_packages(tmp_path, monkeypatch):
         f"Package: b\nDescription-en: small board game again\n {body}\n",  # the body again
         "Package: c\nDescription-en: a short one here\n Too little.\n",
         f"Package: d\nDescription-en: another board game\n {body.replace('nine', 'ten')}\n",
+        f"Package: e\nDescription-en: third board game\n {body.replace('nine', 'four')}\n",
     ]
     (tmp_path / "x_i18n_Translation-en").write_text("\n".join(records))
     packages.make(tmp_path / "out", tmp_path)
     rows = read(tmp_path / "out" / "train.jsonl") + read(tmp_path / "out" / "heldout.jsonl")
-    assert sorted(row["title"] for row in rows) == ["another board game", "small board game"]
+    assert sorted(row["title"] for row in rows) == ["another board game", "small board game", "third board game"]
     expected = "A game of two players who move in turn, and the board has {} fields. It is old."
-    assert {row["body"] for row in rows} == {expected.format("nine"), expected.format("ten")}
-    with pytest.raises(ValueError, match="no file that ends in Translation-en"):
-        packages.make(tmp_path / "none", tmp_path / "out")
+    assert {row["body"] for row in rows} == {expected.format(fields) for fields in ("nine", "ten", "four")}
 
 
-def program(folder, name, text):
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-    (folder / name).chmod(0o755)
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A folder that alone is searched for programs; writes one there."""
+
+    def program(name, text):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "mkdir", "cp", "touch"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return program
 
 
-def test_a_package_is_fetched_and_unpacked(tmp_path, monkeypatch):
-    program(tmp_path, "apt-get", 'for a; do case $a in download) touch "small_1.deb" ;; esac; done')
-    program(tmp_path, "dpkg-deb", 'mkdir -p "$3/usr/share" && cp "$2" "$3/usr/share/small.txt"')
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with debian.package_files(["small"], ["usr/share/small_that_is_not_here.txt"]) as root:
-        assert (root / "usr/share/small.txt").exists()
+def test_packages_are_fetched_and_unpacked(programs):
+    programs("apt-get", 'for last; do :; done; case " $*" in *" download "*) touch "${last}_1.deb" ;; esac')
+    programs("dpkg-deb", 'mkdir -p "$3/usr/share" && cp "$2" "$3/usr/share/$2.txt"')
+    with packages.package_files(None, "usr/share", "small", "small-too") as root:
+        assert sorted(file.name for file in root.iterdir()) == ["small-too_1.deb.txt", "small_1.deb.txt"]
     assert not root.exists()
-    with debian.package_files(["small"], [str(tmp_path / "apt-get").lstrip("/")]) as root:
-        assert str(root) == "/"  # installed
+    with packages.package_files(None, "") as root:
+        assert [*root.iterdir()] == []
 
 
-def test_a_package_that_cannot_be_fetched(tmp_path, monkeypatch):
-    program(tmp_path, "apt-get", "echo 'W: slow' >&2; echo 'E: no network' >&2; exit 100")
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(ValueError, match=r"^apt-get fails, E: no network: use .*give a folder"):
-        packages.make(tmp_path / "out", None)
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match=r"^apt-get is not installed: use"):
+@pytest.mark.parametrize("step", ["update", "download"])
+def test_a_package_that_cannot_be_fetched(programs, step):
+    programs("apt-get", f"case \" $*\" in *\" {step}\"*) echo 'W: slow' >&2; echo 'E: no network' >&2; exit 100; esac")
+    with (
+        pytest.raises(ValueError, match=r"^E: no network: use .* a folder"),
+        packages.package_files(None, "", "small"),
+    ):
+        pass
+
+
+def test_a_system_without_debians_programs(programs, tmp_path):
+    with pytest.raises(ValueError, match=r"apt-get.*not found: use Debian or Ubuntu"):
         packages.make(tmp_path / "out", None)
 
 
@@ -204,11 +232,11 @@ def test_a_source_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(folder, given):
-        split.write_rows(folder / "similarity" / "train.jsonl", [{"a": 1}])
+        split.write_split(folder / "similarity", [{"a": "b"}], [{"a": "c"}])
 
-    monkeypatch.setitem(sources.SOURCES, "wordnet", make)
+    monkeypatch.setitem(sources.SOURCES, "wordnet", SimpleNamespace(make=make))
     sources.prepare_source("wordnet/similarity")
-    assert read(tmp_path / "data/wordnet/similarity/train.jsonl") == [{"a": 1}]
+    assert read(tmp_path / "data/wordnet/similarity/train.jsonl") == [{"a": "b"}]
     with pytest.raises(ValueError, match="remove data/wordnet, it is made anew"):
         sources.prepare_source("wordnet/classes")
     for name in ("wikipedia", "wordnet", "wordnet/x", "python_docs/x"):
@@ -222,7 +250,26 @@ def test_a_source_that_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError):
         sources.make_source("wordnet", tmp_path / "none")
+    for source in ("python_docs", "packages"):  # a folder that has none of their files, or is not there
+        with pytest.raises(ValueError, match=f"none has too few texts for data/{source}"):
+            sources.make_source(source, tmp_path / "none")
     assert [*(tmp_path / "data").iterdir()] == []
+
+
+def test_few_rows_are_not_all_held_out():
+    rows = [{"text": f"number {i}"} for i in range(10)]
+    train, held_out = split.hold_out([*rows, {"text": "Number 3!"}])
+    assert (len(train), len(held_out)) == (7, 3)
+    assert sorted(row["text"] for row in train + held_out) == [row["text"] for row in rows]
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(split, "HELD_OUT", 1)
+    monkeypatch.setattr(split, "MOST", 2)
+    train = [{"a": text, "label": "x"} for text in ("One!", "two", "three", "four")]
+    split.write_split(tmp_path, train, [{"a": "one", "label": "x"}, {"a": "two", "label": "x"}])
+    assert read(tmp_path / "train.jsonl") == train[1:3]  # two is not held out: there is place for one
+    assert read(tmp_path / "heldout.jsonl") == [{"a": "one", "label": "x"}]
 
 
 def test_the_command(tmp_path, monkeypatch, dictionary, capsys):

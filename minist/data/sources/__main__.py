@@ -11,8 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m minist.data.sources", description=__doc__)
     parser.add_argument("source", help=", ".join(SOURCES))
     parser.add_argument("given", type=Path, nargs="?", help="a folder with the files: nothing is searched or fetched")
-    arguments = parser.parse_args()
-    run_command(lambda: make_source(arguments.source, arguments.given), debug=False)
+    run_command(lambda: make_source(**vars(parser.parse_args())), debug=False)
 
 
 if __name__ == "__main__":

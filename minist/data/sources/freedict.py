@@ -10,37 +10,28 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
-from minist.data.sources.debian import package_files
-from minist.data.sources.split import without_repeats, write_split
+from minist.data.sources.packages import package_files
+from minist.data.sources.split import hold_out, write_split
 
 LANGUAGES = ("deu", "fra", "spa")
-FOLDER = "usr/share/dictd"
-DIGITS = {digit: i for i, digit in enumerate(string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/")}
+DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 REMARKS = re.compile(r"<[^>]*>|\[[^]]*\]|\([^)]*\)|^\s*\d+\. ")  # grammar, field of knowledge, number of the meaning
 SENTENCES = re.compile(r'^ +"(.+)" +- (.+)$', re.MULTILINE)  # an example, and what it means
 
 
 def make(folder: Path, given: Path | None) -> None:
     """Of the dictionaries in `given`, else of the packages dict-freedict-*. One folder for each language."""
-    if given:
-        return write(folder, given)
-    names = [name for language in LANGUAGES for name in (f"{language}-eng", f"eng-{language}")]
-    files = [f"{FOLDER}/freedict-{name}.{ending}" for name in names for ending in ("index", "dict.dz")]
-    with package_files([f"dict-freedict-{name}" for name in names], files) as root:
-        write(folder, root / FOLDER)
-
-
-def write(folder: Path, dictionaries: Path) -> None:
-    for language in LANGUAGES:
-        foreign = [{"english": b, "translation": a} for a, b in pairs(dictionaries / f"freedict-{language}-eng")]
-        english = [{"english": a, "translation": b} for a, b in pairs(dictionaries / f"freedict-eng-{language}")]
-        write_split(folder / language, without_repeats(foreign + english))
+    packages = [f"dict-freedict-{name}" for language in LANGUAGES for name in (f"{language}-eng", f"eng-{language}")]
+    with package_files(given, "usr/share/dictd", *packages) as files:
+        for language in LANGUAGES:
+            foreign = [{"english": b, "translation": a} for a, b in pairs(files / f"freedict-{language}-eng")]
+            english = [{"english": a, "translation": b} for a, b in pairs(files / f"freedict-eng-{language}")]
+            write_split(folder / language, *hold_out(foreign + english))
 
 
 def pairs(path: Path) -> Iterator[tuple[str, str]]:
     """Of each article the headword and its first translation, then its example sentences with theirs."""
-    with gzip.open(f"{path}.dict.dz") as file:
-        text = file.read()
+    text = gzip.decompress(Path(f"{path}.dict.dz").read_bytes())
     for line in Path(f"{path}.index").read_text("utf-8").splitlines():
         word, start, length = line.split("\t")
         if word.startswith("00database"):  # about the dictionary
@@ -55,10 +46,7 @@ def pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 def number(digits: str) -> int:
     """Written in base 64."""
-    value = 0
-    for digit in digits:
-        value = value * 64 + DIGITS[digit]
-    return value
+    return sum(DIGITS.index(digit) * 64**place for place, digit in enumerate(reversed(digits)))
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
+def in_hash_order(rows: Iterable[Row], text_of: Callable[[Row], str] = json.dumps) -> list[Row]:
+    return sorted(rows, key=lambda row: hash_of(text_of(row)))
+
+
 def texts_of(row: Row) -> set[str]:
     """As a reader takes them: two that differ in capitals or punctuation are one."""
     texts = (value for column, value in row.items() if column not in ("label", "score"))
@@ -27,31 +31,24 @@ def without_repeats(rows: Iterable[Row]) -> list[Row]:
     """The rows none of whose texts came before: a second right answer would count as a wrong one."""
     kept, seen = [], set[str]()
     for row in rows:
-        texts = texts_of(row)
-        if not texts & seen:
-            seen |= texts
+        if not seen & texts_of(row):
+            seen |= texts_of(row)
             kept.append(row)
     return kept
 
 
-def in_hash_order(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: hash_of(json.dumps(row)))
+def hold_out(rows: Iterable[Row], text_of: Callable[[Row], str] = json.dumps) -> tuple[list[Row], list[Row]]:
+    """(for training, held out): without repeats the first in hash order are held out, a third at most."""
+    ordered = in_hash_order(without_repeats(rows), text_of)
+    size = min(HELD_OUT, len(ordered) // 3)
+    return ordered[size:], ordered[:size]
 
 
-def write_split(folder: Path, rows: Iterable[Row]) -> None:
-    """The first in hash order are held out."""
-    ordered = in_hash_order(rows)
-    write_halves(folder, ordered[HELD_OUT:], ordered[:HELD_OUT])
-
-
-def write_halves(folder: Path, train: Iterable[Row], held_out: Iterable[Row]) -> None:
-    """At most so many of each; and no text that is held out is trained on."""
-    held = in_hash_order(held_out)[:HELD_OUT]
+def write_split(folder: Path, train: list[Row], held_out: list[Row]) -> None:
+    """The first of each; and no text that is held out is trained on."""
+    held = held_out[:HELD_OUT]
     texts = set[str]().union(*map(texts_of, held))
-    write_rows(folder / "heldout.jsonl", held)
-    write_rows(folder / "train.jsonl", [row for row in in_hash_order(train) if not texts & texts_of(row)][:MOST])
-
-
-def write_rows(file: Path, rows: Iterable[Row]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", [row for row in train if not texts & texts_of(row)][:MOST]), ("heldout", held)):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines, "utf-8")

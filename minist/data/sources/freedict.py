@@ -38,7 +38,7 @@ def pairs(path: Path) -> Iterator[tuple[str, str]]:
             continue
         article = text[number(start) : number(start) + number(length)].decode()
         head, _, rest = article.partition("\n")
-        pair = plain(head.partition(" /")[0]), plain(rest.partition("\n")[0].partition(",")[0])
+        pair = plain(head.partition(" /")[0]), plain(rest.partition("\n")[0]).partition(",")[0].strip()
         if all(pair):
             yield pair
         yield from SENTENCES.findall(article)

@@ -33,6 +33,10 @@ def blocks(*languages):
     return [pytest.param(name, code, id=f"{name}-{i}") for i, (name, code) in enumerate(chosen)]
 
 
+# those of an EXAMPLES.md run in test_coverage.py, beside files as they name them
+RUN = [p for p in blocks("python") if "EXAMPLES" not in p.values[0] and not any(w in p.values[1] for w in NOT_RUN)]
+
+
 def test_the_readme_is_an_introduction():
     assert len(TEXTS["README.md"].splitlines()) < 500
 
@@ -75,7 +79,7 @@ def test_programs_can_be_read(name, code):
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize(("name", "code"), [p for p in blocks("python") if not any(w in p.values[1] for w in NOT_RUN)])
+@pytest.mark.parametrize(("name", "code"), RUN)
 @pytest.mark.filterwarnings("ignore")
 def test_programs_run(name, code, tmp_path, monkeypatch):
     for model in ("all-MiniLM-L6-v2", "splade-tiny"):

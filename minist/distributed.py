@@ -21,6 +21,10 @@ def start(limit: timedelta = LIMIT) -> tuple[int, int, torch.device]:
     rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
+        here, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > there:
+            advice = "start as many processes, or hide the GPUs: CUDA_VISIBLE_DEVICES= torchrun .."
+            raise ValueError(f"{here} processes of this machine share {there} GPU: {advice}")
         torch.cuda.set_device(device)
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)

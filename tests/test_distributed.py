@@ -256,6 +256,14 @@ def test_one_process_needs_no_group():
     distributed.stop()
 
 
+def test_two_processes_on_one_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes of this machine share 1 GPU"):
+        distributed.start()
+
+
 def test_a_file_is_prepared_once(tmp_path):
     file, calls = tmp_path / "x", []
     for _ in range(2):

@@ -154,22 +154,30 @@ class Runner:
                 seconds += more
                 if code:
                     return self.keep(recipe, recipe.own, {}, seconds, [f"exit code {code} of: {command}"])
-            elif not (Path(training.config.output) / "model").exists():
+            elif not self.is_made(training.config):
                 need = self.recipes[training.recipe]
                 before = self.prepare(need)
                 if before is None or not self.run_one(need, command, before):
                     return self.keep(recipe, recipe.own, {}, seconds, [f"it needs {need.name}"])
         return seconds
 
+    def is_made(self, config: Config) -> bool:
+        """Whether its model is there, of the config as it is now."""
+        output = Path(config.output)
+        return (output / "model").exists() and (not self.judge or load_config(output / "config.toml", []) == config)
+
     def run_one(self, recipe: Recipe, command: str, seconds: float) -> bool:
         """Run a command and write down what it reached; `seconds` are those of its files. Whether there is a model."""
         code, own_seconds = self.time(recipe, command)
-        training = training_of(command)
+        training, own = training_of(command), training_of(recipe.own)
         config = training.config if training else None
-        metrics = measured(config) if config and code == 0 else {}
-        wrong = [f"exit code {code}, see {LOGS / recipe.name}.log"] if code else []
-        if config and self.judge and not code:
-            wrong += [reason for name, value in config.expect.items() for reason in judge(name, value, metrics)]
+        metrics, wrong = {}, []
+        if config and own and (Path(config.output) / "model").exists():  # also of one that has missed what is expected
+            metrics = measured(config, list(own.config.expect))
+            expected = config.expect.items() if self.judge else ()
+            wrong = [reason for name, value in expected for reason in judge(name, value, metrics)]
+        if code and not wrong:
+            wrong = [f"exit code {code}, see {LOGS / recipe.name}.log"]
         self.keep(recipe, command, metrics, own_seconds + seconds, wrong)
         return code == 0
 
@@ -198,16 +206,14 @@ class Runner:
         print("  " + ", ".join([f"{seconds:.0f} s", *shown, *wrong]), flush=True)
 
 
-def measured(config: Config) -> dict[str, list[float]]:
-    """Each metric of [expect], before the first step and of the model that was saved."""
-    if not config.expect:
-        return {}
+def measured(config: Config, metrics: Sequence[str]) -> dict[str, list[float]]:
+    """Each of the metrics before the first step, where that was measured, and of the model that was saved."""
     lines = [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text("utf-8").splitlines()]
-    found = [line for line in lines if line.keys() >= config.expect.keys()]
+    found = [line for line in lines if line.keys() >= set(metrics)]
     first, last = found[0], found[-1]
     if best := config.train.best:
         last = (min if falls(best) else max)(found, key=lambda line: line[best])
-    return {metric: [first[metric], last[metric]] for metric in config.expect}
+    return {metric: [first[metric], last[metric]] for metric in metrics}
 
 
 def judge(name: str, expected: float, metrics: dict[str, list[float]]) -> list[str]:

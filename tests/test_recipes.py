@@ -213,6 +213,7 @@ class Shop:
             (output / "model").mkdir(parents=True, exist_ok=True)
             lines = [{"step": 0, "x": 0.2, "y_loss": 4.0}, {"step": 1, "loss": 1}, {"step": 2, **self.reached}]
             (output / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+            (output / "config.toml").write_text(Path(f"configs/{training.recipe}.toml").read_text())
         return self.codes.get(command, 0)
 
     def run(self, *names, again=False):
@@ -238,9 +239,10 @@ def test_needs_come_first_and_nothing_runs_twice(shop):
 def test_a_changed_recipe_runs_again(shop):
     shop.run("a")
     changed = Path("configs/a.toml")
-    changed.write_text(changed.read_text() + "# more\n")
+    changed.write_text(changed.read_text().replace('path = "m"', 'path = "n"'))
     shop.recipes = all_recipes()
-    assert len(shop.run("a")[0]) == 2
+    assert shop.run("b")[0][1] == "a.toml"  # b needs a model of the recipe as it is now
+    assert shop.run("a")[0] == ["a.toml --set output=runs/a2"]
 
 
 def test_what_is_wrong(shop):
@@ -271,7 +273,7 @@ def test_the_best_is_what_counts(shop):
     Path("runs/a").mkdir(parents=True)
     found = [{"x": 0.1, "y_loss": 9.0}, {"x": 0.8, "y_loss": 2.5}, {"x": 0.7, "y_loss": 2.0}]
     Path("runs/a/metrics.jsonl").write_text("\n".join(map(json.dumps, found)))
-    assert module.measured(config) == {"x": [0.1, 0.8], "y_loss": [9.0, 2.5]}
+    assert module.measured(config, ["x", "y_loss"]) == {"x": [0.1, 0.8], "y_loss": [9.0, 2.5]}
 
 
 def test_table():

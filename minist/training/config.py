@@ -16,6 +16,7 @@ from minist.training.construct import Table, build, read_table
 from minist.training.optimizer import SCHEDULES
 from minist.training.task import PARTNER
 
+ONE_SIZE = ("truncate_dim", "write_predictions", "teacher_model")  # arguments of an evaluator at one size
 RANKING = ("InformationRetrievalEvaluator", "CrossEncoderRerankingEvaluator")  # with which BM25 can be compared
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of autocast, where there is one
 
@@ -252,9 +253,8 @@ def _of_evaluation(entry: EvalConfig) -> Iterator[str]:
     of_a_loss = (entry.label != "", entry.roles, entry.prompts, entry.delete_words, entry.draw_pairs)  # 0 is a label
     if entry.evaluator and any(of_a_loss):
         yield f"label, roles, prompts, delete_words and draw_pairs in {where} belong to a loss, not to an evaluator"
-    one_size = entry.loss or {"truncate_dim", "write_predictions"} & entry.evaluator.keys()
-    if one_size and (entry.dimensions or entry.layers):
-        yield f"dimensions and layers in {where} are of an evaluator without truncate_dim and write_predictions"
+    if (entry.dimensions or entry.layers) and (entry.loss or entry.evaluator.keys() & set(ONE_SIZE)):
+        yield f"dimensions and layers in {where} are of an evaluator without {', '.join(ONE_SIZE)}"
     name = entry.evaluator.get("name")
     if (entry.bm25 and name not in RANKING) or (entry.searches and name != RANKING[0]):
         yield f"bm25 in {where} belongs to {' or '.join(RANKING)}, searches to the first of them"

@@ -88,7 +88,7 @@ def some_texts(config: Config) -> list[str]:
 def with_components(model: Any, texts: Sequence[str], count: int) -> TextModel:
     """Embeddings of `count` numbers, as a Dense behind all modules makes them: what is said of a text along those
     directions in which the embeddings of `texts` differ most, their first principal components. No mean is taken away
-    from an embedding: of two, the difference is the same without."""
+    from an embedding: the Dense has no bias, as in sentence-transformers' example."""
     pick("config: what a model with pca in [model] gives", model.gives, {"embeddings": "which it makes shorter"})
     whole("config: pca in [model]", count, 1, model.width)
     model.truncate_dim = None  # it may be more than there will be components

@@ -126,7 +126,7 @@ def triplets(half: Half, draw: Random) -> Iterator[Row]:
 
 
 def classes(half: Half, draw: Random) -> list[Row]:
-    """What a noun or verb means, and which of 40 fields it belongs to: noun.animal, verb.motion .."""
+    """What a noun or verb means, and which of 41 fields it belongs to: noun.animal, verb.motion .."""
     return [{"text": one.text, "label": one.kind} for one in half.synsets if one.kind.startswith(("noun", "verb"))]
 
 

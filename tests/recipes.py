@@ -270,7 +270,7 @@ def execute(command: str, log: Path) -> int:
     """Run it in a shell here. An earlier run of the same name is replaced, since a result without an end is none."""
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": here, "HF_HUB_CACHE": str(HUB.resolve()), "HF_HUB_OFFLINE": "1"}
-    whole = f"{command} --overwrite" if training_of(command) else command
+    whole = command.replace("train.py ", "train.py --overwrite ", 1)
     with log.open("w") as file:
         process = subprocess.Popen(whole, shell=True, stdout=file, stderr=file, env=environment, start_new_session=True)
         try:

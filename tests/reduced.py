@@ -128,6 +128,7 @@ def changes(config: Config) -> list[str]:
     expect = ", ".join(f'"{name}" = {value}' for name, value in reached.items())
     found = [f"train.max_steps={max(STEPS, len(config.data))}", "train.batch_size=10", "train.log_every=1"]
     found += [f"expect={{ {expect} }}"] + ["train.eval_every=1"] * bool(config.train.eval_every)
+    found += ["model.pca=16"] * bool(config.model.pca)
     if config.model.encoder:
         found += ["model.tokenizer.vocab_size=200"]
     elif config.model.path == MINILM:

@@ -61,9 +61,13 @@ def test_texts_are_drawn_from_all_columns(folder):
 
 
 def test_more_components_than_there_can_be():
-    with pytest.raises(ValueError, match=r"pca in .model. is 17: use a number at least 1 and at most 16"):
+    with pytest.raises(
+        ValueError, match=r"pca in .model., with \d+ texts, is 17: use a number at least 1 and at most 16"
+    ):
         with_components(tiny_model(), TEXTS, 17)
-    assert np.isfinite(with_components(tiny_model(), TEXTS[:1], 16).encode(TEXTS)).all()  # however few texts
+    with pytest.raises(ValueError, match="with 6 texts, is 6: use a number at least 1 and at most 5"):
+        with_components(tiny_model(), TEXTS[:6], 6)
+    assert np.isfinite(with_components(tiny_model(), TEXTS[:6], 5).encode(TEXTS)).all()
 
 
 @pytest.fixture

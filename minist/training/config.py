@@ -69,7 +69,7 @@ class ModelConfig:
     max_length: int = limited(0)  # tokens at which texts are cut; 0: as the model in path says
     pca: int = limited(0)  # embeddings of so many numbers: their first principal components, by a Dense; 0: none
     static_queries: bool = False  # of a SparseEncoder: a query is its words, by their rarity, and needs no encoder
-    prompts: dict[str, str] = field(default_factory=dict)  # query, document: saved with the model; see [train] prompts
+    prompts: dict[str, str] = field(default_factory=dict)  # query, document: saved with it; [train] has its own
     sparse_start: float = limited(0, 0, 1)  # of SPLADE: the share of the texts that have a word at first; 0: as it is
     twins: bool = False  # train two copies, the routes "first" and "second", and keep the second: contrastive tension
     encoder: Table = field(default_factory=dict)  # model_type (bert .., static), and the fields of its config.json

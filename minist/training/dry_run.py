@@ -151,6 +151,7 @@ def try_evaluations(run: Run, rate: float) -> None:
         files += Path(entry.evaluator["folder"]).rglob("*") if "folder" in entry.evaluator else ()
         # a token of English has 4 bytes, and a forward pass takes a third of a step
         expected = sum(file.stat().st_size for file in files if file.is_file()) / 4 / rate / 3
+        expected *= 1 + len(entry.layers)
         if distributed.any_rank([expected > EVALUATION_SECONDS], run.device)[0]:
             run.say(
                 f"eval   {entry.name} takes about {duration(expected)} each time: not tried, nor its metrics' names"

@@ -90,7 +90,8 @@ def with_components(model: Any, texts: Sequence[str], count: int) -> TextModel:
     directions in which the embeddings of `texts` differ most, their first principal components. No mean is taken away
     from an embedding: the Dense has no bias, as in sentence-transformers' example."""
     pick("config: what a model with pca in [model] gives", model.gives, {"embeddings": "which it makes shorter"})
-    whole("config: pca in [model]", count, 1, model.width)
+    most = min(model.width, len(texts) - 1)  # n texts differ in n - 1 directions
+    whole(f"config: pca in [model], with {len(texts):,} texts,", count, 1, most)
     model.truncate_dim = None  # it may be more than there will be components
     x = model.encode(texts, convert_to_tensor=True)
     directions = torch.linalg.eigh(torch.cov(x.T, correction=0)).eigenvectors.T.flip(0)  # of most variance first

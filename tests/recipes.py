@@ -12,6 +12,7 @@ script that was killed goes on. Exit code 1: a run failed, did not reach [expect
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import shlex
@@ -210,7 +211,8 @@ def measured(config: Config, metrics: Sequence[str]) -> dict[str, list[float]]:
     """Each of the metrics before the first step, where that was measured, and of the model that was saved."""
     lines = [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text("utf-8").splitlines()]
     found = [line for line in lines if line.keys() >= set(metrics)]
-    first, last = found[0], found[-1]
+    unknown = dict.fromkeys(metrics, math.nan)  # of a variant that nothing is expected of
+    first, last = found[0] if found[0]["step"] == 0 else unknown, found[-1]
     if best := config.train.best:
         last = (min if falls(best) else max)(found, key=lambda line: line[best])
     return {metric: [first[metric], last[metric]] for metric in metrics}
@@ -230,7 +232,7 @@ def table(results: Iterable[dict[str, Any]]) -> str:
     for result in results:
         name, time_ = result["recipe"], f"{result['seconds']:.0f} s"
         for metric, (before, after) in result["metrics"].items():
-            rows.append(f"| {name} | {metric} | {before:.3f} | {after:.3f} | {time_} |")
+            rows.append(f"| {name} | {metric} | {before:.3f} | {after:.3f} | {time_} |".replace(" nan ", " "))
             name, time_ = "", ""
         rows += [f"| {result['recipe']} | {'; '.join(result['wrong'])} | | | |"] if result["wrong"] else []
     return "\n".join(rows)

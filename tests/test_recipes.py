@@ -271,9 +271,12 @@ def test_a_failure_before_is_one_of_it(shop):
 def test_the_best_is_what_counts(shop):
     config = training_of(train("a", " --set train.best=x")).config
     Path("runs/a").mkdir(parents=True)
-    found = [{"x": 0.1, "y_loss": 9.0}, {"x": 0.8, "y_loss": 2.5}, {"x": 0.7, "y_loss": 2.0}]
+    found = [{"step": 0, "x": 0.1, "y_loss": 9.0}, {"step": 1, "x": 0.8, "y_loss": 2.5}]
+    found.append({"step": 2, "x": 0.7, "y_loss": 2.0})
     Path("runs/a/metrics.jsonl").write_text("\n".join(map(json.dumps, found)))
     assert module.measured(config, ["x", "y_loss"]) == {"x": [0.1, 0.8], "y_loss": [9.0, 2.5]}
+    Path("runs/a/metrics.jsonl").write_text(json.dumps(found[2]))  # of a run that was not measured before
+    assert module.measured(config, ["x"]) == {"x": [pytest.approx(math.nan, nan_ok=True), 0.7]}
 
 
 def test_table():

@@ -158,6 +158,7 @@ def test_an_adapter(tmp_path):
     ("arguments", "message"),
     [
         (["--model", str(FOLDERS / "st6/ce"), "a"], "is a cross-encoder: give it two texts"),
+        (["--model", str(FOLDERS / "st6/ce"), "a", "b", "--role", "query"], "its two texts have no roles"),
         (["--model", str(FOLDERS / "st6/dense"), "--role", "passage", "a"], "the role is 'passage'"),
         (["--model", str(FOLDERS / "st6/dense"), "a\ud800"], "half of a surrogate pair"),
         (["--model", "nowhere/at/all", "a"], "nowhere/at/all"),

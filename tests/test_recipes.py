@@ -152,6 +152,8 @@ def test_nothing_held_out_is_trained_on(name):
     trained = {str(path) for entry in config.data for path in entry.paths()}
     assert not trained & {file for entry in config.eval for file in entry.files}
     assert not [file for file in trained if "heldout" in file]
+    makers = [command for command in RECIPES[name].before if trained & set(command.split())]
+    assert not [command for command in makers if "heldout" in command]  # nor under another name
 
 
 # ------------------------------------------------------------ what runs them

@@ -15,7 +15,7 @@ from tiny import FROM_SCRATCH, ROOT, run_script, sentences, tiny_model, write_js
 from minist import CrossEncoder, evaluation
 from minist.encoders.families import ENCODERS
 from minist.training.config import EvalConfig
-from minist.training.sizes import Once, SizedEvaluation, first_layers, sizes_of, table
+from minist.training.sizes import Once, SizedEvaluation, first_layers, sized, sizes_of, table
 
 ROWS = list(zip(sentences(30, 1), sentences(30, 2), strict=True))
 LOSS = 'loss = { name = "Matryoshka2dLoss", loss = "MultipleNegativesRankingLoss", matryoshka_dims = [16, 4] }'
@@ -246,6 +246,13 @@ def test_mistakes(folder, given, words):
     error = run("--set", given, code=2)
     assert words in error and error.count("\n") == 1
     assert not (folder / "run").exists()
+
+
+def test_two_metrics_of_one_name():
+    other = EvalConfig(name="held_4", evaluator={"name": "InformationRetrievalEvaluator"})
+    with pytest.raises(ValueError, match=r"'held_4' names an .* and a size of another"):
+        sized([entry(dimensions=[8, 4]), other], [search(), search()], tiny_model())
+    assert len(sized([entry(dimensions=[8]), other], [search(), search()], tiny_model())) == 2
 
 
 @pytest.mark.slow

@@ -215,6 +215,13 @@ def test_prompts_for_all_sets_reach_evaluations(folder):
     assert values["all"] == values["column"] == values["set"] != values["none"]
 
 
+def test_prompts_of_the_model_alone_are_not_trained(folder):
+    note = "no prompts in [train], so it learns without the model's 'ask: '"
+    assert note in run('model.prompts={query="ask: "}', "train.max_steps=1")
+    assert note not in run('model.prompts={query="ask: "}', 'train.prompts="ask: "', "train.max_steps=1", output="with")
+    assert "no prompts in [train]" not in run("train.max_steps=1", output="without")
+
+
 @pytest.mark.slow
 def test_guide_and_teacher(folder):
     tiny_model(seed=4).save(folder / "other")

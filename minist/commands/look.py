@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     if model.gives == "scores":
         if args.other is None:
             raise ValueError(f"{args.model} is a cross-encoder: give it two texts, which it reads together")
+        if args.role:
+            raise ValueError(f"{args.model} is a cross-encoder: its two texts have no roles, leave --role out")
         look(model, (args.text, args.other), None)
         print()
         for i, score in enumerate(torch.as_tensor(model.predict([(args.text, args.other)])).flatten().tolist()):

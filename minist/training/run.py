@@ -100,6 +100,9 @@ def introduce(run: Run) -> None:
         # a shuffle leaves out none but by drop_last, and to count its rows would be to draw them
         if entry.sampler != "shuffled" and (out := len(task.rows.dataset) - run.batches.rows(i)):
             run.say(f"note   {task.name}: {out:,} rows left out: {entry.sampler} finds no place for them in an epoch")
+        prompts = [prompt for prompt in run.trained.model.prompts.values() if prompt]
+        if prompts and not (entry.prompts or run.config.train.prompts):
+            run.say(f"note   {task.name}: no prompts in [train], so it learns without the model's {prompts[0]!r}")
     for name, evaluation in zip((entry.name for entry in run.config.eval), run.evaluations, strict=True):
         match evaluation:  # what its files lack; a class of a user's own need not say
             case object(note=str(note)) if note:

@@ -32,7 +32,12 @@ def sizes_of(entry: EvalConfig) -> Sizes:
 
 
 def sized(entries: Iterable[EvalConfig], evaluations: Iterable[Evaluation], model: TextModel) -> list[Evaluation]:
-    """The evaluations of the entries of [[eval]], those with sizes at all of them."""
+    """The evaluations of the entries of [[eval]], those with sizes at all of them. ValueError if one's metrics could be
+    taken for another's."""
+    entries = list(entries)
+    for prefix in [prefix for entry in entries for prefix in sizes_of(entry)]:
+        if any(f"{entry.name}_" == prefix for entry in entries):
+            raise ValueError(f"config: {prefix[:-1]!r} names an [[eval]] and a size of another: give it another name")
     pairs = zip(entries, evaluations, strict=True)
     return [SizedEvaluation(entry, one, model) if entry.layers or entry.dimensions else one for entry, one in pairs]
 

@@ -1,6 +1,6 @@
 """Run the recipes: the commands in the headers of configs/*.toml, each after what it needs, and a table of the results.
 
-python tests/recipes.py                    # all, one after the other: an hour or two
+python tests/recipes.py                    # all, one after the other: some hours
 python tests/recipes.py rerank distill     # these, and what they need
 python tests/recipes.py --again lora       # though there is a result of this very file
 python tests/recipes.py --reduced          # a few steps of tiny models, in a temporary folder

@@ -76,9 +76,9 @@ def cranfield(folder: Path) -> Iterator[Run]:
     subprocess.run(command.split(), check=True)
     files = {"queries": folder / "queries.jsonl", "corpus": folder / "corpus.jsonl", "qrels": folder / "qrels/dev.tsv"}
     eval_ = {"name": "dev", "evaluator": "InformationRetrievalEvaluator", **files, "bm25": True}
-    yield "cranfield", "gpl", [
-        ("data.0.files", [mined]), ("eval", [eval_]), ("expect", {"dev_cosine_ndcg@10": -1})
-    ]  # fmt: skip
+    overrides = [("data.0.files", [mined]), ("eval", [eval_]), ("expect", {"dev_cosine_ndcg@10": -1})]
+    yield "cranfield_gpl", "gpl", overrides
+    yield "cranfield", "hard_negatives", [*overrides, ("train.epochs", 4)]
 
 
 def tatoeba(folder: Path) -> Iterator[Run]:

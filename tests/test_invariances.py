@@ -328,6 +328,7 @@ def wide_step(rows: int, budget: int, rank: int = 0, world: int = 1) -> dict[str
     return objective.parts | {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "budget"), WIDE_RUNS)
 def test_outputs_of_any_width(ranks, rows, budget):
     """Gathered, cut into mini-batches and on two ranks they are what they are in one pass."""

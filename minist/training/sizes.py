@@ -31,10 +31,9 @@ def sizes_of(entry: EvalConfig) -> Sizes:
     return {f"{start}{f'{k}_layers_' * bool(k)}{f'{d}_' * bool(d)}": (k, d) for k, d in found}
 
 
-def sized(entries: Iterable[EvalConfig], evaluations: Iterable[Evaluation], model: TextModel) -> list[Evaluation]:
+def sized(entries: Sequence[EvalConfig], evaluations: Iterable[Evaluation], model: TextModel) -> list[Evaluation]:
     """The evaluations of the entries of [[eval]], those with sizes at all of them. ValueError if one's metrics could be
     taken for another's."""
-    entries = list(entries)
     for prefix in [prefix for entry in entries for prefix in sizes_of(entry)]:
         if any(f"{entry.name}_" == prefix for entry in entries):
             raise ValueError(f"config: {prefix[:-1]!r} names an [[eval]] and a size of another: give it another name")

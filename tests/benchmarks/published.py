@@ -23,8 +23,7 @@ from minist.data.rows import read_rows
 STS = {"score": 0, "text1": 1, "text2": 2}
 SICK = {"text1": "sentence_A", "text2": "sentence_B"}
 TRAIN = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2 train.py --overwrite".split()
-Override = tuple[str, Any]
-Run = tuple[str, str, list[Override]]  # output, recipe, keys of its config and their values
+Run = tuple[str, str, dict[str, Any]]  # output, recipe, keys of its config and their values
 
 
 def correlation(name: str, files: list[Path], columns: dict[str, Any]) -> dict[str, Any]:
@@ -38,29 +37,28 @@ def sts(folder: Path) -> Iterator[Run]:
     years = [2013, 2014, 2015]
     eval_ = [correlation(f"sts{year}", sorted(folder.glob(f"{year}.*.test.tsv")), STS) for year in years]
     expect = {f"sts{year}_spearman_cosine": -1 for year in years}
-    rest = [("train.max_steps", 0), ("train.lr", 2e-5), ("model.max_length", 128), ("eval", eval_), ("expect", expect)]
-    yield "sts", "similarity", [("data", [data | {"label": 0, "loss": "CoSENTLoss"}]), *rest]
+    rest = {"train.max_steps": 0, "train.lr": 2e-5, "model.max_length": 128, "eval": eval_, "expect": expect}
+    yield "sts", "similarity", {"data": [data | {"label": 0, "loss": "CoSENTLoss"}], **rest}
 
 
 def sick(folder: Path) -> Iterator[Run]:
-    """Relatedness, and the three classes, for which configs/pair_classification.toml is the better model."""
+    """Relatedness, and the three classes; configs/pair_classification.toml is the cross-encoder for these."""
     train, trial = folder / "SICK_train.txt", folder / "SICK_trial.txt"
     data = {"files": [train], "format": "tsv", "columns": SICK}
     eval_ = correlation("trial", [trial], {**SICK, "score": "relatedness_score"})
     rows = {**data, "label": "relatedness_score", "loss": "CoSENTLoss"}
-    rest = [("train.max_steps", 0), ("train.epochs", 4), ("train.lr", 5e-5)]
-    yield "sick_relatedness", "similarity", [
-        ("data", [rows]), *rest, ("eval", [eval_]), ("expect", {"trial_spearman_cosine": -1})
-    ]  # fmt: skip
+    epochs = {"train.max_steps": 0, "train.epochs": 4}
+    expect = {"trial_spearman_cosine": -1}
+    yield "sick_relatedness", "similarity", {
+        "data": [rows], **epochs, "train.lr": 5e-5, "eval": [eval_], "expect": expect
+    }  # fmt: skip
     loss = {"name": "SoftmaxLoss", "embedding_dimension": 384, "num_labels": 3}
     eval_ = {
         "name": "trial", "evaluator": {"name": "LabelAccuracyEvaluator", "softmax_model": "train"}, "files": [trial],
         "format": "tsv", "columns": {**SICK, "label": "entailment_judgment"},
     }  # fmt: skip
-    yield "sick_inference", "inference", [
-        ("data", [{**data, "label": "entailment_judgment", "loss": loss, "name": "train"}]),
-        ("train.max_steps", 0), ("train.epochs", 4), ("eval", [eval_]), ("expect", {"trial_accuracy": -1}),
-    ]  # fmt: skip
+    rows = {**data, "label": "entailment_judgment", "loss": loss}
+    yield "sick_inference", "inference", {"data": [rows], **epochs, "eval": [eval_], "expect": {"trial_accuracy": -1}}
 
 
 def cranfield(folder: Path) -> Iterator[Run]:
@@ -76,9 +74,9 @@ def cranfield(folder: Path) -> Iterator[Run]:
     subprocess.run(command.split(), check=True)
     files = {"queries": folder / "queries.jsonl", "corpus": folder / "corpus.jsonl", "qrels": folder / "qrels/dev.tsv"}
     eval_ = {"name": "dev", "evaluator": "InformationRetrievalEvaluator", **files, "bm25": True}
-    overrides = [("data.0.files", [mined]), ("eval", [eval_]), ("expect", {"dev_cosine_ndcg@10": -1})]
+    overrides = {"data.0.files": [mined], "eval": [eval_], "expect": {"dev_cosine_ndcg@10": -1}}
     yield "cranfield_gpl", "gpl", overrides
-    yield "cranfield", "hard_negatives", [*overrides, ("train.epochs", 4)]
+    yield "cranfield", "hard_negatives", overrides | {"train.epochs": 4}
 
 
 def tatoeba(folder: Path) -> Iterator[Run]:
@@ -89,7 +87,7 @@ def tatoeba(folder: Path) -> Iterator[Run]:
     table.write_text("source\ttarget\n" + "".join(f"{source}\t{target}\n" for source, target in both), "utf-8")
     columns = {"source": "source", "target": "target"}
     eval_ = {"name": "tatoeba", "evaluator": "TranslationEvaluator", "files": [table], "columns": columns}
-    yield "tatoeba", "multilingual", [("eval", [eval_]), ("expect", {"tatoeba_mean_accuracy": -1})]
+    yield "tatoeba", "multilingual", {"eval": [eval_], "expect": {"tatoeba_mean_accuracy": -1}}
 
 
 def toml(value: Any) -> str:
@@ -112,12 +110,12 @@ def main() -> None:
     for name in args.names or known:
         for output, recipe, overrides in known[name](args.data / name):
             folder, started = Path("runs/published") / output, time.perf_counter()
-            keys = [f"{key}={toml(value)}" for key, value in [("output", folder), *overrides]]
+            keys = [f"{key}={toml(value)}" for key, value in {"output": folder, **overrides}.items()]
             sets = [part for key in keys for part in ("--set", key)]
             subprocess.run([*TRAIN, "--config", f"configs/{recipe}.toml", *sets], check=True)
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-            found = [line for line in lines if line.keys() >= dict(overrides)["expect"].keys()]
-            for metric in dict(overrides)["expect"]:
+            found = [line for line in lines if line.keys() >= overrides["expect"].keys()]
+            for metric in overrides["expect"]:
                 rows.append((output, metric, found[0][metric], found[-1][metric], time.perf_counter() - started))
     print("\n| recipe | metric | before | after | seconds |\n|---|---|---|---|---|")
     for output, metric, before, after, seconds in rows:

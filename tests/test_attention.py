@@ -12,7 +12,7 @@ from torch.nn.attention import varlen
 from minist import Packed
 from minist.encoders import attention as attention_file
 from minist.encoders import window as window_file
-from minist.encoders.attention import ALL, _has_flash, _lengths, _rectangles, _similar, attention
+from minist.encoders.attention import ALL, DOUBLED, EQUAL, ROUNDED, _groups, _has_flash, _rectangles, attention
 
 HEADS_AND_WIDTH = (3, 8)
 LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
@@ -23,16 +23,16 @@ def sides_of(window, causal):
     return (ALL, 0) if causal else (ALL, ALL) if window is None else (window, window)
 
 
-def rectangles(q, k, v, packed, bias, window, causal, dropout, padding):
-    return _rectangles(q, k, v, packed, bias, sides_of(window, causal), dropout, padding)
+def rectangles(q, k, v, packed, bias, window, causal, dropout, layout):
+    return _rectangles(q, k, v, packed, bias, sides_of(window, causal), dropout, layout)
 
 
 def stream(q, k, v, packed, bias, window, causal, dropout):
     return attention(q, k, v, packed, bias=bias, window=window, causal=causal, dropout=dropout)
 
 
-PADDED, UNPADDED = (partial(rectangles, padding=padding) for padding in (True, False))  # as on a GPU, and on a CPU
-LAYOUTS = pytest.mark.parametrize("branch", [PADDED, UNPADDED], ids=["padded", "unpadded"])
+ON_GPU, ON_CPU, TRAINED_ON_CPU = (partial(rectangles, layout=layout) for layout in (DOUBLED, ROUNDED, EQUAL))
+LAYOUTS = pytest.mark.parametrize("branch", [ON_GPU, ON_CPU, TRAINED_ON_CPU], ids=["doubled", "rounded", "equal"])
 WITHOUT = [0, 5, 0, 7, 40, 0, 0, 33, 2, 0]  # texts without a token among others
 
 
@@ -121,26 +121,26 @@ def test_padding_is_bounded(monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
     lengths = [512, *(5 + i % 20 for i in range(385))]
     packed, qkv, bias = attention_inputs(torch.float32, lengths=lengths)
-    PADDED(*qkv, packed, bias, None, False, 0.0)
+    ON_GPU(*qkv, packed, bias, None, False, 0.0)
     assert len(sizes) == 2
     assert sum(sizes) < 3 * (512**2 + 385 * 24**2) + 1
 
 
 def test_similar_lengths():
-    groups = [[n for n in range(1025) if _similar(n) == number] for number in (0, 5, 6, 7, 8, 9, 10)]
+    groups = [[n for n in range(1025) if DOUBLED.similar(n) == number] for number in (0, 5, 6, 7, 8, 9, 10)]
     assert [(group[0], group[-1]) for group in groups] == [
         *[(0, 0), (1, 32), (33, 64), (65, 128), (129, 256), (257, 512), (513, 1024)]
     ]
+    assert [ROUNDED.similar(n) for n in (0, 1, 15, 16, 17, 32, 33)] == [0, 1, 1, 1, 2, 2, 3]
 
 
 def test_lengths_are_asked_for_once():
     """On a GPU each answer waits for all that runs there."""
-    packed, same, other = (attention_inputs(torch.float32, lengths=n)[0] for n in ([3, 1], [3, 1], [1, 3]))
-    _lengths.cache_clear()
-    assert [_lengths(texts.cu_seqlens) for texts in (packed, packed, same, other, packed)] == [
-        *[[3, 1], [3, 1], [3, 1], [1, 3], [3, 1]]
-    ]
-    assert _lengths.cache_info().misses == 3  # found by identity: comparing would wait too
+    packed, same, other = (attention_inputs(torch.float32, lengths=n)[0] for n in ([3, 20], [3, 20], [20, 3]))
+    _groups.cache_clear()
+    found = [[group.length for group in _groups(texts, ROUNDED)] for texts in (packed, packed, same, other, packed)]
+    assert found == [[16, 32], [16, 32], [16, 32], [32, 16], [16, 32]]
+    assert _groups.cache_info().misses == 3  # found by identity: comparing would wait too
 
 
 @pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])

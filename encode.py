@@ -35,6 +35,7 @@ from minist.data.sparse_file import SPARSE_FORMATS, SparseFile
 from minist.data.texts import Text, Texts
 from minist.files import complete_file, read_npy
 from minist.models import open_model
+from minist.models.device import INT8, multiplies_int8_fast
 from minist.models.folder import holds_scores
 from minist.models.hub import find_model
 from minist.models.sparse_encoder import SparseEncoder
@@ -60,7 +61,11 @@ def parse() -> argparse.Namespace:
     add("--format", default="", choices=READERS, help="what the inputs are, where their endings do not say it")
     add("--batch-tokens", type=int, default=0, help="tokens per forward pass: bounds the memory")
     add("--max-length", type=int, help="tokens at which texts are cut, instead of the model's number")
-    add("--dtype", default="float32", help="float32 (default); bfloat16; auto: bfloat16 where the device is fast at it")
+    add(
+        "--dtype",
+        default="float32",
+        help="float32 (default), bfloat16, auto: bfloat16 where that is fast; int8, on a CPU",
+    )
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", help="put this before each text")
     prompts.add_argument("--prompt-name", help="put this prompt of the model before each text")
@@ -208,6 +213,10 @@ def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) 
         model.max_length = args.max_length
     if args.dtype == "auto" and rank == 0:
         print(f"--dtype auto: {str(model.dtype).removeprefix('torch.')}, which is fast on this {model.device.type}")
+    if args.dtype == INT8 and rank == 0 and not multiplies_int8_fast():
+        print(
+            "--dtype int8: this processor has no instructions for it (VNNI), and will hardly be faster than in float32"
+        )
     return model
 
 

@@ -12,7 +12,7 @@ from torch.nn.attention import varlen
 from minist import Packed
 from minist.encoders import attention as attention_file
 from minist.encoders import window as window_file
-from minist.encoders.attention import ALL, DOUBLED, EQUAL, ROUNDED, _groups, _has_flash, _rectangles, attention
+from minist.encoders.attention import ALL, DOUBLED, EQUAL, ROUNDED, _has_flash, _lengths, _rectangles, attention
 
 HEADS_AND_WIDTH = (3, 8)
 LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
@@ -127,20 +127,21 @@ def test_padding_is_bounded(monkeypatch):
 
 
 def test_similar_lengths():
-    groups = [[n for n in range(1025) if DOUBLED.similar(n) == number] for number in (0, 5, 6, 7, 8, 9, 10)]
+    groups = [[n for n in range(1025) if DOUBLED[0](n) == number] for number in (0, 5, 6, 7, 8, 9, 10)]
     assert [(group[0], group[-1]) for group in groups] == [
         *[(0, 0), (1, 32), (33, 64), (65, 128), (129, 256), (257, 512), (513, 1024)]
     ]
-    assert [ROUNDED.similar(n) for n in (0, 1, 15, 16, 17, 32, 33)] == [0, 1, 1, 1, 2, 2, 3]
+    assert [ROUNDED[0](n) for n in (0, 1, 15, 16, 17, 32, 33)] == [0, 1, 1, 1, 2, 2, 3]
 
 
 def test_lengths_are_asked_for_once():
     """On a GPU each answer waits for all that runs there."""
-    packed, same, other = (attention_inputs(torch.float32, lengths=n)[0] for n in ([3, 20], [3, 20], [20, 3]))
-    _groups.cache_clear()
-    found = [[group.length for group in _groups(texts, ROUNDED)] for texts in (packed, packed, same, other, packed)]
-    assert found == [[16, 32], [16, 32], [16, 32], [32, 16], [16, 32]]
-    assert _groups.cache_info().misses == 3  # found by identity: comparing would wait too
+    packed, same, other = (attention_inputs(torch.float32, lengths=n)[0] for n in ([3, 1], [3, 1], [1, 3]))
+    _lengths.cache_clear()
+    assert [_lengths(texts.cu_seqlens) for texts in (packed, packed, same, other, packed)] == [
+        *[[3, 1], [3, 1], [3, 1], [1, 3], [3, 1]]
+    ]
+    assert _lengths.cache_info().misses == 3  # found by identity: comparing would wait too
 
 
 @pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])

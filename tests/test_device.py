@@ -48,7 +48,7 @@ def test_types_by_name(name, dtype):
 
 @pytest.mark.parametrize("name", ["float8", "", "torch.float32", "fp32", torch.int8])
 def test_unknown_type(name):
-    with pytest.raises(ValueError, match=f"dtype is '{name}', known are {', '.join(DTYPES)}, auto"):
+    with pytest.raises(ValueError, match=f"dtype is '{name}', known are {', '.join(DTYPES)}, int8, auto"):
         find_dtype(name, CPU)
 
 

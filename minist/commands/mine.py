@@ -39,7 +39,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         what = {"action": "store_true"} if f.type is bool else {"type": kinds[0], "choices": f.metadata["known"]}
         text = f.metadata["help"] + ("" if f.default is None or f.type is bool else f" ({f.default})")
         add("--" + SHORT.get(f.name, f.name).replace("_", "-"), dest=f.name, default=f.default, help=text, **what)
-    add("--dtype", default="float32", help="float32 (default); bfloat16; auto: bfloat16 where the device is fast at it")
+    add(
+        "--dtype",
+        default="float32",
+        help="float32 (default), bfloat16, auto: bfloat16 where that is fast; int8, on a CPU",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

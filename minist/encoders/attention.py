@@ -4,13 +4,12 @@ softmax(q k^T / sqrt(D/H) + bias) v within each text; with a window, within each
 the tokens up to it. Only this file knows how kernels want texts laid out, and may pad. Tests hold its layouts equal:
 
     stream       flash attention on a GPU: one kernel reads the whole stream, and cu_seqlens
-    rectangles   everything else: texts that lie next to each other and are similarly long are stacked, and padded, to
-                 [texts, H, length, D/H]. The model sorts texts by length, so these are few"""
+    rectangles   everything else: texts that lie next to each other and are equally or similarly long, see Layout, are
+                 stacked to [texts, H, length, D/H]. The model sorts texts by length, so these are few"""
 
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,29 +19,11 @@ from minist.data.packed import Packed
 from minist.encoders.dropout import attention_with_dropout
 from minist.encoders.window import ALL, Sides, in_blocks, is_long, sees
 
-
-class Layout(NamedTuple):
-    """Which texts share a rectangle."""
-
-    similar: Callable[[int], int]  # those with lengths of which it says the same
-    multiple: int  # of which the rectangle's length is one
-
-
-VECTOR = 16  # numbers in a CPU's vector; its kernel for attention takes those that are left over one by one
-EQUAL = Layout(int, 1)  # a CPU with gradients: backward would copy all padding once more
-ROUNDED = Layout(lambda length: -(-length // VECTOR), VECTOR)  # 64 keys take half the time of 62 (bfloat16, AVX-512)
-# a GPU wants few and large kernels: 1 to 32, 33 to 64, 65 to 128 ..; padding at most doubles a longer text
-DOUBLED = Layout(lambda length: length and max(length - 1, 31).bit_length(), 1)
-
-
-class Group(NamedTuple):
-    """Texts that lie next to each other and become one rectangle."""
-
-    texts: int
-    tokens: int
-    length: int  # of the rectangle
-    ends: Tensor | int  # of its texts, [texts, 1, 1, 1]; one number where all texts fill it
-    places: Tensor | None  # [tokens], where they are in [texts length]; None where they fill it
+# texts share a rectangle if its function says the same of their lengths; the rectangle's is a multiple of its number
+Layout = tuple[Callable[[int], int], int]
+EQUAL: Layout = int, 1  # a CPU with gradients: backward would copy all padding once more
+ROUNDED: Layout = (lambda length: -(-length // 16)), 16  # a CPU's kernel takes 16 keys at a time, then one by one
+DOUBLED: Layout = (lambda length: length and max(length - 1, 31).bit_length()), 1  # a GPU wants few and large kernels
 
 
 def attention(
@@ -84,55 +65,46 @@ def _has_flash(q: Tensor) -> bool:
 def _rectangles(
     q: Tensor, k: Tensor, v: Tensor, packed: Packed, bias: Tensor | None, sides: Sides, dropout: float, layout: Layout
 ) -> Tensor:
-    groups = _groups(packed, layout)
-    streams = (x.split([group.tokens for group in groups]) for x in (q, k, v))  # slices have a slow backward
+    groups = [list(group) for _, group in groupby(_lengths(packed.cu_seqlens), layout[0])]
+    tokens, texts = [sum(group) for group in groups], [len(group) for group in groups]
+    streams = (x.split(tokens) for x in (q, k, v, packed.text_ids, packed.position_ids))  # slices: a slow backward
     outputs = []
-    for qs, ks, vs, group in zip(*streams, groups, strict=True):
-        if group.length == 0:
+    for qs, ks, vs, ids, positions, lengths, group in zip(*streams, packed.lengths.split(texts), groups, strict=True):
+        n, longest = len(group), -(-max(group) // layout[1]) * layout[1]  # rounded up
+        if longest == 0:
             continue  # no text has a token: a row of scores without any is NaN
-        qr, kr, vr = (_stack(x, group) for x in (qs, ks, vs))  # [n, H, length, D/H]
-        if is_long(group.length, sides):
-            out = in_blocks(qr, kr, vr, group.ends, sides[0], dropout)
+        full = min(group) == longest  # such texts fill their rectangle as they are
+        ends = longest if full else lengths.view(-1, 1, 1, 1)
+        places = None if full else (ids - ids[0]) * longest + positions  # of the tokens in the rectangle
+        qr, kr, vr = (_stack(x, n, longest, places) for x in (qs, ks, vs))  # [n, H, longest, D/H]
+        if is_long(longest, sides):
+            out = in_blocks(qr, kr, vr, ends, sides[0], dropout)
         else:
             attend = F.scaled_dot_product_attention if q.is_cuda or not dropout else attention_with_dropout
-            out = attend(qr, kr, vr, _mask(group, bias, sides, q), dropout)
-        out = out.transpose(1, 2).flatten(0, 1)  # [n length, H, D/H]
-        outputs.append(out if group.places is None else out.index_select(0, group.places))
+            out = attend(qr, kr, vr, _mask(longest, ends, bias, sides, q), dropout)
+        out = out.transpose(1, 2).flatten(0, 1)  # [n longest, H, D/H]
+        outputs.append(out if places is None else out.index_select(0, places))
     return torch.cat(outputs)
 
 
 @lru_cache(maxsize=4)  # found by identity: all layers ask for the same texts, and only the first waits for the GPU
-def _groups(packed: Packed, layout: Layout) -> list[Group]:
-    grouped = [list(group) for _, group in groupby(packed.lengths.tolist(), layout.similar)]
-    tokens, texts = [sum(group) for group in grouped], [len(group) for group in grouped]
-    streams = (x.split(tokens) for x in (packed.text_ids, packed.position_ids))
-    groups = []
-    for ids, positions, lengths, group in zip(*streams, packed.lengths.split(texts), grouped, strict=True):
-        length = -(-max(group) // layout.multiple) * layout.multiple  # rounded up
-        full = min(group) == length  # such texts fill their rectangle as they are
-        ends = length if full else lengths.view(-1, 1, 1, 1)
-        places = None if full else (ids - ids[:1]) * length + positions
-        groups.append(Group(len(group), len(ids), length, ends, places))
-    return groups
+def _lengths(cu_seqlens: Tensor) -> list[int]:
+    return cu_seqlens.diff().tolist()
 
 
-def _stack(x: Tensor, group: Group) -> Tensor:
-    if group.places is not None:
-        x = x.new_zeros(group.texts * group.length, *x.shape[1:]).index_copy(0, group.places, x)
-    return x.unflatten(0, (group.texts, group.length)).transpose(1, 2)  # [tokens, H, D/H] -> [n, H, length, D/H]
+def _stack(x: Tensor, n: int, longest: int, places: Tensor | None) -> Tensor:
+    if places is not None:
+        x = x.new_zeros(n * longest, *x.shape[1:]).index_copy(0, places, x)
+    return x.unflatten(0, (n, longest)).transpose(1, 2)  # [tokens, H, D/H] -> [n, H, longest, D/H]
 
 
-def _mask(group: Group, bias: Tensor | None, sides: Sides, like: Tensor) -> Tensor | None:
-    """What the kernel adds to the scores [n, H, length, length], or True where a query may see a key."""
-    near = (ALL, ALL) if group.length - 1 <= min(sides) else sides  # in such a window, nobody is further away
-    if near == (ALL, ALL) and isinstance(group.ends, int):
-        seen = None  # all is seen: kernels are faster without a mask
-    else:
-        at = torch.arange(group.length, device=like.device)
-        seen = sees(at[:, None], at, group.ends, near)
+def _mask(longest: int, ends: Tensor | int, bias: Tensor | None, sides: Sides, like: Tensor) -> Tensor | None:
+    """What the kernel adds to the scores [n, H, longest, longest], or True where a query may see a key."""
+    at = torch.arange(longest, device=like.device)
+    near = (ALL, ALL) if longest - 1 <= min(sides) else sides  # in such a window, nobody is further away
+    seen = None if near == (ALL, ALL) and isinstance(ends, int) else sees(at[:, None], at, ends, near)
     if bias is None:
-        return seen
-    beyond = max(group.length - bias.shape[1], 0)  # padding behind the longest text
-    own = F.pad(bias, (0, beyond, 0, beyond))[None, :, : group.length, : group.length].to(like.dtype)
-    # of 4 dimensions: with 3, CPUs take a slower kernel
+        return seen  # None where all is seen: kernels are faster without a mask
+    beyond = max(longest - bias.shape[1], 0)  # where a rectangle is longer than its longest text
+    own = F.pad(bias, (0, beyond) * 2)[None, :, :longest, :longest].to(like.dtype)  # with 3 dimensions, it is slower
     return own if seen is None else own.masked_fill(~seen, float("-inf"))

@@ -20,7 +20,7 @@ from minist.diagnostics import describe_batch
 from minist.encoders.encoder import Encoder
 from minist.files import files_into
 from minist.models.adapter import CONFIG, Adaptable
-from minist.models.device import Device, Dtype, find_device, find_dtype
+from minist.models.device import Device, Dtype, place
 from minist.models.folder import Content, content_of
 from minist.models.hub import name_of, open_content, push
 from minist.models.model_card import Added, write_card
@@ -54,6 +54,7 @@ class TextModel(Adaptable):
     likeness: ClassVar[str] = "cosine"  # of what it gives, unless the folder says another
     example: ClassVar[str] = "some.txt --output some.npy"  # for encode.py
     pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
+    in_int8 = False  # see modules/int8.py
     ranks_share = False  # whether all ranks encode the same texts together, each a part of them: in an evaluation
 
     def __init__(
@@ -64,9 +65,10 @@ class TextModel(Adaptable):
     ) -> None:  # fmt: skip
         """Read a model folder, or the model of that name on the Hugging Face hub, see hub.py; or take parts in memory,
         which stay where and what they are unless told otherwise. `device` None takes the GPU if there is one; `dtype`
-        None is float32, "auto" bfloat16 where that is fast. `keep_layers` keeps these layers, the first is 0;
-        `truncate_dim` so many dimensions; `prompts` are added to the folder's; `num_labels` is a CrossEncoder's;
-        `adapter` is the folder, or the name on the hub, of what LoRA has learned of this model, see adapter.py."""
+        None is float32, "auto" bfloat16 where that is fast, "int8" is for encoding on a CPU, see modules/int8.py.
+        `keep_layers` keeps these layers, the first is 0; `truncate_dim` so many dimensions; `prompts` are added to the
+        folder's; `num_labels` is a CrossEncoder's; `adapter` is the folder, or the name on the hub, of what LoRA has
+        learned of this model, see adapter.py."""
         super().__init__()
         given = source if isinstance(source, Content) else open_content(source, revision, token, adapter)
         content = self.adapt(given, num_labels)
@@ -88,9 +90,9 @@ class TextModel(Adaptable):
         if keep_layers is not None:
             self.keep_layers(keep_layers)
         self.freeze_adapted()
-        if given is not source or device is not None or dtype is not None:  # parts in memory stay as they are
-            self.to(find_device(device), find_dtype(dtype, find_device(device)))
         self.eval()  # a training sets the mode itself
+        if given is not source or device is not None or dtype is not None:  # parts in memory stay as they are
+            place(self, device, dtype)
 
     @classmethod
     def adapt(cls, content: Content, num_labels: int | None = None) -> Content:
@@ -252,6 +254,8 @@ class TextModel(Adaptable):
         """Write a model folder that sentence-transformers opens too, and its card. Files of other names stay."""
         if Path(path).is_file():
             raise ValueError(f"{path} is a file: name a folder to save the model into")
+        if self.in_int8:
+            raise ValueError('dtype "int8" is of a model that is open: open it in float32, and save that')
         with files_into(Path(path)) as partial:
             write_folder(self.content(), partial)
             for written in sorted({file.parent for file in partial.rglob("*")}):

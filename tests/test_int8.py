@@ -83,7 +83,7 @@ def test_copies_of_a_column_sum_to_a_code_of_more_steps():
     order = layer.repeated[:WIDEST]
     total = summed[:, 0] - zero
     total[:, order] += (summed[:, 1:] - zero).sum(1)
-    exact = COPIES * x * layer.factor[:WIDEST]
+    exact = COPIES * x * layer.factors[0]
     assert (total - exact).abs().max() <= 0.501
 
 

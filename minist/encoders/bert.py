@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
-from minist.encoders.config import EncoderConfig, activation
+from minist.encoders.config import EncoderConfig, activated, activation
 from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
 
@@ -82,7 +82,7 @@ class BertLayer(nn.Module):
 
     def perceptron(self, x: Tensor) -> Tensor:
         """The second half, [T, D] -> [T, D]."""
-        return self.output_norm(x + self.dropout(self.down(self.act(self.up(x)))))
+        return self.output_norm(x + self.dropout(self.down(activated(self.up, self.act, x))))
 
 
 class BertEncoder(Encoder):

@@ -84,6 +84,8 @@ def has_instructions(*any_of: str) -> bool:
 def place(model: Any, device: Device, dtype: Dtype) -> None:
     """Move a model to `device`, in numbers of `dtype`. ValueError for what cannot be used there."""
     found = find_device(device)
+    if found.type == "cpu":  # glibc gives large blocks back at once, and each new one is zeroed again, page by page:
+        torch.empty(2**25 - 2**14, dtype=torch.uint8)  # one of nearly 32 MB that is freed tells it to keep as many
     if dtype != INT8:
         model.to(found, find_dtype(dtype, found))
         return

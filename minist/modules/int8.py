@@ -104,17 +104,18 @@ class Int8Linear(nn.Module):
         low, high = (seen[:, columns] / divisor).aminmax()
         given = Codes.between(float(low), float(high))
         copy = torch.cat([torch.zeros(len(width)), torch.arange(1, COPIES).repeat_interleave(len(wide))])
-        self.factor = 1 / (divisor * given.step)
-        self.offset = given.zero + torch.where(
-            is_wide, (copy + 0.5) / COPIES, 0.5
-        )  # a half: codes are cut, not rounded
+        factor = 1 / (divisor * given.step)
+        # what is behind the point will be cut off: a half more, and it is rounded
+        offset = given.zero + torch.where(is_wide, (copy + 0.5) / COPIES, 0.5)
+        sizes = [len(width), len(self.repeated)]
+        self.factors, self.offsets = factor.split(sizes), offset.split(sizes)
         self.product = Product((weight * smooth)[:, columns], given, largest)
         self.bias = None if plain.bias is None else plain.bias.detach().float()
 
     def codes(self, x: Tensor) -> Tensor:
         x = x.float()
-        x = torch.cat([x, x.index_select(1, self.repeated)], dim=1)
-        return torch.addcmul(self.offset, x, self.factor).clamp_(0, 255).to(torch.uint8)
+        parts = zip(self.offsets, (x, x.index_select(1, self.repeated)), self.factors, strict=True)
+        return torch.cat([torch.addcmul(*part).clamp_(0, 255).to(torch.uint8) for part in parts], dim=1)
 
     def forward(self, x: Tensor) -> Any:
         return self.product(self.codes(x), self.bias, x.dtype, Codes(1.0, 0))

@@ -32,6 +32,24 @@ def run(*command: object) -> float:
     return seconds(lambda: subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True))
 
 
+def prepared(folder: Path) -> tuple[Path, Path]:
+    """The texts, and where their embeddings go."""
+    texts = folder / "texts.txt"
+    if not texts.exists():
+        texts.write_text("".join(f"{' '.join(text.split())}\n" for text in islice(docstrings(), 10)), "utf-8")
+        (folder / "theirs.py").write_text(THEIRS, "utf-8")
+    return texts, folder / "texts.npy"
+
+
+def ours(folder: Path) -> float:
+    texts, output = prepared(folder)
+    return run("encode.py", "--model", MODEL, texts, "--output", output)
+
+
+def theirs(folder: Path) -> float:
+    return run(folder / "theirs.py", MODEL, *prepared(folder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -39,18 +57,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        texts, output = folder / "texts.txt", folder / "texts.npy"
-        texts.write_text("".join(f"{' '.join(text.split())}\n" for text in islice(docstrings(), 10)), "utf-8")
-        (folder / "theirs.py").write_text(THEIRS, "utf-8")
-
-        def ours() -> float:
-            return run("encode.py", "--model", MODEL, texts, "--output", output)
-
-        def theirs() -> float:
-            return run(folder / "theirs.py", MODEL, texts, output)
-
-        ours(), theirs()  # the files are in the page cache from here on
-        print_table("cold start: ten lines to a .npy file", {"float32": alternate(ours, theirs, args.rounds)})
+        ours(folder), theirs(folder)  # the files are in the page cache from here on
+        times = alternate(lambda: ours(folder), lambda: theirs(folder), args.rounds)
+        print_table("cold start: ten lines to a .npy file", {"float32": times})
 
 
 if __name__ == "__main__":

@@ -30,14 +30,14 @@ from minist import CrossEncoder
 BATCH, LISTED, MAX_LENGTH, LR = 16, 8, 256, 2e-5
 
 
-def our_model(folder: Path) -> CrossEncoder:
+def our_model(folder: Path, dtype: str = "float32") -> CrossEncoder:
     """MiniLM with a new head, saved once so that both sides open the same weights."""
     if not folder.exists():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
             CrossEncoder(MODEL, num_labels=1, max_length=MAX_LENGTH).save(folder)
-    return CrossEncoder(folder)
+    return CrossEncoder(folder, device="cpu", dtype=dtype)
 
 
 def their_model(folder: Path) -> sentence_transformers.CrossEncoder:

@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # where train.py is, and where 
 
 from models import MODELS, docstrings  # noqa: E402
 
-__all__ = ["MODEL", "ROOT", "alternate", "docstrings", "print_table", "seconds"]
+__all__ = ["MODEL", "ROOT", "alternate", "alternate_all", "docstrings", "instructions", "print_table", "seconds"]
 
 MODEL = MODELS / "all-MiniLM-L6-v2"
 if not (MODEL / "config.json").exists():
@@ -25,9 +25,15 @@ Times = tuple[list[float], list[float]]
 
 def alternate(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> Times:
     """Seconds of each round. Each side says its own, so that it can prepare before its clock starts."""
-    times: Times = ([], [])
+    a, b = alternate_all((ours, theirs), rounds)
+    return a, b
+
+
+def alternate_all(runs: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Seconds of each round of each side; every other round goes backwards."""
+    times: list[list[float]] = [[] for _ in runs]
     for number in range(rounds):
-        sides = [(ours, times[0]), (theirs, times[1])]
+        sides = list(zip(runs, times, strict=True))
         for run, found in sides if number % 2 == 0 else reversed(sides):  # neither is always the first
             found.append(run())
     return times
@@ -56,3 +62,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
     return f"{name}, {os.cpu_count()} cores"
+
+
+def instructions() -> str:
+    """Those that decide how fast a CPU multiplies."""
+    known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    return " ".join(name for name in known if name in flags) or "instructions unknown"

@@ -16,10 +16,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from unittest import mock
 
-import sentence_transformers
 import torch
-from datasets import Dataset
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from side_by_side import MODEL, alternate, docstrings, print_table, seconds
 
 import minist
@@ -28,7 +25,15 @@ import train
 BATCH, LR, DROPOUT = 32, 2e-5, 0.1
 
 
-def run_ours(pairs: list[tuple[str, str]]) -> float:
+def some_pairs(count: int) -> list[tuple[str, str]]:
+    """(summary, body) of docstrings."""
+    parts = (text.partition("\n\n") for text in docstrings())
+    pairs = [(summary, body) for summary, _, body in parts if body][:count]
+    assert len(pairs) == count, "there are fewer docstrings: take fewer steps"
+    return pairs
+
+
+def run_ours(pairs: list[tuple[str, str]], dtype: str = "float32") -> float:
     """train.py as it is, but for the model, which is loaded before the clock starts."""
     with tempfile.TemporaryDirectory() as folder:  # a fresh one, so that no tokens of an earlier round are found
         data, config = Path(folder) / "pairs.jsonl", Path(folder) / "config.toml"
@@ -45,6 +50,7 @@ def run_ours(pairs: list[tuple[str, str]]) -> float:
             [train]
             batch_size = {BATCH}
             lr = {LR}
+            dtype = "{dtype}"
             dropout = {DROPOUT}
             attention_dropout = {DROPOUT}
             """,
@@ -56,8 +62,12 @@ def run_ours(pairs: list[tuple[str, str]]) -> float:
             return seconds(lambda: train.train(args))
 
 
-def run_theirs(pairs: list[tuple[str, str]]) -> float:
+def run_theirs(pairs: list[tuple[str, str]], dtype: str = "float32") -> float:
     """The real trainer, with nothing on but training."""
+    import sentence_transformers  # here, so that a process that measures minist's memory is without it
+    from datasets import Dataset
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
     dropout = {"hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
     model = sentence_transformers.SentenceTransformer(str(MODEL), config_kwargs=dropout)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +78,7 @@ def run_theirs(pairs: list[tuple[str, str]]) -> float:
                 per_device_train_batch_size=BATCH,
                 num_train_epochs=1,
                 learning_rate=LR,
+                bf16=dtype == "bfloat16",
                 use_cpu=not torch.cuda.is_available(),
                 save_strategy="no",
                 logging_strategy="no",
@@ -87,9 +98,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
 
-    parts = (text.partition("\n\n") for text in docstrings())
-    pairs = [(summary, body) for summary, _, body in parts if body][: args.steps * BATCH]
-    assert len(pairs) == args.steps * BATCH, "there are fewer docstrings: take fewer steps"
+    pairs = some_pairs(args.steps * BATCH)
     warm_up = pairs[:BATCH]
     run_ours(warm_up), run_theirs(warm_up)
     times = alternate(lambda: run_ours(pairs), lambda: run_theirs(pairs), args.rounds)

@@ -1,0 +1,279 @@
+"""minist beside its peers, each in a process of its own, in turn: how long, how much memory, and do they agree?
+
+python tests/benchmarks/peers.py
+python tests/benchmarks/peers.py --work encode --rounds 9
+
+    encode      docstrings as they come, all-MiniLM-L6-v2, float32, bfloat16 and int8, `encode` from strings to an array
+    rank        a query with documents, a cross-encoder of MiniLM's shape
+    sparse      docstrings to word weights, SPLADE-tiny
+    search      100 queries among random embeddings of width 384, the ten nearest
+    train       MultipleNegativesRankingLoss, 32 pairs of docstrings a step, AdamW, dropout 0.1, see train_speed.py
+    start       ten lines to a .npy file, in a fresh process, see cold_start.py
+
+Peers are sentence-transformers and, where they are installed, ONNX Runtime and OpenVINO, which run the same encoder,
+exported by torch, on batches of 32 texts sorted by length, as sentence-transformers does it; ONNX Runtime's int8 is its
+`quantize_dynamic`. A round is one call; what is loaded once does not count. Printed are medians, ratios to the first
+line, the peak memory of the process, and the mean cosine to the first line's results."""
+
+import argparse
+import importlib.util
+import random
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from export import export, session
+from side_by_side import MODEL, alternate_all, docstrings, instructions, processor, seconds
+
+Run = Callable[[], Any]  # one round: what it found, or the seconds that it counted itself
+QUERY, WIDTH, TOP = "read a csv file and return its rows", 384, 10
+
+
+def minist_encode(dtype: str, args: argparse.Namespace) -> Run:
+    import minist
+
+    model, texts = minist.SentenceTransformer(MODEL, device="cpu", dtype=dtype), some_texts(args)
+    return lambda: model.encode(texts, show_progress_bar=False)
+
+
+def theirs_encode(dtype: str, args: argparse.Namespace) -> Run:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(MODEL), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+    texts = some_texts(args)
+    return lambda: model.encode(texts, show_progress_bar=False)
+
+
+def session_encode(kind: str, args: argparse.Namespace) -> Run:
+    return session(kind, args.folder, some_texts(args))
+
+
+def minist_rank(dtype: str, args: argparse.Namespace) -> Run:
+    from cross_encoder import our_model
+
+    model, documents = our_model(args.folder / "cross_encoder", dtype), some_texts(args)
+    return lambda: scores_of(model.rank(QUERY, documents))
+
+
+def theirs_rank(dtype: str, args: argparse.Namespace) -> Run:
+    from cross_encoder import our_model, their_model
+
+    our_model(args.folder / "cross_encoder", "float32")  # so that there is one
+    model, documents = their_model(args.folder / "cross_encoder"), some_texts(args)
+    return lambda: scores_of(model.rank(QUERY, documents, show_progress_bar=False))
+
+
+def minist_sparse(dtype: str, args: argparse.Namespace) -> Run:
+    import minist
+
+    model = minist.SparseEncoder(MODEL.with_name("splade-tiny"), device="cpu", dtype=dtype)
+    texts = some_texts(args)
+    return lambda: model.encode(texts, show_progress_bar=False).to_dense().numpy()
+
+
+def theirs_sparse(dtype: str, args: argparse.Namespace) -> Run:
+    from sentence_transformers import SparseEncoder
+
+    model, texts = SparseEncoder(str(MODEL.with_name("splade-tiny")), device="cpu"), some_texts(args)
+    return lambda: model.encode(texts, show_progress_bar=False).to_dense().numpy()
+
+
+def minist_search(dtype: str, args: argparse.Namespace) -> Run:
+    from minist.retrieval.search import semantic_search
+
+    return search_with(semantic_search, args)
+
+
+def theirs_search(dtype: str, args: argparse.Namespace) -> Run:
+    from sentence_transformers.util import semantic_search
+
+    return search_with(semantic_search, args)
+
+
+def search_with(search: Any, args: argparse.Namespace) -> Run:
+    draw = torch.Generator().manual_seed(0)
+    queries, documents = (torch.randn(n, WIDTH, generator=draw) for n in (100, args.documents))
+    return lambda: np.array([[hit["score"] for hit in hits] for hits in search(queries, documents, top_k=TOP)])
+
+
+def minist_train(dtype: str, args: argparse.Namespace) -> Run:
+    from train_speed import BATCH, run_ours, some_pairs
+
+    pairs = some_pairs(args.steps * BATCH)
+    return lambda: run_ours(pairs, dtype)
+
+
+def theirs_train(dtype: str, args: argparse.Namespace) -> Run:
+    from train_speed import BATCH, run_theirs, some_pairs
+
+    pairs = some_pairs(args.steps * BATCH)
+    return lambda: run_theirs(pairs, dtype)
+
+
+def minist_start(dtype: str, args: argparse.Namespace) -> Run:
+    from cold_start import ours
+
+    return lambda: ours(args.folder)
+
+
+def theirs_start(dtype: str, args: argparse.Namespace) -> Run:
+    from cold_start import theirs
+
+    return lambda: theirs(args.folder)
+
+
+THEIRS = "sentence-transformers"
+BOTH = ("float32", "bfloat16")
+WORK: dict[str, dict[str, tuple[Callable[[str, argparse.Namespace], Run], str]]] = {
+    "encode": {
+        **{f"minist {dtype}": (minist_encode, dtype) for dtype in (*BOTH, "int8")},
+        **{f"{THEIRS} {dtype}": (theirs_encode, dtype) for dtype in BOTH},
+        **{name: (session_encode, name) for name in ("ONNX Runtime float32", "ONNX Runtime int8")},
+        **{name: (session_encode, name) for name in ("OpenVINO float32", "OpenVINO bfloat16")},
+    },
+    "rank": {
+        **{f"minist {dtype}": (minist_rank, dtype) for dtype in (*BOTH, "int8")},
+        f"{THEIRS} float32": (theirs_rank, "float32"),
+    },
+    "sparse": {"minist float32": (minist_sparse, "float32"), f"{THEIRS} float32": (theirs_sparse, "float32")},
+    "search": {"minist": (minist_search, ""), THEIRS: (theirs_search, "")},
+    "train": {
+        **{f"minist {dtype}": (minist_train, dtype) for dtype in BOTH},
+        **{f"{THEIRS} {dtype}": (theirs_train, dtype) for dtype in BOTH},
+    },
+    "start": {"minist": (minist_start, ""), THEIRS: (theirs_start, "")},
+}
+
+
+def some_texts(args: argparse.Namespace) -> list[str]:
+    return random.Random(0).sample(list(docstrings()), args.texts)
+
+
+def scores_of(hits: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([[hit["score"] for hit in sorted(hits, key=lambda hit: hit["corpus_id"])]])
+
+
+class Side:
+    """A peer in a process of its own, that waits for its turn."""
+
+    def __init__(self, name: str, work: str, args: argparse.Namespace) -> None:
+        context = get_context("spawn")
+        self.name, (self.connection, theirs) = name, context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, work, name, args), daemon=True)
+        self.process.start()
+        self.found = self.answer()  # of the first call, which warms up
+
+    def answer(self) -> Any:
+        found = self.connection.recv()
+        if isinstance(found, str):
+            raise SystemExit(f"{self.name}: {found}")
+        return found
+
+    def round(self) -> float:
+        self.connection.send("again")
+        return self.answer()
+
+    def end(self) -> float:
+        """Its peak memory in MB."""
+        self.connection.send(None)
+        peak = self.answer()
+        self.process.join()
+        return peak
+
+
+def serve(connection: Connection, work: str, name: str, args: argparse.Namespace) -> None:
+    warnings.simplefilter("ignore")
+    try:
+        prepare, kind = WORK[work][name]
+        run = prepare(kind, args)
+        connection.send(run())
+        while connection.recv():
+            found: list[Any] = []
+            taken = seconds(lambda found=found: found.append(run()))
+            connection.send(found[0] if isinstance(found[0], float) else taken)
+        connection.send(peak())
+    except Exception:
+        connection.send(traceback.format_exc())
+
+
+def peak() -> float:
+    """The largest resident set of this process so far, in MB; getrusage would begin with that of its parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def compare(work: str, names: list[str], args: argparse.Namespace) -> None:
+    sides = [Side(name, work, args) for name in names]
+    times = alternate_all([side.round for side in sides], args.rounds)
+    peaks = [side.end() for side in sides]
+    first = median(times[0])
+    print(f"\n{work}, median of {args.rounds} rounds\n{'':32}{'seconds':>9}{'ratio':>8}{'memory':>10}{'cosine':>9}")
+    for side, own, peak in zip(sides, times, peaks, strict=True):
+        cosine = "" if isinstance(side.found, float) else f"{likeness(sides[0].found, side.found):9.5f}"
+        memory = "" if work == "start" else f"{peak:7,.0f} MB"
+        print(f"{side.name:32}{median(own):>8.2f} {median(own) / first:>7.2f}x{memory:>10}{cosine}", flush=True)
+    if work == "encode":
+        print_share(sides[0].name, first, args)
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = (torch.as_tensor(x).float() for x in (a, b))
+    return F.cosine_similarity(a, b).mean().item()
+
+
+def print_share(name: str, taken: float, args: argparse.Namespace) -> None:
+    """How near it comes to torch's own products of the shapes that the encoder has, in float32."""
+    import minist
+
+    model = minist.SentenceTransformer(MODEL, device="cpu")
+    linear = [module for module in model.encoders[0].modules() if isinstance(module, torch.nn.Linear)]
+    inputs = [torch.randn(2048, layer.in_features) for layer in linear]
+    with torch.inference_mode():
+        layers = median(seconds(lambda: [layer(x) for layer, x in zip(linear, inputs, strict=True)]) for _ in range(7))
+    lengths = model.tokenizer(some_texts(args)).lengths
+    weights = sum(layer.weight.numel() for layer in linear)
+    rate = 2 * 2048 * weights / layers
+    done = 2 * int(lengths.sum()) * weights + 4 * int(lengths.square().sum()) * model.width * len(
+        model.encoders[0].layers
+    )
+    print(
+        f"torch multiplies these shapes at {rate / 1e9:.0f} GFLOP/s, {name} runs at {done / taken / 1e9:.0f}: "
+        f"{done / taken / rate:.0%}; {len(lengths)} texts of {lengths.min()} to {lengths.max()} tokens, "
+        f"{lengths.float().mean():.0f} in the mean"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=500)
+    parser.add_argument("--documents", type=int, default=100_000, help="embeddings to search")
+    parser.add_argument("--steps", type=int, default=8, help="of training")
+    parser.add_argument("--only", default="", help="only peers with this in their name, and the first")
+    args = parser.parse_args()
+
+    print(f"{processor()}, {torch.get_num_threads()} threads, {instructions()}; torch {torch.__version__}")
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime", "openvino") if not importlib.util.find_spec(name)]
+    if missing:
+        print(f"without ONNX Runtime and OpenVINO: pip install {' '.join(missing)}")
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = Path(folder)
+        if not missing and "encode" in args.work:
+            export(args.folder)
+        for work in args.work:
+            names = [name for name in WORK[work] if not (missing and WORK[work][name][0] is session_encode)]
+            compare(work, [name for name in names if args.only in name or name == names[0]], args)
+
+
+if __name__ == "__main__":
+    main()

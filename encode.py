@@ -35,7 +35,7 @@ from minist.data.sparse_file import SPARSE_FORMATS, SparseFile
 from minist.data.texts import Text, Texts
 from minist.files import complete_file, read_npy
 from minist.models import open_model
-from minist.models.device import INT8, multiplies_int8_fast
+from minist.models.device import DTYPE_HELP, INT8, multiplies_int8_fast
 from minist.models.folder import holds_scores
 from minist.models.hub import find_model
 from minist.models.sparse_encoder import SparseEncoder
@@ -61,11 +61,7 @@ def parse() -> argparse.Namespace:
     add("--format", default="", choices=READERS, help="what the inputs are, where their endings do not say it")
     add("--batch-tokens", type=int, default=0, help="tokens per forward pass: bounds the memory")
     add("--max-length", type=int, help="tokens at which texts are cut, instead of the model's number")
-    add(
-        "--dtype",
-        default="float32",
-        help="float32 (default), bfloat16, auto: bfloat16 where that is fast; int8, on a CPU",
-    )
+    add("--dtype", default="float32", help=f"{DTYPE_HELP}; int8: products in 8 bits, on a CPU")
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", help="put this before each text")
     prompts.add_argument("--prompt-name", help="put this prompt of the model before each text")
@@ -214,9 +210,7 @@ def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) 
     if args.dtype == "auto" and rank == 0:
         print(f"--dtype auto: {str(model.dtype).removeprefix('torch.')}, which is fast on this {model.device.type}")
     if args.dtype == INT8 and rank == 0 and not multiplies_int8_fast():
-        print(
-            "--dtype int8: this processor has no instructions for it (VNNI), and will hardly be faster than in float32"
-        )
+        print("--dtype int8: this processor is not known to have instructions for it (VNNI): float32 may be as fast")
     return model
 
 

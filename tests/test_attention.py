@@ -24,6 +24,8 @@ def sides_of(window, causal):
 
 
 def rectangles(q, k, v, packed, bias, window, causal, dropout, layout):
+    if bias is not None and layout is ROUNDED:
+        layout = EQUAL  # as `attention` chooses, see below
     return _rectangles(q, k, v, packed, bias, sides_of(window, causal), dropout, layout)
 
 
@@ -132,6 +134,20 @@ def test_similar_lengths():
         *[(0, 0), (1, 32), (33, 64), (65, 128), (129, 256), (257, 512), (513, 1024)]
     ]
     assert [ROUNDED[0](n) for n in (0, 1, 15, 16, 17, 32, 33)] == [0, 1, 1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("gradients", "dropout", "has_bias", "wanted"),
+    [(False, 0.0, False, ROUNDED), (True, 0.0, False, EQUAL), (False, 0.1, False, EQUAL), (False, 0.0, True, EQUAL)],
+)
+def test_what_layout_a_cpu_takes(gradients, dropout, has_bias, wanted, monkeypatch):
+    """With dropout the one of training: GradCache embeds without gradients first, and must drop the same."""
+    seen = []
+    monkeypatch.setattr(attention_file, "_rectangles", lambda q, *more: seen.append(more[-1]) or q)
+    packed, qkv, bias = attention_inputs(torch.float32)
+    with torch.set_grad_enabled(gradients):
+        attention(*qkv, packed, bias=bias if has_bias else None, dropout=dropout)
+    assert seen == [wanted]
 
 
 def test_lengths_are_asked_for_once():

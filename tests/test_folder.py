@@ -415,5 +415,5 @@ def test_a_loaded_model_is_in_eval_mode(tmp_path):
     assert not torch.allclose(first, third)  # the dropout is there
     with loaded.inference():
         ((again,),) = loaded([tokens])
-    assert torch.equal(again, first)
+    torch.testing.assert_close(again, first.detach(), atol=1e-6, rtol=0)  # not to the bit: see Layout in attention.py
     assert loaded.training

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch import nn
 
 from minist import CrossEncoder, SentenceTransformer, SparseEncoder
 from minist.encoders.bert import BertLayer
-from minist.encoders.config import ACTIVATIONS
+from minist.encoders.config import ACTIVATIONS, activated
 from minist.models import device as device_file
 from minist.modules.int8 import COPIES, FUSED, WIDEST, Codes, Int8Down, Int8Linear, Int8Up
+from minist.modules.static_embedding import StaticEmbedding
+from minist.retrieval.embedding_cache import seal
 
 ENC = Path(__file__).parent / "data" / "enc"
 LARGEST = (127, 63)
@@ -66,8 +69,7 @@ def test_wide_columns_cost_the_others_nothing():
     """One range for all columns of this input would lose three quarters of what the narrow ones say."""
     x, plain = random_input(200, 96, wide=(5, 60)), random_linear(96, 30)
     with torch.no_grad():
-        plain.weight[:, [5, 60]] = 0.0  # so that only the others count
-        plain.weight[:, [5, 60]] += 1e-3
+        plain.weight[:, [5, 60]] = 1e-3  # so that the others count
     layer = Int8Linear(plain, range_of(x), 127)
     step = 2 * x.abs().amax() / 255
     one_range = plain((x / step).round() * step)
@@ -96,7 +98,7 @@ def test_numbers_beyond_the_range_are_cut():
 
 
 @pytest.mark.parametrize("largest", LARGEST)
-@pytest.mark.parametrize("act", FUSED.keys() | {ACTIVATIONS["gelu_pytorch_tanh"]})
+@pytest.mark.parametrize("act", list(FUSED))
 def test_a_perceptron(act, largest):
     x, up, down = random_input(300, 32), random_linear(32, 80), random_linear(80, 32)
     with torch.no_grad():
@@ -148,9 +150,11 @@ def test_other_kinds_of_models(kind, name):
     assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
 
 
-def test_copies_and_other_processes_do_the_same():
+@pytest.mark.parametrize("act", ["gelu", "gelu_new"])
+def test_copies_do_the_same(act):
     """What oneDNN has packed cannot be copied: it is packed again."""
-    model = SentenceTransformer(ENC / "bert", device="cpu", dtype="int8")
+    model = tiny_model(encoder={"hidden_act": act})
+    device_file.place(model, "cpu", "int8")
     wanted = model.encode(sentences(9))
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         np.testing.assert_array_equal(other.encode(sentences(9)), wanted)
@@ -168,16 +172,65 @@ def test_what_the_processor_decides(tmp_path, monkeypatch, flags, largest, dtype
     assert str(model.dtype) == f"torch.{dtype}"
 
 
+def refused(message):
+    return pytest.raises(ValueError, match=f"^{re.escape(message)}")
+
+
 def test_what_it_is_not_for(tmp_path, monkeypatch):
     model = SentenceTransformer(ENC / "bert", device="cpu", dtype="int8")
-    with pytest.raises(
-        ValueError, match=r'^dtype "int8" is of a model that is open: open it in float32, and save that$'
-    ):
-        model.save(tmp_path / "model")
+    others = SentenceTransformer.from_modules(list(model.stack), model.tokenizer)  # shares the encoder
+    for open_model in (model, others):
+        with refused('a model opened with dtype "int8" cannot be saved: open it in float32 for that'):
+            open_model.save(tmp_path / "model")
+        with refused('dtype "int8" is for plain weights, and the model is in int8 already'):
+            device_file.place(open_model, "cpu", "int8")
     assert not (tmp_path / "model").exists()
+    with refused('a model opened with dtype "int8" cannot be trained'):
+        model.add_adapter(2, 4)
+    with refused('a model opened with dtype "int8" cannot be pushed'):
+        model.push_to_hub("somebody/something")
+    with refused('a model opened with dtype "int8" cannot be the source of embeddings that are kept'):
+        seal(model, "document", "", ["a"])
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     monkeypatch.setattr(device_file, "find_device", torch.device)
-    with pytest.raises(ValueError, match=r'^dtype "int8" is for a CPU, and device is cuda: use "bfloat16" there$'):
+    for device in ("cuda", ["cuda:0", "cpu"]):
+        with refused('a model of dtype "int8" stays on the CPU, and device is cuda'):
+            model.encode(["a"], device=device)
+    with refused('dtype "int8" is for a CPU, and device is cuda: use "bfloat16" there, or device "cpu"'):
         SentenceTransformer(ENC / "bert", device="cuda", dtype="int8")
+
+
+def test_models_that_cannot(tmp_path, monkeypatch):
+    tiny_model().save(tmp_path / "model")
+    model = SentenceTransformer(tmp_path / "model", device="cpu")
+    model.add_adapter(2, 4)
+    with refused('dtype "int8" is for plain weights, and the model has an adapter: call merge_adapter()'):
+        device_file.place(model, "cpu", "int8")
+    static = StaticEmbedding(model.tokenizer.vocab_size, 4)
+    with refused('dtype "int8" is for encoders, and the model has none'):
+        device_file.place(SentenceTransformer.from_modules([static], model.tokenizer), "cpu", "int8")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with refused('dtype "int8" needs oneDNN'):
+        device_file.place(tiny_model(), "cpu", "int8")
+
+
+@pytest.mark.slow
+def test_several_processes():
+    model = SentenceTransformer(ENC / "bert", device="cpu", dtype="int8")
+    texts = sentences(40)
+    found = model.encode(texts, device=["cpu", "cpu"])
+    np.testing.assert_allclose(found, model.encode(texts), atol=0.02 * np.abs(found).max(), rtol=0)
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_new"])
+def test_gelu_in_the_product(act):
+    """In bfloat16 on a CPU, without gradients, see config.py."""
+    linear, x = random_linear(32, 50).bfloat16(), random_input(20, 32).bfloat16()
+    with torch.inference_mode():
+        found = activated(linear, ACTIVATIONS[act], x)
+        wanted = ACTIVATIONS[act](linear(x).float())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
 
 
 def test_encode_py(tmp_path):

@@ -17,6 +17,7 @@ from minist.data.rows import format_of, read_rows
 from minist.data.texts import FIRST, SECOND, Texts
 from minist.files import complete_file
 from minist.models import open_model
+from minist.models.device import DTYPE_HELP
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.retrieval.mining import Options, mine_hard_negatives
 
@@ -39,11 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         what = {"action": "store_true"} if f.type is bool else {"type": kinds[0], "choices": f.metadata["known"]}
         text = f.metadata["help"] + ("" if f.default is None or f.type is bool else f" ({f.default})")
         add("--" + SHORT.get(f.name, f.name).replace("_", "-"), dest=f.name, default=f.default, help=text, **what)
-    add(
-        "--dtype",
-        default="float32",
-        help="float32 (default), bfloat16, auto: bfloat16 where that is fast; int8, on a CPU",
-    )
+    add("--dtype", default="float32", help=DTYPE_HELP)
 
 
 def run(args: argparse.Namespace) -> None:

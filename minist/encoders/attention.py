@@ -19,9 +19,9 @@ from minist.data.packed import Packed
 from minist.encoders.dropout import attention_with_dropout
 from minist.encoders.window import ALL, Sides, in_blocks, is_long, sees
 
-# texts share a rectangle if its function says the same of their lengths; the rectangle's is a multiple of its number
+# texts share a rectangle if the function says the same of their lengths; its length is a multiple of the number
 Layout = tuple[Callable[[int], int], int]
-EQUAL: Layout = int, 1  # a CPU with gradients: backward would copy all padding once more
+EQUAL: Layout = int, 1  # training on a CPU: backward would copy all padding once more
 ROUNDED: Layout = (lambda length: -(-length // 16)), 16  # a CPU's kernel takes 16 keys at a time, then one by one
 DOUBLED: Layout = (lambda length: length and max(length - 1, 31).bit_length()), 1  # a GPU wants few and large kernels
 
@@ -50,7 +50,9 @@ def attention(
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():  # fp32's backward is 2x faster
         with torch.autocast("cpu", enabled=False):  # which would make bf16 of it again
             return _rectangles(q.float(), k.float(), v.float(), packed, bias, sides, dropout, EQUAL).to(q.dtype)
-    layout = DOUBLED if q.is_cuda else EQUAL if torch.is_grad_enabled() else ROUNDED
+    # dropout draws by the layout, and GradCache draws it first without gradients; a bias gains nothing by rounding
+    equal = torch.is_grad_enabled() or dropout > 0 or bias is not None
+    layout = DOUBLED if q.is_cuda else EQUAL if equal else ROUNDED
     return _rectangles(q, k, v, packed, bias, sides, dropout, layout)
 
 
@@ -105,6 +107,5 @@ def _mask(longest: int, ends: Tensor | int, bias: Tensor | None, sides: Sides, l
     seen = None if near == (ALL, ALL) and isinstance(ends, int) else sees(at[:, None], at, ends, near)
     if bias is None:
         return seen  # None where all is seen: kernels are faster without a mask
-    beyond = max(longest - bias.shape[1], 0)  # where a rectangle is longer than its longest text
-    own = F.pad(bias, (0, beyond) * 2)[None, :, :longest, :longest].to(like.dtype)  # with 3 dimensions, it is slower
+    own = bias[None, :, :longest, :longest].to(like.dtype)  # with 3 dimensions, CPUs would take a slower kernel
     return own if seen is None else own.masked_fill(~seen, float("-inf"))

@@ -28,6 +28,7 @@ class Encoder(Module):
     token_types: ClassVar[bool] = False  # whether it tells the two texts of a pair apart
     name = "Transformer"  # to files, any encoder is one
     checkpoint_layers = False  # while training, see run_layer
+    in_int8 = False  # see modules/int8.py
     embeddings: Any  # Packed -> [T, D]; its `word` holds the words' vectors
     layers: nn.ModuleList
 

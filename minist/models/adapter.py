@@ -155,12 +155,21 @@ class Adaptable(nn.Module):
         """Train a LoRA of the layers whose names in a checkpoint end in one of `targets`, such as "query" (none: of all
         linear layers of the encoder). ValueError for an encoder that is in no folder, to which the adapter could not
         be added again, or that has one."""
+        self.refuse_int8("trained")
         for encoder in self.encoders:
             if encoder.adapter or not encoder.folder:
                 raise ValueError("a new adapter needs a model that was opened, or saved and opened, and has none yet")
             changes = lora.new_changes(encoder, rank, alpha, dropout, targets)
             lora.put_on(encoder, encoder.folder, changes)
         self.freeze_adapted()
+
+    @property
+    def in_int8(self) -> bool:
+        return any(encoder.in_int8 for encoder in self.encoders)  # see modules/int8.py
+
+    def refuse_int8(self, what: str) -> None:
+        if self.in_int8:
+            raise ValueError(f'a model opened with dtype "int8" cannot be {what}: open it in float32 for that')
 
     def freeze_adapted(self) -> None:
         for path in self.stack.paths.values():

@@ -24,6 +24,7 @@ Devices = Device | Sequence[str]
 Dtype = str | torch.dtype | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"  # the linear layers of encoders; all else is as "auto" says
+DTYPE_HELP = "float32 (default), bfloat16, auto: bfloat16 where that is fast"
 CPU_INFO = Path("/proc/cpuinfo")
 SHARES = 8  # parts of the texts for each of several devices: a fast one takes more of them
 
@@ -72,7 +73,7 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
 
 
 def multiplies_int8_fast() -> bool:
-    """Whether the processor sums products of bytes in 32 bits: encoding is twice as fast as in float32, and more."""
+    """Whether the processor is known to sum products of bytes in 32 bits: encoding is about twice as fast."""
     return has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
 
 
@@ -84,27 +85,38 @@ def has_instructions(*any_of: str) -> bool:
 def place(model: Any, device: Device, dtype: Dtype) -> None:
     """Move a model to `device`, in numbers of `dtype`. ValueError for what cannot be used there."""
     found = find_device(device)
-    if found.type == "cpu":  # glibc gives large blocks back at once, and each new one is zeroed again, page by page:
-        torch.empty(2**25 - 2**14, dtype=torch.uint8)  # one of nearly 32 MB that is freed tells it to keep as many
-    if dtype != INT8:
-        model.to(found, find_dtype(dtype, found))
-        return
-    if found.type != "cpu":
-        raise ValueError(f'dtype "int8" is for a CPU, and device is {found}: use "bfloat16" there')
+    if found.type == "cpu":
+        keep_freed_memory()
+    if dtype == INT8:
+        return to_int8(model, found)
+    model.to(found, find_dtype(dtype, found))
+
+
+def keep_freed_memory() -> None:
+    """glibc gives large blocks back at once, and zeroes each new one again, page by page. One of nearly 32 MB that is
+    freed tells it to keep as many from here on; elsewhere this does nothing."""
+    torch.empty(2**25 - 2**14, dtype=torch.uint8)
+
+
+def to_int8(model: Any, device: torch.device) -> None:
+    """Replace the linear layers of its encoders, for inference; also for others that share them."""
+    if device.type != "cpu":
+        raise ValueError(f'dtype "int8" is for a CPU, and device is {device}: use "bfloat16" there, or device "cpu"')
     if not torch.backends.mkldnn.is_available():
         raise ValueError('dtype "int8" needs oneDNN, which this build of torch is without: use "float32"')
-    if not model.encoders or any(encoder.adapter for encoder in model.encoders):
-        why = "its adapter: merge that first" if model.encoders else "no encoder: it has no linear layers to speed up"
-        raise ValueError(f'dtype "int8" is not for a model with {why}')
-    from minist.modules.int8 import example_of, to_int8  # not every start has to read it
+    if not model.encoders:
+        raise ValueError('dtype "int8" is for encoders, and the model has none: it has no linear layers to speed up')
+    if model.is_adapted or model.in_int8:
+        what = "is in int8 already" if model.in_int8 else "has an adapter: call merge_adapter(), save, and open that"
+        raise ValueError(f'dtype "int8" is for plain weights, and the model {what}')
+    from minist.modules import int8  # not every start has to read it
 
-    model.to(found, torch.float32)
+    model.to(device, torch.float32)
     tokenizers = {path[0]: model.tokenizers[route] for route, path in model.stack.paths.items()}
     largest = 127 if multiplies_int8_fast() else 63  # else two products of 127 and 255 would not fit into 16 bits
     for encoder in model.encoders:
-        to_int8(encoder, example_of(tokenizers[encoder]), largest)
-    model.to(find_dtype("auto", found))
-    model.in_int8 = True
+        int8.to_int8(encoder, int8.example_of(tokenizers[encoder]), largest)
+    model.to(find_dtype("auto", device)).requires_grad_(False)
 
 
 def embed(
@@ -112,6 +124,9 @@ def embed(
 ) -> Tensor:
     """`model.embed` with a progress bar, on these devices; one alone is where the model stays."""
     model.stack.route(role)  # a role that it does not know is found before processes start
+    asked = [device] if isinstance(device, str | torch.device) else list(device or ())
+    if model.in_int8 and any(find_device(name).type != "cpu" for name in asked):
+        raise ValueError(f'a model of dtype "int8" stays on the CPU, and device is {", ".join(map(str, asked))}')
     if isinstance(device, str | torch.device):
         model.to(find_device(device))
         device = None

@@ -54,7 +54,6 @@ class TextModel(Adaptable):
     likeness: ClassVar[str] = "cosine"  # of what it gives, unless the folder says another
     example: ClassVar[str] = "some.txt --output some.npy"  # for encode.py
     pairing: Pairing | None = None  # how it joins the tokens of two texts; None: it takes texts one by one
-    in_int8 = False  # see modules/int8.py
     ranks_share = False  # whether all ranks encode the same texts together, each a part of them: in an evaluation
 
     def __init__(
@@ -254,8 +253,7 @@ class TextModel(Adaptable):
         """Write a model folder that sentence-transformers opens too, and its card. Files of other names stay."""
         if Path(path).is_file():
             raise ValueError(f"{path} is a file: name a folder to save the model into")
-        if self.in_int8:
-            raise ValueError('dtype "int8" is of a model that is open: open it in float32, and save that')
+        self.refuse_int8("saved")
         with files_into(Path(path)) as partial:
             write_folder(self.content(), partial)
             for written in sorted({file.parent for file in partial.rglob("*")}):
@@ -268,6 +266,7 @@ class TextModel(Adaptable):
         self, repo: str, *, private: bool = False, token: str | None = None, revision: str | None = None
     ) -> str:
         """Put the model into the repository "owner/name" of the Hugging Face hub; returns its address."""
+        self.refuse_int8("pushed")
         for base in [encoder.adapter for encoder in self.encoders if encoder.adapter]:
             if name_of(base)[1] is None:
                 raise ValueError(f"the adapter is of {base}, which only you have: push that first, or merge_adapter()")

@@ -11,7 +11,7 @@ steps grow with them. So columns and neurons are
     smoothed    column k is divided by c_k = sqrt(max |x_k| / max |w_k|) and its weights multiplied by it: both are then
                 equally hard to write in 8 bits (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438)
     repeated    the widest columns stand 4 times in the product, each a quarter as wide. Rounded at 1/8, 3/8, 5/8 and
-                7/8, the four sum to one code of 4 times as many steps: sum_j floor(a + j/m) = floor(m a) (Hermite)
+                7/8, the four sum to one code of 4 times as many steps: sum_j floor(a + (j + 1/2)/m) = round(m a)
     apart       a perceptron's widest neurons are computed in floats (as in LLM.int8, Dettmers et al. 2022,
                 arXiv:2208.07339); the others never leave the codes between its two layers
 
@@ -33,7 +33,7 @@ from minist.encoders.config import ACTIVATIONS
 from minist.encoders.encoder import Encoder
 from minist.modules.lora import linear_layers
 
-WIDEST, COPIES = 8, 4  # columns or neurons that are treated apart; how often a column stands in a product
+WIDEST, COPIES = 8, 4  # columns that are repeated, or neurons that are computed apart; how often a column is there
 Act = tuple[str, list[Any], str]  # as oneDNN calls it
 NONE: Act = ("none", [], "")
 LENGTHS, MARKS = (2, 5, 10, 30, 100) * 40, set(string.punctuation + string.digits)  # of the texts that ranges come from
@@ -133,13 +133,12 @@ class Int8Up(Int8Linear):
         self.apart = (high - low).topk(min(WIDEST, len(low) - 1)).indices
         rest = torch.ones(len(low), dtype=torch.bool).index_fill(0, self.apart, False)
         self.gives = Codes.between(float(low[rest].min()), float(high[rest].max()))
-        self.act, self.weight = act, plain.weight.detach()[self.apart]
-        self.weight_bias = None if plain.bias is None else plain.bias.detach()[self.apart]
+        self.act, self.fused = act, FUSED[act]
+        self.apart_weight, self.apart_bias = (x.detach()[self.apart] for x in (plain.weight, plain.bias))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self.product(self.codes(x), self.bias, torch.uint8, self.gives, FUSED[self.act])
-        bias = None if self.weight_bias is None else self.weight_bias.to(x.dtype)
-        return codes, self.act(F.linear(x, self.weight.to(x.dtype), bias))
+        codes = self.product(self.codes(x), self.bias, torch.uint8, self.gives, self.fused)
+        return codes, self.act(F.linear(x, self.apart_weight.to(x.dtype), self.apart_bias.to(x.dtype)))
 
 
 class Int8Down(nn.Module):
@@ -148,12 +147,12 @@ class Int8Down(nn.Module):
     def __init__(self, plain: nn.Linear, up: Int8Up, largest: int) -> None:
         super().__init__()
         weight = plain.weight.detach().float()
-        self.weight, self.bias = weight[:, up.apart].T.contiguous(), plain.bias.detach()
+        self.apart_weight, self.bias = weight[:, up.apart].T.contiguous(), plain.bias.detach()
         self.product = Product(weight.index_fill(1, up.apart, 0.0), up.gives, largest)
 
     def forward(self, inner: tuple[Tensor, Tensor]) -> Tensor:
         codes, apart = inner
-        return self.product.add_to(torch.addmm(self.bias.to(apart), apart, self.weight.to(apart)), codes)
+        return self.product.add_to(torch.addmm(self.bias.to(apart), apart, self.apart_weight.to(apart)), codes)
 
 
 @torch.inference_mode()
@@ -166,6 +165,7 @@ def to_int8(encoder: Encoder, example: Packed, largest: int) -> None:
             encoder.set_submodule(path, Int8Linear(plain, seen[path], largest))
     for i, layer in enumerate(encoder.layers):
         replace_perceptron(layer, seen[f"layers.{i}.up"], seen[f"layers.{i}.down"], largest)
+    encoder.in_int8 = True
 
 
 def replace_perceptron(layer: Any, seen: Tensor, inner: Tensor, largest: int) -> None:

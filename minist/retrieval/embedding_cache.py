@@ -44,6 +44,7 @@ def unit_embeddings(
 
 def seal(model: Any, role: str, prompt: str, texts: list[str]) -> str:
     """A name for the embeddings of these texts: another where anything differs that decides about them."""
+    model.refuse_int8("the source of embeddings that are kept")  # its weights are not in what is hashed
     found, tokenizer = hashlib.blake2b(digest_size=12), model.tokenizer_for(role)
     reader = [tokenizer.max_length, tokenizer.special_tokens, tokenizer.backend.to_str()]
     found.update(json.dumps([reader, prompt, model.out_width, block_name(len(texts), texts)]).encode())

@@ -14,14 +14,11 @@ import tempfile
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
-import sentence_transformers
 import torch
-from datasets import Dataset
-from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
-from sentence_transformers.cross_encoder.losses import LambdaLoss
 from side_by_side import MODEL, alternate, docstrings, print_table, seconds
 
 import train
@@ -40,7 +37,9 @@ def our_model(folder: Path, dtype: str = "float32") -> CrossEncoder:
     return CrossEncoder(folder, device="cpu", dtype=dtype)
 
 
-def their_model(folder: Path) -> sentence_transformers.CrossEncoder:
+def their_model(folder: Path) -> Any:
+    import sentence_transformers  # here, so that a process that measures minist's memory is without it
+
     return sentence_transformers.CrossEncoder(str(folder), max_length=MAX_LENGTH, device="cpu")
 
 
@@ -80,7 +79,11 @@ def train_ours(rows: list[dict], model: CrossEncoder) -> float:
             return seconds(lambda: train.train(args))
 
 
-def train_theirs(rows: list[dict], model: sentence_transformers.CrossEncoder) -> float:
+def train_theirs(rows: list[dict], model: Any) -> float:
+    from datasets import Dataset
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import LambdaLoss
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = CrossEncoderTrainer(
             model=model,

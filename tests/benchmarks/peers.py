@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cross_encoder import our_model
 from export import export, session
 from side_by_side import MODEL, alternate_all, docstrings, instructions, processor, seconds
 
@@ -58,16 +59,13 @@ def session_encode(kind: str, args: argparse.Namespace) -> Run:
 
 
 def minist_rank(dtype: str, args: argparse.Namespace) -> Run:
-    from cross_encoder import our_model
-
     model, documents = our_model(args.folder / "cross_encoder", dtype), some_texts(args)
     return lambda: scores_of(model.rank(QUERY, documents))
 
 
 def theirs_rank(dtype: str, args: argparse.Namespace) -> Run:
-    from cross_encoder import our_model, their_model
+    from cross_encoder import their_model
 
-    our_model(args.folder / "cross_encoder", "float32")  # so that there is one
     model, documents = their_model(args.folder / "cross_encoder"), some_texts(args)
     return lambda: scores_of(model.rank(QUERY, documents, show_progress_bar=False))
 
@@ -170,10 +168,14 @@ class Side:
         self.name, (self.connection, theirs) = name, context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, work, name, args), daemon=True)
         self.process.start()
+        theirs.close()  # so that the end of the process is the end of what it says
         self.found = self.answer()  # of the first call, which warms up
 
     def answer(self) -> Any:
-        found = self.connection.recv()
+        try:
+            found = self.connection.recv()
+        except EOFError:
+            found = "its process has ended"
         if isinstance(found, str):
             raise SystemExit(f"{self.name}: {found}")
         return found
@@ -227,6 +229,8 @@ def compare(work: str, names: list[str], args: argparse.Namespace) -> None:
 
 def likeness(a: np.ndarray, b: np.ndarray) -> float:
     a, b = (torch.as_tensor(x).float() for x in (a, b))
+    if len(a) == 1:  # scores of one query, which are all alike but for their order
+        a, b = a - a.mean(), b - b.mean()
     return F.cosine_similarity(a, b).mean().item()
 
 
@@ -270,6 +274,8 @@ def main() -> None:
         args.folder = Path(folder)
         if not missing and "encode" in args.work:
             export(args.folder)
+        if "rank" in args.work:
+            our_model(args.folder / "cross_encoder")  # which both sides open
         for work in args.work:
             names = [name for name in WORK[work] if not (missing and WORK[work][name][0] is session_encode)]
             compare(work, [name for name in names if args.only in name or name == names[0]], args)

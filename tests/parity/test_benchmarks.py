@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
     ("script", "sizes"),
     [
         ("cold_start", "--rounds 1"),
-        ("peers", "--texts 8 --rounds 1 --steps 1 --documents 1000"),
+        ("peers", "--work encode search --texts 8 --rounds 1 --documents 1000"),
         ("loss_memory", "--rows 300 --width 8"),
         ("gpu_check", "--only pooling"),
         ("old_and_new", f"{ROOT} --rounds 1 --texts 8 --batch-size 4 --steps 2"),

@@ -115,7 +115,7 @@ def to_int8(model: Any, device: torch.device) -> None:
     tokenizers = {path[0]: model.tokenizers[route] for route, path in model.stack.paths.items()}
     largest = 127 if multiplies_int8_fast() else 63  # else two products of 127 and 255 would not fit into 16 bits
     for encoder in model.encoders:
-        int8.to_int8(encoder, int8.example_of(tokenizers[encoder]), largest)
+        int8.replace_layers(encoder, int8.example_of(tokenizers[encoder]), largest)
     model.to(find_dtype("auto", device)).requires_grad_(False)
 
 

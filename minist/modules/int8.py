@@ -70,7 +70,7 @@ class Product(nn.Module):
         self.packed = torch.ops.onednn.qlinear_prepack(self.codes, None)  # in the order that the kernel reads
 
     def forward(self, codes: Tensor, bias: Tensor | None, dtype: torch.dtype, gives: Codes, act: Act = NONE) -> Tensor:
-        """act(y) + b as `dtype`; as codes `gives` if that is uint8."""
+        """act(y + b) as `dtype`; as codes `gives` if that is uint8."""
         weight = self.packed, self.steps, self.zeros
         return torch.ops.onednn.qlinear_pointwise(codes, *self.given, *weight, bias, *gives, dtype, *act)
 
@@ -156,7 +156,7 @@ class Int8Down(nn.Module):
 
 
 @torch.inference_mode()
-def to_int8(encoder: Encoder, example: Packed, largest: int) -> None:
+def replace_layers(encoder: Encoder, example: Packed, largest: int) -> None:
     """Replace the linear layers of an encoder, which is in float32 on the CPU. `example` shows the ranges of their
     inputs; `largest` code of a weight: 127, or 63 for CPUs that sum two products in 16 bits."""
     seen = ranges(encoder, example)

@@ -66,6 +66,7 @@ def processor() -> str:
 
 def instructions() -> str:
     """Those that decide how fast a CPU multiplies."""
+    from minist.models.device import has_instructions  # here: a process that measures a peer is without minist
+
     known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    return " ".join(name for name in known if name in flags) or "instructions unknown"
+    return " ".join(name for name in known if has_instructions(name)) or "instructions unknown"

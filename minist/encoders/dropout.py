@@ -23,8 +23,10 @@ def keep(like: Tensor, p: float) -> Tensor:
     drawn = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
     sixteen = drawn.view(torch.int16)[: like.numel()].view(like.shape)  # from -STEPS / 2 to STEPS / 2 - 1
     dropped = round(p * STEPS)
-    kept = sixteen >= dropped - STEPS // 2 if dropped < STEPS else torch.zeros_like(sixteen)  # no such 16 bits
-    return kept.to(like.dtype) * (STEPS / max(STEPS - dropped, 1))
+    if dropped == STEPS:  # no 16 bits are so many
+        return torch.zeros_like(like)
+    kept = torch.ge(sixteen, dropped - STEPS // 2, out=torch.empty_like(like))  # 0 and 1 of its dtype in one pass
+    return kept.mul_(STEPS / (STEPS - dropped))
 
 
 def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:

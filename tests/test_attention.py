@@ -12,7 +12,7 @@ from torch.nn.attention import varlen
 from minist import Packed
 from minist.encoders import attention as attention_file
 from minist.encoders import window as window_file
-from minist.encoders.attention import ALL, DOUBLED, EQUAL, ROUNDED, _has_flash, _lengths, _rectangles, attention
+from minist.encoders.attention import ALL, DOUBLED, EQUAL, ROUNDED, _has_flash, _rectangles, _shapes, attention
 
 HEADS_AND_WIDTH = (3, 8)
 LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
@@ -153,11 +153,10 @@ def test_what_layout_a_cpu_takes(gradients, dropout, has_bias, wanted, monkeypat
 def test_lengths_are_asked_for_once():
     """On a GPU each answer waits for all that runs there."""
     packed, same, other = (attention_inputs(torch.float32, lengths=n)[0] for n in ([3, 1], [3, 1], [1, 3]))
-    _lengths.cache_clear()
-    assert [_lengths(texts.cu_seqlens) for texts in (packed, packed, same, other, packed)] == [
-        *[[3, 1], [3, 1], [3, 1], [1, 3], [3, 1]]
-    ]
-    assert _lengths.cache_info().misses == 3  # found by identity: comparing would wait too
+    _shapes.cache_clear()
+    found = [_shapes(texts.cu_seqlens, EQUAL) for texts in (packed, packed, same, other, packed)]
+    assert [[shape.longest for shape in shapes] for shapes in found] == [[3, 1], [3, 1], [3, 1], [1, 3], [3, 1]]
+    assert _shapes.cache_info().misses == 3  # found by identity: comparing would wait too
 
 
 @pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])

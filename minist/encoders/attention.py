@@ -8,8 +8,9 @@ the tokens up to it. Only this file knows how kernels want texts laid out, and m
                  stacked to [texts, H, length, D/H]. The model sorts texts by length, so these are few"""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,21 +65,28 @@ def _has_flash(q: Tensor) -> bool:
     return new_enough and torch.backends.cuda.is_flash_attention_available()
 
 
+class Rectangle(NamedTuple):
+    """Texts of a stream that attend as [n, H, longest, D/H]."""
+
+    tokens: int
+    n: int
+    longest: int
+    ends: Tensor | int  # where each text ends in its row, [n, 1, 1, 1]; a number where all fill theirs
+    taken: Tensor | None = None  # [n longest] the token that stands in each place; None where that is the stream
+    places: Tensor | None = None  # [tokens] the place of each token
+
+
 def _rectangles(
     q: Tensor, k: Tensor, v: Tensor, packed: Packed, bias: Tensor | None, sides: Sides, dropout: float, layout: Layout
 ) -> Tensor:
-    groups = [list(group) for _, group in groupby(_lengths(packed.cu_seqlens), layout[0])]
-    tokens, texts = [sum(group) for group in groups], [len(group) for group in groups]
-    streams = (x.split(tokens) for x in (q, k, v, packed.text_ids, packed.position_ids))  # slices: a slow backward
+    shapes = _shapes(packed.cu_seqlens, layout)
+    streams = (x.split([shape.tokens for shape in shapes]) for x in (q, k, v))  # slices: a slow backward
     outputs = []
-    for qs, ks, vs, ids, positions, lengths, group in zip(*streams, packed.lengths.split(texts), groups, strict=True):
-        n, longest = len(group), -(-max(group) // layout[1]) * layout[1]  # rounded up
+    for qs, ks, vs, (_, n, longest, ends, taken, places) in zip(*streams, shapes, strict=True):
         if longest == 0:
             continue  # no text has a token: a row of scores without any is NaN
-        full = min(group) == longest  # such texts fill their rectangle as they are
-        ends = longest if full else lengths.view(-1, 1, 1, 1)
-        places = None if full else (ids - ids[0]) * longest + positions  # of the tokens in the rectangle
-        qr, kr, vr = (_stack(x, n, longest, places) for x in (qs, ks, vs))  # [n, H, longest, D/H]
+        stacked = (qs, ks, vs) if taken is None else (x.index_select(0, taken) for x in (qs, ks, vs))
+        qr, kr, vr = (x.unflatten(0, (n, longest)).transpose(1, 2) for x in stacked)  # [n, H, longest, D/H]
         if is_long(longest, sides):
             out = in_blocks(qr, kr, vr, ends, sides[0], dropout)
         else:
@@ -90,14 +98,21 @@ def _rectangles(
 
 
 @lru_cache(maxsize=4)  # found by identity: all layers ask for the same texts, and only the first waits for the GPU
-def _lengths(cu_seqlens: Tensor) -> list[int]:
-    return cu_seqlens.diff().tolist()
-
-
-def _stack(x: Tensor, n: int, longest: int, places: Tensor | None) -> Tensor:
-    if places is not None:
-        x = x.new_zeros(n * longest, *x.shape[1:]).index_copy(0, places, x)
-    return x.unflatten(0, (n, longest)).transpose(1, 2)  # [tokens, H, D/H] -> [n, H, longest, D/H]
+@torch.inference_mode(False)  # also one that is trained may ask for them later
+def _shapes(cu_seqlens: Tensor, layout: Layout) -> list[Rectangle]:
+    shapes, move = [], partial(Tensor.to, device=cu_seqlens.device)
+    for _, group in groupby(cu_seqlens.diff().tolist(), layout[0]):
+        lengths = list(group)
+        tokens, n, longest = sum(lengths), len(lengths), -(-max(lengths) // layout[1]) * layout[1]  # rounded up
+        if min(lengths) == longest:  # such texts fill their rectangle as they are
+            shapes.append(Rectangle(tokens, n, longest, longest))
+            continue
+        ends, at = torch.tensor(lengths)[:, None], torch.arange(longest)
+        # behind a text's end stand the next one's tokens, which nobody sees: to read on is faster than to fill with 0
+        taken = (ends.cumsum(0) - ends + at).clamp(max=tokens - 1).flatten()
+        places = (at < ends).flatten().nonzero()[:, 0]
+        shapes.append(Rectangle(tokens, n, longest, *map(move, (ends.view(-1, 1, 1, 1), taken, places))))
+    return shapes
 
 
 def _mask(longest: int, ends: Tensor | int, bias: Tensor | None, sides: Sides, like: Tensor) -> Tensor | None:

@@ -3,7 +3,8 @@
 python tests/benchmarks/peers.py
 python tests/benchmarks/peers.py --work encode --rounds 9
 
-    encode      docstrings as they come, all-MiniLM-L6-v2, float32, bfloat16 and int8, `encode` from strings to an array
+    encode      docstrings as they come, all-MiniLM-L6-v2, float32, bfloat16 and int8, `encode` from strings to an
+                array; beside them the products of the encoder's weights alone, in float32, as torch does them
     rank        a query with documents, a cross-encoder of MiniLM's shape
     sparse      docstrings to word weights, SPLADE-tiny
     search      100 queries among random embeddings of width 384, the ten nearest
@@ -40,9 +41,7 @@ QUERY, WIDTH, TOP = "read a csv file and return its rows", 384, 10
 
 
 def minist_encode(dtype: str, args: argparse.Namespace) -> Run:
-    import minist
-
-    model, texts = minist.SentenceTransformer(MODEL, device="cpu", dtype=dtype), some_texts(args)
+    model, texts = opened(dtype), some_texts(args)
     return lambda: model.encode(texts, show_progress_bar=False)
 
 
@@ -56,6 +55,19 @@ def theirs_encode(dtype: str, args: argparse.Namespace) -> Run:
 
 def session_encode(kind: str, args: argparse.Namespace) -> Run:
     return session(kind, args.folder, some_texts(args))
+
+
+def products(dtype: str, args: argparse.Namespace) -> Run:
+    """The products of the encoder's linear layers alone, of so many tokens, 2,048 at a time."""
+    layers, blocks = linear_layers(opened()), -(-int(lengths_of(args).sum()) // 2048)
+    pairs = [(layer, torch.randn(2048, layer.in_features)) for layer in layers]
+    share = int(lengths_of(args).sum()) / (2048 * blocks)  # the last is not full
+
+    def run() -> float:
+        with torch.inference_mode():
+            return share * seconds(lambda: all(layer(x) is not x for _ in range(blocks) for layer, x in pairs))
+
+    return run
 
 
 def minist_rank(dtype: str, args: argparse.Namespace) -> Run:
@@ -129,7 +141,7 @@ def theirs_start(dtype: str, args: argparse.Namespace) -> Run:
     return lambda: theirs(args.folder)
 
 
-THEIRS = "sentence-transformers"
+THEIRS, PRODUCTS = "sentence-transformers", "torch's products alone"
 BOTH = ("float32", "bfloat16")
 WORK: dict[str, dict[str, tuple[Callable[[str, argparse.Namespace], Run], str]]] = {
     "encode": {
@@ -137,6 +149,7 @@ WORK: dict[str, dict[str, tuple[Callable[[str, argparse.Namespace], Run], str]]]
         **{f"{THEIRS} {dtype}": (theirs_encode, dtype) for dtype in BOTH},
         **{name: (session_encode, name) for name in ("ONNX Runtime float32", "ONNX Runtime int8")},
         **{name: (session_encode, name) for name in ("OpenVINO float32", "OpenVINO bfloat16")},
+        PRODUCTS: (products, "float32"),
     },
     "rank": {
         **{f"minist {dtype}": (minist_rank, dtype) for dtype in (*BOTH, "int8")},
@@ -154,6 +167,20 @@ WORK: dict[str, dict[str, tuple[Callable[[str, argparse.Namespace], Run], str]]]
 
 def some_texts(args: argparse.Namespace) -> list[str]:
     return random.Random(0).sample(list(docstrings()), args.texts)
+
+
+def opened(dtype: str = "float32") -> Any:
+    import minist
+
+    return minist.SentenceTransformer(MODEL, device="cpu", dtype=dtype)
+
+
+def linear_layers(model: Any) -> list[torch.nn.Linear]:
+    return [module for module in model.encoders[0].modules() if isinstance(module, torch.nn.Linear)]
+
+
+def lengths_of(args: argparse.Namespace) -> torch.Tensor:
+    return opened().tokenizer(some_texts(args)).lengths
 
 
 def scores_of(hits: list[dict[str, Any]]) -> np.ndarray:
@@ -223,8 +250,9 @@ def compare(work: str, names: list[str], args: argparse.Namespace) -> None:
         cosine = "" if isinstance(side.found, float) else f"{likeness(sides[0].found, side.found):9.5f}"
         memory = "" if work == "start" else f"{peak:7,.0f} MB"
         print(f"{side.name:32}{median(own):>8.2f} {median(own) / first:>7.2f}x{memory:>10}{cosine}", flush=True)
-    if work == "encode":
-        print_share(sides[0].name, first, args)
+    found = {side.name: median(own) for side, own in zip(sides, times, strict=True)}
+    if PRODUCTS in found:
+        print_share(found, args)
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> float:
@@ -234,25 +262,17 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
     return F.cosine_similarity(a, b).mean().item()
 
 
-def print_share(name: str, taken: float, args: argparse.Namespace) -> None:
-    """How near it comes to torch's own products of the shapes that the encoder has, in float32."""
-    import minist
-
-    model = minist.SentenceTransformer(MODEL, device="cpu")
-    linear = [module for module in model.encoders[0].modules() if isinstance(module, torch.nn.Linear)]
-    inputs = [torch.randn(2048, layer.in_features) for layer in linear]
-    with torch.inference_mode():
-        layers = median(seconds(lambda: [layer(x) for layer, x in zip(linear, inputs, strict=True)]) for _ in range(7))
-    lengths = model.tokenizer(some_texts(args)).lengths
-    weights = sum(layer.weight.numel() for layer in linear)
-    rate = 2 * 2048 * weights / layers
-    done = 2 * int(lengths.sum()) * weights + 4 * int(lengths.square().sum()) * model.width * len(
-        model.encoders[0].layers
-    )
+def print_share(found: dict[str, float], args: argparse.Namespace) -> None:
+    """How much of its time minist would need for all its products, those of attention too, at torch's own rate."""
+    lengths, model = lengths_of(args), opened()
+    weights = sum(layer.weight.numel() for layer in linear_layers(model))
+    linear = 2 * int(lengths.sum()) * weights
+    scores = 4 * int(lengths.square().sum()) * model.width * len(model.encoders[0].layers)
+    rate = linear / found[PRODUCTS]
+    own = (linear + scores) / found["minist float32"]
     print(
-        f"torch multiplies these shapes at {rate / 1e9:.0f} GFLOP/s, {name} runs at {done / taken / 1e9:.0f}: "
-        f"{done / taken / rate:.0%}; {len(lengths)} texts of {lengths.min()} to {lengths.max()} tokens, "
-        f"{lengths.float().mean():.0f} in the mean"
+        f"torch multiplies at {rate / 1e9:.0f} GFLOP/s, minist float32 runs at {own / 1e9:.0f}: {own / rate:.0%}; "
+        f"{len(lengths)} texts of {lengths.min()} to {lengths.max()} tokens, {lengths.float().mean():.0f} in the mean"
     )
 
 

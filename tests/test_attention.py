@@ -12,7 +12,8 @@ from torch.nn.attention import varlen
 from minist import Packed
 from minist.encoders import attention as attention_file
 from minist.encoders import window as window_file
-from minist.encoders.attention import ALL, DOUBLED, EQUAL, ROUNDED, _has_flash, _rectangles, _shapes, attention
+from minist.encoders.attention import ALL, _has_flash, _in_rectangles, attention
+from minist.encoders.rectangles import DOUBLED, EQUAL, ROUNDED, rectangles
 
 HEADS_AND_WIDTH = (3, 8)
 LENGTHS = [5, 5, 5, 1, 1, 9, 2, 5, 17]
@@ -23,17 +24,17 @@ def sides_of(window, causal):
     return (ALL, 0) if causal else (ALL, ALL) if window is None else (window, window)
 
 
-def rectangles(q, k, v, packed, bias, window, causal, dropout, layout):
+def in_rectangles(q, k, v, packed, bias, window, causal, dropout, layout):
     if bias is not None and layout is ROUNDED:
         layout = EQUAL  # as `attention` chooses, see below
-    return _rectangles(q, k, v, packed, bias, sides_of(window, causal), dropout, layout)
+    return _in_rectangles(q, k, v, packed, bias, sides_of(window, causal), dropout, layout)
 
 
 def stream(q, k, v, packed, bias, window, causal, dropout):
     return attention(q, k, v, packed, bias=bias, window=window, causal=causal, dropout=dropout)
 
 
-ON_GPU, ON_CPU, TRAINED_ON_CPU = (partial(rectangles, layout=layout) for layout in (DOUBLED, ROUNDED, EQUAL))
+ON_GPU, ON_CPU, TRAINED_ON_CPU = (partial(in_rectangles, layout=layout) for layout in (DOUBLED, ROUNDED, EQUAL))
 LAYOUTS = pytest.mark.parametrize("branch", [ON_GPU, ON_CPU, TRAINED_ON_CPU], ids=["doubled", "rounded", "equal"])
 WITHOUT = [0, 5, 0, 7, 40, 0, 0, 33, 2, 0]  # texts without a token among others
 
@@ -143,7 +144,7 @@ def test_similar_lengths():
 def test_what_layout_a_cpu_takes(gradients, dropout, has_bias, wanted, monkeypatch):
     """With dropout the one of training: GradCache embeds without gradients first, and must drop the same."""
     seen = []
-    monkeypatch.setattr(attention_file, "_rectangles", lambda q, *more: seen.append(more[-1]) or q)
+    monkeypatch.setattr(attention_file, "_in_rectangles", lambda q, *more: seen.append(more[-1]) or q)
     packed, qkv, bias = attention_inputs(torch.float32)
     with torch.set_grad_enabled(gradients):
         attention(*qkv, packed, bias=bias if has_bias else None, dropout=dropout)
@@ -153,10 +154,10 @@ def test_what_layout_a_cpu_takes(gradients, dropout, has_bias, wanted, monkeypat
 def test_lengths_are_asked_for_once():
     """On a GPU each answer waits for all that runs there."""
     packed, same, other = (attention_inputs(torch.float32, lengths=n)[0] for n in ([3, 1], [3, 1], [1, 3]))
-    _shapes.cache_clear()
-    found = [_shapes(texts.cu_seqlens, EQUAL) for texts in (packed, packed, same, other, packed)]
+    rectangles.cache_clear()
+    found = [rectangles(texts.cu_seqlens, EQUAL) for texts in (packed, packed, same, other, packed)]
     assert [[shape.longest for shape in shapes] for shapes in found] == [[3, 1], [3, 1], [3, 1], [1, 3], [3, 1]]
-    assert _shapes.cache_info().misses == 3  # found by identity: comparing would wait too
+    assert rectangles.cache_info().misses == 3  # found by identity: comparing would wait too
 
 
 @pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])

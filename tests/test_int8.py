@@ -15,7 +15,6 @@ from torch import nn
 
 from minist import CrossEncoder, SentenceTransformer, SparseEncoder
 from minist.encoders.bert import BertLayer
-from minist.encoders.config import ACTIVATIONS, activated
 from minist.models import device as device_file
 from minist.modules.int8 import COPIES, FUSED, WIDEST, Codes, Int8Down, Int8Linear, Int8Up
 from minist.modules.static_embedding import StaticEmbedding
@@ -220,17 +219,6 @@ def test_several_processes():
     texts = sentences(40)
     found = model.encode(texts, device=["cpu", "cpu"])
     np.testing.assert_allclose(found, model.encode(texts), atol=0.02 * np.abs(found).max(), rtol=0)
-
-
-@pytest.mark.parametrize("act", ["gelu", "gelu_new"])
-def test_gelu_in_the_product(act):
-    """In bfloat16 on a CPU, without gradients, see config.py."""
-    linear, x = random_linear(32, 50).bfloat16(), random_input(20, 32).bfloat16()
-    with torch.inference_mode():
-        found = activated(linear, ACTIVATIONS[act], x)
-        wanted = ACTIVATIONS[act](linear(x).float())
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
 
 
 def test_encode_py(tmp_path):

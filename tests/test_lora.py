@@ -17,6 +17,7 @@ from test_distributed import two_towers
 from tiny import ROOT, run_script, sentences, tiny_model, write_jsonl
 
 from minist import CrossEncoder, SentenceTransformer
+from minist.encoders.linear import Linear
 from minist.models import open_model
 from minist.models.adapter import Adaptable, Adapter
 from minist.models.folder import SETTINGS, holds_scores
@@ -95,7 +96,7 @@ def test_each_part_has_its_own_product():
     expected[:, 8:] += 7 / 3 * x @ (d @ c).T
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer.merged()(x), expected)
-    assert type(layer.merged()) is torch.nn.Linear
+    assert type(layer.merged()) is Linear
 
 
 def test_dropout_is_before_a():

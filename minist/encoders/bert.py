@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from minist.data.packed import Packed
 from minist.encoders.attention import attention
-from minist.encoders.config import EncoderConfig, activated, activation
+from minist.encoders.config import EncoderConfig, activation
 from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
+from minist.encoders.linear import Linear, activated
 
 # our modules -> theirs in a checkpoint; the three of qkv are stacked into one
 WEIGHTS = {
@@ -56,12 +57,12 @@ class BertLayer(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         width, self.heads = config.hidden_size, config.num_attention_heads
-        self.qkv = nn.Linear(width, 3 * width)  # one product instead of three
-        self.attention_out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)  # one product instead of three
+        self.attention_out = Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.up = nn.Linear(width, config.intermediate_size)
+        self.up = Linear(width, config.intermediate_size)
         self.act = activation(config.hidden_act)
-        self.down = nn.Linear(config.intermediate_size, width)
+        self.down = Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.attention_dropout = Dropout(config.attention_probs_dropout_prob)  # set_dropout finds it by its name

@@ -16,6 +16,7 @@ from minist.encoders.attention import attention
 from minist.encoders.config import EncoderConfig, activation, check_values
 from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
+from minist.encoders.linear import Linear
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine of each token's angles
 FULL, SLIDING = "full_attention", "sliding_attention"  # the kinds of layers, as config.json calls them
@@ -113,12 +114,12 @@ class ModernBertLayer(nn.Module):
         self.kind = config.kinds[number]
         self.window = config.local_attention // 2 if self.kind == SLIDING else None
         self.attention_norm = nn.Identity() if number == 0 else _norm(config)  # the embeddings come normalized
-        self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)
-        self.attention_out = nn.Linear(width, width, bias=config.attention_bias)
+        self.qkv = Linear(width, 3 * width, bias=config.attention_bias)
+        self.attention_out = Linear(width, width, bias=config.attention_bias)
         self.mlp_norm = _norm(config)
-        self.up = nn.Linear(width, 2 * config.intermediate_size, bias=config.mlp_bias)  # half of it is the gate
+        self.up = Linear(width, 2 * config.intermediate_size, bias=config.mlp_bias)  # half of it is the gate
         self.act = activation(config.hidden_activation)
-        self.down = nn.Linear(config.intermediate_size, width, bias=config.mlp_bias)
+        self.down = Linear(config.intermediate_size, width, bias=config.mlp_bias)
         self.dropout = Dropout(config.mlp_dropout)
         self.attention_dropout = Dropout(config.attention_dropout)  # of the scores and of the output
 

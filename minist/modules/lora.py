@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from minist.checks import pick
 from minist.encoders.dropout import Dropout
 from minist.encoders.encoder import Encoder
+from minist.encoders.linear import Linear
 from minist.encoders.weights import checkpoint_names
 from minist.module import unfilled
 
@@ -42,7 +43,7 @@ class LowRank(nn.Module):
         return (self.scale * self.B @ self.A).detach()  # [out, in], what is to be added to the weight
 
 
-class LoraLinear(nn.Linear):
+class LoraLinear(Linear):
     """A linear layer [T, in] -> [T, out] with the changes of its parts, which are stacked along `out`."""
 
     lora: Any  # by the names of the parts that are changed
@@ -66,7 +67,7 @@ class LoraLinear(nn.Linear):
             if part in self.lora:
                 rows += self.lora[part].product()
         with unfilled():
-            plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+            plain = Linear(self.in_features, self.out_features, bias=self.bias is not None)
         plain.weight, plain.bias = self.weight, self.bias
         return plain.train(self.training)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minist.checks import pick
 from minist.encoders.config import activation
+from minist.encoders.linear import Linear, activated
 from minist.encoders.weights import load_weights, modernize, save_weights
 from minist.module import Module, Words
 
@@ -60,7 +61,7 @@ class MaskedLMHead(Module):
         name = "classifier_activation" if modern else "activation" if kind == "distilbert" else "hidden_act"
         # RoBERTa's and MPNet's heads know no other than gelu, whatever their encoders have
         self.act = activation("gelu" if self.form is ROBERTA else config.get(name, "gelu"), name)
-        self.dense = nn.Linear(width, width, bias=not modern or bool(config.get("classifier_bias", False)))
+        self.dense = Linear(width, width, bias=not modern or bool(config.get("classifier_bias", False)))
         eps = config.get("norm_eps" if modern else "layer_norm_eps", 1e-5 if modern else 1e-12)
         self.norm = nn.LayerNorm(width, eps=eps, bias=not modern or bool(config.get("norm_bias", False)))
         self.bias = nn.Parameter(torch.zeros(self.out_width))
@@ -74,7 +75,7 @@ class MaskedLMHead(Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """[T, D] -> [T, D], what is compared with the words."""
-        return self.norm(self.act(self.dense(x)))
+        return self.norm(activated(self.dense, self.act, x))
 
     def forward(self, x: Tensor) -> Words:
         return Words(self.transform(x), (self.decoder or self.words[0]).weight, self.bias)

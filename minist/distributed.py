@@ -19,13 +19,16 @@ def start(limit: timedelta = LIMIT) -> tuple[int, int, torch.device]:
     """Join the process group that torchrun describes. Returns rank, world size W, and this rank's device."""
     global _patient
     rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
-        here, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        there = torch.cuda.device_count()
         if here > there:
             advice = "start as many processes, or hide the GPUs: CUDA_VISIBLE_DEVICES= torchrun .."
             raise ValueError(f"{here} processes of this machine share {there} GPU: {advice}")
         torch.cuda.set_device(device)
+    else:  # ranks with more threads than there are cores, as OMP_NUM_THREADS may ask, take turns: twice the time
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, (os.cpu_count() or 1) // here)))
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
         _patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))  # of the CPU: a GPU's own has the limit

@@ -264,6 +264,18 @@ def test_two_processes_on_one_gpu_are_refused(monkeypatch):
         distributed.start()
 
 
+@pytest.mark.parametrize(("asked", "ranks", "wanted"), [(6, 2, 3), (2, 2, 2), (1, 2, 1), (6, 1, 6), (5, 12, 1)])
+def test_ranks_do_not_wait_for_each_others_threads(asked, ranks, wanted, monkeypatch):
+    """A machine of 6 cores; what is asked for is never raised: others may run there too."""
+    given = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: asked)
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    distributed.start()
+    assert given == [wanted]
+
+
 def test_a_file_is_prepared_once(tmp_path):
     file, calls = tmp_path / "x", []
     for _ in range(2):

@@ -1,7 +1,9 @@
 """The model that a run starts from: a saved one, or random weights and a WordPiece vocabulary of the texts at hand."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -163,16 +165,15 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     # WordPieceTrainer breaks ties by chance. BpeTrainer does not, and learns the same pieces if a letter inside a word
     # is another letter than the same one at its start
     normalizer, splitter = normalizers.BertNormalizer(lowercase=config.lower_case), pre_tokenizers.BertPreTokenizer()
-
-    def marked(text: str) -> str:
-        words = (word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-        return " ".join(word[0] + word[1:].translate(_INSIDE) for word in words)
-
+    between_spaces, words = Counter(chain.from_iterable(text.split(" ") for text in texts)), Counter[str]()
+    for part, count in between_spaces.items():  # each is looked at once, however often it is there
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(part)):
+            words[word[0] + word[1:].translate(_INSIDE)] += count
     learner = Backend(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = list(SPECIAL.values())
     trainer = BpeTrainer(vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
-    learner.train_from_iterator(map(marked, texts), trainer)
+    learner.train_from_iterator((f"{word} " * count for word, count in words.items()), trainer)
     found = learner.get_vocab().items()
     pieces = {("##" if ord(piece[0]) in _OUTSIDE else "") + piece.translate(_OUTSIDE): i for piece, i in found}
     backend = Backend(models.WordPiece(pieces, unk_token="[UNK]"))

@@ -58,6 +58,27 @@ def test_frequent_words_are_one_piece():
     assert tokenizer.backend.encode("xy").tokens[1:-1] == ["x", "##y"]  # seen once
 
 
+ODD = [
+    "é ñ\x00a\u200bb \x1cc\x85d\u00a0e\u3000f",
+    "中文字符 mixed中a  double  space \u2028para\u2029g",
+    "a\u0301 \u0301b co\u0301mbine \ufb01 \u1e9e \u0130i",
+    "tab\tnew\nline\r\nend ##a ##b don't-stop… \ufffd \ue000",
+    "x" * 300,
+    "",
+]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_words_are_those_that_a_text_is_cut_into(lower_case):
+    """Also where a text has other spaces than " ", or none: it is taken apart at these first."""
+    texts, config = ODD * 2 + sentences(30), TokenizerConfig(vocab_size=150, max_length=16, lower_case=lower_case)
+    backend = train_wordpiece(texts, config).backend
+    words = [backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)) for text in texts]
+    same = train_wordpiece([word for text in words for word, _ in text], config).backend
+    assert backend.to_str() == same.to_str()
+    assert {"é" if not lower_case else "e", "中", "##b"} <= backend.get_vocab().keys()
+
+
 @pytest.mark.parametrize(("lower_case", "same"), [(True, True), (False, False)])
 def test_case(lower_case, same):
     config = TokenizerConfig(vocab_size=100, max_length=16, lower_case=lower_case)

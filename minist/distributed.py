@@ -16,7 +16,8 @@ _patient: Any = None  # the process group of `barrier`: what takes any time, as 
 
 
 def start(limit: timedelta = LIMIT) -> tuple[int, int, torch.device]:
-    """Join the process group that torchrun describes. Returns rank, world size W, and this rank's device."""
+    """Join the process group that torchrun describes. Returns rank, world size W, and this rank's device.
+    On a CPU, ranks share its cores."""
     global _patient
     rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

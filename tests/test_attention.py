@@ -160,6 +160,26 @@ def test_lengths_are_asked_for_once():
     assert rectangles.cache_info().misses == 3  # found by identity: comparing would wait too
 
 
+def test_found_without_gradients_and_used_with_them():
+    packed, qkv, _ = attention_inputs(torch.float64)
+    with torch.inference_mode():
+        rectangles(packed.cu_seqlens, DOUBLED)
+    check_branch(ON_GPU, packed, qkv)
+
+
+@LAYOUTS
+def test_what_is_no_number_stays_in_its_text(branch):
+    """A text that overflows: no other may show it, though padding could be of its tokens."""
+    packed, qkv, _ = attention_inputs(torch.float32)
+    before = branch(*qkv, packed, None, None, False, 0.0)
+    for text in range(packed.n):
+        own = packed.text_ids == text
+        broken = [x.detach().masked_fill(own[:, None, None], float("nan")) for x in qkv]
+        after = branch(*broken, packed, None, None, False, 0.0)
+        torch.testing.assert_close(after[~own], before[~own])
+        assert after[own].isnan().all()
+
+
 @pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])
 @LAYOUTS
 def test_windows_equal_the_definition(branch, window):

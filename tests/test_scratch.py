@@ -86,6 +86,14 @@ def test_case(lower_case, same):
     assert (tokenizer.backend.encode("READ").ids == tokenizer.backend.encode("read").ids) == same
 
 
+def test_more_of_a_word_than_are_counted_at_once():
+    """The more frequent of two pieces is learned, by a few."""
+    for first, second in (("abab", "cdcd"), ("cdcd", "abab")):
+        texts = [f"{first} " * 2101, *[second] * 2099]
+        pieces = train_wordpiece(texts, TokenizerConfig(vocab_size=14, max_length=16)).backend.get_vocab()
+        assert first in pieces and second[:2] not in pieces
+
+
 def test_weights_depend_on_the_seed_alone():
     def weights(seed):
         torch.manual_seed(seed)

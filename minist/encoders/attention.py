@@ -1,8 +1,8 @@
 """Attention over a packed token stream: every token sees the tokens of its own text and no others.
 
 softmax(q k^T / sqrt(D/H) + bias) v within each text; with a window, within each token's neighbours; causal, within
-the tokens up to it. Flash attention on a GPU reads the stream as it is; other kernels want rectangles, see there, and
-only here may be padding. Tests hold all layouts equal."""
+the tokens up to it. Flash attention on a GPU reads the stream as it is; other kernels want rectangles, see
+rectangles.py: only there is padding. Tests hold all layouts equal."""
 
 import torch
 import torch.nn.functional as F

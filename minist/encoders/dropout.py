@@ -23,9 +23,9 @@ def keep(like: Tensor, p: float) -> Tensor:
     drawn = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
     sixteen = drawn.view(torch.int16)[: like.numel()].view(like.shape)  # from -STEPS / 2 to STEPS / 2 - 1
     dropped = round(p * STEPS)
-    if dropped == STEPS:  # no 16 bits are so many
+    if dropped == STEPS:  # all: the limit below would not fit into 16 bits
         return torch.zeros_like(like)
-    kept = torch.ge(sixteen, dropped - STEPS // 2, out=torch.empty_like(like))  # 0 and 1 of its dtype in one pass
+    kept = torch.ge(sixteen, dropped - STEPS // 2, out=torch.empty_like(like))  # 0 and 1, not by way of bool
     return kept.mul_(STEPS / (STEPS - dropped))
 
 

@@ -94,7 +94,7 @@ def texts_so_far(texts: Packed) -> tuple[Packed, Tensor]:
 
 
 def longest_first(texts: Packed) -> Tensor:
-    return texts.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
+    return texts.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see rectangles.py
 
 
 def sum_of_errors(scores: Tensor, words: Tensor) -> Tensor:

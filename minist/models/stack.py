@@ -90,7 +90,7 @@ class Stack(nn.ModuleList):
         found: dict[int, Outputs] = {}
         for places in groups.values():
             packed, device = Packed.cat([columns[c] for c in places]), next(self.parameters()).device
-            order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side, see attention.py
+            order = packed.lengths.argsort(descending=True, stable=True)  # equal lengths side by side: rectangles.py
             embedded = self.embed(packed.take(order).to(device), roles[places[0]], outputs)
             back = order.argsort().to(device)  # the inverse of a permutation: row i of the columns is row back[i]
             parts = [x[back].split([columns[c].n for c in places]) for x in embedded]

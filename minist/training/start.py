@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from itertools import chain
+from itertools import chain, islice
 from random import Random
 from typing import Any
 
@@ -165,15 +165,11 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     # WordPieceTrainer breaks ties by chance. BpeTrainer does not, and learns the same pieces if a letter inside a word
     # is another letter than the same one at its start
     normalizer, splitter = normalizers.BertNormalizer(lowercase=config.lower_case), pre_tokenizers.BertPreTokenizer()
-    between_spaces, words = Counter(chain.from_iterable(text.split(" ") for text in texts)), Counter[str]()
-    for part, count in between_spaces.items():  # each is looked at once, however often it is there
-        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(part)):
-            words[word[0] + word[1:].translate(_INSIDE)] += count
     learner = Backend(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = list(SPECIAL.values())
     trainer = BpeTrainer(vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
-    learner.train_from_iterator((f"{word} " * count for word, count in words.items()), trainer)
+    learner.train_from_iterator(marked_words(texts, normalizer, splitter), trainer)
     found = learner.get_vocab().items()
     pieces = {("##" if ord(piece[0]) in _OUTSIDE else "") + piece.translate(_OUTSIDE): i for piece, i in found}
     backend = Backend(models.WordPiece(pieces, unk_token="[UNK]"))
@@ -184,6 +180,19 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     tokenizer = Tokenizer(backend, config.max_length)
     tokenizer.config = dict(SPECIAL)
     return tokenizer
+
+
+def marked_words(texts: Iterable[str], normalizer: Any, splitter: Any) -> Iterator[str]:
+    """The words of all texts, as often as they are there, many in a string; letters inside a word are marked. Of 50,000
+    texts at a time, each part between two spaces is looked at once, which is four times as fast."""
+    texts = iter(texts)
+    while some := list(islice(texts, 50_000)):
+        words: Counter[str] = Counter()
+        for part, count in Counter(chain.from_iterable(text.split(" ") for text in some)).items():
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(part)):
+                words[word[0] + word[1:].translate(_INSIDE)] += count
+        for word, count in words.items():
+            yield from (f"{word} " * min(1000, count - done) for done in range(0, count, 1000))
 
 
 _INSIDE = {code: 0xF0000 + code for code in range(0xFFFE)}  # a plane of 65,534 characters that no text uses

@@ -2,7 +2,7 @@
 
 softmax(q k^T / sqrt(D/H) + bias) v within each text; with a window, within each token's neighbours; causal, within
 the tokens up to it. Flash attention on a GPU reads the stream as it is; other kernels want rectangles, see
-rectangles.py: only there is padding. Tests hold all layouts equal."""
+rectangles.py, which may pad. Tests hold all layouts equal."""
 
 import torch
 import torch.nn.functional as F

@@ -184,7 +184,7 @@ def train_wordpiece(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 def marked_words(texts: Iterable[str], normalizer: Any, splitter: Any) -> Iterator[str]:
     """The words of all texts, as often as they are there, many in a string; letters inside a word are marked. Of 50,000
-    texts at a time, each part between two spaces is looked at once, which is four times as fast."""
+    texts at a time, each part between two spaces is looked at once, which is three to four times as fast."""
     texts = iter(texts)
     while some := list(islice(texts, 50_000)):
         words: Counter[str] = Counter()

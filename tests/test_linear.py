@@ -38,6 +38,18 @@ def test_bfloat16_without_gradients(act, bias):
     torch.testing.assert_close(found.float(), function(in_float(linear, x)), atol=tolerance / 10, rtol=tolerance)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("act", [None, "gelu", "gelu_new", "relu"])
+def test_float32_without_gradients(act, bias):
+    """The same numbers as with gradients, but for the order of two additions; the input stays as it was."""
+    linear, x = layer_and_input(bias, torch.float32)
+    before, function = x.clone(), ACTIVATIONS[act] if act else nn.Identity()
+    with torch.inference_mode():
+        found = activated(linear, function, x) if act else linear(x)
+    torch.testing.assert_close(found, function(F.linear(x, linear.weight, linear.bias)), atol=1e-6, rtol=1e-6)
+    assert torch.equal(x, before)
+
+
 def test_with_lora():
     """The change of the weight is there with an activation, too."""
     linear, x = layer_and_input()
@@ -51,8 +63,8 @@ def test_with_lora():
 
 def test_where_the_bias_goes_into_the_product(monkeypatch):
     """Nowhere that gradients are asked for, or weights are not in bfloat16."""
-    product = mock.Mock(wraps=linear_file._product)
-    monkeypatch.setattr(linear_file, "_product", product)
+    product = mock.Mock(wraps=linear_file._at_once)
+    monkeypatch.setattr(linear_file, "_at_once", product)
     (linear, x), (plain, y) = layer_and_input(), layer_and_input(dtype=torch.float32)
     linear(x).sum().backward()
     assert linear.weight.grad is not None

@@ -113,9 +113,12 @@ class Int8Linear(nn.Module):
         self.bias = None if plain.bias is None else plain.bias.detach().float()
 
     def codes(self, x: Tensor) -> Tensor:
-        x = x.float()
+        x, sizes = x.float(), [len(offset) for offset in self.offsets]
+        codes = torch.empty(len(x), sum(sizes), dtype=torch.int16)  # torch turns floats to uint8 one by one
         parts = zip(self.offsets, (x, x.index_select(1, self.repeated)), self.factors, strict=True)
-        return torch.cat([torch.addcmul(*part).clamp_(0, 255).to(torch.uint8) for part in parts], dim=1)
+        for own, part in zip(codes.split(sizes, dim=1), parts, strict=True):
+            own.copy_(torch.addcmul(*part).clamp_(0, 255))
+        return codes.to(torch.uint8)
 
     def forward(self, x: Tensor) -> Any:
         return self.product(self.codes(x), self.bias, x.dtype, Codes(1.0, 0))

@@ -96,7 +96,8 @@ def encode(args: argparse.Namespace) -> None:
     distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
     if is_done:
         return print(f"{args.output} is complete: --resume has nothing left to do")
-    with progress_bar(total, "texts", "encoding", None if rank == 0 else False) as bar:
+    shown = None if rank == 0 else False
+    with out.kept() if rank == 0 else nullcontext(), progress_bar(total, "texts", "encoding", shown) as bar:
 
         def embed(block: list[Text]) -> tuple[Any, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
@@ -106,8 +107,7 @@ def encode(args: argparse.Namespace) -> None:
             kept = F.normalize(kept, dim=-1) if args.normalize else kept  # after the cut, which shortens them
             return quantize(kept.numpy(), stored, ranges), cut
 
-        with out.kept() if rank == 0 else nullcontext():
-            rows, blocks = embed_blocks(texts, out, embed, bar.update)
+        rows, blocks = embed_blocks(texts, out, embed, bar.update)
     if rank > 0:
         return  # no block is left to take; rank 0 waits for those that others still work on
     cut = out.wait_for(blocks)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -111,6 +112,15 @@ def test_into_a_folder_that_is_not_there_and_over_an_older_result(tmp_path):
         append(out, 0, numbers(4 - seed, seed=seed))
         out.finish(4 - seed)
         assert np.array_equal(np.load(tmp_path / "a/b/x.npy"), numbers(4 - seed, seed=seed))
+
+
+def test_interrupted_at_the_start(tmp_path, monkeypatch):
+    """Nothing is left, although the folder is there before its settings are."""
+    monkeypatch.setattr("minist.data.embedding_file.write_json", mock.Mock(side_effect=KeyboardInterrupt))
+    out = EmbeddingFile(tmp_path / "out.npy", 3, np.dtype("<f4"))
+    with pytest.raises(KeyboardInterrupt):
+        out.start({}, [], resume=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows(tmp_path):

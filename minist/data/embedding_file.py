@@ -66,9 +66,10 @@ class EmbeddingFile:
         else:
             self.discard()
             self.finished.unlink(missing_ok=True)
-            self.folder.mkdir(parents=True)
-            self.stream.touch()
-            write_json(begun, settings)
+            with self.kept():  # an interrupt leaves nothing half begun
+                self.folder.mkdir(parents=True)
+                self.stream.touch()
+                write_json(begun, settings)
         return False
 
     def _compare(self, found: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ Eight thousand pairs are few, so for training each body gives further ones by th
 arXiv:1906.00300): a span of it is the query, the rest is what to find."""
 
 import ast
+import gc
 import random
 import sysconfig
 from collections.abc import Iterator
@@ -25,13 +26,17 @@ MIN_SUMMARY_WORDS, MIN_BODY_WORDS, MAX_BODY_WORDS = 3, 8, 300  # 300 are more th
 CLOZES = 12  # further training pairs from each body
 MIN_SPAN, MAX_SPAN = 5, 12  # words of a span: as long as summaries are
 WINDOW = 30  # words of the rest that are kept: short texts train faster
-DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def make(folder: Path, given: Path | None) -> None:
     """Of the files below `given`, else of the libraries here."""
     libraries = [Path(sysconfig.get_path("stdlib")), Path(torch.__file__).parent, Path(np.__file__).parent]
-    pairs = collect_pairs([given] if given else libraries)
+    gc.disable()  # to look for circles, of which syntax trees have none, takes longer than to parse
+    try:
+        pairs = collect_pairs([given] if given else libraries)
+    finally:
+        gc.enable()
     train, held_out = hold_out(pairs, "{summary}\n{body}".format_map)
     train += [cloze for pair in train for cloze in cloze_pairs(**pair)]  # of no body that is held out
     write_split(folder, train, held_out)
@@ -45,10 +50,19 @@ def collect_pairs(folders: list[Path]) -> list[Row]:
     with progress_bar(len(files), "files", "reading docstrings") as bar:
         for file in files:
             with suppress(OSError, SyntaxError, ValueError, RecursionError):  # a link to nowhere, or no Python
-                nodes = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, DOCUMENTED)]
+                nodes = documented(ast.parse(file.read_bytes()))
                 pairs += [split_docstring(ast.get_docstring(node) or "") for node in nodes]
             bar.update(1)
     return [pair for pair in pairs if pair]
+
+
+def documented(tree: ast.Module) -> list[Documented]:
+    """What may have a docstring, level by level; it is in no expression, which most of a tree is made of."""
+    level, found = list[ast.AST]([tree]), list[Documented]()
+    while level:
+        found += [node for node in level if isinstance(node, Documented)]
+        level = [child for node in level for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
+    return found
 
 
 def split_docstring(text: str) -> Row | None:

@@ -92,20 +92,23 @@ def encode(args: argparse.Namespace) -> None:
     stored = "float32" if needs_ranges(args.precision) and ranges is None else args.precision  # int8 is made at the end
     out = result_file(args, model, width, stored)
     total = (texts.count() or 0) if rank == 0 else 0  # for the bar, which only one process shows
-    is_done = rank == 0 and out.start(settings(args, folder, prompt, ranges), stamps(texts.inputs), args.resume)
-    distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
+    decisive = settings(args, folder, str(model.dtype), prompt, ranges)
+    is_done = rank == 0 and out.start(decisive, stamps(texts.inputs), args.resume)
+    kept = out.kept if rank == 0 else nullcontext
+    with kept():
+        distributed.stop()  # from here on nobody waits for another but by looking at files, which may take any time
     if is_done:
         return print(f"{args.output} is complete: --resume has nothing left to do")
     shown = None if rank == 0 else False
-    with out.kept() if rank == 0 else nullcontext(), progress_bar(total, "texts", "encoding", shown) as bar:
+    with kept(), progress_bar(total, "texts", "encoding", shown) as bar:
 
         def embed(block: list[Text]) -> tuple[Any, int]:
             embeddings, cut = model.embed(block, prompt, args.batch_tokens, bar.update, args.role)
             if embeddings.is_sparse:
                 return embeddings, cut
-            kept = model.activation_fn(embeddings[:, :width])
-            kept = F.normalize(kept, dim=-1) if args.normalize else kept  # after the cut, which shortens them
-            return quantize(kept.numpy(), stored, ranges), cut
+            first = model.activation_fn(embeddings[:, :width])
+            first = F.normalize(first, dim=-1) if args.normalize else first  # after the cut, which shortens them
+            return quantize(first.numpy(), stored, ranges), cut
 
         rows, blocks = embed_blocks(texts, out, embed, bar.update)
     if rank > 0:
@@ -210,16 +213,19 @@ def load(args: argparse.Namespace, folder: Path, device: str | None, rank: int) 
     if args.dtype == "auto" and rank == 0:
         print(f"--dtype auto: {str(model.dtype).removeprefix('torch.')}, which is fast on this {model.device.type}")
     if args.dtype == INT8 and rank == 0 and not multiplies_int8_fast():
-        print("--dtype int8: this processor is not known to have instructions for it (VNNI): float32 may be as fast")
+        print("--dtype int8: this processor is not known to have instructions for it (VNNI): float32 is nearly as fast")
     return model
 
 
-def settings(args: argparse.Namespace, folder: Path, prompt: str, ranges: np.ndarray | None) -> dict[str, Any]:
+def settings(
+    args: argparse.Namespace, folder: Path, dtype: str, prompt: str, ranges: np.ndarray | None
+) -> dict[str, Any]:
     """All that decides about the row of a text, to be compared at --resume. The number of processes does not."""
     same = ("role", "batch_tokens", "max_length", "dtype", "keep_layers", "normalize", "truncate_dim", "precision")
     content = {name: value for name, value in vars(args).items() if name in (*same, "max_active_dims")}
     given = None if ranges is None else ranges.tolist()
-    return content | {"prompt": prompt, "ranges": given} | stamps(sorted(folder.rglob("*")))
+    found = {"prompt": prompt, "ranges": given, "type of numbers": dtype}  # the one that "auto" stands for here
+    return content | found | stamps(sorted(folder.rglob("*")))
 
 
 def stamps(files: Iterable[Path]) -> dict[str, list[int]]:  # what changes when a file does: its size and time

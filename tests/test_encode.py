@@ -19,6 +19,7 @@ from tiny import ROOT, run_script, sentences, tiny_model
 
 from minist.data.embedding_file import EmbeddingFile
 from minist.data.texts import BLOCK_TEXTS
+from minist.models import device as device_file
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.quantization import merge_ranges, quantize
 
@@ -351,6 +352,15 @@ def test_what_resume_refuses(saved, here, options, way, state):
     assert err.count("\n") == 1
     code, _, err = run_script("encode.py", "t.txt", "--model", saved, "--output", "out.npy", *first, "--resume")
     assert (code, err) == (0, "")
+
+
+def test_resume_where_auto_is_another_type(saved, here, monkeypatch):
+    """As on another machine."""
+    for fast, code, ending in ((True, 0, ""), (False, 2, 'begun with "torch.bfloat16": give the same, or leave out')):
+        monkeypatch.setattr(device_file, "multiplies_bfloat16_fast", lambda device, fast=fast: fast)
+        command = ["encode.py", "t.txt", "--model", saved, "--output", "out.npy", "--dtype", "auto"]
+        found, _, err = run_script(*command, *([] if fast else ["--resume"]))
+        assert found == code and ending in err
 
 
 @pytest.mark.parametrize("state", ["finished", "unfinished"])

@@ -16,6 +16,7 @@ from torch import nn
 from minist import CrossEncoder, SentenceTransformer, SparseEncoder
 from minist.encoders.bert import BertLayer
 from minist.models import device as device_file
+from minist.models.merging import merge
 from minist.modules.int8 import COPIES, FUSED, WIDEST, Codes, Int8Down, Int8Linear, Int8Up
 from minist.modules.static_embedding import StaticEmbedding
 from minist.retrieval.embedding_cache import seal
@@ -161,7 +162,7 @@ def test_copies_do_the_same(act):
 
 @pytest.mark.parametrize(
     ("flags", "largest", "dtype"),
-    [("avx2", 63, "float32"), ("avx512_vnni", 127, "float32"), ("amx_int8 avx512_bf16", 127, "bfloat16")],
+    [("avx2", 63, "float32"), ("avx512_vnni", 127, "float32"), ("amx_int8 amx_bf16", 127, "bfloat16")],
 )
 def test_what_the_processor_decides(tmp_path, monkeypatch, flags, largest, dtype):
     monkeypatch.setattr(device_file, "CPU_INFO", tmp_path / "cpuinfo")
@@ -169,6 +170,12 @@ def test_what_the_processor_decides(tmp_path, monkeypatch, flags, largest, dtype
     model = SentenceTransformer(ENC / "bert", device="cpu", dtype="int8")
     assert model.encoders[0].layers[0].qkv.product.codes.abs().max() == largest
     assert str(model.dtype) == f"torch.{dtype}"
+
+
+def test_a_kernel_of_older_processors(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # which sums in 16 bits, whatever the processor can
+    model = SentenceTransformer(ENC / "bert", device="cpu", dtype="int8")
+    assert model.encoders[0].layers[0].qkv.product.codes.abs().max() == 63
 
 
 def refused(message):
@@ -190,6 +197,10 @@ def test_what_it_is_not_for(tmp_path, monkeypatch):
         model.push_to_hub("somebody/something")
     with refused('a model opened with dtype "int8" cannot be the source of embeddings that are kept'):
         seal(model, "document", "", ["a"])
+    plain = SentenceTransformer(ENC / "bert", device="cpu")
+    for models in ((model, plain), (plain, model)):
+        with refused('a model opened with dtype "int8" cannot be merged'):
+            merge(models, [1, 1])
     assert not any(parameter.requires_grad for parameter in model.parameters())
     monkeypatch.setattr(device_file, "find_device", torch.device)
     for device in ("cuda", ["cuda:0", "cpu"]):

@@ -17,7 +17,7 @@ from minist.data.rows import format_of, read_rows
 from minist.data.texts import FIRST, SECOND, Texts
 from minist.files import complete_file
 from minist.models import open_model
-from minist.models.device import DTYPE_HELP
+from minist.models.device import DTYPE_HELP, INT8
 from minist.models.sentence_transformer import SentenceTransformer
 from minist.retrieval.mining import Options, mine_hard_negatives
 
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     output, read = args.output, [file for file in (args.pairs, args.corpus) if file]
     if output.suffix != ".jsonl" or output.is_dir():  # before anything is loaded
         raise ValueError(f"--output is {output}: it must be a file, and end in .jsonl")
+    if args.dtype == INT8:
+        raise ValueError("--dtype is int8, whose embeddings cannot be kept: use float32, bfloat16 or auto")
     if output.exists() and any(file.exists() and file.samefile(output) for file in read):
         raise ValueError(f"--output is {output}, which is also read: name another file")
     options = Options(**{f.name: vars(args)[f.name] for f in OPTIONS})

@@ -22,7 +22,7 @@ class Linear(nn.Linear):
 
 
 def activated(linear: nn.Module, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """act(linear(x)), [.., in] -> [.., out]."""
+    """act(linear(x)), [.., in] -> [.., out]. Without gradients a hook on `linear` sees both, or nothing."""
     if act is not F.gelu or torch.is_grad_enabled():
         return act(linear(x))
     if type(linear) is Linear and x.dtype == torch.bfloat16 and _is_slow(linear, x):  # no LoRA, nor int8

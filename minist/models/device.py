@@ -23,7 +23,7 @@ Device = str | torch.device | None
 Devices = Device | Sequence[str]
 Dtype = str | torch.dtype | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-INT8 = "int8"  # the linear layers of encoders; all else is as "auto" says
+INT8 = "int8"  # most linear layers of encoders; all else is as "auto" says
 DTYPE_HELP = "float32 (default), bfloat16, auto: bfloat16 where that is fast"
 CPU_INFO = Path("/proc/cpuinfo")
 SHARES = 8  # parts of the texts for each of several devices: a fast one takes more of them
@@ -74,8 +74,8 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
 
 
 def multiplies_int8_fast() -> bool:
-    """Whether the processor is known to sum products of bytes in 32 bits: encoding is about twice as fast."""
-    return has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
+    """Whether products of bytes are known to be summed in 32 bits: the processor can, and oneDNN is not held back."""
+    return "ONEDNN_MAX_CPU_ISA" not in os.environ and has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def has_instructions(*any_of: str) -> bool:
@@ -186,6 +186,7 @@ def embed_on(
 def _start(model: Any, free: Any, threads: int) -> None:
     global _model
     torch.set_num_threads(threads)
+    keep_freed_memory()
     _model = model.to(free.get())
 
 

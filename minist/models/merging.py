@@ -43,9 +43,11 @@ def merge(models: Iterable[TextModel], weights: Sequence[float], method: str = "
         raise ValueError("the weights of merging are all 0: use one above 0")
     rest = zip(shares, models, strict=True)
     total, first = next(rest)
+    first.refuse_int8("merged")  # its linear layers are no part of its state
     first.merge_adapter()
     found = {name: x.clone() for name, x in first.state_dict().items()}
     for share, model in rest:
+        model.refuse_int8("merged")
         model.merge_adapter()
         check_alike(first, model)
         total += share

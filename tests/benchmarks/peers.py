@@ -14,17 +14,14 @@ python tests/benchmarks/peers.py --work encode --rounds 9
 Peers are sentence-transformers and, where they are installed, ONNX Runtime and OpenVINO, which run the same encoder,
 exported by torch, on batches of 32 texts sorted by length, as sentence-transformers does it; ONNX Runtime's int8 is its
 `quantize_dynamic`. A round is one call; what is loaded once does not count. Printed are medians, ratios to the first
-line, the peak memory of the process, and the mean cosine to the first line's results."""
+line, the peak memory of the process, which has imported torch and minist whoever is measured, and the mean cosine to
+the first line's results."""
 
 import argparse
 import importlib.util
 import random
 import tempfile
-import traceback
-import warnings
 from collections.abc import Callable
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +32,7 @@ import torch.nn.functional as F
 from cross_encoder import our_model
 from export import export, session
 from side_by_side import MODEL, alternate_all, docstrings, instructions, processor, seconds
+from sides import Side
 
 Run = Callable[[], Any]  # one round: what it found, or the seconds that it counted itself
 QUERY, WIDTH, TOP = "read a csv file and return its rows", 384, 10
@@ -58,14 +56,14 @@ def session_encode(kind: str, args: argparse.Namespace) -> Run:
 
 
 def products(dtype: str, args: argparse.Namespace) -> Run:
-    """The products of the encoder's linear layers alone, of as many tokens, 2,048 at a time."""
+    """The products of the encoder's linear layers alone, without biases, of as many tokens, 2,048 at a time."""
     tokens = int(lengths_of(args).sum())
-    pairs = [(layer, torch.randn(2048, layer.in_features)) for layer in linear_layers(opened())]
+    pairs = [(weight, torch.randn(2048, weight.shape[1])) for weight in weights_of(opened())]
     blocks = -(-tokens // 2048)
 
     def multiply() -> None:
-        for layer, x in pairs * blocks:
-            layer(x)
+        for weight, x in pairs * blocks:
+            torch.mm(x, weight.T)
 
     def run() -> float:
         with torch.inference_mode():
@@ -179,8 +177,9 @@ def opened(dtype: str = "float32") -> Any:
     return minist.SentenceTransformer(MODEL, device="cpu", dtype=dtype)
 
 
-def linear_layers(model: Any) -> list[torch.nn.Linear]:
-    return [module for module in model.encoders[0].modules() if isinstance(module, torch.nn.Linear)]
+def weights_of(model: Any) -> list[torch.Tensor]:
+    """Of the encoder's linear layers."""
+    return [layer.weight.detach() for layer in model.encoders[0].modules() if isinstance(layer, torch.nn.Linear)]
 
 
 def lengths_of(args: argparse.Namespace) -> torch.Tensor:
@@ -191,61 +190,8 @@ def scores_of(hits: list[dict[str, Any]]) -> np.ndarray:
     return np.array([[hit["score"] for hit in sorted(hits, key=lambda hit: hit["corpus_id"])]])
 
 
-class Side:
-    """A peer in a process of its own, that waits for its turn."""
-
-    def __init__(self, name: str, work: str, args: argparse.Namespace) -> None:
-        context = get_context("spawn")
-        self.name, (self.connection, theirs) = name, context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, work, name, args), daemon=True)
-        self.process.start()
-        theirs.close()  # so that the end of the process is the end of what it says
-        self.found = self.answer()  # of the first call, which warms up
-
-    def answer(self) -> Any:
-        try:
-            found = self.connection.recv()
-        except EOFError:
-            found = "its process has ended"
-        if isinstance(found, str):
-            raise SystemExit(f"{self.name}: {found}")
-        return found
-
-    def round(self) -> float:
-        self.connection.send("again")
-        return self.answer()
-
-    def end(self) -> float:
-        """Its peak memory in MB."""
-        self.connection.send(None)
-        peak = self.answer()
-        self.process.join()
-        return peak
-
-
-def serve(connection: Connection, work: str, name: str, args: argparse.Namespace) -> None:
-    warnings.simplefilter("ignore")
-    try:
-        prepare, kind = WORK[work][name]
-        run = prepare(kind, args)
-        connection.send(run())
-        while connection.recv():
-            found: list[Any] = []
-            taken = seconds(lambda found=found: found.append(run()))
-            connection.send(found[0] if isinstance(found[0], float) else taken)
-        connection.send(peak())
-    except Exception:
-        connection.send(traceback.format_exc())
-
-
-def peak() -> float:
-    """The largest resident set of this process so far, in MB; getrusage would begin with that of its parent."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
 def compare(work: str, names: list[str], args: argparse.Namespace) -> None:
-    sides = [Side(name, work, args) for name in names]
+    sides = [Side(name, *WORK[work][name], args) for name in names]
     times = alternate_all([side.round for side in sides], args.rounds)
     peaks = [side.end() for side in sides]
     first = median(times[0])
@@ -269,7 +215,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
 def print_share(found: dict[str, float], args: argparse.Namespace) -> None:
     """How much of its time minist would need for all its products, those of attention too, at torch's own rate."""
     lengths, model = lengths_of(args), opened()
-    weights = sum(layer.weight.numel() for layer in linear_layers(model))
+    weights = sum(weight.numel() for weight in weights_of(model))
     linear = 2 * int(lengths.sum()) * weights
     scores = 4 * int(lengths.square().sum()) * model.width * len(model.encoders[0].layers)
     rate = linear / found[PRODUCTS]

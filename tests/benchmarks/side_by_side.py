@@ -14,6 +14,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # where train.py is, and where 
 
 from models import MODELS, docstrings  # noqa: E402
 
+from minist.models.device import has_instructions  # noqa: E402
+
 __all__ = ["MODEL", "ROOT", "alternate", "alternate_all", "docstrings", "instructions", "print_table", "seconds"]
 
 MODEL = MODELS / "all-MiniLM-L6-v2"
@@ -66,7 +68,5 @@ def processor() -> str:
 
 def instructions() -> str:
     """Those that decide how fast a CPU multiplies."""
-    from minist.models.device import has_instructions  # here: a process that measures a peer is without minist
-
     known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return " ".join(name for name in known if has_instructions(name)) or "instructions unknown"

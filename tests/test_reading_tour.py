@@ -2,7 +2,7 @@
 
 Those about numbers of the quickstart need its model, runs/quickstart/model, as a reader has it after lesson 0, and are
 skipped without; what they rest on holds of any model, and is checked on a tiny one. Figures in comments are those of
-2026-11-27; another Python has other docstrings, so the checks leave room."""
+2026-11-28; another Python has other docstrings, so the checks leave room."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_lesson_1_of_a_longer_text_nothing_else_is_seen():
 
 @of_lesson_0
 def test_lesson_1(quickstart, evaluator):
-    """Two thirds: 0.671 -> 0.472 with 16 tokens of each text; 0.594 with 32, and 0.233 with 8."""
+    """Two thirds: 0.671 -> 0.467 with 16 tokens of each text; 0.592 with 32, and 0.242 with 8."""
     quickstart.max_length = 16
     assert 0.40 < ndcg(quickstart, evaluator) < 0.55
 
@@ -81,12 +81,12 @@ def test_lesson_2_without_positions_order_is_nothing():
 
 @of_lesson_0
 def test_lesson_2(quickstart, evaluator):
-    """The first token alone: 0.671 -> 0.028. It could have learned to hold the text, but nobody asked it to, the loss
-    saw the mean. Without positions: 0.663. So this model has a bag of words, each seen in its company."""
+    """The first token alone: 0.671 -> 0.112. It could have learned to hold the text, but nobody asked it to, the loss
+    saw the mean. Without positions: 0.666. So this model has a bag of words, each seen in its company."""
     whole = ndcg(quickstart, evaluator)
     mean = quickstart.stack[1]
     quickstart.stack[1] = Pooling(quickstart.stack[0].width, ("cls",))
-    assert ndcg(quickstart, evaluator) < 0.15
+    assert ndcg(quickstart, evaluator) < 0.2
     quickstart.stack[1] = mean
     quickstart.stack[0].embeddings.position.weight.data.zero_()
     assert whole - 0.05 < ndcg(quickstart, evaluator) < whole
@@ -99,9 +99,9 @@ def simplex(n):
 
 def test_lesson_3():
     """At scale 1 the loss goes from log 256 = 5.545 to 4.548 and no lower, for a right answer with cosine 1 and wrong
-    ones that are as far away as 256 vectors can be: log(1 + 255 exp(-256/255)). The run comes to 5.06, half of the
+    ones that are as far away as 256 vectors can be: log(1 + 255 exp(-256/255)). The run comes to 5.05, half of the
     way, and is as good at it as it looks bad; but that loss hardly rewards putting the right one first: nDCG@10 is
-    0.078 after 60 steps, beside 0.349 at scale 14, where the lowest loss is 0.0002."""
+    0.068 after 60 steps, beside 0.360 at scale 14, where the lowest loss is 0.0002."""
     points, nowhere = simplex(256), torch.ones(256, 8)
     lowest = {scale: MultipleNegativesRankingLoss(scale)([points, points], Batch([])).item() for scale in (1, 14)}
     assert lowest[1] == pytest.approx(math.log(1 + 255 * math.exp(-256 / 255)), abs=1e-4)
@@ -187,7 +187,7 @@ def test_lesson_6(folder):
 
 @of_lesson_0
 def test_lesson_7(quickstart):
-    """Better: 0.685 -> 0.707, beside 0.671 of the model and 0.640 of BM25. With one right answer, what one search is
+    """Better: 0.684 -> 0.705, beside 0.671 of the model and 0.640 of BM25. With one right answer, what one search is
     sure of counts for more than what both find middling. With many right answers, a larger k is the safer choice."""
     rows = [json.loads(line) for line in HELD_OUT.read_text("utf-8").splitlines()]
     queries, texts = [row["summary"] for row in rows], [row["body"] for row in rows]

@@ -205,12 +205,13 @@ def test_bad_pairs(saved, here, name, content, message):
     assert refused(saved, pairs=name).startswith(message)
 
 
-def test_bad_outputs(saved, here):
+def test_what_is_refused_before_anything_is_read(saved, here):
     Path("folder.jsonl").mkdir()
     assert refused(saved, output="out.csv") == "--output is out.csv: it must be a file, and end in .jsonl"
     assert refused(saved, output="folder.jsonl").startswith("--output is folder.jsonl: it must be a file")
     os.link("p.jsonl", "link.jsonl")
     assert refused(saved, output="link.jsonl") == "--output is link.jsonl, which is also read: name another file"
+    assert refused(saved, "--dtype", "int8").startswith("--dtype is int8, whose embeddings cannot be kept: use float32")
 
 
 def test_more_negatives_than_there_are(saved, here):

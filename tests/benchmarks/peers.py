@@ -34,6 +34,8 @@ from export import export, session
 from side_by_side import MODEL, alternate_all, docstrings, instructions, processor, seconds
 from sides import Side
 
+from minist.modules.lora import linear_layers
+
 Run = Callable[[], Any]  # one round: what it found, or the seconds that it counted itself
 QUERY, WIDTH, TOP = "read a csv file and return its rows", 384, 10
 
@@ -179,7 +181,7 @@ def opened(dtype: str = "float32") -> Any:
 
 def weights_of(model: Any) -> list[torch.Tensor]:
     """Of the encoder's linear layers."""
-    return [layer.weight.detach() for layer in model.encoders[0].modules() if isinstance(layer, torch.nn.Linear)]
+    return [layer.weight.detach() for _, layer, _ in linear_layers(model.encoders[0])]
 
 
 def lengths_of(args: argparse.Namespace) -> torch.Tensor:

@@ -75,9 +75,9 @@ class BertLayer(nn.Module):
         self, x: Tensor, packed: Packed, kept: Tensor | None = None, bias: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         """The first half, [T, D] -> [T, D]. In a decoder, see decoder.py, it is `causal`."""
-        q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # [T, 3D] -> 3 x [T, H, D/H]
-        dropout = self.attention_dropout.p if self.training else 0.0  # of the scores, inside the kernel
-        mixed = attention(q, k, v, packed, bias=bias, causal=causal, dropout=dropout)
+        qkv = self.qkv(x).unflatten(1, (3, self.heads, -1))  # [T, 3D] -> [T, 3, H, D/H]
+        dropout = self.attention_dropout.p if self.training else 0.0  # of the weights
+        mixed = attention(qkv, packed, bias=bias, causal=causal, dropout=dropout)
         x, mixed = (x, mixed) if kept is None else (x[kept], mixed[kept])
         return self.attention_norm(x + self.dropout(self.attention_out(mixed.flatten(1))))  # heads side by side, [T, D]
 

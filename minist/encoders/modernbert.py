@@ -128,7 +128,7 @@ class ModernBertLayer(nn.Module):
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1)).unbind(1)  # 3 x [T, H, D/H]
         q, k = (rotate(x, rotations[self.kind]) for x in (q, k))  # q k^T then depends on the tokens' distance
         dropout = self.attention_dropout.p if self.training else 0.0
-        mixed = attention(q, k, v, packed, window=self.window, dropout=dropout)
+        mixed = attention(torch.stack([q, k, v], 1), packed, window=self.window, dropout=dropout)
         x, mixed = (x, mixed) if kept is None else (x[kept], mixed[kept])
         x = x + self.attention_dropout(self.attention_out(mixed.flatten(1)))
         up, gate = self.up(self.mlp_norm(x)).chunk(2, dim=1)

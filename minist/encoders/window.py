@@ -22,6 +22,13 @@ def sees(query: Tensor, key: Tensor, ends: Tensor | int, sides: Sides) -> Tensor
     return (ahead >= -left) & (ahead <= right) & (is_token | (query >= ends))
 
 
+def seen(longest: int, ends: Tensor | int, sides: Sides, device: torch.device) -> Tensor | None:
+    """Of texts in a rectangle: [n or 1, 1, longest queries, longest keys], or None where all sees all."""
+    at = torch.arange(longest, device=device)
+    near = (ALL, ALL) if longest - 1 <= min(sides) else sides  # in such a window, nobody is further away
+    return None if near == (ALL, ALL) and isinstance(ends, int) else sees(at[:, None], at, ends, near)
+
+
 def is_long(length: int, sides: Sides) -> bool:
     """Whether blocks pay for a text: below that, one masked call is as fast."""
     return sides[0] >= 0 and length > 6 * max(sides[0], BLOCK)

@@ -106,16 +106,17 @@ def attend(place: torch.device | None, dtype: torch.dtype, width: int, lengths: 
     inputs = [(x.double() if place is None else x.to(place)).requires_grad_() for x in inputs]
     more = {"bias": inputs[3]} if "bias" in options else options
     packed = texts_of(lengths).to(inputs[0].device)
-    return with_gradients([attention(*inputs[:3], packed, **more)], inputs)
+    return with_gradients([attention(torch.stack(inputs[:3], 1), packed, **more)], inputs)
 
 
 def check_attention_dropout(device: torch.device) -> Iterator[Pair]:
     packed, shape = texts_of(LONG).to(device), (sum(LONG), 3, 16)
-    q, k, v = torch.randn(shape, device=device), torch.randn(shape, device=device), torch.ones(shape, device=device)
+    qk, v = torch.randn(2, *shape, device=device), torch.ones(1, *shape, device=device)
+    qkv = torch.cat([qk, v]).transpose(0, 1)
     draws = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        draws.append(attention(q, k, v, packed, dropout=0.1))
+        draws.append(attention(qkv, packed, dropout=0.1))
     yield Pair("dropout keeps the sum", [draws[0].mean()], [torch.ones(())], 0.02)
     yield Pair("dropout of the same seed", [draws[0]], [draws[1]], 0.0)
     yield Pair("dropout of another seed", [(draws[0] == draws[2]).float().mean()], [torch.zeros(())], 0.2)

@@ -335,6 +335,16 @@ def test_dropout_equals_the_definition(kind, lengths, monkeypatch):
     torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
 
 
+def test_only_the_bias_is_trained():
+    """As of MPNet when all but that is frozen."""
+    packed, qkv, bias = attention_inputs(torch.float64)
+    frozen = [x.detach() for x in qkv]
+    ways = torch.linspace(-1, 1, 24, dtype=torch.float64).view(HEADS_AND_WIDTH)
+    found, wanted = dropping(*frozen, packed, bias, None, False), naive(*frozen, packed, bias)
+    gradients = [torch.autograd.grad((x * ways).sum(), bias) for x in (found, wanted)]
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_is_dropped_without_gradients(dtype):
     """GradCache embeds so first. Only the seed decides."""

@@ -2,8 +2,8 @@
 
     S = q k^T / sqrt(D/H) + bias    W = softmax(S)    out = (W * M) v / (1 - p)    M: 0 with probability p, else 1
 
-Scores are the largest numbers of a layer, L^2 for each head. Autograd goes over them sixteen times, and keeps three in
-memory; here it is ten times and two, and in pieces that stay in the processor's cache: a third less time."""
+Scores are the most numbers of a layer, L^2 for each head. Autograd would keep three tensors of them. Here two are kept,
+and a few texts at a time go all the way, while their scores are in the processor's cache: a quarter less time."""
 
 from typing import Any
 
@@ -28,27 +28,28 @@ class _Attention(torch.autograd.Function):
             heads = _by_head(part).clone(memory_format=torch.contiguous_format).flatten(1, 2)
             q, k, v = heads  # [n H, L, D/H] each
             q.mul_(q.shape[-1] ** -0.5)
-            v.mul_(factor(p))
-            weights = q @ k.mT  # [n H, L, L]
-            scores = weights.unflatten(0, (n, -1))
+            v.mul_(factor(p))  # there are fewer of them than weights
+            weights = q @ k.mT  # [n H, L, L]: at first the scores
+            by_text = weights.unflatten(0, (n, -1))  # the same numbers as [n, H, L, L]
             if bias is not None:
-                scores += bias[:, :longest, :longest]
+                by_text += bias[:, :longest, :longest]
             if (mask := seen(longest, ends, sides, q.device)) is not None:
-                scores.masked_fill_(~mask, float("-inf"))
+                by_text.masked_fill_(~mask, float("-inf"))
             torch.softmax(weights, 2, out=weights)
-            if not isinstance(ends, int):  # padding looks at tokens, but gives them no gradient
-                scores.masked_fill_(torch.arange(longest)[:, None] >= ends, 0)
+            if not isinstance(ends, int):  # padding looks at tokens too, but gives them no gradient
+                by_text.masked_fill_(torch.arange(longest)[:, None] >= ends, 0)
             dropped = keep(weights, p).mul_(weights)
             _by_head(target).copy_((dropped @ v).unflatten(0, (n, -1)))
             kept += [heads, weights, dropped]
         ctx.texts, ctx.p, ctx.bias_shape = texts, p, None if bias is None else bias.shape
-        ctx.save_for_backward(*(kept if ctx.needs_input_grad[0] else ()))
+        ctx.save_for_backward(*(kept if any(ctx.needs_input_grad) else ()))
         return texts.gather(out)[:, 0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """With W' = W * M and out's gradient G:  dv = W'^T G    dW' = G v^T
-        dS = W * (dW - rowsum(dW * W)) of a softmax, and since dW = dW' * M, dW * W = dW' * W'."""
+        """With G of the output, and W' = W * M, where 1 / (1 - p) is part of v:
+            dv = W'^T G    dW' = G v^T    dW = dW' * M    dS = W * dW - W * rowsum(W * dW), as of any softmax
+        W * dW is W' * dW', so that M itself need not be kept."""
         texts, saved = ctx.texts, iter(ctx.saved_tensors)
         out = gradient.new_empty(texts.size, 3, *gradient.shape[1:])
         bias = gradient.new_zeros(ctx.bias_shape) if ctx.needs_input_grad[1] else None

@@ -142,11 +142,11 @@ def test_padding_is_bounded(monkeypatch):
 
 
 def test_similar_lengths():
-    groups = [[n for n in range(1025) if DOUBLED[0](n) == number] for number in (0, 5, 6, 7, 8, 9, 10)]
+    groups = [[n for n in range(1, 1025) if DOUBLED.kind(n) == number] for number in (5, 6, 7, 8, 9, 10)]
     assert [(group[0], group[-1]) for group in groups] == [
-        *[(0, 0), (1, 32), (33, 64), (65, 128), (129, 256), (257, 512), (513, 1024)]
+        *[(1, 32), (33, 64), (65, 128), (129, 256), (257, 512), (513, 1024)]
     ]
-    assert [ROUNDED[0](n) for n in (0, 1, 15, 16, 17, 32, 33)] == [0, 1, 1, 1, 2, 2, 3]
+    assert [ROUNDED.kind(n) for n in (1, 15, 16, 17, 32, 33)] == [1, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_rectangles_of_a_layout():
     }.items():
         found = rectangles(packed.cu_seqlens, layout)
         assert [shape[:2] for shape in found.shapes] == wanted
-        assert found.size == sum(n * longest for n, longest in wanted)
+        assert found.num_places == sum(n * longest for n, longest in wanted)
         parts = found.spread(rows)
         assert [part.shape for part in parts] == [torch.Size(shape) for shape in wanted]
         assert torch.equal(found.gather(torch.cat([part.flatten() for part in parts])), rows)
@@ -207,6 +207,9 @@ def test_what_is_no_number_stays_in_its_text(branch):
         after = branch(*broken, packed, None, None, False)
         torch.testing.assert_close(after[~own], before[~own])
         assert after[own].isnan().all()
+        inputs = [x.requires_grad_() for x in broken]
+        gradients = torch.autograd.grad(branch(*inputs, packed, None, None, False)[~own].sum(), inputs)
+        assert all(gradient[~own].isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("window", [0, 1, 4, 8, 16, 100])
@@ -345,15 +348,16 @@ def test_only_the_bias_is_trained():
     torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("window", [None, 64])  # in the latter, long texts are in blocks
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_is_dropped_without_gradients(dtype):
+def test_the_same_is_dropped_without_gradients(dtype, window):
     """GradCache embeds so first. Only the seed decides."""
     packed, qkv, _ = attention_inputs(dtype, lengths=LONG)
     found = []
     for gradients in (False, True, True):
         torch.manual_seed(len(found) // 2)
         with torch.set_grad_enabled(gradients):
-            found.append(of_the_function(*qkv, packed, dropout=0.1))
+            found.append(of_the_function(*qkv, packed, window=window, dropout=0.1))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     assert found[1].requires_grad and found[0].dtype == dtype

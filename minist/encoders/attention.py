@@ -26,7 +26,7 @@ def attention(
     """Attention within each text of `packed`. At most one of bias, window and causal: no model has two of them."""
     assert (bias is not None) + (window is not None) + causal <= 1
     if len(qkv) == 0:  # a rank without texts: all inputs stay in the graph, since DDP waits for every weight's gradient
-        return qkv.sum(1) + (0.0 if bias is None else bias.sum())
+        return qkv.sum(1, dtype=qkv.dtype) + (0.0 if bias is None else bias.sum())
     sides = (ALL, 0) if causal else (ALL, ALL) if window is None else (window, window)
     if bias is None and dropout == 0.0 and _has_flash(qkv):  # its kernel has no bias, and torch's call of it no dropout
         from torch.nn.attention.varlen import varlen_attn  # CUDA only: a CPU start need not pay for it
@@ -37,11 +37,11 @@ def attention(
     if qkv.is_cuda:
         return _in_rectangles(qkv, packed, bias, sides, dropout, DOUBLED)
     trained = torch.is_grad_enabled() or dropout > 0  # GradCache drops without gradients first, and must drop the same
-    if trained and qkv.dtype == torch.bfloat16:  # in float32 backward is twice as fast
-        with torch.autocast("cpu", enabled=False):  # which would make bfloat16 of it again
+    if trained and qkv.dtype in (torch.bfloat16, torch.float16):  # float32's backward is faster, and more exact
+        with torch.autocast("cpu", enabled=False):  # which would make a half type of it again
             again = attention(qkv.float(), packed, bias=bias, window=window, causal=causal, dropout=dropout)
         return again.to(qkv.dtype)
-    if dropout > 0 and not is_long(packed.max_seqlen, sides):
+    if dropout > 0 and not is_long(packed.max_seqlen, sides):  # in blocks of a long one the dropout is torch's
         bias = None if bias is None else bias.to(qkv.dtype)
         return attention_with_dropout(qkv, bias, rectangles(packed.cu_seqlens, CACHED), sides, dropout)
     layout = EQUAL if trained or bias is not None else ROUNDED  # a bias gains nothing by rounding

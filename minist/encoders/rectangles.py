@@ -15,7 +15,7 @@ from torch import Tensor
 class Layout(NamedTuple):
     """Which texts share a rectangle."""
 
-    size: Callable[[int], int]  # those of whose lengths it says the same
+    kind: Callable[[int], int]  # those of whose lengths it says the same
     multiple: int = 1  # a rectangle's length is a multiple of that
     most_scores: int = 2**62  # n longest^2 of several texts
 
@@ -27,7 +27,7 @@ def _sixteens(length: int) -> int:
 EQUAL = Layout(int)  # with gradients on a CPU: backward would copy all padding once more
 ROUNDED = Layout(_sixteens, 16)  # a CPU's kernel takes 16 keys at a time, then one by one
 CACHED = Layout(_sixteens, 1, 2**16)  # the scores of 12 heads are 3 MB, about what two cores have near them
-DOUBLED = Layout(lambda length: length and max(length - 1, 31).bit_length())  # a GPU wants few and large kernels
+DOUBLED = Layout(lambda length: max(length - 1, 31).bit_length())  # a GPU wants few and large kernels
 
 
 class Rectangle(NamedTuple):
@@ -46,22 +46,22 @@ class Rectangles(NamedTuple):
     places: Tensor | None  # [T] the place of each token
 
     @property
-    def size(self) -> int:
+    def num_places(self) -> int:
         """P"""
         return sum(n * longest for n, longest, _ in self.shapes)
 
-    def split(self, places: Tensor) -> list[Tensor]:
+    def split(self, spread: Tensor) -> list[Tensor]:
         """[P, ..] -> for each rectangle [n, longest, ..], views."""
-        parts = places.split([n * longest for n, longest, _ in self.shapes])  # slices have a slow backward
+        parts = spread.split([n * longest for n, longest, _ in self.shapes])  # slices have a slow backward
         return [part.unflatten(0, shape[:2]) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def spread(self, stream: Tensor) -> list[Tensor]:
         """[T, ..] -> for each rectangle [n, longest, ..]."""
         return self.split(stream if self.taken is None else stream.index_select(0, self.taken))
 
-    def gather(self, places: Tensor) -> Tensor:
+    def gather(self, spread: Tensor) -> Tensor:
         """[P, ..] -> [T, ..]"""
-        return places if self.places is None else places.index_select(0, self.places)
+        return spread if self.places is None else spread.index_select(0, self.places)
 
 
 @lru_cache(maxsize=4)  # found by identity: all layers ask for the same texts, and only the first waits for the GPU
@@ -85,7 +85,7 @@ def rectangles(cu_seqlens: Tensor, layout: Layout) -> Rectangles:
 
 def _groups(lengths: list[int], layout: Layout) -> Iterator[list[int]]:
     """The lengths of the texts of each rectangle. A text without tokens is in none: its scores would be NaN."""
-    for _, group in groupby(filter(None, lengths), layout.size):
+    for _, group in groupby(filter(None, lengths), layout.kind):
         alike = list(group)
         some = max(1, layout.most_scores // max(alike) ** 2)
         yield from (alike[i : i + some] for i in range(0, len(alike), some))

@@ -23,7 +23,7 @@ def sees(query: Tensor, key: Tensor, ends: Tensor | int, sides: Sides) -> Tensor
 
 
 def seen(longest: int, ends: Tensor | int, sides: Sides, device: torch.device) -> Tensor | None:
-    """Of texts in a rectangle: [n or 1, 1, longest queries, longest keys], or None where all sees all."""
+    """Of texts in a rectangle: what broadcasts to [n, H, longest queries, longest keys], or None where all sees all."""
     at = torch.arange(longest, device=device)
     near = (ALL, ALL) if longest - 1 <= min(sides) else sides  # in such a window, nobody is further away
     return None if near == (ALL, ALL) and isinstance(ends, int) else sees(at[:, None], at, ends, near)

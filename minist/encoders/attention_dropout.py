@@ -3,7 +3,7 @@
     S = q k^T / sqrt(D/H) + bias    W = softmax(S)    out = (W * M) v / (1 - p)    M: 0 with probability p, else 1
 
 Most numbers of a layer are scores, L^2 for each head. Autograd would keep three tensors of them. Here two are kept, and
-a few texts at a time go all the way, while their scores are near the processor: an eighth less time for training."""
+a few texts at a time go all the way, while their scores are near the processor: training takes a tenth less time."""
 
 from typing import Any
 

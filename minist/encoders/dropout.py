@@ -1,7 +1,7 @@
 """Dropout (Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html) that a CPU does not wait for.
 
-There torch draws a random number for each that may be dropped, by a generator that is good for much more. Here 64 bits
-of a fast one decide for four. On a GPU, and in layers with windows where a text is long, the masks are torch's."""
+There torch draws a random number for each that may be dropped. Here 64 bits of a faster generator decide for four. On a
+GPU, and in layers with windows where a text is long, the masks are torch's."""
 
 import numpy as np
 import torch
